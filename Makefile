@@ -1,0 +1,25 @@
+# Every target makes or mends .venv first, and does nothing there when it is already right.
+.PHONY: quickstart test check bench soak lock venv
+
+quickstart: venv  ## the main job: two iterations of a tiny real model on this machine
+	.venv/bin/lai run jobs/quickstart.toml
+
+test: venv  ## unit, contract, Ray and fault tests, real parts included
+	.venv/bin/python -m pytest -m "not soak and not gpu"
+
+check: venv  ## ruff and mypy
+	.venv/bin/ruff check lai_ray tests requirements
+	.venv/bin/ruff format --check lai_ray tests requirements
+	.venv/bin/mypy
+
+bench: venv  ## speed, as ratios against a baseline in the same run
+	.venv/bin/python -m tests.perf.bench $(ONLY)
+
+soak: venv  ## the long repeats
+	.venv/bin/python -m pytest -m soak
+
+lock: venv  ## resolve requirements/cpu.txt anew
+	.venv/bin/python requirements/lock.py
+
+venv:
+	@sh requirements/venv.sh

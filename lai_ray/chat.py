@@ -1,0 +1,199 @@
+"""Messages -> text, tokens and the loss mask: the one renderer, for generating and for training.
+
+    messages          -> render          -> the prompt's tokens, as an engine gets them
+    messages and turns -> render_example -> the same prompt, then what the target learns to say
+
+The model's own chat template decides everything: roles, BOS, end of turn. Nothing is added to what it writes, so a
+template that emits BOS gives one BOS, and one that does not gives none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lai_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One training conversation as a model reads it. ids and weights: one entry a token; weight 0 is not learned."""
+
+    ids: list[int]
+    weights: list[float]
+    truncated: bool
+    """Something was cut to fit: the end of the response, or (when nothing is left to learn) the prompt itself."""
+
+    @property
+    def learns(self) -> bool:
+        """Something is left to learn. A prompt as long as the limit leaves nothing: drop it, and count it."""
+        return any(weight > 0 for weight in self.weights)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder, or of a hub name. Raises DataError when there is none to be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        there = "" if Path(path).exists() else " No such folder is here."
+        raise DataError(f"{path}: no tokenizer can be read.{there} {_first_line(error)}") from error
+    return tokenizer
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
+) -> list[int]:
+    """The tokens of a conversation by the model's own chat template, ready for an engine: add no BOS to them.
+
+    Raises DataError when the model has no chat template, or its template refuses the messages.
+    """
+    return _encode(tokenizer, _text(tokenizer, messages, add_generation_prompt)).ids
+
+
+def render_example(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turns: Sequence[tuple[str, float]], max_length: int
+) -> Tokens:
+    """A training conversation: the prompt exactly as `render` gives it to an engine, then what is to be learned.
+
+    turns: (text, weight) pairs. Their texts, joined without a separator, are ONE assistant message, so several turns
+    are learned one after another as the target would say them in one breath; a token has the weight of the turn in
+    which it starts. The end of the turn (the first special token after the text; the tokenizer's EOS where the template
+    writes none) is the last token and has the last turn's weight. The prompt weighs 0.
+
+    A response that does not fit in `max_length` tokens is cut, its end of turn kept, and `truncated` set. A prompt that
+    leaves no room for one response token and the end gives weights of 0 alone (`learns` is False).
+    Raises DataError for an empty response, a weight below 0, or a template whose training text does not begin with
+    the prompt of generation.
+    """
+    text = _checked(turns)
+    before = _text(tokenizer, messages, add_generation_prompt=True)
+    whole = _text(tokenizer, [*messages, {"role": "assistant", "content": text}], add_generation_prompt=False)
+    if not whole.startswith(before):
+        raise DataError(
+            "the model's chat template does not begin a whole conversation with its own generation prompt "
+            f"(…{before[-40:]!r} against …{whole[max(0, len(before) - 40) : len(before)]!r}): the target would learn "
+            "on other prompts than it is tested with. Give the model a template whose parts agree."
+        )
+    prompt = _encode(tokenizer, before).ids
+    rest = _after(tokenizer, prompt, before, whole)
+    start = _found(whole[len(before) :], text)
+    ids, weights = _ended(tokenizer, rest, _weights(rest, turns, start), end=start + len(text.strip()))
+    return _fitted(prompt, ids, weights, max_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    ids: list[int]
+    starts: list[int]
+    """Where each token begins, in characters."""
+
+
+def _checked(turns: Sequence[tuple[str, float]]) -> str:
+    text = "".join(part for part, _ in turns)
+    if not text.strip():
+        raise DataError("the response is empty: there is nothing to learn")
+    for part, weight in turns:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise DataError(f"a turn's weight is {weight}; it must be 0 or more ({part[:40]!r})")
+    return text
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"{tokenizer.name_or_path or 'the model'} has no chat template, so nothing says how to put a question to "
+            "it. Add a file chat_template.jinja to its folder, or a `chat_template` to its tokenizer_config.json."
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
+    except TemplateError as error:
+        roles = ", ".join(message.get("role", "no role") for message in messages)
+        raise DataError(f"the model's chat template refuses the messages ({roles}): {_first_line(error)}") from error
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> _Encoded:
+    encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    return _Encoded(list(encoded["input_ids"]), [start for start, _ in encoded.get("offset_mapping", ())])
+
+
+def _after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, whole: str) -> _Encoded:
+    """What follows the prompt, characters counted from the prompt's end."""
+    if not tokenizer.is_fast:
+        raise DataError(f"{tokenizer.name_or_path}: training needs a fast tokenizer (a tokenizer.json in the folder)")
+    both, n = _encode(tokenizer, whole), len(prompt)
+    if both.ids[:n] == prompt:
+        return _Encoded(both.ids[n:], [start - len(before) for start in both.starts[n:]])
+    # A token of the whole spans the seam, as "\n\n" does when prompt ends and response begins with "\n". The target
+    # will have to go on from the prompt's own tokens, so that is what it learns, unless the text would become another.
+    rest = _encode(tokenizer, whole[len(before) :])
+    if tokenizer.decode(prompt + rest.ids) != tokenizer.decode(both.ids):
+        raise DataError(
+            "the prompt's tokens are not the beginning of the whole conversation's, and the response cannot be "
+            f"tokenized apart from it (it begins {whole[len(before) :][:40]!r})"
+        )
+    return rest
+
+
+def _found(rest: str, text: str) -> int:
+    """Where the response without its outer white space (templates may trim it) begins in what follows the prompt."""
+    at = rest.find(text.strip())
+    if at < 0:
+        raise DataError(f"the model's chat template rewrites the response: {text[:60]!r} became {rest[:60]!r}")
+    return at
+
+
+def _weights(rest: _Encoded, turns: Sequence[tuple[str, float]], start: int) -> list[float]:
+    """The weight of the turn in which each token starts; before the first turn the first's, after the last the last's.
+
+    So whatever a template puts between prompt and text (a space, an empty thought) is learned: the target must say it.
+    """
+    text = "".join(part for part, _ in turns)
+    edge = start - (len(text) - len(text.lstrip()))
+    edges = [edge := edge + len(part) for part, _ in turns]
+    last = len(turns) - 1
+    return [turns[min(sum(at >= e for e in edges), last)][1] for at in rest.starts]
+
+
+def _ended(
+    tokenizer: PreTrainedTokenizerBase, rest: _Encoded, weights: list[float], end: int
+) -> tuple[list[int], list[float]]:
+    """Up to and with the end of the turn; what a template writes after it (a newline) is nothing the target says."""
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    for i, (token, at) in enumerate(zip(rest.ids, rest.starts, strict=True)):
+        if at >= end and token in special:
+            return rest.ids[: i + 1], weights[: i + 1]
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            f"{tokenizer.name_or_path}: neither the chat template nor the tokenizer has an end of turn (EOS)"
+        )
+    return [*rest.ids, int(tokenizer.eos_token_id)], [*weights, weights[-1]]
+
+
+def _fitted(prompt: list[int], ids: list[int], weights: list[float], max_length: int) -> Tokens:
+    room = max_length - len(prompt)
+    if room < 2:
+        kept = prompt[:max_length]
+        return Tokens(kept, [0.0] * len(kept), truncated=True)
+    if cut := len(ids) > room:
+        ids, weights = [*ids[: room - 1], ids[-1]], [*weights[: room - 1], weights[-1]]
+    return Tokens(prompt + ids, [0.0] * len(prompt) + weights, truncated=cut)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

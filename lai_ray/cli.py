@@ -1,0 +1,146 @@
+"""The command `lai`. Heavy things are imported where they are used, so that `lai --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lai_ray.errors import ConfigError, LaiError
+
+app = typer.Typer(
+    help="Language models that improve by studying their own mistakes, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Job = Annotated[Path, typer.Argument(help="A job file (TOML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change, as section.key=value.", show_default=False)
+]
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+@app.command()
+def check(job: Job, overrides: Overrides = None) -> None:
+    """Say what a job would do, before it does it: settings, counts, one prompt of every kind, calls."""
+    from lai_ray import config, plan, start
+
+    settings = config.read(job, overrides)
+    start.check_names(settings)
+    plan.show(settings, _console())
+
+
+@app.command("try")
+def try_(job: Job, overrides: Overrides = None) -> None:
+    """20 problems through every stage, then one mistake's story."""
+    from lai_ray import config, start
+
+    outcome = start.run_job(start.tried(config.read(job, overrides)))
+    if outcome.stopped_at is None:
+        _tell(outcome.run, None)
+
+
+@app.command()
+def run(
+    job: Job,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")] = None,
+) -> None:
+    """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
+    from lai_ray import config, start
+    from lai_ray.rundir import STAGES
+
+    if until is not None and until.rpartition("/")[2] not in STAGES:
+        raise ConfigError(f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1")
+    outcome = start.run_job(config.read(job, overrides), until=until)
+    if outcome.stopped_at is not None:
+        _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
+        return
+    _report(outcome.run, _console())
+
+
+@app.command()
+def evaluate(job: Job, overrides: Overrides = None) -> None:
+    """Sit the job's tests, and nothing else; target.model=… names any model."""
+    from lai_ray import config, start
+
+    outcome = start.run_job(start.only_tests(config.read(job, overrides)))
+    _report(outcome.run, _console())
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's folder.")],
+    id: Annotated[str | None, typer.Argument(help="A problem's id; any mistake when left out.", show_default=False)] = None,
+) -> None:
+    """The funnel of a run, and the story of one problem from mistake to sample."""
+    from lai_ray.report import tables
+    from lai_ray.rundir import Run
+
+    found = Run.read(run)
+    if id is None:
+        tables.show([t for t in (tables.funnel(found), tables.times(found)) if t.rows], _console())
+    _tell(found, id)
+
+
+@app.command()
+def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
+    """Tables of a run; several runs side by side."""
+    from lai_ray.report import tables
+    from lai_ray.rundir import Run
+
+    found = [Run.read(where) for where in runs]
+    if len(found) == 1:
+        _report(found[0], _console(), write=False)
+    else:
+        tables.show(tables.side_by_side(found), _console())
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what works together, and what to do about the rest."""
+    from lai_ray import doctor as examine
+
+    if not examine.show(_console()):
+        raise typer.Exit(1)
+
+
+def _report(run: Any, console: Console, *, write: bool = True) -> None:
+    from lai_ray.report import tables
+
+    tables.show(tables.one_run(run), console)
+    if write:
+        run.store.put("report.md", tables.markdown(run).encode())
+        console.print(f"written: {run.store.where}/report.md", markup=False)
+
+
+def _tell(run: Any, problem_id: str | None) -> None:
+    from lai_ray.report.story import some_case, story
+
+    console = _console()
+    for chapter in story(run, problem_id or some_case(run)):
+        console.print(chapter.title, style="bold cyan", markup=False)
+        console.print(chapter.text + "\n", markup=False)
+
+
+def main() -> None:
+    """Entry point: an error meant for a person is printed without a traceback. Exit 2: the job; 1: the run; 130: stopped."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except LaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; everything paid for is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,328 @@
+"""Every setting and its one default; job files, overrides, and errors that help.
+
+A job is a TOML file. `extends` names another to start from, `key=value` on the command line changes one setting,
+and a key that does not exist is an error with a suggestion, before anything starts. Imports no torch and no ray.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lai_ray.errors import ConfigError
+from lai_ray.plugins import suggestion
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the job file: closed to unknown keys, and frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TargetSettings(Section):
+    """The model that learns."""
+
+    engine: str = "vllm"
+    model: str
+    """A folder, a hub name, or "module:NAME" of a string that is one."""
+    max_new_tokens: Positive = 1024
+    max_model_len: Positive | None = None
+    """Longest prompt plus answer, in tokens; None takes the model's own."""
+    tensor_parallel: Positive = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class EvaluateSettings(Section):
+    """What the target is asked."""
+
+    learn_from: list[str] = Field(min_length=1)
+    """Benchmarks whose training split is attempted and whose mistakes are learned from."""
+    report_on: list[str] = []
+    """Benchmarks whose test split is reported. It may grow between two starts of a run."""
+    max_train_problems: Positive | None = None
+    """At most this many training problems of each benchmark, in a seeded order; None for all."""
+    max_test_problems: Positive | None = None
+    count_cut_off: bool = False
+    """Whether an answer cut off at the token limit counts as a mistake to learn from."""
+
+
+class ScheduleSettings(Section):
+    """Which strategy when: one name, one per iteration, or one per benchmark."""
+
+    strategy: str | list[str] | dict[str, str] = "lec"
+
+    def name(self, iteration: int, benchmark: str) -> str:
+        """The strategy of one iteration and benchmark. The last name of a list goes on for ever."""
+        if isinstance(self.strategy, dict):
+            return self.strategy[benchmark]
+        if isinstance(self.strategy, list):
+            return self.strategy[min(iteration, len(self.strategy) - 1)]
+        return self.strategy
+
+    def names(self) -> list[str]:
+        """Every strategy that the schedule mentions."""
+        if isinstance(self.strategy, str):
+            return [self.strategy]
+        return list(self.strategy.values()) if isinstance(self.strategy, dict) else self.strategy
+
+
+class ContrastSettings(Section):
+    """What LEC shows beside a mistake."""
+
+    neighbours: Positive = 3
+    encoder: str = "bert-base-uncased"
+    """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
+
+
+class InstructorSettings(Section):
+    """The model that writes the samples."""
+
+    engine: str = "openai"
+    model: str
+    base_url: str | None = None
+    """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
+    api_key_env: str | None = None
+    """The NAME of the environment variable that holds the key, never the key."""
+    temperature: float = Field(0.8, ge=0, le=2)
+    max_tokens: Positive = 4096
+    timeout: float = Field(120.0, gt=0)
+    """Seconds to wait for one reply."""
+    usd_per_million_input: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens; None when it is not known, and then no money is reported."""
+    usd_per_million_output: float | None = Field(None, ge=0)
+    show_reference: bool = False
+    """Show the instructor the reference answer of the failed question."""
+    reuse_across_seeds: bool = False
+    """Share replies between runs of different seeds; the report says so."""
+
+
+class CurateSettings(Section):
+    """What a sample must be to be learned from."""
+
+    samples_per_dataset: Positive = 3000
+    keep_clear_of: Literal["all", "none"] | list[str] = "all"
+    """Evaluation sets that no sample may copy: those this run reports on, named ones, or none."""
+
+
+class TrainSettings(Section):
+    """Full-parameter fine-tuning."""
+
+    learning_rate: float = Field(5e-6, gt=0, le=1)
+    learning_rate_decay: float = Field(0.5, gt=0, le=1)
+    """Factor per iteration: the paper lowers the starting rate each round."""
+    epochs: Positive = 1
+    sequences_per_step: Positive = 32
+    """Sequences in one optimizer step, over all workers; accumulation is derived from it."""
+    sequences_per_device: Positive = 1
+    """Sequences in one forward pass of one worker, at most."""
+    max_length: Positive = 1024
+    """Tokens of prompt and response; what is longer is cut, counted, and keeps its EOS."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """At most a tenth of the steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    zero_stage: Literal[1, 2, 3] = 2
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+
+
+class SearchSettings(Section):
+    """Ray Tune over the improve step of each iteration: every combination of the lists is a trial."""
+
+    learning_rate: list[float] = []
+    neighbours: list[Positive] = []
+    samples_per_dataset: list[Positive] = []
+    metric: str = "dev"
+    """"dev" for the mean over the dev splits, or the name of one benchmark."""
+    seeds: list[int] = [0]
+    max_concurrent: Positive = 1
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> SearchSettings:
+        if not (self.learning_rate or self.neighbours or self.samples_per_dataset):
+            raise ValueError("lists nothing to try; give learning_rate, neighbours or samples_per_dataset some values")
+        return self
+
+
+class LimitSettings(Section):
+    """What a run may use. These may change between two starts."""
+
+    requests_per_minute: Positive = 500
+    tokens_per_minute: Positive = 300_000
+    max_in_flight: Positive = 64
+    max_calls: Positive | None = None
+    """Instructor calls in the whole run, those possibly paid included."""
+    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+    """Failed rows above this fraction stop the stage."""
+
+
+class ClusterSettings(Section):
+    """Where the work runs. These may change between two starts."""
+
+    address: str | None = None
+    """A Ray cluster to join ("auto", "ray://…"); None starts one here unless RAY_ADDRESS is set."""
+    target_replicas: Positive = 1
+    """Engine actors that share the target's questions."""
+    gpus_per_replica: float = Field(1, ge=0)
+    """0 for a CPU. Multiplied by target.tensor_parallel."""
+    cpus_per_replica: float = Field(1, gt=0)
+    train_workers: Positive = 1
+    gpus_per_worker: float = Field(1, ge=0)
+    cpus_per_worker: float = Field(1, gt=0)
+    instructor_workers: Positive = 2
+    index_shards: Positive = 2
+    """FAISS actors that share the correct cases of one dataset."""
+    stall_seconds: float = Field(600, gt=0)
+    """A stage without progress for so long fails, and says what it was waiting for."""
+
+
+class ReportSettings(Section):
+    """How a report looks. These may change between two starts."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Config(Section):
+    """One job, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    iterations: Annotated[int, Field(ge=0)] = 3
+    seed: int = 0
+    storage: str = "runs"
+    target: TargetSettings
+    evaluate: EvaluateSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    instructor: InstructorSettings
+    curate: CurateSettings = CurateSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings | None = None
+    limits: LimitSettings = LimitSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    report: ReportSettings = ReportSettings()
+
+    @field_validator("evaluate")
+    @classmethod
+    def _no_benchmark_twice(cls, evaluate: EvaluateSettings) -> EvaluateSettings:
+        for key in ("learn_from", "report_on"):
+            names = getattr(evaluate, key)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} names a benchmark twice: {', '.join(names)}")
+        return evaluate
+
+    @model_validator(mode="after")
+    def _schedule_covers_the_data(self) -> Config:
+        strategy = self.schedule.strategy
+        if strategy == []:
+            raise ValueError("schedule.strategy is an empty list; name at least one strategy")
+        if isinstance(strategy, dict) and set(strategy) != set(self.evaluate.learn_from):
+            raise ValueError(
+                f"schedule.strategy names a strategy for {', '.join(strategy)}; "
+                f"evaluate.learn_from has {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
+    @property
+    def dev_wanted(self) -> bool:
+        """Dev splits are for choosing between candidates; without a search nothing is chosen."""
+        return self.search is not None
+
+    def learning_rate(self, iteration: int) -> float:
+        """The starting rate of one iteration, lowered each round."""
+        return self.train.learning_rate * self.train.learning_rate_decay**iteration
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """The job in a TOML file, with `key=value` overrides. Raises ConfigError, which says where and what instead."""
+    table = read_table(Path(path))
+    for override in overrides or []:
+        _override(table, override)
+    table.setdefault("name", Path(path).stem)
+    return parse(table, where=str(path))
+
+
+def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """One job file as a table, laid over the file that it extends."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(str(p) for p in seen)}")
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends is {parent!r}; give one file name")
+    return _merged(read_table(path.parent / parent, (*seen, path.resolve())), table)
+
+
+def parse(table: dict[str, Any], *, where: str = "job") -> Config:
+    """A table as a Config. Raises ConfigError with one line for each thing that is wrong."""
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(where, problem) for problem in error.errors())) from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not an override; write section.key=value, as in train.learning_rate=1e-5")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{text!r}: {section!r} is a value, not a section")
+    table[last] = _toml_value(value.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value; a bare word is a string, so that `name=trial` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(where: str, problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *sections, key = [str(part) for part in problem["loc"]]
+        known = list(_section(sections).model_fields)
+        inside = f"[{'.'.join(sections)}]" if sections else "the top level"
+        return f"{where}: unknown key {path!r}. {suggestion(key, known)}{inside} knows: {', '.join(known)}."
+    if problem["type"] == "missing":
+        return f"{where}: {path} is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}." if path else f"{where}: {message}."
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    """The model of a (nested) table, for naming what it knows."""
+    model: type[BaseModel] = Config
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return model

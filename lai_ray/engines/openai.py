@@ -1,0 +1,203 @@
+"""Any server that speaks the OpenAI chat-completions protocol.  request -> what became of it
+
+One call, one attempt: the SDK's own retries are off, so that every attempt passes the quota. The key is read from the
+environment of the process that calls, is never logged, and is blotted out of whatever a provider says about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias
+
+from lai_ray.config import InstructorSettings
+from lai_ray.errors import ConfigError
+from lai_ray.records import Completion, Request
+
+CONNECT_SECONDS = 10.0
+LONGEST_WORDS = 500
+"""Characters of a provider's message that are kept."""
+
+KEY, RIGHTS, WHERE, ACCOUNT = 401, 403, 404, 402
+ACCOUNT_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated")
+RETRYABLE = (408, 409, 425, 429)
+ADVICE = {
+    KEY: "Is the key in {key} the right one for this server, and still valid?",
+    RIGHTS: "May the key in {key} use the model {model!r}?",
+    WHERE: "Does the server know the model {model!r}? Does instructor.base_url end as its manual says (mostly /v1)?",
+    ACCOUNT: "Does the account have credit left?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The provider dealt with the request; a refused or over-long one has `completion.error`."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Worth another attempt."""
+
+    why: str
+    after: float | None = None
+    """Seconds that the provider asks to wait; None where it does not say."""
+    limited: bool = False
+    """Refused for going too fast: nobody else should call meanwhile either."""
+    reached: bool = True
+    """False when no connection came about: nothing was sent, and nothing paid for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """No request can succeed before a person has done something. The provider's words, and what to do."""
+
+    words: str
+
+
+Outcome: TypeAlias = Answered | Retry | Fatal
+
+
+def check(settings: InstructorSettings) -> None:
+    """Raises ConfigError when the variable that should hold the key holds none. Looks at this process only.
+
+    A worker inherits the environment that its node was started with: here, the driver's; on a cluster, that of
+    `ray start`. The key is not passed on by runtime_env, where every user of the cluster's dashboard could read it.
+    """
+    _key(settings)
+
+
+class OpenAIEngine:
+    """An asynchronous client for one server and model. Use it from one event loop only."""
+
+    def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
+        """base_url: the resolved address; None for the SDK's own (OPENAI_BASE_URL, or api.openai.com).
+
+        Raises ConfigError when the key's variable is unset or openai is not installed.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise ConfigError(f"the engine 'openai' needs the openai package ({error}): pip install openai") from error
+        self._openai = openai
+        self._settings = settings
+        self._key = _key(settings)
+        timeout = openai.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout))
+        client = openai.AsyncOpenAI(api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout)
+        self._create = client.chat.completions.with_raw_response.create  # Imported now, not in the first call.
+
+    async def call(self, request: Request) -> Outcome:
+        """One attempt at one request, of at most `settings.timeout` seconds. Nothing that a provider does raises."""
+        seed: dict[str, Any] = {} if request.seed is None else {"seed": request.seed}
+        messages: Any = request.messages  # The SDK wants its own TypedDicts.
+        try:
+            async with asyncio.timeout(self._settings.timeout):  # The SDK's timeout starts anew with every byte.
+                response = await self._create(
+                    model=self._settings.model,
+                    messages=messages,
+                    temperature=request.temperature,
+                    max_tokens=request.max_tokens,
+                    **seed,
+                )
+            return _read(response.http_response.content)
+        except (self._openai.APITimeoutError, TimeoutError) as error:
+            connecting = "Connect" in type(error.__cause__).__name__
+            return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting)
+        except self._openai.APIStatusError as error:
+            return self._refused(error.status_code, error.body, error.response.text, error.response.headers)
+        except self._openai.APIConnectionError as error:
+            return self._unconnected(error.__cause__ or error)
+
+    def _unconnected(self, cause: BaseException) -> Retry:
+        """ConnectError: nobody there. Anything else broke while the server was already at it."""
+        root = cause
+        while root.__cause__ or root.__context__:
+            root = root.__cause__ or root.__context__ or root
+        words = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
+        return Retry(f"no connection: {words}", reached="Connect" not in type(cause).__name__)
+
+    def _refused(self, status: int, body: object, text: str, headers: Mapping[str, str]) -> Outcome:
+        """What an HTTP status other than 200 means for this request and for the others."""
+        error = body if isinstance(body, dict) else {}
+        words = self._clean(f"{status}: {error.get('message') or text or 'no message'}")
+        code = str(error.get("code") or error.get("type") or "")
+        if status in ADVICE or code in ACCOUNT_CODES or error.get("type") in ACCOUNT_CODES:
+            advice = ADVICE[status if status in ADVICE else ACCOUNT]
+            names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
+            return Fatal(f"{words}\n{advice.format(**names)}")
+        if status in RETRYABLE or status >= 500:
+            return Retry(words, after=retry_after(headers), limited=status == 429)
+        return Answered(Completion("", "error", error=words))
+
+    def _clean(self, words: str) -> str:
+        """One line of a sensible length, without the key."""
+        if self._settings.api_key_env:
+            words = words.replace(self._key, "***")
+        return " ".join(words.split())[:LONGEST_WORDS]
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that a provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
+
+    now: seconds since the epoch, for a date; None for this machine's clock. None where the headers do not say.
+    """
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        text = headers.get("retry-after")
+        if text is None:
+            return None
+        if text.strip().replace(".", "", 1).isdigit():
+            return float(text)
+        return max(0.0, parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now))
+    except (TypeError, ValueError):
+        return None
+
+
+def _read(body: bytes) -> Outcome:
+    """A reply's body. Half a JSON or another shape is worth another attempt; no text at all is this row's failure."""
+    try:
+        reply = json.loads(body)
+        choice = reply["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or ""
+        usage = reply.get("usage") or {}
+        counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        return Retry(f"not a chat completion ({type(error).__name__}): {body[:80].decode(errors='replace')!r}")
+    reason = str(choice.get("finish_reason") or "stop")
+    return Answered(Completion(text, reason, *counts, error=_wrong_with(message, reason, text)))
+
+
+def _wrong_with(message: Mapping[str, Any], reason: str, text: str) -> str | None:
+    if message.get("refusal"):
+        return f"refused: {str(message['refusal'])[:LONGEST_WORDS]}"
+    if reason == "content_filter":
+        return "refused: stopped by the provider's content filter"
+    return None if text.strip() else "the reply is empty"
+
+
+def _key(settings: InstructorSettings) -> str:
+    """The key; "none" for a server that needs none, since the SDK insists on one."""
+    name = settings.api_key_env
+    if name is None:
+        return "none"
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ConfigError(
+            f"instructor.api_key_env names the variable {name}, which is not set here. Set it in the shell that starts "
+            f"the run (export {name}=...); on a cluster, where `ray start` runs on each node, before it. A server that "
+            "needs no key needs no api_key_env."
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(f"the key in the variable {name} has characters that no HTTP header can carry.")
+    return key
+
+
+ENGINE = OpenAIEngine

@@ -1,0 +1,81 @@
+"""What a person sees while a run works: a live line per stage on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.progress import TimeRemainingColumn
+
+EVERY = 15.0
+"""Seconds between two plain lines."""
+
+
+class Tracker:
+    """Counts one piece of work."""
+
+    def __init__(self, show: Progress, what: str, total: int | None) -> None:
+        self.show, self.what, self.total = show, what, total
+        self.done = 0
+        self.note = ""
+        self.started = time.monotonic()
+        self._said = self.started
+        self._task = show.bars.add_task(what, total=total, note="") if show.bars else None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """So many more are done."""
+        self.at(self.done + steps, self.total, note)
+
+    def at(self, done: int, total: int | None, note: str = "") -> None:
+        """So many are done, of so many."""
+        self.done, self.total, self.note = done, total, note or self.note
+        if self.show.bars and self._task is not None:
+            self.show.bars.update(self._task, completed=done, total=total, note=self.note)
+        elif time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.show.say(self.line())
+
+    def line(self) -> str:
+        """done/total, rate, time left."""
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        rate = self.done / seconds
+        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and rate > 0 else ""
+        return f"  {self.what}: {self.done}/{self.total or '?'} ({rate:.1f}/s{left}) {self.note}".rstrip()
+
+
+class Progress:
+    """Where stages say how far they are. `quiet` says nothing at all."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(highlight=False, quiet=quiet)
+        self.quiet = quiet
+        self.bars: Bars | None = None
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """One line for the user."""
+        if not self.quiet:
+            self.console.print(text, style=style, markup=False)
+
+    def finished(self, folder: str, seconds: float) -> None:
+        """A stage is complete."""
+        self.say(f"{folder:<24} {seconds:7.1f} s")
+
+    @contextmanager
+    def track(self, what: str, total: int | None) -> Iterator[Tracker]:
+        """Follow one piece of work while the block runs."""
+        if self.quiet or not self.console.is_terminal:
+            yield Tracker(self, what, total)
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        with Bars(
+            *columns, TaskProgressColumn(show_speed=True), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"), console=self.console, transient=True,
+        ) as self.bars:  # fmt: skip
+            try:
+                yield Tracker(self, what, total)
+            finally:
+                self.bars = None

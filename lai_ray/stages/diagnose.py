@@ -1,0 +1,108 @@
+"""The target's mistakes, each beside what it can already do.  attempts -> cases"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lai_ray import models, plugins
+from lai_ray.config import Config
+from lai_ray.contracts import Executor, Improve, Model, Strategy
+from lai_ray.records import Attempt, Case
+from lai_ray.rundir import Stage
+from lai_ray.stages.evaluate import Attempts
+from lai_ray.store import View, key_of
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The evidence of one iteration: `counts` is by dataset."""
+
+    view: View[Case]
+    key: str
+    counts: dict[str, int]
+
+
+def strategy_for(config: Config, iteration: int, dataset: str) -> Strategy:
+    """The strategy the schedule names."""
+    found: Strategy = plugins.load("strategies", config.schedule.name(iteration, dataset))
+    return found
+
+
+def improve_settings(
+    config: Config, iteration: int, *, encoder: Model, samples_per_request: int = 0, neighbours: int | None = None
+) -> Improve:
+    """What strategies may know of this iteration."""
+    return Improve(
+        iteration=iteration,
+        seed=config.seed,
+        samples_per_request=samples_per_request,
+        neighbours=neighbours or config.contrast.neighbours,
+        encoder=encoder,
+        count_cut_off=config.evaluate.count_cut_off,
+        show_reference=config.instructor.show_reference,
+    )
+
+
+def encoder_for(config: Config, target: Model, known: dict[str, str]) -> Model:
+    """The model whose embeddings say which questions are alike; the target itself when the job says "target".
+
+    `known` is the identity of a named encoder, resolved once at the start.
+    """
+    if config.contrast.encoder == "target":
+        return target
+    place = models.locate(config.contrast.encoder, setting="contrast.encoder")
+    return Model(path=place, identity=known["encoder"])
+
+
+def diagnose(
+    stage: Stage, attempts: Attempts, iteration: int, config: Config, settings: Improve, executor: Executor
+) -> Cases:
+    """Each strategy's choice of evidence, dataset by dataset, from training attempts alone."""
+    datasets = config.evaluate.learn_from
+    strategies = {name: strategy_for(config, iteration, name) for name in datasets}
+    key = key_of(attempts.key, settings, [config.schedule.name(iteration, d) for d in datasets], plugins.code_hash(*strategies.values()))
+    if not stage.done(key):
+        counted: dict[str, Counter[str]] = {}
+        counts: Counter[str] = Counter()
+
+        def cases() -> Iterator[Case]:
+            for dataset, strategy in strategies.items():
+                view = attempts.of(dataset, "train")
+                counted[dataset] = _count(view)
+                stage.progress.say(_said(dataset, counted[dataset], strategy.name))
+                short = 0
+                for case in strategy.cases(view, settings, executor):
+                    counts[dataset] += 1
+                    short += strategy.uses_neighbours and len(case.contrasts) < settings.neighbours
+                    yield case
+                if short:
+                    stage.progress.say(_clamped(dataset, counted[dataset]["right"], settings.neighbours))
+
+        stage.write("cases.jsonl", cases(), Case)
+        stage.finish(key, cases={d: counts[d] for d in datasets}, attempts={d: dict(c) for d, c in counted.items()})
+    stage.reached()
+    return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+
+
+def _count(attempts: Iterable[Attempt]) -> Counter[str]:
+    """right, wrong, unparsed, error, and how many of the not right were cut off."""
+    counts: Counter[str] = Counter()
+    for attempt in attempts:
+        verdict = "right" if attempt.right else "wrong" if attempt.grade.status == "graded" else attempt.grade.status
+        counts[verdict] += 1
+        counts["cut off"] += attempt.cut_off and not attempt.right
+    return counts
+
+
+def _clamped(dataset: str, right: int, k: int) -> str:
+    if right == 0:
+        return f"  {dataset}: no correct case to contrast with; every mistake is shown alone, as LE does"
+    return f"  {dataset}: only {right} correct cases for contrast.neighbours = {k}; each mistake is shown beside {right}"
+
+
+def _said(dataset: str, counts: Counter[str], strategy: str) -> str:
+    wrong = counts["wrong"] + counts["unparsed"]
+    note = "" if wrong else ": no mistakes, nothing to learn here"
+    return f"  {dataset}: {counts.total() - counts['cut off']} attempts, {wrong} mistakes, strategy {strategy}{note}"

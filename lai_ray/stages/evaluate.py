@@ -1,0 +1,161 @@
+"""The target sits the tests.  problems -> attempts
+
+Training, dev and test problems go through one engine lifetime. Answers are kept as they come; grading is pure and
+done again whenever a grader's code changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lai_ray.config import Config
+from lai_ray.contracts import Benchmark, Executor, Model
+from lai_ray.errors import DataError, StageError
+from lai_ray.plugins import code_hash
+from lai_ray.records import Attempt, Completion, Grade, Problem, Request
+from lai_ray.rundir import Stage
+from lai_ray.stages.select import Part
+from lai_ray.store import Answers, View, key_of
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The attempts of one iteration, one file a part, read anew at each pass."""
+
+    stage: Stage
+    key: str
+
+    def of(self, benchmark: str, split: str) -> View[Attempt]:
+        """The attempts of one benchmark's split."""
+        return self.stage.view(_file(f"{benchmark}.{split}"), Attempt)
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Right and all, by part and by group, without opening the attempts."""
+        scores: dict[str, dict[str, Any]] = self.stage.store.get_json("scores.json")
+        return scores
+
+
+@dataclass
+class Tally:
+    """Counts of one part, while its attempts are written."""
+
+    n: int = 0
+    right: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    cut_off: int = 0
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, attempt: Attempt, group: str) -> None:
+        """Count one attempt."""
+        self.n += 1
+        self.right += attempt.right
+        self.statuses[attempt.grade.status] += 1
+        self.cut_off += attempt.cut_off
+        counts = self.groups.setdefault(group, [0, 0])
+        counts[0] += attempt.right
+        counts[1] += 1
+
+    def table(self) -> dict[str, Any]:
+        """As it stands in scores.json."""
+        groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
+        return {"n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, "groups": groups}
+
+
+def _file(part: str) -> str:
+    return f"attempts/{part}.jsonl"
+
+
+def request_for(problem: Problem, benchmark: Benchmark, target: Model, config: Config) -> Request:
+    """The one greedy request for a problem. Its key holds what decides the answer: the model, the messages, the sampling."""
+    messages = benchmark.prompt(problem)
+    settings = config.target
+    # Greedy: a mistake is counted once, so the target must not be lucky on a second try.
+    key = key_of(target.identity, messages, settings.max_new_tokens, settings.max_model_len, 0.0)
+    return Request(id=f"{problem.id}#0", key=key, messages=messages, max_tokens=settings.max_new_tokens)
+
+
+def graded(problem: Problem, request: Request, completion: Completion, benchmark: Benchmark) -> Attempt:
+    """The attempt with its verdict. A grader that fails says `error`, never "wrong": a false mistake buys tokens."""
+    if completion.error is not None:
+        grade = Grade(0.0, None, "none", "error", completion.error)
+    else:
+        try:
+            grade = benchmark.grade(problem, completion.text)
+        except Exception as error:  # a plug-in's bug is data about that row, not the end of the stage
+            grade = Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
+    return Attempt(request.id, problem, request.messages, completion, grade)
+
+
+def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
+    """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
+    asked = [key_of([request_for(p, part.benchmark, target, config).key for p in part]) for part in parts]
+    key = key_of([part.name for part in parts], asked, code_hash(*(part.benchmark for part in parts)))
+    if not stage.done(key):
+        with stage.answers() as answers:
+            failed = _generate(stage, answers, parts, target, config, executor)
+            tallies = {part.name: _grade(stage, part, answers, failed, target, config) for part in parts}
+        stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
+        stage.finish(key, answers=sum(tally.n for tally in tallies.values()))
+    stage.reached()
+    return Attempts(stage, key)
+
+
+def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:
+    asked: set[str] = set()
+    for part in parts:
+        for problem in part:
+            request = request_for(problem, part.benchmark, target, config)
+            if request.key not in answers and request.key not in asked:
+                asked.add(request.key)
+                yield request
+
+
+def _generate(
+    stage: Stage, answers: Answers, parts: list[Part], target: Model, config: Config, executor: Executor
+) -> dict[str, Completion]:
+    """Ask what is not answered yet; returns the failures, by key."""
+    total = sum(1 for _ in _missing(parts, answers, target, config))
+    failed: dict[str, Completion] = {}
+    if not total:
+        return failed
+    with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
+        for answer in executor.generate(_missing(parts, answers, target, config), target):
+            if answer.completion.error is None:
+                answers.record(answer)
+            else:
+                failed[answer.key] = answer.completion
+            tracker.advance()
+    stop_past_limit(len(failed), total, config.limits.max_failed_fraction, next(iter(failed.values()), None))
+    return failed
+
+
+def stop_past_limit(failed: int, total: int, limit: float, example: Completion | None) -> None:
+    """Raises StageError when more than the allowed fraction of rows failed."""
+    if failed > limit * total:
+        raise StageError(
+            f"{failed} of {total} requests failed, more than limits.max_failed_fraction = {limit:g} allows. "
+            f"The first said: {example.error if example else 'nothing'}. The answers that came are kept; mend the cause, "
+            "or raise the limit, and start the same command again."
+        )
+
+
+def _grade(
+    stage: Stage, part: Part, answers: Answers, failed: dict[str, Completion], target: Model, config: Config
+) -> Tally:
+    tally = Tally()
+
+    def attempts() -> Iterator[Attempt]:
+        for problem in part:
+            request = request_for(problem, part.benchmark, target, config)
+            if request.key not in failed and request.key not in answers:
+                raise DataError(f"{request.id} was asked and never answered: the engine lost it. Start the same command again.")
+            completion = failed.get(request.key) or answers.get(request.key)
+            attempt = graded(problem, request, completion, part.benchmark)
+            tally.add(attempt, part.benchmark.group(problem))
+            yield attempt
+
+    stage.write(_file(part.name), attempts(), Attempt)
+    return tally

@@ -1,0 +1,188 @@
+"""Ray Tune over the improve step.  attempts -> pools -> trials -> the next target
+
+Pools of replies come first, one for each distinct way to ask, at the largest size; a trial trains on a prefix of one
+and never calls the instructor. Chosen on the dev splits; the untouched target is trial 0 and stays unless beaten.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lai_ray.config import Config
+from lai_ray.contracts import Executor, Model
+from lai_ray.records import Attempt, Sample
+from lai_ray.rundir import Run, Stage
+from lai_ray.stages.curate import Samples, curate
+from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, strategy_for
+from lai_ray.stages.evaluate import Attempts, evaluate
+from lai_ray.stages.instruct import instruct
+from lai_ray.stages.select import Part, benchmark
+from lai_ray.stages.train import train
+from lai_ray.stats import Interval, paired
+from lai_ray.store import key_of
+
+UNTOUCHED = "trial_0"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of settings, picklable: trains on a pool's prefix and sits the dev splits. Run inside Ray Tune."""
+
+    where: str
+    iteration: int
+    target: Model
+    config: Config
+    pools: dict[int, str]
+    """The folder of the pool for each k."""
+
+    def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
+        """Dev counts and the new target of one trial."""
+        started = time.monotonic()
+        run = Run(self.where)
+        folder = f"iteration_{self.iteration}/search/{settings['name']}"
+        tried = with_settings(self.config, settings)
+        pool = Stage(run, f"{self.pools[settings['neighbours']]}/curate")
+        samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
+        training = Stage(run, f"{folder}/train")
+        made = train(training, samples, self.target, self.iteration, tried, executor, seed=settings["seed"])
+        attempts = evaluate(Stage(run, f"{folder}/evaluate"), dev_parts(self.config), made, tried, executor)
+        return {
+            "path": made.path,
+            "identity": made.identity,
+            "dev": attempts.scores(),
+            "loss": training.facts().get("loss"),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+
+
+def dev_parts(config: Config) -> list[Part]:
+    """The dev splits that candidates are compared on."""
+    return [Part(benchmark(name), "dev", None, config.seed) for name in _metric_benchmarks(config)]
+
+
+def _metric_benchmarks(config: Config) -> list[str]:
+    assert config.search is not None
+    return config.evaluate.learn_from if config.search.metric == "dev" else [config.search.metric]
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """The job with one trial's settings in place. The learning rate listed is this iteration's own: no decay on top."""
+    table = config.model_dump()
+    table["train"] |= {"learning_rate": settings["learning_rate"], "learning_rate_decay": 1.0}
+    table["contrast"]["neighbours"] = settings["neighbours"]
+    table["curate"]["samples_per_dataset"] = settings["samples_per_dataset"]
+    return Config.model_validate(table)
+
+
+def combinations(config: Config, iteration: int) -> list[dict[str, Any]]:
+    """Every trial's settings, named by their place in the grid."""
+    wanted = config.search
+    assert wanted is not None
+    grid = itertools.product(
+        wanted.learning_rate or [config.learning_rate(iteration)],
+        wanted.neighbours or [config.contrast.neighbours],
+        wanted.samples_per_dataset or [config.curate.samples_per_dataset],
+        [config.seed + seed for seed in wanted.seeds],
+    )
+    names = ("learning_rate", "neighbours", "samples_per_dataset", "seed")
+    return [{"name": f"trial_{i}", **dict(zip(names, values, strict=True))} for i, values in enumerate(grid, 1)]
+
+
+def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor) -> Model:
+    """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise."""
+    stage = run.stage(i, "search")
+    trials = combinations(config, i)
+    pools = _pools(run, i, attempts, target, config, executor, trials)
+    key = key_of(target.identity, attempts.key, [pool.key for pool in pools.values()], trials, config.train.model_dump())
+    if not stage.done(key):
+        folders = {k: _pool_folder(config, i, k) for k in pools}
+        trial = Trial(run.store.where, i, target, config, folders)
+        results = executor.search(trial, trials, stage.local("tune"))
+        facts = _choose(stage, i, attempts, target, config, trials, results)
+        stage.finish(key, **facts)
+    stage.reached()
+    winner = stage.facts()["winner"]
+    return target if winner["name"] == UNTOUCHED else Model(winner["path"], winner["identity"])
+
+
+def _pools(
+    run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor, trials: list[dict[str, Any]]
+) -> dict[int, Samples]:
+    """Samples by k. Strategies that do not use k share one pool, found complete the second time."""
+    largest = max(trial["samples_per_dataset"] for trial in trials)
+    pools: dict[int, Samples] = {}
+    for k in sorted({trial["neighbours"] for trial in trials}):
+        shown = k if _asks_k(config, i) else trials[0]["neighbours"]
+        asked = with_settings(config, {**trials[0], "neighbours": shown, "samples_per_dataset": largest})
+        folder = _pool_folder(config, i, k)
+        settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
+        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
+        replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor)
+        pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked)
+    return pools
+
+
+def _asks_k(config: Config, i: int) -> bool:
+    return any(strategy_for(config, i, name).uses_neighbours for name in config.evaluate.learn_from)
+
+
+def _pool_folder(config: Config, i: int, k: int) -> str:
+    return f"iteration_{i}/search/" + (f"pool_k_{k}" if _asks_k(config, i) else "pool")
+
+
+def _choose(
+    stage: Stage, i: int, attempts: Attempts, target: Model, config: Config,
+    trials: list[dict[str, Any]], results: list[dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    names = _metric_benchmarks(config)
+    before = _right(itertools.chain(*(attempts.of(name, "dev") for name in names)))
+    rows: list[dict[str, Any]] = [_row({"name": UNTOUCHED}, _mean(attempts.scores(), names), Interval(0.0, 0.0, 0.0))]
+    for trial, result in zip(trials, results, strict=True):
+        if result.get("error"):
+            rows.append({**trial, "error": result["error"]})
+            continue
+        folder = f"iteration_{i}/search/{trial['name']}/evaluate"
+        tried = Attempts(Stage(stage.run, folder), "")
+        gain = paired(before, _right(itertools.chain(*(tried.of(name, "dev") for name in names))))
+        made = {key: result[key] for key in ("loss", "seconds", "path", "identity")}
+        rows.append(_row(trial, _mean(result["dev"], names), gain) | made)
+    best = max((row for row in rows if "dev" in row), key=lambda row: row["dev"])
+    winner = best if best["gain_low"] > 0 else rows[0]
+    stage.store.put("trials.csv", _csv(rows))
+    stage.progress.say(_said(best, winner))
+    failed = sum("error" in row for row in rows)
+    return {"winner": winner, "best_on_dev": best["name"], "trials": len(trials), "failed": failed}
+
+
+def _row(trial: dict[str, Any], dev: float, gain: Interval) -> dict[str, Any]:
+    return {**trial, "dev": dev, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+
+
+def _right(attempts: Iterable[Attempt]) -> dict[str, bool]:
+    return {attempt.id: attempt.right for attempt in attempts}
+
+
+def _mean(scores: dict[str, dict[str, Any]], names: list[str]) -> float:
+    return sum(scores[f"{name}.dev"]["right"] / scores[f"{name}.dev"]["n"] for name in names) / len(names)
+
+
+def _said(best: dict[str, Any], winner: dict[str, Any]) -> str:
+    gain = f"{100 * best['gain']:+.1f} points on dev, {100 * best['gain_low']:+.1f} to {100 * best['gain_high']:+.1f}"
+    if winner["name"] == UNTOUCHED:
+        return f"  no trial beats the untouched target beyond noise (best: {best['name']}, {gain}); it stays"
+    return f"  {winner['name']} wins: {gain}"
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "identity")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

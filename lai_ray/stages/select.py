@@ -1,0 +1,73 @@
+"""Which problems the target is asked: Algorithm 1, line 4.  config, iteration -> parts"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lai_ray import plugins
+from lai_ray.config import Config
+from lai_ray.contracts import Benchmark
+from lai_ray.errors import ConfigError
+from lai_ray.records import Problem
+from lai_ray.store import number_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows."""
+
+    benchmark: Benchmark
+    split: str
+    limit: int | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its files: "gsm8k.train"."""
+        return f"{self.benchmark.name}.{self.split}"
+
+    def __iter__(self) -> Iterator[Problem]:
+        chosen = self._chosen() if self.limit is not None else None
+        for row, record in enumerate(self.benchmark.load(self.split)):
+            if chosen is None or row in chosen:
+                yield self.benchmark.problem(record, self.split, row)
+
+    def _chosen(self) -> set[int]:
+        rows = range(sum(1 for _ in self.benchmark.load(self.split)))
+        return set(sorted(rows, key=lambda row: number_of(self.seed, self.name, row))[: self.limit])
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. Raises ConfigError that names those there are."""
+    found: Benchmark = plugins.load("benchmarks", name)
+    return found
+
+
+def select(config: Config, iteration: int) -> list[Part]:
+    """The parts of one iteration: training and (when something is chosen) dev splits to learn from, test splits to report.
+
+    After the last iteration nothing is learned any more, so only the tests are sat. Raises ConfigError for a benchmark
+    that lacks the split it is named for.
+    """
+    wanted = []
+    if iteration < config.iterations:
+        wanted += [(name, "train", config.evaluate.max_train_problems) for name in config.evaluate.learn_from]
+        if config.dev_wanted:
+            wanted += [(name, "dev", None) for name in config.evaluate.learn_from]
+    wanted += [(name, "test", config.evaluate.max_test_problems) for name in config.evaluate.report_on]
+    parts = [Part(benchmark(name), split, limit, config.seed) for name, split, limit in wanted]
+    for part in parts:
+        if part.split not in part.benchmark.splits:
+            raise ConfigError(_missing(part))
+    return parts
+
+
+def _missing(part: Part) -> str:
+    name, splits = part.benchmark.name, ", ".join(part.benchmark.splits)
+    if part.split == "test":
+        return f"{name} cannot be reported on: it has no test split, only {splits}. Take it out of evaluate.report_on."
+    return (
+        f"{name} can be reported on but not learned from: it has no {part.split} split, only {splits}. "
+        "Move it from evaluate.learn_from to evaluate.report_on."
+    )

@@ -1,0 +1,61 @@
+"""The target studies.  samples, target -> the next target"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lai_ray.config import Config
+from lai_ray.contracts import Example, Executor, Model, TrainJob
+from lai_ray.records import Sample
+from lai_ray.rundir import Stage
+from lai_ray.stages.curate import Samples
+from lai_ray.stages.select import benchmark
+from lai_ray.store import key_of
+
+
+def examples_from(samples: Samples, per_dataset: int) -> list[Example]:
+    """The first so many samples of each dataset, rendered by the benchmark's own prompt, exactly as in the test."""
+    return [_example(sample) for sample in _first(samples, per_dataset)]
+
+
+def _first(samples: Samples, per_dataset: int) -> Iterator[Sample]:
+    taken: dict[str, int] = {}
+    for sample in samples.view:
+        name = sample.problem.benchmark
+        taken[name] = taken.get(name, 0) + 1
+        if taken[name] <= per_dataset:
+            yield sample
+
+
+def _example(sample: Sample) -> Example:
+    messages = benchmark(sample.problem.benchmark).prompt(sample.problem)
+    return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
+
+
+def train(
+    stage: Stage, samples: Samples, target: Model, iteration: int, config: Config, executor: Executor,
+    seed: int | None = None,
+) -> Model:  # fmt: skip
+    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
+    settings, rate = config.train, config.learning_rate(iteration)
+    seed = config.seed if seed is None else seed
+    examples = examples_from(samples, config.curate.samples_per_dataset)
+    content = key_of([(e.messages, e.turns) for e in examples])
+    key = key_of(target.identity, settings.model_dump(), rate, seed, content)
+    lineage = {
+        "name": key,
+        "base": target.identity,
+        "iteration": iteration + 1,
+        "learning_rate": rate,
+        "seed": seed,
+        "settings": settings.model_dump(mode="json"),
+        "samples": {"count": len(examples), "hash": content},
+    }
+    if not stage.done(key):
+        job = TrainJob(key, target, examples, settings, rate, seed, stage.local("checkpoint"), lineage)
+        stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
+        trained = executor.train(job)
+        stage.store.put_json("lineage.json", lineage)
+        stage.finish(key, samples=len(examples), **trained.metrics)
+    stage.reached()
+    return Model(path=stage.local("checkpoint"), identity=key)

@@ -1,0 +1,153 @@
+"""From a job file to a running loop: everything that can be wrong is found first, then one driver goes to work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from lai_ray import models, plugins
+from lai_ray.config import Config
+from lai_ray.contracts import Executor, Model
+from lai_ray.errors import ConfigError, LaiError
+from lai_ray.instructor import prompts
+from lai_ray.loop import loop
+from lai_ray.progress import Progress
+from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
+from lai_ray.stages.diagnose import strategy_for
+from lai_ray.stages.select import select
+
+
+def place(config: Config) -> str:
+    """The run's folder."""
+    return f"{config.storage.rstrip('/')}/{config.name}"
+
+
+def check_names(config: Config) -> None:
+    """Every name in the job means something: plug-ins, splits, models, the key's variable. Raises ConfigError."""
+    for i in {0, config.iterations}:
+        select(config, i)
+    for i in range(config.iterations):
+        for dataset in config.evaluate.learn_from:
+            strategy_for(config, i, dataset)
+    plugins.load("engines", config.target.engine)
+    models.locate(config.target.model, setting="target.model")
+    if config.contrast.encoder != "target" and _wants_encoder(config):
+        models.locate(config.contrast.encoder, setting="contrast.encoder")
+    engine = plugins.load("engines", config.instructor.engine)
+    if config.iterations and hasattr(engine, "check"):
+        engine.check(config.instructor)
+
+
+def _wants_encoder(config: Config) -> bool:
+    names = {config.schedule.name(i, d) for i in range(config.iterations) for d in config.evaluate.learn_from}
+    return any(plugins.load("strategies", name).uses_neighbours for name in names)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start ended."""
+
+    run: Run
+    target: Model | None
+    stopped_at: str | None
+
+
+def run_job(config: Config, *, until: str | None = None, executor: Executor | None = None, console: Console | None = None) -> Outcome:
+    """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
+
+    `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
+    """
+    check_names(config)
+    where = place(config)
+    driver = Driver(where)
+    try:
+        run = Run(where, fence=driver.fence, create=True)
+        run.until = until
+        target = _admitted(run, config)
+        with chatter_to(run.logs if executor is None else None) as screen:
+            run.progress = Progress(Console(file=screen, highlight=False) if screen else console, quiet=executor is not None and console is None)
+            run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+            return _looped(run, config, target, executor)
+    finally:
+        driver.close()
+
+
+def _looped(run: Run, config: Config, target: Model, executor: Executor | None) -> Outcome:
+    if executor is None:
+        from lai_ray.distributed.session import RayExecutor
+
+        executor = RayExecutor(config, run.logs)
+    try:
+        return Outcome(run, loop(run, config, target, executor), None)
+    except Stopped as stopped:
+        return Outcome(run, None, str(stopped))
+    finally:
+        executor.close()
+
+
+def _admitted(run: Run, config: Config) -> Model:
+    """The first target, once this start is known to be the same run as any before. Writes run.json, provenance.json."""
+    record = run.record()
+    known: dict[str, Any] = dict(record.get("folders", {}))
+    target = models.resolve(config.target.model, setting="target.model", known=known)
+    hashes = {"target": target.identity, "prompts": prompts.content_hash()}
+    if config.contrast.encoder == "target":
+        hashes["encoder"] = "target"
+    elif _wants_encoder(config):
+        hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
+    run.admit(config, identity_of(config, **hashes))
+    run.remember(folders=known, encoder=hashes.get("encoder", ""))
+    run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
+    return target
+
+
+@contextlib.contextmanager
+def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
+    """Send whatever is printed, by libraries and child processes too, to logs/driver.log; yields the real terminal."""
+    if logs is None:
+        yield None
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    log = os.open(os.path.join(logs, "driver.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    screen = os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="replace")
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for fd in (*saved, log):
+            os.close(fd)
+        screen.close()
+
+
+def explain(error: BaseException) -> str:
+    """An error for a person: our own words as they are, anything else with its type."""
+    return str(error) if isinstance(error, LaiError) else f"{type(error).__name__}: {error}"
+
+
+def tried(config: Config) -> Config:
+    """The same job on 20 problems, one iteration, as `lai try` runs it."""
+    table = config.model_dump()
+    table |= {"name": f"{config.name}-try", "iterations": min(config.iterations, 1), "search": None}
+    table["evaluate"] |= {"max_train_problems": 20, "max_test_problems": 20}
+    table["curate"]["samples_per_dataset"] = 20
+    if not table["iterations"]:
+        raise ConfigError("this job has iterations = 0: there is nothing to try; use `lai evaluate`")
+    return Config.model_validate(table)
+
+
+def only_tests(config: Config) -> Config:
+    """The same job, tests alone, as `lai evaluate` runs it."""
+    return Config.model_validate(config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None})

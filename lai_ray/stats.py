@@ -1,0 +1,49 @@
+"""How sure a count is: intervals for one score and for the difference of two on the same problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bounds; fractions, not percent."""
+
+    value: float
+    low: float
+    high: float
+
+
+def z_of(confidence: float) -> float:
+    """1.96 for 0.95."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def score(right: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval for right of n. Raises ValueError when n < 1."""
+    if n < 1:
+        raise ValueError("no problems, no score")
+    z, p = z_of(confidence), right / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(p, centre - half, centre + half)
+
+
+def paired(before: Mapping[str, bool], after: Mapping[str, bool], confidence: float = 0.95) -> Interval:
+    """The mean change over the problems that both answered, by the normal approximation of paired differences.
+
+    Raises ValueError when they share no problem.
+    """
+    shared = before.keys() & after.keys()
+    if not shared:
+        raise ValueError("no problem was answered both times")
+    gained = sum(after[key] and not before[key] for key in shared)
+    lost = sum(before[key] and not after[key] for key in shared)
+    n = len(shared)
+    mean = (gained - lost) / n
+    variance = ((gained + lost) / n - mean * mean) * n / max(n - 1, 1)
+    half = z_of(confidence) * math.sqrt(max(variance, 0.0) / n)
+    return Interval(mean, mean - half, mean + half)

@@ -1,0 +1,1 @@
+"""How an instructor is shown a mistake: one file each, found by name."""

@@ -1,0 +1,108 @@
+"""The model under DeepSpeed: loading it, the ZeRO stages, and getting whole weights back."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lai_ray.errors import DataError
+from lai_ray.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BUCKET = 200_000_000
+"""Elements that are reduced at once, at most."""
+
+
+def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
+    """The model to train, in the precision to train in. longest: tokens of the longest sequence.
+
+    Raises DataError when there is no such model, or it has fewer positions than the longest sequence.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{recipe.model}: no model can be read here: {error}") from error
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and longest > positions:
+        raise DataError(
+            f"the longest example has {longest} tokens and {recipe.model} has {positions} positions. "
+            f"Set train.max_length to {positions} or less."
+        )
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    return model
+
+
+def engine_for(recipe: Recipe, model: PreTrainedModel) -> Any:
+    """The DeepSpeed engine around `model`, with torch's own AdamW."""
+    deepspeed = _deepspeed()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(recipe, model))
+    return engine
+
+
+def settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
+    """DeepSpeed's configuration. Accumulation is 1 in its eyes: the loop says itself which pass ends a step."""
+    cuda = torch.cuda.is_available()
+    return {
+        "train_micro_batch_size_per_gpu": recipe.sequences_per_device,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.clip,
+        "bf16": {"enabled": recipe.precision == "bf16"},
+        # Passes of one step are summed in fp32: in bf16 the small ones would be lost.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": recipe.zero_stage,
+            "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in model.parameters())),
+            "overlap_comm": cuda,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, norms and biases without. One group where there is none: fewer, larger messages."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not weight_decay:
+        return [{"params": parameters, "weight_decay": 0.0}]
+    matrices = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def consolidated(engine: Any, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The whole weights, on rank 0 (other ranks may get none). Every rank must call it: stage 3 has them in parts."""
+    if zero_stage == 3:
+        weights: dict[str, torch.Tensor] | None = engine._zero3_consolidated_16bit_state_dict()
+        return weights or {}
+    return dict(engine.module.state_dict())
+
+
+def _deepspeed() -> Any:
+    """DeepSpeed, told what it would otherwise find out slowly. Not before a device is needed: importing it probes."""
+    cpu = not torch.cuda.is_available()
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.comm
+    import deepspeed.ops
+
+    if cpu:
+        # Else g++ compiles a shared-memory all-reduce at first use, about 20 s; gloo does.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.comm.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
+    return deepspeed

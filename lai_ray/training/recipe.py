@@ -1,0 +1,97 @@
+"""What a training is told: a Recipe, conversations as JSON lines, and the learning rate of each step. Pure, no torch.
+
+A job file for `python -m lai_ray.training.sft JOB.json` is {"recipe": {…}, "examples": "examples.jsonl", "lineage": {…}}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from lai_ray.errors import DataError
+
+
+class Conversation(NamedTuple):
+    """One example: the prompt's messages, then the (text, weight) turns to learn."""
+
+    id: str
+    messages: list[dict[str, str]]
+    turns: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of one training. Nothing has a default here: the settings have theirs in the config alone."""
+
+    model: str
+    """Folder or hub name of the model to start from."""
+    out: str
+    """Folder to write; it appears whole or not at all."""
+    learning_rate: float
+    epochs: int
+    sequences_per_step: int
+    """In one optimizer step, over all workers."""
+    sequences_per_device: int
+    """In one forward pass of one worker, at most."""
+    max_length: int
+    """Tokens of prompt and response."""
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_steps: int
+    """At most a tenth of the steps."""
+    weight_decay: float
+    """Of matrices; norms and biases are not decayed."""
+    betas: tuple[float, float]
+    clip: float
+    """Largest gradient norm."""
+    zero_stage: Literal[1, 2, 3]
+    precision: Literal["bf16", "fp32"]
+    gradient_checkpointing: bool
+    seed: int
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of one step (from 0): linear warm-up, then the schedule, which would reach 0 after the last.
+
+        A function of the step alone, so a training that goes on from the middle needs no state for it.
+        """
+        warmup = min(self.warmup_steps, steps // 10)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, steps - warmup)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (1 - done) if self.schedule == "linear" else self.learning_rate
+
+
+def recipe_from(table: dict[str, Any]) -> Recipe:
+    """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
+    known = {field.name for field in fields(Recipe)}
+    if wrong := known.symmetric_difference(table):
+        raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")
+    return Recipe(**{**table, "betas": tuple(table["betas"])})
+
+
+def write_job(path: Path, recipe: Recipe, examples: Iterable[Conversation], lineage: dict[str, Any]) -> None:
+    """The job file `path`, and its examples beside it, one conversation a line."""
+    beside = path.with_suffix(".examples.jsonl")
+    with beside.open("w", encoding="utf-8") as lines:
+        for example in examples:
+            lines.write(json.dumps(example._asdict(), ensure_ascii=False) + "\n")
+    job = {"recipe": asdict(recipe), "examples": beside.name, "lineage": lineage}
+    path.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_job(path: Path) -> tuple[Recipe, dict[str, Any], Iterator[Conversation]]:
+    """The recipe, the lineage and the examples (read as they are drawn) of a job file."""
+    job = json.loads(path.read_text(encoding="utf-8"))
+    return recipe_from(job["recipe"]), job["lineage"], _conversations(path.parent / job["examples"])
+
+
+def _conversations(path: Path) -> Iterator[Conversation]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield Conversation(row["id"], row["messages"], [(text, weight) for text, weight in row["turns"]])

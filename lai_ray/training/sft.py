@@ -1,0 +1,245 @@
+"""Full-parameter fine-tuning: a plain torch + DeepSpeed loop.  examples -> a model folder
+
+It knows nothing of Ray: it trains in whatever process group it finds, and tells the world by `report(step, metrics)`.
+    python -m lai_ray.training.sft JOB.json                       one worker
+    torchrun --nproc-per-node 2 -m lai_ray.training.sft JOB.json  two of them
+A step's loss is the sum over its (weighted) target tokens divided by their number in the whole step, however many
+workers share it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import cross_entropy
+
+from lai_ray import chat
+from lai_ray.errors import DataError
+from lai_ray.training import batches, export
+from lai_ray.training.engine import consolidated, engine_for, load_model
+from lai_ray.training.recipe import Conversation, Recipe, read_job
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Every sequence, tokenized, in the order given. The same on every worker, so counts need no asking around."""
+
+    names: list[str]
+    ids: list[array[int]]
+    weights: list[array[float]]
+    dropped: int
+    """Examples whose prompt left no room to learn anything."""
+    truncated: int
+    """Examples whose response was cut."""
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.ids]
+
+    def targets(self, rows: Iterable[int]) -> int:
+        """How many tokens of these rows are learned."""
+        return sum(sum(weight > 0 for weight in self.weights[row]) for row in rows)
+
+
+def train(
+    recipe: Recipe,
+    examples: Iterable[Conversation],
+    *,
+    report: Report,
+    lineage: dict[str, Any],
+    threads: int = 1,
+) -> dict[str, float]:
+    """Train, and leave the model at `recipe.out`. Every worker calls this; rank 0 writes, and is the one to `report`.
+
+    Raises DataError (nothing to learn, a sequence longer than the model's positions, a loss that is no number, with the
+    step and the samples) and StageError (the folder cannot be written). Neither leaves anything at `recipe.out`.
+    Returns the last step's metrics, with totals. threads: of each worker, explicit because torch would take all cores.
+    """
+    began = time.monotonic()
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    _join()
+    data = tokenized(recipe, examples)
+    model = load_model(recipe, longest=max(data.lengths))
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    part = export.begin(recipe.out, needed=size) if dist.get_rank() == 0 else None
+    engine = engine_for(recipe, model)
+    try:
+        starting = {"seconds_starting": time.monotonic() - began}
+        metrics = _loop(recipe, data, engine, report, part) | starting
+        weights = consolidated(engine, recipe.zero_stage)
+        if part:
+            with export.explained(recipe.out):
+                export.write(part, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
+                export.publish(part, recipe.out)
+    finally:
+        engine.destroy()
+    return metrics
+
+
+def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
+    """The examples as their model reads them. Raises DataError when nothing is left to learn."""
+    tokenizer = chat.load_tokenizer(recipe.model)
+    data, dropped, truncated = Data([], [], [], 0, 0), 0, 0
+    for example in examples:
+        try:
+            tokens = chat.render_example(tokenizer, example.messages, example.turns, recipe.max_length)
+        except DataError as error:
+            raise DataError(f"{example.id}: {error}") from error
+        if not tokens.learns:
+            dropped += 1
+            continue
+        truncated += tokens.truncated
+        data.names.append(example.id)
+        data.ids.append(array("i", tokens.ids))
+        data.weights.append(array("f", tokens.weights))
+    if not data.names:
+        raise DataError(f"nothing to learn: {dropped} examples, none with room for a response in {recipe.max_length} tokens")
+    return Data(data.names, data.ids, data.weights, dropped, truncated)
+
+
+def _loop(recipe: Recipe, data: Data, engine: Any, report: Report, part: Path | None) -> dict[str, float]:
+    """All steps. The metrics of each go to `part` (rank 0's alone) and to `report`; the last ones come back."""
+    plan = batches.steps(
+        data.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
+    )
+    lines = (part / export.METRICS).open("w", encoding="utf-8", buffering=1) if part else None
+    started, tokens, metrics = time.monotonic(), 0, {}
+    for step, rows in enumerate(plan):
+        metrics = _step(recipe, data, engine, rows, step=step, steps=len(plan))
+        tokens += int(metrics["tokens"])
+        if lines:
+            lines.write(json.dumps(metrics) + "\n")
+            report(step + 1, metrics)
+    if lines:
+        lines.close()
+    seconds = time.monotonic() - started
+    totals = {"seconds": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
+    return metrics | totals | {"dropped": float(data.dropped), "truncated": float(data.truncated)}
+
+
+def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int, steps: int) -> dict[str, float]:
+    """One optimizer step over the rows. Raises DataError, before the weights change, when the loss is no number."""
+    started, rank, workers = time.monotonic(), dist.get_rank(), dist.get_world_size()
+    passes = batches.micro_batches(
+        rows, data.lengths, workers=workers, sequences_per_device=recipe.sequences_per_device
+    )
+    targets, place = data.targets(rows), {row: i for i, row in enumerate(rows)}
+    losses = torch.zeros(len(rows), dtype=torch.float64)
+    for i, shares in enumerate(passes):
+        engine.set_gradient_accumulation_boundary(i == len(passes) - 1)
+        sums = _sequence_losses(engine, *_collated(data, shares[rank]))
+        # DeepSpeed averages gradients over the workers; the step's loss is a sum over them.
+        engine.backward(sums.sum() * workers / targets)
+        for row, value in zip(shares[rank], sums.detach().double().tolist(), strict=False):
+            losses[place[row]] = value
+    losses = _summed(losses, engine.device)
+    _check(losses, data, rows, step)
+    rate = recipe.rate(step, steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    engine.step()
+    norm = float(engine.get_global_grad_norm() or 0.0)
+    if not math.isfinite(norm):
+        raise DataError(f"the gradient is not a number at step {step + 1}; a lower learning rate may help")
+    real = sum(len(data.ids[row]) for row in rows)
+    padded = sum(len(share) * max(len(data.ids[row]) for row in share) for shares in passes for share in shares if share)
+    seconds = time.monotonic() - started
+    return {
+        "step": step + 1,
+        "steps": steps,
+        "loss": float(losses.sum()) / targets,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "tokens": real,
+        "tokens_per_second": real / seconds,
+        "padding": 1 - real / padded,
+    }
+
+
+def _collated(data: Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (rows, length) and weights (rows, length), padded on the right with weight 0.
+
+    A pad is never seen by a real token (attention looks left only), so no mask is needed. No rows: one dummy pair of
+    tokens with nothing to learn.
+    """
+    if not rows:
+        return torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2)
+    longest = max(len(data.ids[row]) for row in rows)
+    ids, weights = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest)
+    for i, row in enumerate(rows):
+        ids[i, : len(data.ids[row])] = torch.tensor(data.ids[row])
+        weights[i, : len(data.weights[row])] = torch.tensor(data.weights[row])
+    return ids, weights
+
+
+def _sequence_losses(engine: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted sum of target-token losses of each sequence, (rows,) float32."""
+    ids, weights = ids.to(engine.device), weights.to(engine.device)
+    logits = engine(input_ids=ids, use_cache=False).logits
+    learned = weights[:, 1:] > 0
+    # Only target positions are lifted to fp32: with a vocabulary of 128k the others would be most of the memory.
+    losses = cross_entropy(logits[:, :-1][learned].float(), ids[:, 1:][learned], reduction="none")
+    rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(learned)[learned]
+    return torch.zeros(len(ids), device=ids.device).index_add(0, rows, losses * weights[:, 1:][learned])
+
+
+def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int) -> None:
+    bad = [data.names[row] for row, loss in zip(rows, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(
+            f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. Nothing was written. "
+            "A lower learning rate, fp32, or leaving these samples out may help."
+        )
+
+
+def _summed(values: torch.Tensor, device: Any) -> torch.Tensor:
+    """Over all workers, on the CPU."""
+    there = values.to(device)
+    dist.all_reduce(there)
+    return there.cpu()
+
+
+def _join() -> None:
+    """The process group that is there (Ray Train's), torchrun's, or one of this process alone.
+
+    It is kept while the process lives: DeepSpeed holds on to the first group it sees.
+    """
+    if dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def main(paths: list[str]) -> None:
+    """Train the job files in turn, with a line of JSON a step."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    for path in paths:
+        recipe, lineage, examples = read_job(Path(path))
+        train(recipe, examples, report=_print, lineage=lineage | {"recipe": asdict(recipe)}, threads=threads)
+    dist.destroy_process_group()
+
+
+def _print(step: int, metrics: dict[str, float]) -> None:
+    print(json.dumps(metrics), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

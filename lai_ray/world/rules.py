@@ -1,0 +1,223 @@
+"""What the rule-based tutor knows: it reads the evidence in a prompt and writes new problems.  messages, seed -> reply
+
+It sees only the text of the messages, as an API model would. From the failed question it reads kind, size and carries
+back through the grammar of the built-in problems; from the wrong answer, which step failed; from questions answered
+correctly, what those share with the failed one. Everything is drawn from a hash of the messages and the seed: the same
+request gives the same reply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from lai_ray.benchmarks import _word_kinds as kinds
+from lai_ray.benchmarks._answers import as_number, final_answer, statements
+
+DEFAULT_COUNT = 3
+MOST = 100
+"""Samples in one reply, however many are asked for."""
+TRIES = 60
+"""Draws for one sample before its carry pattern is given up."""
+CANNOT = (
+    "I can only write arithmetic word problems of the kinds I know, and I found no such question in your message. "
+    "Put the question on its own lines below a line that says [QUESTION]."
+)
+
+_HEADING = re.compile(r"^[ \t>*#_]*\[([A-Za-z][^\]\n]*)\][ \t:*_]*$", re.M)
+_WANTED = re.compile(r"\bwrite\s+(?:exactly\s+|about\s+|at\s+least\s+)?[*_]*(\d{1,6})", re.I)
+_NEW = re.compile(r"\b(\d{1,6})\s+new\b", re.I)
+_REQUEST = re.compile(r"^\s*(?:now\s+|please\s+)?write\b", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a prompt shows."""
+
+    question: kinds.Item
+    """The failed question, or with no wrong answer the one to write variations of."""
+    wrong_answer: str | None
+    correct: list[kinds.Item] = field(default_factory=list)
+    """The questions answered correctly."""
+    count: int = DEFAULT_COUNT
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where a worked answer leaves the right path. step: from 0. what: "operation", "arithmetic" or "final"."""
+
+    step: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """What the new problems are like: each is drawn from the product of these."""
+
+    kinds: Sequence[str]
+    """One is drawn a sample; a kind named twice comes twice as often."""
+    sizes: Sequence[str]
+    step: int | None = None
+    """With `carries`: the step whose carries are asked for, in problems of the failed kind."""
+    carries: int = 0
+    """At least this many carries or borrows in that step."""
+
+
+def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
+    """The whole answer: a numbered list of new problems, or a polite sentence where no known question is shown."""
+    evidence = read(messages)
+    if evidence is None:
+        return CANNOT
+    text = json.dumps([list(messages), seed], sort_keys=True, ensure_ascii=False)
+    rng = Random(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    made = write(evidence, rng)
+    return "\n\n".join(f"{i}. Question: {item.question}\nAnswer: {item.response}" for i, item in enumerate(made, 1))
+
+
+def read(messages: Sequence[Mapping[str, Any]]) -> Evidence | None:
+    """The evidence in the user's messages; None where no question of a known kind is found."""
+    text = "\n\n".join(text_of(message) for message in messages if message.get("role") == "user")
+    sections = _sections(text)
+    shown = [item for name, body in sections if name == "QUESTION" and (item := _question(body))]
+    if not shown:
+        # Prompts are the user's to change: without the headings, any line that is a known question will do.
+        shown = [item for line in text.splitlines() if (item := kinds.recognise(line))][-1:]
+    if not shown:
+        return None
+    correct = [
+        item for name, body in sections if "CORRECT" in name and "QUESTION" in name and (item := _question(body))
+    ]
+    wrong = next((_answer(body) for name, body in sections if "WRONG" in name), None)
+    return Evidence(shown[-1], wrong, correct, _count(text))
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """A message's text: a string, or the text parts of OpenAI's list form."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def failure(item: kinds.Item, answer: str) -> Failure:
+    """The first step of the worked solution that the answer does not take, or takes with a wrong result."""
+    taken = [_parts(statement) for statement in statements(answer)]
+    for i, step in enumerate(kinds.solve(item.kind, item.numbers)):
+        operands = (step.left, step.op, step.right)
+        found = next((result for numbers, result in taken if _same(numbers, operands)), None)
+        if found is None:
+            return Failure(i, "operation")
+        if found != step.result:
+            return Failure(i, "arithmetic")
+    return Failure(len(kinds.KINDS[item.kind].steps) - 1, "final")
+
+
+def focus(evidence: Evidence) -> Focus:
+    """What to practise: by the wrong answer alone, against correct ones, or (no wrong answer) anything of the kind."""
+    item = evidence.question
+    if evidence.wrong_answer is None:
+        return Focus([item.kind], kinds.SIZES)
+    failed = failure(item, evidence.wrong_answer)
+    carries = kinds.solve(item.kind, item.numbers)[failed.step].carries if failed.what == "arithmetic" else 0
+    same = Focus([item.kind], [item.size], failed.step, carries)
+    return _against(evidence, same) if evidence.correct else same
+
+
+def _against(evidence: Evidence, same: Focus) -> Focus:
+    """Keep what the failed question has and no correct one has; vary what they share."""
+    item, correct = evidence.question, evidence.correct
+    alike = [other for other in correct if other.kind == item.kind]
+    # A kind answered correctly is not what stands in the way: half of the samples take the failed step elsewhere.
+    chosen = [item.kind] if not alike else [item.kind] * len(_kin(item.kind, same.step)) + _kin(item.kind, same.step)
+    sizes = kinds.SIZES if item.size in {other.size for other in correct} else [item.size]
+    met = max((_carries_at(other, same.step) for other in alike), default=0)
+    return Focus(chosen, sizes, same.step, same.carries if same.carries > met else 0)
+
+
+def _kin(kind: str, step: int | None) -> list[str]:
+    """Other kinds of several steps that use the failed step's operation; kinds of one step where there is none."""
+    operation = kinds.KINDS[kind].steps[step or 0][1]
+    others = [
+        other for other in kinds.KINDS.values() if other.name != kind and operation in {op for _, op, _ in other.steps}
+    ]
+    return [other.name for other in others if len(other.steps) > 1] or [other.name for other in others]
+
+
+def _carries_at(item: kinds.Item, step: int | None) -> int:
+    steps = kinds.solve(item.kind, item.numbers)
+    return steps[step or 0].carries if (step or 0) < len(steps) else 0
+
+
+def write(evidence: Evidence, rng: Random) -> list[kinds.Item]:
+    """New problems with correct worked solutions: none that is shown, held out for test or dev, or there twice."""
+    seen = {kinds.key(item.kind, item.numbers) for item in (evidence.question, *evidence.correct)}
+    wanted, made = focus(evidence), []
+    for _ in range(evidence.count):
+        numbers = next((n for n in _draws(wanted, evidence.question, rng) if kinds.key(*n) not in seen), None)
+        if numbers is None:
+            break  # The kind and size have no more problems to give.
+        seen.add(kinds.key(*numbers))
+        made.append(kinds.write(*numbers, rng))
+    return made
+
+
+def _draws(wanted: Focus, shown: kinds.Item, rng: Random) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Candidates for one sample: first with the carry pattern, then, should it be too rare, without."""
+    kind, size = rng.choice(wanted.kinds), rng.choice(wanted.sizes)
+    held_to = wanted.step is not None and wanted.carries > 0 and kind == shown.kind
+    for attempt in range(2 * TRIES):
+        numbers = kinds.draw_from(kind, size, rng, ("train", "free"))
+        strict = held_to and attempt < TRIES
+        if not strict or kinds.solve(kind, numbers)[wanted.step or 0].carries >= wanted.carries:
+            yield kind, numbers
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """(heading in capitals, text below it) of every line like "[QUESTION]"."""
+    marks = list(_HEADING.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [(mark.group(1).strip().upper(), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
+
+
+def _question(body: str) -> kinds.Item | None:
+    """The question below a heading: its first paragraph, or whichever single line is one."""
+    paragraphs = [part for part in re.split(r"\n\s*\n", body) if part.strip()]
+    candidates = [*paragraphs[:1], *body.splitlines()]
+    return next((item for text in candidates if text.strip() and (item := kinds.recognise(text))), None)
+
+
+def _answer(body: str) -> str:
+    """The wrong answer below its heading, without the request that may follow it."""
+    paragraphs = re.split(r"\n\s*\n", body)
+    cut = next((i for i, part in enumerate(paragraphs) if _REQUEST.match(part)), len(paragraphs))
+    return "\n\n".join(paragraphs[:cut]).strip()
+
+
+def _count(text: str) -> int:
+    # The last one: the request closes the prompt, and a question shown before it may say "write" too.
+    found = _WANTED.findall(text) or _NEW.findall(text)
+    return min(MOST, int(found[-1])) if found else DEFAULT_COUNT
+
+
+def _parts(statement: str) -> tuple[str, Any]:
+    left, _, right = statement.rpartition("=")
+    return left, as_number(right)
+
+
+def _same(left: str, operands: tuple[int, str, int]) -> bool:
+    """Whether "5 * 30" takes the step (5, *, 30); order counts for a subtraction only."""
+    first, op, second = operands
+    pieces = re.findall(r"\d+|[-+*/x×÷]", left.replace(",", ""))
+    ways = [[str(first), op, str(second)]] + ([[str(second), op, str(first)]] if op != "-" else [])
+    return ["*" if piece in "x×" else piece for piece in pieces] in ways
+
+
+def final_is_right(item: kinds.Item, answer: str) -> bool:
+    """Whether the answer ends in the right number, however it got there."""
+    found = final_answer(answer)
+    return found is not None and found.value == item.answer

@@ -1,0 +1,58 @@
+"""What a step is made of: every row once, little padding, the same step whatever the workers."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lai_ray.errors import DataError
+from lai_ray.training import batches
+from lai_ray.training.recipe import recipe_from
+
+LENGTHS = [int(random.Random(i).lognormvariate(5, 0.4)) for i in range(1000)]
+
+
+def planned(seed: int = 0, epochs: int = 1) -> list[list[int]]:
+    return batches.steps(LENGTHS, sequences_per_step=32, epochs=epochs, seed=seed)
+
+
+def test_every_row_is_learned_once_an_epoch():
+    plan = planned(epochs=2)
+    assert sorted(row for step in plan for row in step) == sorted(list(range(1000)) * 2)
+    assert sorted(len(step) for step in plan[:32]) == [8] + [32] * 31
+
+
+def test_the_order_repeats_with_the_seed_and_changes_with_epoch_and_seed():
+    twice = planned(epochs=2)
+    assert planned(epochs=2) == twice
+    assert twice[:32] != twice[32:]
+    assert planned(seed=1) != planned(seed=0)
+
+
+def test_one_epoch_is_the_beginning_of_two():
+    assert planned(epochs=2)[:32] == planned(epochs=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [[5], [3, 4], list(range(7)), list(range(32))])
+def test_workers_share_a_step_whole_and_evenly(workers, rows):
+    passes = batches.micro_batches(rows, LENGTHS, workers=workers, sequences_per_device=2)
+    sizes = [len(share) for shares in passes for share in shares]
+    assert sorted(row for shares in passes for share in shares for row in share) == rows
+    assert all(len(shares) == workers for shares in passes)
+    assert max(sizes) <= 2 and max(sizes) - min(sizes) <= 1
+
+
+def test_little_is_padded_in_passes_of_eight():
+    padded = real = 0
+    for step in planned():
+        for shares in batches.micro_batches(step, LENGTHS, workers=1, sequences_per_device=8):
+            padded += sum(len(share) * max(LENGTHS[row] for row in share) for share in shares)
+            real += sum(LENGTHS[row] for share in shares for row in share)
+    assert 1 - real / padded < 0.05
+
+
+def test_a_recipe_with_a_wrong_key_says_which():
+    with pytest.raises(DataError, match="learning_rat"):
+        recipe_from({"learning_rat": 1.0})

@@ -1,0 +1,173 @@
+"""The loop, with everything outside it replaced by small honest parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lai_ray import start
+from lai_ray.errors import ConfigError, StageError
+from lai_ray.records import Attempt, Case, Reply, Sample
+from lai_ray.rundir import Run
+from lai_ray.store import View
+from tests.local import Crash, LocalExecutor, job
+
+
+def samples(run: Run, iteration: int = 0) -> list[Sample]:
+    return list(View(run.stage(iteration, "curate").store, "samples.jsonl", Sample))
+
+
+def test_one_iteration_learns_from_mistakes_and_the_next_target_sits_the_test(tmp_path):
+    executor = LocalExecutor()
+    outcome = start.run_job(job(tmp_path), executor=executor)
+    scores = [outcome.run.stage(i, "evaluate").store.get_json("scores.json")["word_problems.test"] for i in (0, 1)]
+    assert scores[1]["right"] > scores[0]["right"]
+    assert len(executor.jobs) == 1
+    assert len(executor.jobs[0].examples) == 30
+
+
+def test_the_same_command_on_a_finished_run_asks_for_nothing(tmp_path):
+    start.run_job(job(tmp_path), executor=LocalExecutor())
+    again = LocalExecutor()
+    start.run_job(job(tmp_path), executor=again)
+    assert not again.asked
+
+
+def test_lec_shows_three_correct_questions_and_le_none(tmp_path):
+    outcome = start.run_job(job(tmp_path), executor=LocalExecutor())
+    cases = list(View(outcome.run.stage(0, "diagnose").store, "cases.jsonl", Case))
+    assert {len(case.contrasts) for case in cases} == {3}
+    assert all(contrast.attempt.right for case in cases for contrast in case.contrasts)
+    assert all(not case.attempt.right for case in cases)
+    other = start.run_job(job(tmp_path, name="le", schedule__strategy="le"), executor=LocalExecutor())
+    assert {len(c.contrasts) for c in View(other.run.stage(0, "diagnose").store, "cases.jsonl", Case)} == {0}
+
+
+@pytest.mark.parametrize("verb,after", [("generate", 37), ("embed", 0), ("nearest", 0), ("ask", 7), ("train", 0)])
+def test_killed_anywhere_and_started_again_gives_the_samples_of_an_undisturbed_run(tmp_path, verb, after):
+    whole = start.run_job(job(tmp_path, name="whole"), executor=LocalExecutor())
+    first = LocalExecutor(die_after={verb: after})
+    with pytest.raises(Crash):
+        start.run_job(job(tmp_path, name="killed"), executor=first)
+    second = LocalExecutor()
+    resumed = start.run_job(job(tmp_path, name="killed"), executor=second)
+    assert samples(resumed.run) == samples(whole.run)
+    for asked in ("generate", "ask"):
+        keys = [r.key for r in first.requests[asked] + second.requests[asked]]
+        recorded_twice = len(keys) - len(set(keys))
+        assert recorded_twice == 0, f"{recorded_twice} {asked} requests were asked twice"
+
+
+def test_every_id_begins_with_its_problems_id(tmp_path):
+    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    evaluated, instructed = run.stage(0, "evaluate").store, run.stage(0, "instruct").store
+    problems = {a.problem.id for a in View(evaluated, "attempts/word_problems.train.jsonl", Attempt)}
+    replies = list(View(instructed, "replies.jsonl", Reply))
+    assert {reply.id.partition("#")[0] for reply in replies} <= problems
+    assert {sample.reply_id for sample in samples(run)} <= {reply.id for reply in replies}
+
+
+def test_nothing_from_a_test_split_reaches_the_instructor_or_the_training(tmp_path):
+    executor = LocalExecutor()
+    run = start.run_job(job(tmp_path), executor=executor).run
+    tests = {a.problem.question for a in View(run.stage(0, "evaluate").store, "attempts/word_problems.test.jsonl", Attempt)}
+    told = "\n".join(m["content"] for r in executor.requests["ask"] for m in r.messages)
+    learned = {message["content"] for example in executor.jobs[0].examples for message in example.messages}
+    assert not [question for question in tests if question in told]
+    assert not tests & learned
+
+
+def test_another_seed_asks_other_requests(tmp_path):
+    one, other = LocalExecutor(), LocalExecutor()
+    start.run_job(job(tmp_path, name="one"), executor=one)
+    start.run_job(job(tmp_path, name="other", seed=1), executor=other)
+    assert not {r.key for r in one.requests["ask"]} & {r.key for r in other.requests["ask"]}
+
+
+def test_a_further_round_asks_for_the_shortfall_and_then_stops(tmp_path):
+    def every_other_is_empty(request):
+        return LocalExecutor().reply(request) if request.seed % 2 else "I would rather not."
+
+    executor = LocalExecutor(reply=every_other_is_empty)
+    run = start.run_job(job(tmp_path), executor=executor).run
+    assert len(samples(run)) == 30
+    first_round = 30 / run.stage(0, "instruct").store.get_json("plan.json")["word_problems"]["samples_per_request"]
+    assert executor.asked["ask"] > first_round
+
+
+def test_replies_without_one_usable_sample_stop_the_run_and_say_why(tmp_path):
+    executor = LocalExecutor(reply=lambda request: "Question: How many?\nAnswer: no idea")
+    with pytest.raises(StageError, match=r"not one usable sample.*replies\.jsonl"):
+        start.run_job(job(tmp_path), executor=executor)
+
+
+def test_a_target_without_mistakes_ends_the_run_as_a_success(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "skill.json").write_text("100")
+    executor = LocalExecutor()
+    outcome = start.run_job(job(tmp_path), executor=executor)
+    assert executor.asked["ask"] == executor.asked["train"] == 0
+    assert outcome.target is not None
+
+
+def test_fewer_correct_cases_than_k_are_all_shown_and_it_is_said(tmp_path, capsys):
+    from rich.console import Console
+
+    config = job(tmp_path, contrast__neighbours=50, evaluate__max_train_problems=20)
+    run = start.run_job(config, executor=LocalExecutor(), console=Console(width=200)).run
+    shown = {len(case.contrasts) for case in View(run.stage(0, "diagnose").store, "cases.jsonl", Case)}
+    right = run.stage(0, "evaluate").store.get_json("scores.json")["word_problems.train"]["right"]
+    assert shown == {right}
+    assert f"only {right} correct cases for contrast.neighbours = 50" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_job_is_refused_with_the_difference(tmp_path):
+    start.run_job(job(tmp_path), executor=LocalExecutor())
+    with pytest.raises(ConfigError, match=r"train\.learning_rate: 5e-06 there, 0\.1 now"):
+        start.run_job(job(tmp_path, train__learning_rate=0.1), executor=LocalExecutor())
+
+
+def test_more_iterations_and_another_test_are_the_same_run(tmp_path):
+    start.run_job(job(tmp_path), executor=LocalExecutor())
+    executor = LocalExecutor()
+    config = job(tmp_path, iterations=2, evaluate__report_on=["word_problems", "word_problems_plus"])
+    run = start.run_job(config, executor=executor).run
+    assert executor.asked["train"] == 1, "iteration 0 was trained before"
+    assert "word_problems_plus.test" in run.stage(0, "evaluate").store.get_json("scores.json")
+    with pytest.raises(ConfigError, match="may grow, not shrink"):
+        start.run_job(job(tmp_path), executor=LocalExecutor())
+
+
+def test_until_stops_after_the_stage_and_the_same_command_goes_on(tmp_path):
+    executor = LocalExecutor()
+    outcome = start.run_job(job(tmp_path), until="diagnose", executor=executor)
+    assert outcome.stopped_at == "iteration_0/diagnose"
+    assert executor.asked["ask"] == 0
+    assert start.run_job(job(tmp_path), executor=LocalExecutor()).stopped_at is None
+
+
+def test_reaching_max_calls_stops_and_a_raised_limit_goes_on_without_asking_again(tmp_path):
+    first, second = LocalExecutor(), LocalExecutor()
+    with pytest.raises(StageError, match=r"max_calls = 3 is reached.*raise it"):
+        start.run_job(job(tmp_path, limits__max_calls=3), executor=first)
+    assert first.asked["ask"] == 3
+    start.run_job(job(tmp_path, limits__max_calls=1000), executor=second)
+    assert not {r.key for r in first.requests["ask"]} & {r.key for r in second.requests["ask"]}
+
+
+def test_a_search_asks_one_pool_for_each_k_and_picks_on_dev(tmp_path):
+    executor = LocalExecutor()
+    config = job(
+        tmp_path, search__learning_rate=[1e-4, 3e-4], search__neighbours=[1, 3], search__samples_per_dataset=[10, 20]
+    )
+    outcome = start.run_job(config, executor=executor)
+    stage = outcome.run.stage(0, "search")
+    assert executor.asked["train"] == 8
+    assert sorted(n.split("/")[0] for n in stage.store.names() if n.endswith("plan.json")) == ["pool_k_1", "pool_k_3"]
+    assert sorted(len(j.examples) for j in executor.jobs) == [10] * 4 + [20] * 4
+    small, large = (next(j for j in executor.jobs if len(j.examples) == n) for n in (10, 20))
+    assert [e.id for e in small.examples] == [e.id for e in large.examples[:10]]
+    assert stage.facts()["winner"]["name"] != "trial_0"
+    again = LocalExecutor()
+    start.run_job(config, executor=again)
+    assert not again.asked

@@ -1,0 +1,150 @@
+"""What an OpenAI-compatible server's answers mean: one attempt at a time, over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from lai_ray.config import InstructorSettings
+from lai_ray.engines import openai as engine
+from lai_ray.engines.openai import Answered, Fatal, OpenAIEngine, Retry
+from lai_ray.errors import ConfigError
+from lai_ray.records import Request
+from tests import provider
+
+
+def request(text: str = "hello", seed: int | None = 7) -> Request:
+    return Request("p/0@0.0", "key", [{"role": "user", "content": text}], 64, 0.8, seed)
+
+
+def outcome_of(base_url: str, request: Request, **settings):
+    async def once():
+        return await OpenAIEngine(InstructorSettings(model="m", **settings), base_url).call(request)
+
+    return asyncio.run(once())
+
+
+def after(fault: str, **settings):
+    with provider.serve(fault=lambda number, body: fault) as p:
+        outcome = outcome_of(p.base_url, request(), **settings)
+        assert len(p.log) == 1, "one call is one attempt"
+    return outcome
+
+
+def test_a_good_reply_keeps_its_text_its_reason_and_its_tokens():
+    with provider.serve(reply_tokens=12) as p:
+        outcome = outcome_of(p.base_url, request("12345678"))
+    completion = outcome.completion
+    assert completion.text == "echo: 12345678"
+    assert (completion.finish_reason, completion.error) == ("stop", None)
+    assert (completion.prompt_tokens, completion.completion_tokens) == (2, 12)
+
+
+def test_what_is_sent_is_the_model_the_messages_the_temperature_the_limit_and_the_seed():
+    with provider.serve() as p:
+        outcome_of(p.base_url, request())
+        outcome_of(p.base_url, request(seed=None))
+    messages = [{"role": "user", "content": "hello"}]
+    assert p.log[0].body == {"model": "m", "messages": messages, "temperature": 0.8, "max_tokens": 64, "seed": 7}
+    assert "seed" not in p.log[1].body
+
+
+@pytest.mark.parametrize("fault", ["401", "403", "404", "no credit"])
+def test_what_no_request_can_get_past_is_fatal_in_the_providers_words(fault):
+    outcome = after(fault)
+    assert isinstance(outcome, Fatal)
+    said = "You exceeded your quota." if fault == "no credit" else provider.WORDS[int(fault)]
+    assert said in outcome.words
+    assert "?" in outcome.words, "it says what to look at"
+
+
+@pytest.mark.parametrize("fault", ["408", "409", "429", "500", "502", "503", "broken JSON", "hang up"])
+def test_what_may_pass_is_worth_another_attempt(fault):
+    outcome = after(fault)
+    assert isinstance(outcome, Retry)
+    assert outcome.reached
+    assert outcome.limited == (fault == "429")
+
+
+def test_the_wait_that_a_provider_asks_for_is_kept():
+    assert after("429 after 2.5").after == 2.5
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 90.0),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_wait_is_seconds_milliseconds_or_a_date(headers, seconds):
+    assert engine.retry_after(headers, now=10.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("400", "400: This model's maximum context length"), ("refused", "refused: I cannot"), ("empty", "is empty")],
+)
+def test_what_is_wrong_with_this_request_alone_is_its_rows_error(fault, error):
+    outcome = after(fault)
+    assert isinstance(outcome, Answered)
+    assert error in outcome.completion.error
+
+
+def test_a_reply_cut_off_by_length_is_kept():
+    completion = after("cut off").completion
+    assert completion.finish_reason == "length"
+    assert completion.error is None
+
+
+def test_a_server_that_hangs_is_given_up_after_the_timeout():
+    outcome = after("hang", timeout=0.3)
+    assert outcome == Retry("timeout after 0.3 s")
+
+
+def test_a_port_where_nobody_listens_is_not_reached():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outcome = outcome_of(f"http://127.0.0.1:{port}/v1", request())
+    assert isinstance(outcome, Retry)
+    assert not outcome.reached
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch):
+    monkeypatch.setenv("LAI_TEST_KEY", "secret-123\n")
+    with provider.serve() as p:
+        outcome_of(p.base_url, request(), api_key_env="LAI_TEST_KEY")
+        outcome_of(p.base_url, request())
+    assert [seen.key for seen in p.log] == ["secret-123", "none"]
+
+
+def test_a_key_that_a_provider_repeats_is_blotted_out(monkeypatch):
+    monkeypatch.setenv("LAI_TEST_KEY", "secret-123")
+    monkeypatch.setitem(provider.WORDS, 401, "Incorrect key secret-123 provided.")
+    outcome = after("401", api_key_env="LAI_TEST_KEY")
+    assert "Incorrect key *** provided." in outcome.words
+    assert "LAI_TEST_KEY" in outcome.words
+
+
+def test_an_unset_key_is_an_error_before_anything_starts(monkeypatch):
+    monkeypatch.delenv("LAI_TEST_KEY", raising=False)
+    settings = InstructorSettings(model="m", api_key_env="LAI_TEST_KEY")
+    with pytest.raises(ConfigError, match=r"names the variable LAI_TEST_KEY, which is not set.*export LAI_TEST_KEY"):
+        engine.check(settings)
+    monkeypatch.setenv("LAI_TEST_KEY", "k")
+    engine.check(settings)
+    engine.check(InstructorSettings(model="m"))
+
+
+def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(monkeypatch):
+    monkeypatch.setenv("LAI_TEST_KEY", "schlüssel")
+    with pytest.raises(ConfigError, match="LAI_TEST_KEY") as error:
+        engine.check(InstructorSettings(model="m", api_key_env="LAI_TEST_KEY"))
+    assert "schl" not in str(error.value)

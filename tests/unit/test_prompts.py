@@ -1,0 +1,113 @@
+"""What the instructor is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from lai_ray.instructor import prompts
+
+BRIEF = "Question: <the problem>\nAnswer: <the solution>\n#### <number>"
+
+
+def le(**changes):
+    given = {"brief": BRIEF, "question": "How many?", "wrong_answer": "5", "n": 3} | changes
+    return prompts.le(**given)
+
+
+def lec(**changes):
+    given = {"brief": BRIEF, "correct": ["A?", "B?"], "question": "How many?", "wrong_answer": "5", "n": 3} | changes
+    return prompts.lec(**given)
+
+
+def headings(messages):
+    return [line for line in messages[1]["content"].splitlines() if line in prompts.HEADINGS]
+
+
+def test_the_system_message_holds_the_role_the_goal_the_requirements_and_the_return_format():
+    system, user = le()
+    assert (system["role"], user["role"]) == ("system", "user")
+    assert system["content"].startswith("You are an experienced teacher")
+    assert [line for line in system["content"].splitlines() if line.startswith("### ")] == [
+        "### Goal",
+        "### Requirements",
+        "### Return format",
+    ]
+    assert system["content"].endswith(BRIEF)
+
+
+def test_le_shows_the_question_then_the_wrong_answer():
+    assert headings(le()) == ["[QUESTION]", "[WRONG ANSWER]"]
+    assert "[QUESTION]\nHow many?\n\n[WRONG ANSWER]\n5\n\nWrite 3 new problems" in le()[1]["content"]
+
+
+def test_lec_shows_the_questions_answered_correctly_first_and_nothing_but_the_questions():
+    assert headings(lec()) == ["[QUESTION ANSWERED CORRECTLY]"] * 2 + ["[QUESTION]", "[WRONG ANSWER]"]
+    assert "[QUESTION ANSWERED CORRECTLY]\nA?\n\n[QUESTION ANSWERED CORRECTLY]\nB?\n\n[QUESTION]" in lec()[1]["content"]
+
+
+def test_lec_with_nothing_to_contrast_is_le():
+    assert lec(correct=[]) == le()
+
+
+def test_untargeted_shows_the_question_alone_and_speaks_of_no_mistake():
+    messages = prompts.untargeted(brief=BRIEF, question="How many?", n=3)
+    assert headings(messages) == ["[QUESTION]"]
+    everything = (messages[0]["content"] + messages[1]["content"]).lower()
+    assert "wrong" not in everything
+    assert "mistake" not in everything
+
+
+def test_the_reference_answer_is_shown_only_when_it_is_given():
+    assert headings(le(reference="7")) == ["[QUESTION]", "[WRONG ANSWER]", "[REFERENCE ANSWER]"]
+    assert "[REFERENCE ANSWER]\n7\n" in lec(reference="7")[1]["content"]
+    assert "REFERENCE" not in le()[1]["content"]
+
+
+def test_the_request_is_the_last_paragraph_and_names_the_number():
+    for messages in (le(), lec(), prompts.untargeted(brief=BRIEF, question="q", n=3)):
+        assert messages[1]["content"].split("\n\n")[-1].startswith("Write 3 new problems")
+
+
+def test_one_problem_is_asked_for_in_the_singular():
+    for messages in (le(n=1), lec(n=1, correct=["A?"]), prompts.untargeted(brief=BRIEF, question="q", n=1)):
+        last = messages[1]["content"].split("\n\n")[-1]
+        assert last.startswith("Write 1 new problem ")
+        assert " each " not in last
+        assert "problems" not in last
+    assert "answers the first question below correctly" in lec(correct=["A?"])[1]["content"]
+
+
+def test_an_empty_answer_is_said_to_be_none():
+    assert f"[WRONG ANSWER]\n{prompts.NO_ANSWER}\n" in le(wrong_answer=" \n")[1]["content"]
+
+
+def test_braces_in_the_evidence_stay_as_they_are():
+    text = "{question} {0} {{n}} {brief!r} \\1 $n %s {"
+    assert text in le(question=text)[1]["content"]
+    assert text in le(wrong_answer=text)[1]["content"]
+    assert text in le(brief=text)[0]["content"]
+
+
+@pytest.mark.parametrize("line", ["[QUESTION]", "  [wrong answer]", "**[REFERENCE ANSWER]**", "> [QUESTION]:"])
+def test_a_line_of_the_answer_that_looks_like_a_heading_is_not_one(line):
+    messages = le(wrong_answer=f"First\n{line}\nSecond")
+    assert headings(messages) == ["[QUESTION]", "[WRONG ANSWER]"]
+    assert f"First\n| {line}\nSecond" in messages[1]["content"]
+
+
+def test_asking_for_no_sample_is_an_error():
+    with pytest.raises(ValueError, match="at least 1 sample, not 0"):
+        le(n=0)
+
+
+def test_every_slot_of_the_built_in_texts_is_filled():
+    for n in (1, 3):
+        for messages in (le(n=n), lec(n=n, correct=["A?"] * n), prompts.untargeted(brief=BRIEF, question="q", n=n)):
+            assert "{" not in messages[0]["content"] + messages[1]["content"]
+
+
+def test_the_hash_is_stable_and_changes_with_a_word(monkeypatch):
+    before = prompts.content_hash()
+    assert before == prompts.content_hash()
+    monkeypatch.setattr(prompts, "SYSTEM", prompts.SYSTEM.replace("experienced", "seasoned"))
+    assert prompts.content_hash() != before

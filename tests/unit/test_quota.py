@@ -1,0 +1,161 @@
+"""Requests and tokens per minute, on a virtual clock."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lai_ray.instructor.quota import MINUTE, Lease, Quota
+from lai_ray.instructor.usage import estimate, used
+from lai_ray.records import Completion
+
+
+def quota(requests: int = 1000, tokens: int = 10**9, in_flight: int = 1000, **more: float) -> Quota:
+    return Quota(requests=requests, tokens=tokens, in_flight=in_flight, **more)  # type: ignore[arg-type]
+
+
+def granted(result: Lease | float) -> Lease:
+    assert isinstance(result, Lease), f"told to wait {result} s"
+    return result
+
+
+def test_the_request_after_the_last_of_a_minute_waits_until_the_first_is_a_minute_old():
+    q = quota(requests=2)
+    granted(q.acquire(0.0, 1))
+    granted(q.acquire(10.0, 1))
+    assert q.acquire(15.0, 1) == 45.0
+    granted(q.acquire(60.0, 1))
+    assert q.acquire(60.0, 1) == 10.0
+
+
+def test_tokens_are_reserved_and_what_was_not_used_comes_back():
+    q = quota(tokens=100)
+    lease = granted(q.acquire(0.0, 90))
+    assert q.acquire(1.0, 20) == 59.0
+    q.settle(lease.id, 30)
+    granted(q.acquire(1.0, 20))
+    granted(q.acquire(1.0, 50))
+    assert q.acquire(1.0, 1) == 59.0
+
+
+def test_tokens_used_beyond_the_estimate_are_counted_too():
+    q = quota(tokens=100)
+    q.settle(granted(q.acquire(0.0, 10)).id, 95)
+    assert q.acquire(1.0, 10) == 59.0
+
+
+def test_a_call_of_which_nobody_knows_the_tokens_keeps_its_estimate():
+    q = quota(tokens=100)
+    q.settle(granted(q.acquire(0.0, 60)).id, None)
+    assert q.acquire(0.0, 60) == MINUTE
+
+
+def test_a_request_that_was_never_sent_counts_for_nothing():
+    q = quota(requests=1, tokens=10, in_flight=1)
+    q.release(granted(q.acquire(0.0, 10)).id)
+    granted(q.acquire(0.0, 10))
+
+
+def test_a_request_larger_than_the_token_limit_is_admitted_alone():
+    q = quota(tokens=100)
+    granted(q.acquire(0.0, 40))
+    granted(q.acquire(5.0, 40))
+    assert q.acquire(10.0, 500) == 55.0
+    granted(q.acquire(65.0, 500))
+    assert q.acquire(66.0, 1) == 59.0
+
+
+def test_calls_in_flight_are_limited_and_a_settled_one_makes_room():
+    q = quota(in_flight=1)
+    lease = granted(q.acquire(0.0, 1))
+    assert isinstance(q.acquire(1.0, 1), float)
+    q.settle(lease.id, 1)
+    granted(q.acquire(1.0, 1))
+
+
+def test_the_lease_of_a_dead_caller_expires():
+    q = quota(in_flight=1, lease_seconds=100)
+    granted(q.acquire(0.0, 1))
+    assert q.acquire(40.0, 1) == 60.0
+    granted(q.acquire(100.0, 1))
+
+
+def test_a_penalty_closes_the_gate_and_a_shorter_one_does_not_open_it():
+    q = quota()
+    q.penalise(30.0)
+    q.penalise(10.0)
+    assert q.acquire(0.0, 1) == 30.0
+    granted(q.acquire(30.0, 1))
+
+
+def test_room_is_how_many_more_of_that_size_would_be_let_through_now():
+    q = quota(requests=5, tokens=100, in_flight=3)
+    assert (q.room(0.0, 10), q.room(0.0, 50), q.room(0.0, 500)) == (3, 2, 0)
+    q.settle(granted(q.acquire(0.0, 60)).id, 60)
+    assert (q.room(0.0, 10), q.room(0.0, 20), q.room(60.0, 20)) == (3, 2, 3)
+    q.penalise(70.0)
+    assert q.room(60.0, 20) == 0
+
+
+def test_settling_twice_or_what_was_never_granted_changes_nothing():
+    q = quota(tokens=100)
+    lease = granted(q.acquire(0.0, 50))
+    q.settle(lease.id, 20)
+    q.settle(lease.id, 20)
+    q.settle(12345, 10)
+    q.release(54321)
+    granted(q.acquire(0.0, 80))
+    assert isinstance(q.acquire(0.0, 1), float)
+
+
+def test_the_estimate_is_a_token_for_four_characters_and_the_longest_reply():
+    messages = [{"role": "system", "content": "x" * 9}, {"role": "user", "content": "y" * 4}]
+    assert estimate(messages, 100) == 104
+
+
+def test_usage_that_the_provider_did_not_tell_is_not_taken_for_none():
+    assert used(Completion("text", "stop")) is None
+    assert used(Completion("text", "stop", 3, 4)) == 7
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[tuple[float, int, float, float]]:
+    """Requests: (seconds since the last one arrived, estimate, share of it used, seconds under way)."""
+    one = st.tuples(st.floats(0, 20), st.integers(0, 150), st.floats(0, 1), st.floats(0, 90))
+    return draw(st.lists(one, min_size=1, max_size=60))
+
+
+@settings(max_examples=200, deadline=None)
+@given(traffic(), st.integers(1, 8), st.integers(1, 200), st.integers(1, 5))
+def test_no_minute_ever_holds_more_than_the_limits(arrivals, requests, tokens, in_flight):
+    q = quota(requests, tokens, in_flight, lease_seconds=1e6)
+    now, arrived, sent = 0.0, 0.0, []  # sent: [granted at, estimate, used, over at, lease]
+    for gap, amount, share, lasts in arrivals:
+        arrived += gap
+        now = max(now, arrived)
+        while True:
+            settle_until(q, sent, now)
+            result = q.acquire(now, amount)
+            if isinstance(result, Lease):
+                break
+            ends = [call[3] for call in sent if call[4] is not None]
+            now = max(now, min([now + result, *ends]))  # Woken by time or by a call that ends, whichever is first.
+        sent.append([now, amount, int(amount * share), now + lasts, result.id])
+        check_the_window(sent, now, requests, tokens)
+        assert sum(call[3] > now for call in sent) <= in_flight or lasts == 0
+
+
+def settle_until(q: Quota, sent: list[list], now: float) -> None:
+    for call in sent:
+        if call[4] is not None and call[3] <= now:
+            q.settle(call[4], call[2])
+            call[4] = None
+
+
+def check_the_window(sent: list[list], now: float, requests: int, tokens: int) -> None:
+    """The window that ends now is the fullest that the newest request is in."""
+    window = [call for call in sent if now < call[0] + MINUTE]
+    counted = sum(call[1] if call[4] is not None else call[2] for call in window)
+    assert len(window) <= requests
+    others = counted - window[-1][1]
+    assert counted <= tokens or others == 0, "over the limit, and not alone"
