@@ -81,20 +81,20 @@ class Item:
     answer: int
 
 
-def _two_or_three_digits(letters: str) -> dict[str, dict[str, tuple[int, int]]]:
+def _up_to(highest: int, letters: str) -> dict[str, dict[str, tuple[int, int]]]:
     """Small: two digits each. Large: the first has three."""
     small = dict.fromkeys(letters, (10, 99))
-    return {"small": small, "large": small | {"a": (100, 499)}}
+    return {"small": small, "large": small | {"a": (100, highest)}}
 
 
-_COUNT = (2, 9)
+_COUNT = (2, 5)
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
             "add",
             (("a", "+", "b"),),
-            _two_or_three_digits("ab"),
+            _up_to(299, "ab"),
             (
                 "{n} has {a} {t} and buys {b} more. How many {t} does {n} have now?",
                 "{n} found {a} {t} and {m} found {b} {t}. How many {t} did they find in all?",
@@ -110,7 +110,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "subtract",
             (("a", "-", "b"),),
-            _two_or_three_digits("ab"),
+            _up_to(299, "ab"),
             (
                 "{n} had {a} {t} and lost {b} of them. How many {t} does {n} have left?",
                 "There were {a} {t} in a box. {n} took {b} of them. How many {t} are left in the box?",
@@ -125,7 +125,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "multiply",
             (("a", "*", "b"),),
-            {"small": {"a": _COUNT, "b": (11, 99)}, "large": {"a": _COUNT, "b": (100, 149)}},
+            {"small": {"a": _COUNT, "b": (11, 99)}, "large": {"a": _COUNT, "b": (100, 199)}},
             (
                 "{n} has {a} boxes with {b} {t} each. How many {t} does {n} have?",
                 "There are {a} boxes. Each box has {b} {t}. How many {t} are there in all?",
@@ -141,7 +141,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "gain_loss",
             (("a", "+", "b"), (0, "-", "c")),
-            _two_or_three_digits("abc"),
+            _up_to(199, "abc"),
             (
                 "{n} had {a} {t}, bought {b} more and then lost {c}. How many {t} does {n} have left?",
                 "{n} has {a} {t}. {m} gives {n} {b} {t}. Then {n} sells {c} of them. How many {t} are left?",
@@ -156,7 +156,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "together",
             (("a", "+", "b"), ("a", "+", 0)),
-            _two_or_three_digits("ab"),
+            _up_to(199, "ab"),
             (
                 "{n} has {a} {t}. {m} has {b} more than {n}. How many {t} do they have together?",
                 "{n} found {a} {t} and {m} found {b} more than that. How many {t} did they find together?",
@@ -171,8 +171,8 @@ KINDS: dict[str, Kind] = {
             "change",
             (("a", "*", "b"), ("c", "-", 0)),
             {
-                "small": {"a": (2, 5), "b": (11, 49), "c": (100, 499)},
-                "large": {"a": _COUNT, "b": (11, 99), "c": (500, 999)},
+                "small": {"a": _COUNT, "b": (11, 49), "c": (100, 299)},
+                "large": {"a": _COUNT, "b": (50, 79), "c": (200, 499)},
             },
             (
                 "{n} buys {a} {t} for {b} dollars each and pays with {c} dollars. How much money does {n} get back?",
@@ -189,7 +189,7 @@ KINDS: dict[str, Kind] = {
             "two_items",
             (("a", "*", "b"), ("c", "*", "d"), (0, "+", 1)),
             {
-                "small": {"a": (2, 5), "b": (11, 49), "c": (2, 5), "d": (11, 49)},
+                "small": {"a": _COUNT, "b": (11, 49), "c": _COUNT, "d": (11, 49)},
                 "large": {"a": _COUNT, "b": (50, 99), "c": _COUNT, "d": (11, 99)},
             },
             (

@@ -58,7 +58,9 @@ def outcomes(
 
 def stalled(what: str, done: int, seconds: float, needs: dict[str, Any]) -> str:
     """A message for a pool that stood still: how far it was, what one actor asks for, and what there is."""
-    wanted = ", ".join(f"{needs[key]:g} {name}" for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if needs.get(key))
+    wanted = ", ".join(
+        f"{needs[key]:g} {name}" for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if needs.get(key)
+    )
     return (
         f"{what}: nothing came for {seconds:g} s, after {done} results. One actor asks for {wanted or 'nothing'}; "
         f"the cluster has {_kinds(ray.cluster_resources())}, of which free {_kinds(ray.available_resources())}. "
@@ -85,5 +87,5 @@ def explained(error: BaseException, what: str) -> LaiError:
             break
         cause = inner
     said = [line for line in str(cause or error).strip().splitlines() if line.strip()]
-    name = type(cause or error).__name__
-    return StageError(f"{what} failed in a worker: {name}: {said[-1].strip() if said else 'no message'}. The logs folder has the rest.")
+    told = f"{type(cause or error).__name__}: {said[-1].strip() if said else 'no message'}"
+    return StageError(f"{what} failed in a worker: {told}. The logs folder has the rest.")

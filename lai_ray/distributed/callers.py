@@ -1,86 +1,28 @@
-"""The actors behind `instructor.py`: the quota that callers share, and the pool of callers.  requests -> outcomes"""
+"""The actors that call the instructor, and the pool of them.  requests -> outcomes"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from lai_ray.config import InstructorSettings, LimitSettings
+from lai_ray.config import InstructorSettings
+from lai_ray.distributed.gate import start
 from lai_ray.engines.openai import Fatal, Outcome
 from lai_ray.errors import LaiError
-from lai_ray.instructor.quota import Quota
 from lai_ray.plugins import load
 from lai_ray.records import Request
 
 log = logging.getLogger(__name__)
 
-CALLER_CPUS, GATE_CPUS = 0.05, 0.01
-"""Little: they wait for the network, and two logical CPUs must do for a whole run."""
+CALLER_CPUS = 0.05
+"""Little: it waits for the network, and two logical CPUs must do for a whole run."""
 LINGER = 0.01
 """Seconds in which a caller gathers more outcomes for one trip home."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """What the gate gives."""
-
-    leases: list[int]
-    room: int
-    """How many more requests like the last one it could let through now."""
-
-
-class Gate:
-    """The quota actor: arithmetic in `instructor/quota.py`, the clock and the queue here. First come, first served."""
-
-    def __init__(self, limits: LimitSettings, window: float, lease_seconds: float) -> None:
-        self._quota = Quota(
-            requests=limits.requests_per_minute,
-            tokens=limits.tokens_per_minute,
-            in_flight=limits.max_in_flight,
-            window=window,
-            lease_seconds=lease_seconds,
-            first_id=random.getrandbits(40) << 20,
-        )
-        self._turn = asyncio.Lock()  # asyncio's locks are first come, first served.
-        self._room = asyncio.Event()
-        if _restarted():  # What was granted before is not known, so all of it may have been.
-            self._quota.penalise(time.monotonic() + window)
-
-    async def acquire(self, estimates: list[int]) -> Leave:
-        """Leases for the first of these requests, at least one, and as many more as there is leave for at once."""
-        async with self._turn:
-            while isinstance(first := self._quota.acquire(time.monotonic(), estimates[0]), float):
-                self._room.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._room.wait(), first)
-            leases = [first.id]
-            for tokens in estimates[1:]:
-                lease = self._quota.acquire(time.monotonic(), tokens)
-                if isinstance(lease, float):
-                    break
-                leases.append(lease.id)
-            return Leave(leases, self._quota.room(time.monotonic(), estimates[-1]))
-
-    async def settle(self, used_by_lease: dict[int, int | None], unsent: list[int]) -> None:
-        """These are over, having used so many tokens (None: not known); those were never sent."""
-        for lease, tokens in used_by_lease.items():
-            self._quota.settle(lease, tokens)
-        for lease in unsent:
-            self._quota.release(lease)
-        self._room.set()
-
-    async def penalise(self, seconds: float) -> None:
-        """Close for everybody: the provider said so."""
-        self._quota.penalise(time.monotonic() + seconds)
 
 
 class Caller:
@@ -198,19 +140,3 @@ class Pool:
 
     def _member(self, reference: Any) -> _Member:
         return next(member for member in self._members if member.collecting == reference)
-
-
-def start(actor: type, cpus: float, *arguments: Any, restarts: int = 0) -> Any:
-    """An actor that may be placed anywhere, even when its maker sits in a placement group."""
-    options = {"num_cpus": cpus, "scheduling_strategy": "DEFAULT", "max_concurrency": 1000, "max_restarts": restarts}
-    return ray.remote(**options)(actor).remote(*arguments)
-
-
-def _restarted() -> bool:
-    """Whether this is an actor that Ray has started again."""
-    if not ray.is_initialized():
-        return False
-    context = ray.get_runtime_context()
-    with warnings.catch_warnings():  # Ray warns of a deprecated call that it makes itself.
-        warnings.simplefilter("ignore")
-        return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)

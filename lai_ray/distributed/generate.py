@@ -21,7 +21,7 @@ from lai_ray import plugins
 from lai_ray.config import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import explained, stalled, to_log
-from lai_ray.errors import LaiError
+from lai_ray.errors import StageError
 from lai_ray.records import Answer, Completion, Request
 
 if TYPE_CHECKING:
@@ -73,16 +73,9 @@ def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -
             done += block.num_rows
             yield from _answers(block)
     except ExecutionTimeoutError as error:
-        raise explained_stall(done, cluster, needs) from error
+        raise StageError(stalled("generate", done, cluster.stall_seconds, needs)) from error
     except (RayError, RayDataUserCodeException) as error:
         raise explained(error, "generate") from error
-
-
-def explained_stall(done: int, cluster: ClusterSettings, needs: dict[str, Any]) -> LaiError:
-    """The error for a pool that stood still."""
-    from lai_ray.errors import StageError
-
-    return StageError(stalled("generate", done, cluster.stall_seconds, needs))
 
 
 def _pool(cluster: ClusterSettings) -> Any:

@@ -5,7 +5,8 @@ Encoders hold torch, shards hold FAISS, and never one process both: two OpenMP r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,13 @@ def embed(texts: Sequence[str], encoder: Model, *, cluster: ClusterSettings, log
         return np.zeros((0, 0), dtype=np.float32)
     batches = list(_batches(texts))
     size = max(1, min(cluster.target_replicas, len(texts) // TEXTS_PER_ENCODER, len(batches)))
-    options = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica, "max_restarts": 2}
-    pool = [_Encoder.options(**options).remote(encoder, logs) for _ in range(size)]
+    needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica}
+    start = _actor(_Encoder, needs)
+    pool = [start(encoder, logs) for _ in range(size)]
     calls = ((pool[i % size].embed, [texts[row] for row in rows]) for i, rows in enumerate(batches))
     vectors: np.ndarray | None = None
     try:
-        for i, part in outcomes(calls, at_once=3 * size, stall=cluster.stall_seconds, what="embedding", needs=options):
+        for i, part in outcomes(calls, at_once=3 * size, stall=cluster.stall_seconds, what="embedding", needs=needs):
             vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32) if vectors is None else vectors
             vectors[batches[i]] = part
     finally:
@@ -61,16 +63,16 @@ def nearest(
     """
     queries, corpus = topk.checked(queries, corpus, k)
     if not len(queries) or not len(corpus):
-        return Neighbours(
-            np.zeros((len(queries), min(k, len(corpus))), np.int64), np.zeros((len(queries), min(k, len(corpus))), np.float32)
-        )
+        shape = len(queries), min(k, len(corpus))
+        return Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
     cuts = np.linspace(0, len(corpus), min(cluster.index_shards, len(corpus)) + 1).astype(int)
-    options = {"num_cpus": SHARD_CPUS, "max_restarts": 2}
-    pool = [_Shard.options(**options).remote(corpus[a:b], int(a), logs) for a, b in zip(cuts, cuts[1:], strict=False)]
+    needs = {"num_cpus": SHARD_CPUS}
+    start = _actor(_Shard, needs)
+    pool = [start(corpus[a:b], int(a), logs) for a, b in itertools.pairwise(cuts)]
     try:
         asked = ray.put(queries)
         calls = ((shard.nearest, asked, k) for shard in pool)
-        found = outcomes(calls, at_once=len(pool), stall=cluster.stall_seconds, what="neighbours", needs=options)
+        found = outcomes(calls, at_once=len(pool), stall=cluster.stall_seconds, what="neighbours", needs=needs)
         parts = dict(found)
     finally:
         _kill(pool)
@@ -78,10 +80,10 @@ def nearest(
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Rows of texts of like length together, a bounded number of characters in each batch: little padding is computed."""
+    """Rows of texts of like length together, a bounded number of characters in each batch: little is padded."""
     batch: list[int] = []
     for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
-        # A token is a character at the least, so that this bounds the padded batch whatever the tokenizer.
+        # Tokens are mostly longer than a character, so this bounds the padded batch whatever the tokenizer.
         if batch and (len(batch) + 1) * min(len(texts[row]), LONGEST) > TOKENS_AT_ONCE:
             yield batch
             batch = []
@@ -90,13 +92,19 @@ def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
         yield batch
 
 
+def _actor(cls: type, needs: dict[str, float]) -> Callable[..., Any]:
+    """Starts an actor of a class when called with its arguments."""
+    # DEFAULT: these may be started inside a Ray Tune trial, whose placement group has no room for them.
+    options = {"scheduling_strategy": "DEFAULT", "max_restarts": 2, "max_task_retries": 2}
+    start: Callable[..., Any] = ray.remote(**needs, **options)(cls).remote
+    return start
+
+
 def _kill(pool: list[Any]) -> None:
     for actor in pool:
         ray.kill(actor)
 
 
-# DEFAULT: these may be started inside a Ray Tune trial, whose placement group has no room for them.
-@ray.remote(scheduling_strategy="DEFAULT", max_task_retries=2)
 class _Encoder:
     """A transformer that turns texts into vectors; any model that AutoModel loads, a causal one included."""
 
@@ -129,7 +137,6 @@ class _Encoder:
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
 
-@ray.remote(scheduling_strategy="DEFAULT", max_task_retries=2)
 class _Shard:
     """Some rows of the corpus in a flat FAISS index."""
 

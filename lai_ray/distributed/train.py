@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lai_ray.errors import LaiError, StageError
 from lai_ray.training import export
-from lai_ray.training.recipe import Conversation, Recipe, write_job
+from lai_ray.training.recipe import Conversation, recipe_for, write_job
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -35,7 +35,7 @@ ATTEMPTS = 4
 """How often a training is begun before the deaths of its workers are given up on."""
 POLL_SECONDS = 0.3
 RAY_TRAIN_ENV = {
-    # The controller asks its workers how they are every 2 s by default, which every short training waits for at its end.
+    # The controller asks its workers how they are every 2 s by default: every training would end so much later.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # One process less beside the workers; their dashboard is not what these trainings are watched with.
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -66,30 +66,6 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
     return Trained(path=job.out, metrics=done["metrics"] | timings)
 
 
-def recipe_of(job: TrainJob) -> Recipe:
-    """What the job says, as the loop wants it; folders as absolute paths."""
-    settings = job.settings
-    model = str(Path(job.model.path).absolute()) if Path(job.model.path).exists() else job.model.path
-    return Recipe(
-        model=model,
-        out=str(Path(job.out).absolute()),
-        learning_rate=job.learning_rate,
-        epochs=settings.epochs,
-        sequences_per_step=settings.sequences_per_step,
-        sequences_per_device=settings.sequences_per_device,
-        max_length=settings.max_length,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        betas=settings.betas,
-        clip=settings.clip,
-        zero_stage=settings.zero_stage,
-        precision=settings.precision,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        seed=job.seed,
-    )
-
-
 @contextmanager
 def _scratch(job: TrainJob) -> Iterator[Path]:
     """A folder beside `job.out` for the job file and Ray Train's own files, gone at the end."""
@@ -99,7 +75,7 @@ def _scratch(job: TrainJob) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         conversations = (Conversation(e.id, e.messages, e.turns) for e in job.examples)
-        write_job(scratch / "job.json", recipe_of(job), conversations, job.lineage | {"name": job.name})
+        write_job(scratch / "job.json", recipe_for(job), conversations, job.lineage | {"name": job.name})
     except OSError as error:
         raise StageError(f"{job.out}: the training cannot be prepared ({error}). Is its folder writable?") from error
     try:
@@ -123,11 +99,26 @@ def _until_whole(
         attempt += 1
 
 
+SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+"""Actors that Ray Train starts, one after the other and each a process of 2 s of imports, for what is not used here:
+handing out Ray Data shards, and removing the workers' places if the controller alone should die."""
+
+
+def _lean_trainer() -> type[TorchTrainer]:
+    """TorchTrainer without the SPARED. Should a Ray to come build its callbacks elsewhere, it only starts later."""
+    from ray.train.torch import TorchTrainer
+
+    class LeanTorchTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here.
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in SPARED]
+
+    return LeanTorchTrainer
+
+
 def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> TorchTrainer:
     for name, value in RAY_TRAIN_ENV.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     resources = {"CPU": cluster.cpus_per_worker}
@@ -135,7 +126,7 @@ def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str |
         resources["GPU"] = cluster.gpus_per_worker
     # Deaths are counted here and not by Ray, which would also begin a training again whose data is wrong.
     waits = max(1, math.ceil(cluster.stall_seconds / 60))
-    return TorchTrainer(
+    return _lean_trainer()(
         _work,
         train_loop_config={
             "job": str(scratch / "job.json"), "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
@@ -251,7 +242,9 @@ def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | 
     if ours:
         return StageError(f"training stopped: {error}")
     where = f" Its output is in {logs}/train-*.log." if logs else ""
-    wanted = f"{cluster.train_workers} workers with {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU each"
+    wanted = (
+        f"{cluster.train_workers} workers with {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU each"
+    )
     first = (str(error).strip().splitlines() or ["no message"])[0]
     return StageError(f"training on {wanted} failed: {type(error).__name__}: {first}.{where}")
 

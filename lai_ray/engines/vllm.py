@@ -158,7 +158,7 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
 
 
 def _inspect_here() -> None:
-    """Look at a model's class in this process; vLLM starts another (7 to 13 s, once a machine) to keep CUDA untouched."""
+    """Look at a model's class in this process: vLLM starts another (once a machine, 13 s) to keep CUDA untouched."""
     from vllm.model_executor.models import registry
 
     if hasattr(registry, "_run_in_subprocess"):

@@ -28,6 +28,8 @@ from lai_ray.stats import Interval, paired
 from lai_ray.store import key_of
 
 UNTOUCHED = "trial_0"
+RESULT = "result.json"
+"""What a trial writes last; with it there, the trial is not run again."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ class Trial:
         training = Stage(run, f"{folder}/train")
         made = train(training, samples, self.target, self.iteration, tried, executor, seed=settings["seed"])
         attempts = evaluate(Stage(run, f"{folder}/evaluate"), dev_parts(self.config), made, tried, executor)
-        return {
+        result = {
             "path": made.path,
             "identity": made.identity,
             "dev": attempts.scores(),
             "loss": training.facts().get("loss"),
             "seconds": round(time.monotonic() - started, 1),
         }
+        Stage(run, folder).store.put_json(RESULT, {"settings": settings, "result": result})
+        return result
 
 
 def dev_parts(config: Config) -> list[Part]:
@@ -103,7 +107,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     if not stage.done(key):
         folders = {k: _pool_folder(config, i, k) for k in pools}
         trial = Trial(run.store.where, i, target, config, folders)
-        results = executor.search(trial, trials, stage.local("tune"))
+        results = _tried(stage, trial, trials, executor)
         facts = _choose(stage, i, attempts, target, config, trials, results)
         stage.finish(key, **facts)
     stage.reached()
@@ -126,6 +130,14 @@ def _pools(
         replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor)
         pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked)
     return pools
+
+
+def _tried(stage: Stage, trial: Trial, trials: list[dict[str, Any]], executor: Executor) -> list[dict[str, Any]]:
+    """The results of all trials, those of an earlier start among them."""
+    found = {settings["name"]: stage.store.get_json(f"{settings['name']}/{RESULT}") for settings in trials}
+    todo = [settings for settings in trials if not found[settings["name"]] or found[settings["name"]]["settings"] != settings]
+    fresh = dict(zip((t["name"] for t in todo), executor.search(trial, todo, stage.local("tune")), strict=True)) if todo else {}
+    return [fresh.get(t["name"]) or found[t["name"]]["result"] for t in trials]
 
 
 def _asks_k(config: Config, i: int) -> bool:

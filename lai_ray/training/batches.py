@@ -6,12 +6,13 @@ function of (seed, epoch, step, rank), so a training that goes on from the middl
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
 
 POOL = 8
-"""Steps whose sequences are sorted by length together: enough for little padding, few enough to leave the order random."""
+"""Steps whose sequences are sorted by length together: enough for little padding, few enough for a random order."""
 
 
 def steps(lengths: Sequence[int], *, sequences_per_step: int, epochs: int, seed: int) -> list[list[int]]:
@@ -45,5 +46,5 @@ def micro_batches(
     ordered = sorted(rows, key=lambda row: lengths[row])
     shares = passes * workers
     edges = [len(ordered) * i // shares for i in range(shares + 1)]
-    parts = [ordered[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [ordered[a:b] for a, b in itertools.pairwise(edges)]
     return [parts[p * workers : (p + 1) * workers] for p in range(passes)]

@@ -58,7 +58,9 @@ def begin(out: str, *, needed: int) -> Path:
             pass
         free = shutil.disk_usage(part).free
     except OSError as error:
-        raise StageError(f"{out}: the trained model cannot be written here ({error}). Is the folder writable?") from error
+        raise StageError(
+            f"{out}: the trained model cannot be written here ({error}). Is the folder writable?"
+        ) from error
     if free < needed:
         raise StageError(
             f"{out}: the trained model needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free. "

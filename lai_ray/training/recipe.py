@@ -1,6 +1,7 @@
 """What a training is told: a Recipe, conversations as JSON lines, and the learning rate of each step. Pure, no torch.
 
-A job file for `python -m lai_ray.training.sft JOB.json` is {"recipe": {…}, "examples": "examples.jsonl", "lineage": {…}}.
+A job file for `python -m lai_ray.training.sft JOB.json` is {"recipe": {…}, "examples": "job.examples.jsonl",
+"lineage": {…}}, the examples being one Conversation a line in a file beside it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lai_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from lai_ray.contracts import TrainJob
 
 
 class Conversation(NamedTuple):
@@ -53,7 +57,7 @@ class Recipe:
     seed: int
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of one step (from 0): linear warm-up, then the schedule, which would reach 0 after the last.
+        """The learning rate of one step (from 0): linear warm-up, then the schedule, reaching 0 after the last.
 
         A function of the step alone, so a training that goes on from the middle needs no state for it.
         """
@@ -64,6 +68,22 @@ class Recipe:
         if self.schedule == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         return self.learning_rate * (1 - done) if self.schedule == "linear" else self.learning_rate
+
+
+def recipe_for(job: TrainJob) -> Recipe:
+    """What a TrainJob says, as the loop wants it; folders as absolute paths, because workers may stand elsewhere."""
+    here = Path(job.model.path)
+    settings = {name: getattr(job.settings, name) for name in _FROM_SETTINGS}
+    return Recipe(
+        model=str(here.absolute()) if here.exists() else job.model.path,
+        out=str(Path(job.out).absolute()),
+        learning_rate=job.learning_rate,
+        seed=job.seed,
+        **settings,
+    )
+
+
+_FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "learning_rate", "seed"}
 
 
 def recipe_from(table: dict[str, Any]) -> Recipe:

@@ -107,7 +107,9 @@ def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
         data.ids.append(array("i", tokens.ids))
         data.weights.append(array("f", tokens.weights))
     if not data.names:
-        raise DataError(f"nothing to learn: {dropped} examples, none with room for a response in {recipe.max_length} tokens")
+        raise DataError(
+            f"nothing to learn: {dropped} examples, none with room for a response in {recipe.max_length} tokens"
+        )
     return Data(data.names, data.ids, data.weights, dropped, truncated)
 
 
@@ -133,22 +135,13 @@ def _loop(recipe: Recipe, data: Data, engine: Any, report: Report, part: Path | 
 
 def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int, steps: int) -> dict[str, float]:
     """One optimizer step over the rows. Raises DataError, before the weights change, when the loss is no number."""
-    started, rank, workers = time.monotonic(), dist.get_rank(), dist.get_world_size()
+    started = time.monotonic()
     passes = batches.micro_batches(
-        rows, data.lengths, workers=workers, sequences_per_device=recipe.sequences_per_device
+        rows, data.lengths, workers=dist.get_world_size(), sequences_per_device=recipe.sequences_per_device
     )
-    targets, place = data.targets(rows), {row: i for i, row in enumerate(rows)}
-    losses = torch.zeros(len(rows), dtype=torch.float64)
-    for i, shares in enumerate(passes):
-        engine.set_gradient_accumulation_boundary(i == len(passes) - 1)
-        sums = _sequence_losses(engine, *_collated(data, shares[rank]))
-        # DeepSpeed averages gradients over the workers; the step's loss is a sum over them.
-        engine.backward(sums.sum() * workers / targets)
-        for row, value in zip(shares[rank], sums.detach().double().tolist(), strict=False):
-            losses[place[row]] = value
-    losses = _summed(losses, engine.device)
+    targets, rate = data.targets(rows), recipe.rate(step, steps)
+    losses = _backward(data, engine, rows, [shares[dist.get_rank()] for shares in passes], targets)
     _check(losses, data, rows, step)
-    rate = recipe.rate(step, steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     engine.step()
@@ -156,8 +149,9 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
     if not math.isfinite(norm):
         raise DataError(f"the gradient is not a number at step {step + 1}; a lower learning rate may help")
     real = sum(len(data.ids[row]) for row in rows)
-    padded = sum(len(share) * max(len(data.ids[row]) for row in share) for shares in passes for share in shares if share)
-    seconds = time.monotonic() - started
+    padded = sum(
+        len(share) * max(len(data.ids[row]) for row in share) for shares in passes for share in shares if share
+    )
     return {
         "step": step + 1,
         "steps": steps,
@@ -165,9 +159,25 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
         "learning_rate": rate,
         "gradient_norm": norm,
         "tokens": real,
-        "tokens_per_second": real / seconds,
+        "tokens_per_second": real / (time.monotonic() - started),
         "padding": 1 - real / padded,
     }
+
+
+def _backward(data: Data, engine: Any, rows: list[int], mine: list[list[int]], targets: int) -> torch.Tensor:
+    """Gradients of one step, this worker's share pass by pass. The loss of each row, (rows,) float64, on every worker."""
+    place, workers = {row: i for i, row in enumerate(rows)}, dist.get_world_size()
+    losses = torch.zeros(len(rows), dtype=torch.float64)
+    for i, share in enumerate(mine):
+        engine.set_gradient_accumulation_boundary(i == len(mine) - 1)
+        sums = _sequence_losses(engine, *_collated(data, share))
+        # DeepSpeed averages gradients over the workers; the step's loss is a sum over them.
+        engine.backward(sums.sum() * workers / targets)
+        for row, value in zip(share, sums.detach().double().tolist(), strict=False):  # A dummy has no row.
+            losses[place[row]] = value
+    everywhere = losses.to(engine.device)
+    dist.all_reduce(everywhere)
+    return everywhere.cpu()
 
 
 def _collated(data: Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,13 +215,6 @@ def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int) -> None
             f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. Nothing was written. "
             "A lower learning rate, fp32, or leaving these samples out may help."
         )
-
-
-def _summed(values: torch.Tensor, device: Any) -> torch.Tensor:
-    """Over all workers, on the CPU."""
-    there = values.to(device)
-    dist.all_reduce(there)
-    return there.cpu()
 
 
 def _join() -> None:

@@ -29,15 +29,23 @@ if TYPE_CHECKING:
 CORPUS: dict[str, tuple[int, int]] = {
     "add": (1500, 1500),
     "subtract": (1500, 1500),
-    "multiply": (2500, 1500),
-    "gain_loss": (1200, 800),
-    "together": (120, 40),
-    "change": (120, 40),
-    "two_items": (120, 40),
+    "multiply": (1500, 1500),
+    "gain_loss": (900, 600),
+    "together": (100, 30),
+    "change": (100, 30),
+    "two_items": (100, 30),
 }
 """kind -> how many small and how many large problems are in the pre-training corpus."""
-EPOCHS = 7
-BATCH = 32
+DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
+    ("+", (10, 99), (10, 99), 6000),
+    ("+", (10, 499), (10, 499), 14_000),
+    ("-", (10, 99), (10, 99), 6000),
+    ("-", (100, 499), (10, 399), 16_000),
+    ("*", (2, 5), (11, 199), 8000),
+)
+"""Bare sums, "34 + 58": operator, range of either number, how many. Short, so most of what is learned costs little."""
+EPOCHS = 2
+BATCH_TOKENS = 1400
 LEARNING_RATE = 4e-3
 WARM_UP = 0.05
 WEIGHT_DECAY = 0.1
@@ -72,6 +80,19 @@ def corpus(seed: int = 0) -> list[kinds.Item]:
         for size, count in zip(kinds.SIZES, counts, strict=True):
             made += [_varied(_free(kind, size, rng), rng) for _ in range(count)]
     rng.shuffle(made)
+    return made
+
+
+def drills(seed: int = 0) -> list[tuple[str, str]]:
+    """(question, response) of the bare sums. None has the numbers of a one-step problem that is held out."""
+    rng, kind_of, made = Random(f"drills/{seed}"), {"+": "add", "-": "subtract", "*": "multiply"}, []
+    for op, left, right, count in DRILLS:
+        while count:
+            numbers = (rng.randint(*left), rng.randint(*right))
+            steps = kinds.solve(kind_of[op], numbers)
+            if steps[0].result > 0 and kinds.bucket(kind_of[op], numbers) == "free":
+                made.append((f"{numbers[0]} {op} {numbers[1]}", kinds.worked(steps)))
+                count -= 1
     return made
 
 
@@ -165,11 +186,15 @@ def rows_of(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
     return [Row(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def batches(rows: list[Row], size: int, rng: Random) -> list[list[Row]]:
-    """One epoch, seeded: rows of like length together (little padding), batches in random order."""
+def batches(rows: list[Row], tokens: int, rng: Random) -> list[list[Row]]:
+    """One epoch, seeded: rows of like length together (little padding), about `tokens` a batch, in random order."""
     order = rng.sample(rows, len(rows))
     order.sort(key=lambda row: len(row.ids))
-    cut = [order[i : i + size] for i in range(0, len(order), size)]
+    cut: list[list[Row]] = [[]]
+    for row in order:
+        if (len(cut[-1]) + 1) * len(row.ids) > tokens:
+            cut.append([])
+        cut[-1].append(row)
     rng.shuffle(cut)
     return cut
 
@@ -249,7 +274,7 @@ def pretrain(model: Any, rows: list[Row], *, steps: int, seed: int) -> float:
     rng, started = Random(seed), time.monotonic()
     losses: list[float] = []
     optimizer = Optimizer(model)
-    stream = (batch for _ in iter(int, 1) for batch in batches(rows, BATCH, rng))
+    stream = (batch for _ in iter(int, 1) for batch in batches(rows, BATCH_TOKENS, rng))
     model.train()
     for step, batch in zip(range(steps), stream, strict=False):
         model.zero_grad(set_to_none=True)
@@ -308,9 +333,9 @@ def make(out: Path, *, steps_factor: float, seed: int, measure: int) -> dict[str
     started, used = time.monotonic(), time.process_time()
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer), seed)
-    rows = rows_of([(item.question, item.response) for item in corpus()], tokenizer)
-    steps = round(EPOCHS * math.ceil(len(rows) / BATCH) * steps_factor)
-    print(f"{model.num_parameters():,} parameters, {len(rows):,} problems, {steps:,} steps", flush=True)
+    rows = rows_of([(item.question, item.response) for item in corpus()] + drills(), tokenizer)
+    steps = round(EPOCHS * len(batches(rows, BATCH_TOKENS, Random(0))) * steps_factor)
+    print(f"{model.num_parameters():,} parameters, {len(rows):,} problems and sums, {steps:,} steps", flush=True)
     loss = pretrain(model, rows, steps=steps, seed=seed)
     model.generation_config.update(do_sample=False, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     model.save_pretrained(out)

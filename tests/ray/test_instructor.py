@@ -9,33 +9,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
-from lai_ray.distributed.callers import Gate, Leave
-from lai_ray.distributed.instructor import Pace, ask
+from lai_ray.distributed.gate import Gate, Leave
+from lai_ray.distributed.instructor import ask
+from lai_ray.distributed.patience import Pace
 from lai_ray.errors import StageError
 from lai_ray.records import Answer, Request
 from tests import provider
 
-PACE = Pace(window=1.0, slack=0.5, backoff=0.05, unreachable=1.0, farewell=2.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _two_cpus(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The suite's own session of two logical CPUs, or one of ours."""
-    import ray
-
-    try:
-        request.getfixturevalue("ray_session")
-    except pytest.FixtureLookupError:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
-        yield
-        ray.shutdown()
-    else:
-        yield
+PACE = Pace(window=1.0, slack=0.5, backoff=0.05, unreachable=1.0, farewell=2.0, gate_idle=10.0)
 
 
 def requests(count: int, max_tokens: int = 20) -> list[Request]:
@@ -59,16 +46,15 @@ def answered(answers: list[Answer], count: int) -> None:
 
 
 def actors(name: str) -> list[int]:
-    """Processes of this test's own Ray that run such an actor."""
-    found = []
+    """Processes of this test's own Ray that run such an actor, the newest first."""
+    found: list[tuple[float, int]] = []
     for child in psutil.Process().children(recursive=True):
         try:
-            title = " ".join(child.cmdline())
+            if " ".join(child.cmdline()).startswith(f"ray::{name}"):
+                found.append((child.create_time(), child.pid))
         except psutil.Error:
             continue
-        if title.startswith(f"ray::{name}"):
-            found.append(child.pid)
-    return found
+    return [pid for _, pid in sorted(found, reverse=True)]
 
 
 def kill_when(condition, name: str, victims: list[int]) -> threading.Thread:
@@ -167,7 +153,7 @@ def test_while_a_provider_asks_to_wait_nobody_calls():
 
 def test_a_request_that_never_succeeds_is_given_up_and_the_others_are_not(tmp_path):
     with provider.serve(fault=lambda number, body: "500" if body["seed"] == 3 else None) as p:
-        pace = Pace(attempts=3, backoff=0.05)
+        pace = replace(PACE, attempts=3)
         answers = {a.key: a.completion for a in asking(requests(6), p.base_url, pace=pace, logs=str(tmp_path))}
     assert answers.pop("key-3").error == "gave up after 3 attempts: 500: The server had an error."
     assert [completion.error for completion in answers.values()] == [None] * 5
@@ -220,7 +206,7 @@ def test_where_nobody_listens_the_error_names_the_address():
 
 def test_a_server_that_comes_back_is_asked_again():
     """Connections that do not come about use up no attempts."""
-    pace = Pace(window=1.0, slack=0.3, attempts=2, backoff=0.05, unreachable=30.0)
+    pace = replace(PACE, attempts=2, unreachable=30.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -273,7 +259,7 @@ def test_a_quota_actor_that_is_killed_comes_back_with_the_window_taken_for_full(
     victims: list[int] = []
     with provider.serve(requests_per_window=10, window=2.0) as p:
         killer = kill_when(lambda: len(p.log) >= 15, "Gate", victims)
-        pace = Pace(window=2.0, slack=0.3)
+        pace = replace(PACE, window=2.0)
         answers = list(asking(requests(30), p.base_url, pace=pace, requests_per_minute=10))
         killer.join()
     answered(answers, 30)
@@ -281,22 +267,42 @@ def test_a_quota_actor_that_is_killed_comes_back_with_the_window_taken_for_full(
     assert 429 not in p.statuses
 
 
-def test_whoever_stops_listening_leaves_no_actor_behind():
-    with provider.serve() as p:
-        answers = asking(requests(50), p.base_url)
-        next(answers)
-        answers.close()
-    end = time.monotonic() + 20
-    while (actors("Caller") or actors("Gate")) and time.monotonic() < end:
+def gone(name: str, seconds: float = 20.0) -> bool:
+    """Whether no such actor is left, after waiting a little."""
+    end = time.monotonic() + seconds
+    while actors(name) and time.monotonic() < end:
         time.sleep(0.1)
-    assert actors("Caller") + actors("Gate") == []
+    return not actors(name)
+
+
+def test_whoever_stops_listening_leaves_no_caller_behind_and_no_lease_out():
+    with provider.serve(latency=0.1) as p:
+        for _ in range(2):
+            answers = asking(requests(50), p.base_url, max_in_flight=3)
+            next(answers)
+            answers.close()
+        assert gone("Caller")
+        answered(list(asking(requests(10), p.base_url, max_in_flight=3, stall_seconds=15.0)), 10)
+
+
+def test_a_second_round_still_counts_the_requests_of_the_first():
+    with provider.serve(requests_per_window=6, window=4.0) as p:
+        for _ in range(2):
+            answered(list(asking(requests(6), p.base_url, pace=replace(PACE, window=4.0), requests_per_minute=6)), 6)
+    assert p.statuses == [200] * 12
+
+
+def test_a_quota_actor_that_nobody_uses_ends_itself():
+    with provider.serve() as p:
+        list(asking(requests(1), p.base_url, pace=replace(PACE, gate_idle=0.5)))
+    assert gone("Gate", 40.0)
 
 
 def test_leave_is_given_first_come_first_served():
     """A large request in front is not overtaken by small ones that would fit."""
 
     async def order() -> list[str]:
-        gate = Gate(limits(tokens_per_minute=100), 0.3, 60.0)
+        gate = Gate(limits(tokens_per_minute=100), 0.3, 60.0, 60.0)
         came: list[str] = []
 
         async def one(name: str, tokens: int) -> None:
@@ -312,7 +318,7 @@ def test_leave_is_given_first_come_first_served():
 
 def test_leave_for_many_requests_is_one_round_trip():
     async def leave() -> Leave:
-        return await Gate(limits(requests_per_minute=5), 60.0, 60.0).acquire([1] * 8)
+        return await Gate(limits(requests_per_minute=5), 60.0, 60.0, 60.0).acquire([1] * 8)
 
     given = asyncio.run(leave())
     assert len(set(given.leases)) == 5

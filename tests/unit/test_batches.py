@@ -41,7 +41,8 @@ def test_workers_share_a_step_whole_and_evenly(workers, rows):
     sizes = [len(share) for shares in passes for share in shares]
     assert sorted(row for shares in passes for share in shares for row in share) == rows
     assert all(len(shares) == workers for shares in passes)
-    assert max(sizes) <= 2 and max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 2
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_little_is_padded_in_passes_of_eight():

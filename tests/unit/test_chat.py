@@ -32,7 +32,10 @@ TEMPLATES = {
         "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
         "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
     ),
-    "bare": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+    "bare": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    ),
 }
 END = {"llama3": "<|eot_id|>", "mistral": "</s>", "chatml": "<|im_end|>", "gemma": "<end_of_turn>", "bare": "</s>"}
 SPECIAL = [
@@ -80,7 +83,8 @@ def test_the_response_and_its_end_are_learned_and_nothing_after_it(style):
     said = "3 + 4 = 7\n</s>" if style == "bare" else f"3 + 4 = 7{END[style]}"  # bare: the tokenizer's EOS is added
     assert learned(tokenizer, example).strip() == said
     assert tokenizer.convert_ids_to_tokens(example.ids[-1]) == END[style]
-    assert not example.truncated and example.learns
+    assert not example.truncated
+    assert example.learns
 
 
 def test_render_is_what_the_tokenizers_own_template_gives():
@@ -123,15 +127,18 @@ def test_a_long_response_is_cut_and_keeps_its_end():
     tokenizer = made("llama3")
     prompt = chat.render(tokenizer, QUESTION)
     example = chat.render_example(tokenizer, QUESTION, [("7 apples. " * 50, 1.0)], max_length=len(prompt) + 10)
-    assert example.truncated and example.learns
+    assert example.truncated
+    assert example.learns
     assert len(example.ids) == len(prompt) + 10
-    assert tokenizer.convert_ids_to_tokens(example.ids[-1]) == "<|eot_id|>" and example.weights[-1] == 1.0
+    assert tokenizer.convert_ids_to_tokens(example.ids[-1]) == "<|eot_id|>"
+    assert example.weights[-1] == 1.0
 
 
 def test_a_prompt_as_long_as_the_limit_leaves_nothing_to_learn_and_says_so():
     tokenizer = made("llama3")
     example = chat.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=10)
-    assert example.truncated and not example.learns
+    assert example.truncated
+    assert not example.learns
     assert len(example.ids) == len(example.weights) == 10
 
 

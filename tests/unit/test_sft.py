@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,9 @@ def two_workers(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["-m", "lai_ray.training.sft", *(str(folder / f"{stage}.json") for stage in (1, 2, 3))]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as torchrun:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as torchrun:
         try:
             said, _ = torchrun.communicate(timeout=240)
         except subprocess.TimeoutExpired:
@@ -140,7 +143,9 @@ def test_accumulation_and_checkpointing_change_nothing_that_is_learned(model, pl
 
 def test_a_batch_loses_what_its_sequences_lose_alone(model):
     """Pads are never in the loss, and change nothing that is."""
-    data = sft.tokenized(recipe(model, Path("unused")), [c._replace(turns=[("w1 w2 w3", 1.0)]) for c in conversations(9)])
+    data = sft.tokenized(
+        recipe(model, Path("unused")), [c._replace(turns=[("w1 w2 w3", 1.0)]) for c in conversations(9)]
+    )
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 
     class Bare:
@@ -194,8 +199,10 @@ def test_metrics_of_every_step_are_written_and_reported(model, tmp_path):
     reported = []
     sft.train(recipe(model, tmp_path / "out"), conversations(COUNT), report=lambda s, m: reported.append(m), lineage={})
     written = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert written == reported and len(written) == 14
-    assert [m["step"] for m in written] == list(range(1, 15)) and {m["steps"] for m in written} == {14}
+    assert written == reported
+    assert len(written) == 14
+    assert [m["step"] for m in written] == list(range(1, 15))
+    assert {m["steps"] for m in written} == {14}
     assert all(m["gradient_norm"] > 0 and m["tokens_per_second"] > 0 and 0 <= m["padding"] < 0.5 for m in written)
 
 
@@ -203,7 +210,9 @@ def test_the_rate_warms_up_for_a_tenth_and_then_falls():
     job = recipe("model", Path("out"), learning_rate=1.0)
     rates = [job.rate(step, 50) for step in range(50)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5] == 1.0 and rates[27] == pytest.approx(0.5, abs=0.03) and 0 < rates[-1] < 0.01
+    assert rates[5] == 1.0
+    assert rates[27] == pytest.approx(0.5, abs=0.03)
+    assert 0 < rates[-1] < 0.01
     assert dataclasses.replace(job, schedule="constant").rate(49, 50) == 1.0
     assert dataclasses.replace(job, schedule="linear").rate(5 + 9, 50) == pytest.approx(0.8)
 
@@ -273,6 +282,6 @@ def test_a_disk_that_fills_while_saving_keeps_what_there_was(model, tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert "SAID" in done.stdout and "could not be saved" in done.stdout, done.stderr[-2000:]
+    assert re.search("SAID .* could not be saved", done.stdout), done.stderr[-2000:]
     assert (before / "kept").read_text() == "the model of before"
     assert not export.part_of(str(before)).exists()

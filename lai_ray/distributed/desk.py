@@ -1,0 +1,263 @@
+"""The driver's side of asking an instructor: who waits for what.  requests -> answers"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.distributed.callers import Pool
+from lai_ray.distributed.gate import Leave, shared_gate
+from lai_ray.distributed.patience import Pace, Patience
+from lai_ray.engines.openai import Answered, Fatal, Outcome, Retry
+from lai_ray.errors import StageError
+from lai_ray.instructor.quota import MINUTE
+from lai_ray.instructor.usage import estimate, used
+from lai_ray.records import Answer, Completion, Request
+
+log = logging.getLogger(__name__)
+
+LARGEST_BATCH = 32
+"""Requests for which leave is asked at once, at most."""
+NO_LEASE = -1
+MOST_DEATHS = 6
+"""Callers that may die one after the other, without anything coming home in between."""
+
+
+@dataclass
+class _Call:
+    """A request from the moment it is drawn to its answer."""
+
+    request: Request
+    estimate: int
+    lease: int = NO_LEASE
+    attempts: int = 0
+
+
+class Desk:
+    """The driver's side: who waits for what. One `_turn` handles one thing that came home."""
+
+    def __init__(
+        self,
+        requests: Iterator[Request],
+        settings: InstructorSettings,
+        limits: LimitSettings,
+        cluster: ClusterSettings,
+        base_url: str | None,
+        pace: Pace,
+    ) -> None:
+        self.requests, self.limits, self.pace = requests, limits, pace
+        self.address = base_url or "the engine's own address"
+        self.patience = Patience(pace, stall_seconds=cluster.stall_seconds, address=self.address)
+        self.calls: dict[int, _Call] = {}
+        self.waiting: deque[int] = deque()  # For leave.
+        self.asking: list[int] = []  # Those whose leave the gate is being asked for.
+        self.resting: list[tuple[float, int]] = []  # A heap: (when to try again, call).
+        self.numbers = itertools.count()
+        self.batch, self.exhausted, self.fatal = 1, False, ""
+        self.looked = self.asked_at = time.monotonic()
+        self.deaths = self.possibly_paid = 0
+        self.gate_up = self.said_wait = False
+        self.acquiring: Any = None
+        rates = limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight
+        account = settings.engine, settings.model, base_url, settings.api_key_env, *rates, pace
+        self.gate_name = f"quota-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
+        self.gate_arguments = limits, pace.window + pace.slack, settings.timeout + MINUTE, pace.gate_idle
+        self.gate = shared_gate(self.gate_name, *self.gate_arguments)
+        self.pool = Pool(min(cluster.instructor_workers, limits.max_in_flight), settings, base_url)
+
+    def answers(self) -> Iterator[Answer]:
+        """Everything that comes home, until nothing is left to ask."""
+        while not self.fatal and self._draw():
+            self._seek_leave()
+            yield from self._turn()
+        if self.fatal:
+            yield from self._last_answers()
+            raise StageError(
+                f"the instructor at {self.address} cannot go on: {self.fatal}\n"
+                "What was answered is kept; once this is put right, the same command goes on from there."
+            )
+
+    def close(self) -> None:
+        """End the callers. The quota lives on, so it must hear of every lease that is still out."""
+        if not ray.is_initialized():
+            return
+        self.pool.close()
+        if self.asking and ray.wait([self.acquiring], timeout=0)[0]:
+            with suppress(RayActorError):
+                self.gate.settle.remote({}, ray.get(self.acquiring).leases)
+        elif self.asking:
+            ray.cancel(self.acquiring)
+        self.gate.settle.remote({call.lease: None for call in self.calls.values()}, [])
+        if self.possibly_paid:
+            log.warning("%d instructor calls were possibly paid for without an answer", self.possibly_paid)
+
+    def _draw(self) -> bool:
+        """Whether anything is left to do, after taking on what may be sent soon."""
+        now = time.monotonic()
+        while self.resting and self.resting[0][0] <= now:
+            self.waiting.append(heapq.heappop(self.resting)[1])
+        room = min(self.batch, self.limits.max_in_flight - len(self.calls))
+        if self.pool.up and not self.waiting and not self.asking and not self.exhausted:
+            drawn = list(itertools.islice(self.requests, max(room, 0)))
+            self.exhausted = len(drawn) < room
+            for request in drawn:
+                number = next(self.numbers)
+                self.calls[number] = _Call(request, estimate(request.messages, request.max_tokens))
+                self.waiting.append(number)
+        return bool(self.calls) or not self.exhausted
+
+    def _seek_leave(self) -> None:
+        if self.pool.up and self.waiting and not self.asking:
+            self.asking = [self.waiting.popleft() for _ in range(min(len(self.waiting), LARGEST_BATCH))]
+            self.acquiring = self.gate.acquire.remote([self.calls[number].estimate for number in self.asking])
+            self.asked_at = self.looked = time.monotonic()
+
+    def _turn(self) -> list[Answer]:
+        """Wait a little for something to come home, and deal with it."""
+        pending = [*([self.acquiring] if self.asking else []), *self.pool.collecting]
+        rest = self.resting[0][0] - time.monotonic() if self.resting else 1.0
+        wait = min(1.0, max(0.0, rest))
+        ready, _ = ray.wait(pending, num_returns=1, timeout=wait)
+        answers: list[Answer] = []
+        if not ready:
+            self._nothing_came(wait)
+        elif self.asking and ready[0] == self.acquiring:
+            self._take_leave()
+        else:
+            answers = self._collect(ready[0])
+        self.looked = time.monotonic()
+        return answers
+
+    def _take_leave(self) -> None:
+        """Send what has leave; the rest waits on, first in line."""
+        leave = Leave([], 0)
+        try:
+            leave = ray.get(self.acquiring)
+        except RayActorError as error:
+            log.warning("the quota actor died; Ray starts it again, closed for one window: %s", error)
+            self.gate = shared_gate(self.gate_name, *self.gate_arguments)
+        else:
+            self.gate_up, self.said_wait = True, False
+            self.patience.moved()
+        (asked, self.asking), leases = (self.asking, []), leave.leases
+        late = time.monotonic() - self.looked > self.pace.slack
+        if late or not self.pool.up:  # Leave that grew old while our answers were dealt with no longer holds.
+            self.gate.settle.remote({}, leases)
+            leases = []
+        granted, left = asked[: len(leases)], asked[len(leases) :]
+        self.waiting.extendleft(reversed(left))
+        # No more is drawn than there is leave for, but for the one that waits at the gate.
+        self.batch = max(1, min(2 * self.batch, leave.room, LARGEST_BATCH))
+        for number, lease in zip(granted, leases, strict=True):
+            self.calls[number].lease = lease
+        self.pool.submit([(number, self.calls[number].request) for number in granted])
+
+    def _collect(self, reference: Any) -> list[Answer]:
+        """What a caller brings home. A dead one is replaced, and what it held is asked again."""
+        try:
+            outcomes = self.pool.collect(reference)
+        except RayActorError as error:
+            self._lost(self.pool.replace(reference), error)
+            return []
+        self.patience.moved()
+        self.deaths = 0 if outcomes else self.deaths
+        settled: dict[int, int | None] = {}
+        unsent: list[int] = []
+        answers = []
+        for number, outcome in outcomes:
+            lease = self.calls[number].lease
+            if isinstance(outcome, Retry) and not outcome.reached:
+                unsent.append(lease)
+            else:  # What a provider counts for a failed call is not known: the estimate stands.
+                settled[lease] = used(outcome.completion) if isinstance(outcome, Answered) else None
+            answers += self._became(number, outcome)
+        self.gate.settle.remote(settled, unsent)
+        return answers
+
+    def _became(self, number: int, outcome: Outcome) -> list[Answer]:
+        """The answer, if this is one; else what happens next is arranged."""
+        self.calls[number].lease = NO_LEASE
+        if isinstance(outcome, Fatal):
+            self.fatal = self.fatal or outcome.words
+            return []
+        if isinstance(outcome, Retry):
+            return self._again(number, outcome)
+        self.patience.reached()
+        return [self._answer(number, outcome.completion)]
+
+    def _again(self, number: int, retry: Retry) -> list[Answer]:
+        """Arrange another attempt; an error for an answer when there were enough."""
+        call = self.calls[number]
+        log.info("%s: %s", call.request.id, retry.why)
+        if retry.reached:
+            call.attempts += 1
+            self.patience.reached()
+        else:
+            self.patience.unreached(time.monotonic(), retry.why)
+        if call.attempts >= self.pace.attempts:
+            words = f"gave up after {call.attempts} attempts: {retry.why}"
+            return [self._answer(number, Completion("", "error", error=words))]
+        delay = self.patience.delay(retry, call.attempts)
+        if retry.after is not None and retry.after > self.patience.stall_seconds:
+            self.fatal = f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
+        if retry.limited:
+            self.gate.penalise.remote(delay)
+        heapq.heappush(self.resting, (time.monotonic() + delay, number))
+        return []
+
+    def _answer(self, number: int, completion: Completion) -> Answer:
+        request = self.calls.pop(number).request
+        return Answer(request.id, request.key, completion)
+
+    def _last_answers(self) -> Iterator[Answer]:
+        """Calls in flight may be paid for: give them a moment to come home."""
+        end = time.monotonic() + self.pace.farewell
+        self.asking = []
+        while self.pool.held and time.monotonic() < end:
+            yield from self._turn()
+
+    def _lost(self, held: list[int], error: Exception) -> None:
+        """A caller died with these calls. They may have been sent, and count as possibly paid."""
+        self.deaths += 1
+        if self.deaths > MOST_DEATHS:
+            raise StageError(
+                f"{self.deaths} of the instructor's callers died one after the other without an answer, last: {error}\n"
+                "The logs of the workers say why; memory is the first thing to look at. What was answered is kept."
+            ) from error
+        self.possibly_paid += len(held)
+        log.warning("an instructor caller died; the %d calls it held are sent again: %s", len(held), error)
+        self.gate.settle.remote({self.calls[number].lease: None for number in held}, [])
+        for number in held:
+            self.calls[number].lease = NO_LEASE
+        self.waiting.extendleft(reversed(held))
+
+    def _nothing_came(self, seconds: float) -> None:
+        """In so many seconds. Waiting for the quota, or for the time to try again, is not standing still."""
+        held = self.pool.held
+        if held or not self.pool.up or (self.asking and not self.gate_up):
+            self.patience.still(seconds, self._awaited(held))
+            return
+        self.patience.moved()
+        if self.asking and time.monotonic() - self.asked_at > self.pace.say_wait and not self.said_wait:
+            self.said_wait = True
+            rates = self.limits.requests_per_minute, self.limits.tokens_per_minute
+            log.warning("the instructor waits for the quota: %d requests and %d tokens per minute", *rates)
+
+    def _awaited(self, held: int) -> str:
+        idle = [name for name in ("" if self.gate_up else "the quota actor", self.pool.down()) if name]
+        parts = [f"{held} calls in flight to {self.address}"] if held else []
+        if idle:
+            parts.append(f"{' and '.join(idle)} that did not report yet (has the cluster a fraction of a CPU free?)")
+        return "; ".join(parts) or "an answer"

@@ -1,0 +1,126 @@
+"""Ray Data over engine actors: every request answered once, on two CPUs, whatever dies."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lai_ray.config import ClusterSettings, TargetSettings
+from lai_ray.contracts import Model
+from lai_ray.distributed.generate import ROWS, generate
+from lai_ray.errors import ConfigError, DataError, StageError
+from lai_ray.records import Answer, Request
+from tests.ray.conftest import STUDENT
+
+MODEL = Model(path="nowhere", identity="scripted")
+SETTINGS = TargetSettings(engine="scripted", model="toy")
+TWO = ClusterSettings(target_replicas=2, gpus_per_replica=0, cpus_per_replica=0.9, stall_seconds=120)
+
+
+def request(i: int, text: str = "", **settings: object) -> Request:
+    messages = [{"role": "user", "content": f"{i} plus 1 {text}"}]
+    return Request(id=f"q{i}#0", key=f"key{i}", messages=messages, **({"max_tokens": 16} | settings))
+
+
+def run(requests, cluster=TWO, settings=SETTINGS, model=MODEL, logs=None) -> dict[str, Answer]:
+    answers = list(generate(iter(requests), model, settings=settings, cluster=cluster, logs=logs))
+    assert max(Counter(a.key for a in answers).values(), default=1) == 1
+    return {a.key: a for a in answers}
+
+
+def engines_started(logs: str) -> int:
+    return sum(path.read_text().count("engine ready") for path in Path(logs).glob("engine-*.log"))
+
+
+def test_every_request_is_answered_once_by_two_replicas_on_two_cpus(logs):
+    n = 5 * ROWS + 3
+    answers = run((request(i) for i in range(n)), logs=logs)
+    assert {key: a.completion.text for key, a in answers.items()} == {
+        f"key{i}": f"The answer is {i + 1}." for i in range(n)
+    }
+    assert answers["key7"].id == "q7#0"
+    assert engines_started(logs) == 2
+
+
+def test_no_requests_start_no_engine(logs):
+    assert run([], logs=logs) == {}
+    assert engines_started(logs) == 0
+
+
+def test_a_request_that_fails_is_an_answer_with_an_error_and_the_rest_are_answered():
+    answers = run([request(1), request(2, "refuse this"), request(3)])
+    assert "refuse" in answers["key2"].completion.error
+    assert answers["key1"].completion.error is None
+    assert answers["key3"].completion.text == "The answer is 4."
+
+
+def test_counts_finish_reason_and_odd_text_come_home_unchanged():
+    answers = run([request(1, max_tokens=2), request(2, "“ñ” 你好 \U0001f600\n\t\0", seed=2**64 - 1, temperature=0.7)])
+    assert (answers["key1"].completion.finish_reason, answers["key1"].completion.completion_tokens) == ("length", 2)
+    assert (answers["key2"].completion.finish_reason, answers["key2"].completion.text) == ("stop", "The answer is 3.")
+
+
+def test_a_killed_replica_is_started_again_and_the_answers_are_the_same(tmp_path, logs):
+    n, mark = 6 * ROWS, tmp_path / "crashed"
+    quiet = run(request(i) for i in range(n))
+    crashed = run((request(i, f"crash unless {mark}" if i == n // 2 else "") for i in range(n)), logs=logs)
+    assert mark.exists()
+    assert engines_started(logs) == 3
+    assert {k: a.completion.text for k, a in crashed.items() if k != f"key{n // 2}"} == {
+        k: a.completion.text for k, a in quiet.items() if k != f"key{n // 2}"
+    }
+
+
+def test_answers_come_home_before_the_last_request_is_answered():
+    slow = [request(i, "sleep 5" if i == 0 else "") for i in range(4 * ROWS)]
+    first = next(iter(generate(iter(slow), MODEL, settings=SETTINGS, cluster=TWO, logs=None)))
+    assert first.key != "key0"
+
+
+def test_what_breaks_an_engine_is_told_in_its_own_words():
+    with pytest.raises(DataError, match="told to break"):
+        run([request(1), request(2, "break the engine")])
+
+
+def test_an_engine_that_cannot_start_says_why_and_is_not_started_over_and_over(logs):
+    with pytest.raises(ConfigError, match="no_such_module"):
+        run([request(1)], settings=TargetSettings(engine="scripted", model="no_such_module:f"), logs=logs)
+    assert len(list(Path(logs).glob("engine-*.log"))) <= 2
+
+
+def test_replicas_that_fit_nowhere_are_an_error_that_names_what_is_wanted_and_what_is_there():
+    too_large = TWO.model_copy(update={"cpus_per_replica": 3.0, "stall_seconds": 5.0})
+    with pytest.raises(StageError, match=r"0 results. One actor asks for 3 CPU; the cluster has 2 CPU"):
+        run([request(1)], cluster=too_large)
+
+
+def test_an_engine_that_hangs_is_an_error_that_says_how_far_it_was():
+    stuck = [request(i, "sleep 300" if i == 4 * ROWS - 1 else "") for i in range(4 * ROWS)]
+    with pytest.raises(StageError, match=rf"after {3 * ROWS} results"):
+        run(stuck, cluster=TWO.model_copy(update={"stall_seconds": 6.0}))
+
+
+@pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
+def test_real_engines_answer_with_the_student_even_when_one_is_killed(logs):
+    """One test for all that needs vLLM, since an engine's start is most of its time."""
+    import os
+    import signal
+
+    settings = TargetSettings(engine="vllm", model=str(STUDENT), max_model_len=256)
+    model = Model(path=str(STUDENT), identity="student")
+    asked = [request(i, "apples?", max_tokens=24) for i in range(4 * ROWS)]
+    asked[5] = request(5, "apples " * 600)
+    answers, killed = {}, False
+    for answer in generate(iter(asked), model, settings=settings, cluster=TWO, logs=logs):
+        answers[answer.key] = answer.completion
+        if not killed:
+            killed = True
+            victim = next(Path(logs).glob("engine-*.log"))
+            os.kill(int(re.search(r"\d+", victim.name)[0]), signal.SIGKILL)
+    assert len(answers) == len(asked)
+    assert "maximum context length" in answers.pop("key5").error
+    assert all(c.error is None and c.prompt_tokens and c.completion_tokens and c.text for c in answers.values())
+    assert {c.finish_reason for c in answers.values()} <= {"stop", "length"}

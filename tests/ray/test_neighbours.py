@@ -1,0 +1,71 @@
+"""Embeddings and FAISS shards on actors: what one process would compute, in the order asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lai_ray.config import ClusterSettings
+from lai_ray.contracts import Model
+from lai_ray.distributed.neighbours import embed, nearest
+from lai_ray.errors import DataError
+from tests.ray.conftest import STUDENT
+
+RNG = np.random.default_rng(0)
+CPU = ClusterSettings(target_replicas=2, gpus_per_replica=0, cpus_per_replica=0.9, stall_seconds=120)
+
+
+def shards(n: int) -> ClusterSettings:
+    return CPU.model_copy(update={"index_shards": n})
+
+
+def test_any_number_of_shards_finds_the_same_neighbours_ties_included():
+    corpus = RNG.normal(size=(300, 24)).astype(np.float32)
+    corpus[100:160] = corpus[7]  # sixty exact ties, over several shards
+    queries = np.concatenate([corpus[[7, 200]], RNG.normal(size=(20, 24)).astype(np.float32)])
+    exact = ((queries[:, None].astype(np.float64) - corpus[None].astype(np.float64)) ** 2).sum(axis=2)
+    rows = np.broadcast_to(np.arange(len(corpus)), exact.shape)
+    want = np.lexsort((rows, exact), axis=-1)[:, :5]
+    found = [nearest(queries, corpus, 5, cluster=shards(n), logs=None) for n in (1, 2, 4)]
+    for each in found:
+        assert (each.ids == want).all()
+        assert (each.distances == found[0].distances).all()
+        assert each.distances == pytest.approx(np.take_along_axis(exact, want, axis=1), abs=1e-5)
+    assert found[0].ids[0].tolist() == [7, 100, 101, 102, 103]
+
+
+def test_more_neighbours_than_rows_gives_the_rows():
+    corpus = RNG.normal(size=(3, 4)).astype(np.float32)
+    assert nearest(corpus, corpus, 9, cluster=shards(4), logs=None).ids.shape == (3, 3)
+
+
+def test_nothing_to_search_or_to_search_for_is_no_error():
+    some, none = np.ones((2, 4), np.float32), np.zeros((0, 4), np.float32)
+    assert nearest(none, some, 1, cluster=CPU, logs=None).ids.shape == (0, 1)
+    assert nearest(some, none, 1, cluster=CPU, logs=None).ids.shape == (2, 0)
+
+
+def test_a_nan_is_refused_before_anything_starts():
+    with pytest.raises(DataError, match="row 1 of the queries is not finite"):
+        nearest(np.array([[0.0], [np.nan]]), np.ones((2, 1)), 1, cluster=CPU, logs=None)
+
+
+def test_no_texts_have_no_vectors():
+    assert len(embed([], Model("nowhere", "none"), cluster=CPU, logs=None)) == 0
+
+
+@pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
+def test_a_vector_is_the_one_its_text_has_alone(logs):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = [f"Tom has {i} apples" + " and gives some" * (i % 7) + "?" for i in range(40)] + ["", "x" * 3000]
+    found = embed(texts, Model(str(STUDENT), "student"), cluster=CPU, logs=logs)
+    tokenizer, model = AutoTokenizer.from_pretrained(STUDENT), AutoModel.from_pretrained(STUDENT, dtype=torch.float32)
+    longest = min(512, model.config.max_position_embeddings)
+    for row, text in enumerate(texts):
+        ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"] or [0]
+        with torch.inference_mode():
+            alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+        assert found[row] == pytest.approx((alone / alone.norm()).numpy(), abs=1e-5)
+    assert found.dtype == np.float32

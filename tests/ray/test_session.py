@@ -1,0 +1,115 @@
+"""Ray starts when it is needed, says why when it cannot, and a run that needs nothing never loads it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from lai_ray.config import Config, parse
+from lai_ray.distributed.connect import fits
+from lai_ray.distributed.session import CHUNK, RayExecutor
+from lai_ray.errors import ConfigError, DataError
+from tests.ray.conftest import STUDENT
+
+
+def config(**cluster: object) -> Config:
+    return parse(
+        {
+            "name": "test",
+            "target": {"model": str(STUDENT), "engine": "scripted"},
+            "evaluate": {"learn_from": ["word_problems"]},
+            "contrast": {"encoder": "target"},
+            "instructor": {"model": "m"},
+            "cluster": {"gpus_per_replica": 0, "gpus_per_worker": 0} | cluster,
+        }
+    )
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh process prints (its own Ray or none), the cluster of this suite out of its sight."""
+    import os
+
+    before = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    head = "from tests.ray.test_session import config\nfrom lai_ray.distributed.session import RayExecutor\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code)],
+        env=before | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_run_with_nothing_left_to_do_never_loads_ray():
+    code = """
+        import sys
+        executor = RayExecutor(config(), None)
+        assert list(executor.generate([], None)) == list(executor.ask([], None, None)) == []
+        assert list(executor.map(abs, [-1])) == [1]
+        executor.close()
+        print("ray" in sys.modules)
+    """
+    assert python(code).strip() == "False"
+
+
+def test_items_are_mapped_in_order_and_errors_are_told_as_raised():
+    executor = RayExecutor(config(), None)
+    assert list(executor.map(lambda n: n * n, range(5 * CHUNK + 7))) == [n * n for n in range(5 * CHUNK + 7)]
+
+    def broken(n: int) -> int:
+        if n == 3 * CHUNK:
+            raise DataError("row 192 is bad")
+        return n
+
+    with pytest.raises(DataError, match="row 192 is bad"):
+        list(executor.map(broken, range(5 * CHUNK)))
+    executor.close()
+
+
+def test_a_ray_that_was_there_is_still_there_after_close(ray_session):
+    executor = RayExecutor(config(), None)
+    list(executor.map(str, range(CHUNK + 1)))
+    executor.close()
+    executor.close()
+    assert ray_session.is_initialized()
+
+
+def test_a_gpu_that_is_not_here_is_asked_for_in_vain_and_told_how_to_do_without():
+    with pytest.raises(ConfigError, match=r"gpus_per_replica asks for 1 GPU; this machine has 0.*0 runs on the CPU"):
+        fits(config(gpus_per_replica=1), {"CPU": 2.0})
+    with pytest.raises(ConfigError, match="cpus_per_worker asks for 4 CPU; this machine has 2"):
+        fits(config(cpus_per_worker=4), {"CPU": 2.0})
+
+
+def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
+    code = """
+        from lai_ray.errors import ConfigError
+        try:
+            list(RayExecutor(config(), None).map(abs, range(100)))
+        except ConfigError as error:
+            print(error)
+    """
+    said = python(code, RAY_ADDRESS="127.0.0.1:1")
+    assert "no Ray cluster answers at '127.0.0.1:1', named by RAY_ADDRESS" in said
+    assert "ray start --head" in said
+
+
+def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):
+    (tmp_path / "my_plugin.py").write_text("def double(n):\n    return 2 * n\n")
+    code = f"""
+        import os, sys
+        os.chdir({str(tmp_path)!r})
+        sys.path.insert(0, os.getcwd())
+        from my_plugin import double
+        executor = RayExecutor(config(), None)
+        print(sum(executor.map(double, range(200))))
+        executor.close()
+        import ray
+        print(ray.is_initialized())
+    """
+    assert python(code).split() == [str(sum(2 * n for n in range(200))), "False"]

@@ -1,0 +1,148 @@
+"""Training under Ray Train: two workers on two logical CPUs, the same model whoever dies, and errors in plain words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lai_ray.config import ClusterSettings, TrainSettings
+from lai_ray.contracts import Example, Model, TrainJob
+from lai_ray.distributed.train import train
+from lai_ray.errors import DataError, StageError
+from tests.tiny_model import conversations, tiny_model
+
+TWO_WORKERS = ClusterSettings(train_workers=2, gpus_per_worker=0, cpus_per_worker=0.9, stall_seconds=60)
+STEPS = 280  # Long enough to be interrupted, some seconds for a model of this size.
+
+
+def job(folder: Path, **changed: Any) -> TrainJob:
+    settings = TrainSettings(
+        learning_rate=1e-3, epochs=40, sequences_per_step=6, sequences_per_device=3, max_length=64, precision="fp32",
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    examples = [Example(c.id, c.messages, c.turns) for c in conversations(37)]
+    base = Model(tiny_model(folder / "base"), "tiny")
+    made = TrainJob("aaaa", base, examples, settings, 1e-3, 0, str(folder / "out"), {"base": "tiny"})
+    return replace(made, **changed)
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+
+
+def workers() -> list[psutil.Process]:
+    """The training workers of this test's own Ray."""
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline()[:1])]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, tmp_path_factory):
+    """One training with two workers, what it said and how far it told it was."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    told: list[tuple[int, int]] = []
+    wanted = job(folder)
+    trained = train(wanted, TWO_WORKERS, str(folder / "logs"), lambda done, all_: told.append((done, all_)))
+    return folder, wanted, trained, told
+
+
+def test_two_workers_fit_on_two_processors_and_leave_a_model(undisturbed):
+    folder, wanted, trained, _ = undisturbed
+    assert trained.path == wanted.out and trained.metrics["step"] == trained.metrics["steps"] == STEPS
+    assert json.loads((folder / "out" / "lineage.json").read_text())["name"] == "aaaa"
+    before, after = weights(wanted.model.path), weights(wanted.out)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_progress_is_told_up_to_the_last_step(undisturbed):
+    told = undisturbed[3]
+    assert told[-1] == (STEPS, STEPS) and told == sorted(told)
+
+
+def test_workers_speak_into_their_logs_and_nothing_else_is_left(undisturbed):
+    folder = undisturbed[0]
+    assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out"]
+    assert '"loss"' in (folder / "logs" / "train-0.log").read_text()
+    assert (folder / "logs" / "train-1.log").exists()
+
+
+def test_a_model_that_is_there_is_not_trained_again(undisturbed):
+    _, wanted, trained, _ = undisturbed
+    stamp = os.stat(Path(wanted.out) / "model.safetensors").st_mtime_ns
+    again = train(replace(wanted, examples=[]), TWO_WORKERS, None)
+    assert again.path == trained.path and again.metrics["loss"] == trained.metrics["loss"]
+    assert os.stat(Path(wanted.out) / "model.safetensors").st_mtime_ns == stamp
+
+
+def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
+    killed: list[int] = []
+
+    def kill_one(done: int, all_: int) -> None:
+        if not killed and 1 < done < all_:
+            killed.append(workers()[-1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    wanted = job(tmp_path)
+    trained = train(wanted, TWO_WORKERS, str(tmp_path / "logs"), kill_one)
+    assert killed and trained.metrics["step"] == STEPS
+    a, b = weights(undisturbed[1].out), weights(wanted.out)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_workers_error_comes_in_its_own_words_and_once(ray_session, tmp_path):
+    wanted = job(tmp_path)
+    broken = replace(wanted, examples=[*wanted.examples[:3], replace(wanted.examples[3], turns=[(" ", 1.0)])])
+    with pytest.raises(StageError) as caught:
+        train(broken, TWO_WORKERS, str(tmp_path / "logs"))
+    assert str(caught.value) == ("training stopped: tiny/train/00003: the response is empty: there is nothing to learn")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "logs"]
+
+
+def test_it_may_be_called_from_inside_a_tune_trial(ray_session, tmp_path):
+    """A trial captures what it starts into its own small place; the workers would never fit there."""
+    import ray
+    from ray import tune
+
+    short = job(tmp_path)
+    short = replace(short, settings=short.settings.model_copy(update={"epochs": 1}))
+
+    def trial(config: dict[str, Any]) -> dict[str, Any]:
+        return {"loss": train(short, TWO_WORKERS, None).metrics["loss"]}
+
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"CPU": 0.1}),
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+    )
+    results = tuner.fit()
+    assert results[0].error is None and 0 < results[0].metrics["loss"] < 10
+    assert ray.is_initialized()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_workers_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StageError, match="writable"):
+        train(replace(job(tmp_path), out=str(tmp_path / "file" / "out")), TWO_WORKERS, None)
+
+
+def test_more_workers_than_fit_are_said_with_what_was_wanted(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    cluster = TWO_WORKERS.model_copy(update={"train_workers": 3})
+    with pytest.raises(StageError, match="3 workers with 0.9 CPU and 0 GPU each"):
+        train(job(tmp_path), cluster, None)
+
+
+def test_errors_of_the_data_are_told_before_those_of_the_workers_that_lost_their_peer():
+    from lai_ray.distributed.train import _explained, _is_death
+
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    assert _is_death(lost) and not _is_death(DataError("no")) and not _is_death(ValueError("no"))
+    assert str(_explained([lost, DataError("no positions")], TWO_WORKERS, None)) == "training stopped: no positions"
+    assert "ValueError: a bug" in str(_explained([lost, ValueError("a bug")], TWO_WORKERS, "logs"))

@@ -1,0 +1,121 @@
+"""What was paid for is remembered; what is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from lai_ray.errors import ConfigError, StageError
+from lai_ray.records import Answer, Completion, Problem, Request
+from lai_ray.store import Answers, Store, View, decode, encode, key_of, number_of
+
+
+def answer(i: int) -> Answer:
+    return Answer(f"p{i}#0", key_of(i), Completion(f"text {i}", "stop", 3, 4))
+
+
+def test_a_record_survives_its_line():
+    problem = Problem("gsm8k/train/00017", "gsm8k", "train", "Wie viel? \n\u2028", "5", {"choices": ["a", "b"]})
+    assert decode(encode(problem), Problem) == problem
+    assert b"\n" not in encode(problem)
+
+
+def test_a_key_depends_on_every_part_and_on_no_order_of_a_table():
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert len({key_of("a", "b"), key_of("ab"), key_of("b", "a"), key_of("a", "b", None)}) == 4
+    assert 0 <= number_of("x") < 2**31
+
+
+def test_answers_are_found_again_by_key_after_a_new_start(tmp_path):
+    with Answers(Store(str(tmp_path)), rows=3) as answers:
+        for i in range(7):
+            answers.record(answer(i))
+        assert answers.get(key_of(6)).text == "text 6"
+    again = Answers(Store(str(tmp_path)))
+    assert [again.get(key_of(i)).text for i in range(7)] == [f"text {i}" for i in range(7)]
+    assert len(again) == 7
+    assert key_of(8) not in again
+
+
+def test_a_segment_is_closed_after_seconds_also_when_no_further_answer_comes(tmp_path):
+    with Answers(Store(str(tmp_path)), seconds=0.2) as answers:
+        answers.record(answer(1))
+        deadline = time.monotonic() + 5
+        while not len(Answers(Store(str(tmp_path)))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(Answers(Store(str(tmp_path)))) == 1
+
+
+def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
+    requests = [Request(f"r{i}", key_of(i), [], 8) for i in range(5)]
+    with Answers(Store(str(tmp_path))) as answers:
+        answers.mark_sent(requests)
+        answers.record(answer(0))
+    assert Answers(Store(str(tmp_path))).possibly_paid == 4
+
+
+def test_a_file_that_breaks_off_while_written_never_appears(tmp_path):
+    store = Store(str(tmp_path))
+
+    def lines():
+        yield b"one"
+        raise RuntimeError("the process dies here")
+
+    with pytest.raises(RuntimeError):
+        store.put_lines("cases.jsonl", lines())
+    assert store.names() == []
+    assert not store.exists("cases.jsonl")
+
+
+def test_exclusive_create_lets_one_writer_through(tmp_path):
+    store = Store(str(tmp_path))
+    assert store.create("driver/0001.json", b"me")
+    assert not store.create("driver/0001.json", b"you")
+    assert store.get("driver/0001.json") == b"me"
+
+
+def test_a_view_reads_its_file_anew_at_each_pass(tmp_path):
+    store = Store(str(tmp_path))
+    problems = [Problem(f"a/train/{i:05d}", "a", "train", "q" * 5000, "1") for i in range(700)]
+    store.put_lines("problems.jsonl", (encode(p) for p in problems))
+    view = View(store, "problems.jsonl", Problem)
+    assert list(view) == list(view) == problems
+
+
+def test_a_fenced_store_writes_nothing_more(tmp_path):
+    def fence():
+        raise StageError("a newer driver has taken over")
+
+    store = Store(str(tmp_path), fence=fence)
+    with pytest.raises(StageError, match="taken over"):
+        store.put("x.json", b"{}")
+    assert store.names() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one (run as root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_with_what_to_do_and_what_was_written_stays(small_disk: Path):
+    store = Store(str(small_disk))
+    store.put("kept.json", b"{}")
+    with pytest.raises(StageError, match=r"No space left on device.*is kept; make room"):
+        store.put("large.jsonl", b"x" * 200_000)
+    with pytest.raises(StageError, match="No space left on device"):
+        store.put_lines("lines.jsonl", [b"x" * 200_000])
+    assert store.names() == ["kept.json"]
+
+
+def test_a_place_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used as a folder"):
+        Store(str(tmp_path / "runs" / "quickstart"))
