@@ -22,8 +22,8 @@ class Tracker:
         self.show, self.what, self.total = show, what, total
         self.done = 0
         self.note = ""
-        self.started = time.monotonic()
-        self._said = self.started
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._task = show.bars.add_task(what, total=total, note="") if show.bars else None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -33,6 +33,8 @@ class Tracker:
     def at(self, done: int, total: int | None, note: str = "") -> None:
         """So many are done, of so many."""
         self.done, self.total, self.note = done, total, note or self.note
+        if self._first is None:
+            self._first = time.monotonic(), done  # The rate is that of the work itself, not of what started it.
         if self.show.bars and self._task is not None:
             self.show.bars.update(self._task, completed=done, total=total, note=self.note)
         elif time.monotonic() - self._said > EVERY:
@@ -41,10 +43,11 @@ class Tracker:
 
     def line(self) -> str:
         """done/total, rate, time left."""
-        seconds = max(time.monotonic() - self.started, 1e-6)
-        rate = self.done / seconds
+        begun, before = self._first or (time.monotonic(), self.done)
+        rate = (self.done - before) / max(time.monotonic() - begun, 1e-6)
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and rate > 0 else ""
-        return f"  {self.what}: {self.done}/{self.total or '?'} ({rate:.1f}/s{left}) {self.note}".rstrip()
+        speed = f" ({rate:.1f}/s{left})" if rate > 0 else ""
+        return f"  {self.what}: {self.done}/{self.total or '?'}{speed} {self.note}".rstrip()
 
 
 class Progress:
@@ -58,7 +61,7 @@ class Progress:
     def say(self, text: str, style: str | None = None) -> None:
         """One line for the user."""
         if not self.quiet:
-            self.console.print(text, style=style, markup=False)
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def finished(self, folder: str, seconds: float) -> None:
         """A stage is complete."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from pathlib import Path
 
 import lai_ray
@@ -16,6 +17,7 @@ from lai_ray import models
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, LaiError, StageError
 
+CONNECT_SECONDS = 10
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -65,6 +67,10 @@ def _join(address: str, environment: dict[str, str]) -> None:
     """ray.init on a running cluster, with its token when there is one. Settings of a submitted job go before ours."""
     import ray
 
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        # Ray itself tries for minutes before it says that nobody is there.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
         # A cluster without authentication does not look at the token; one with it turns us away without.
         os.environ["RAY_AUTH_MODE"] = "token"

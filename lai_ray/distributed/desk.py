@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from lai_ray import __version__
 from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.distributed.callers import Pool
 from lai_ray.distributed.gate import Leave, shared_gate
@@ -71,7 +72,7 @@ class Desk:
         self.gate_up = self.said_wait = False
         self.acquiring: Any = None
         rates = limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight
-        account = settings.engine, settings.model, base_url, settings.api_key_env, *rates, pace
+        account = __version__, settings.engine, settings.model, base_url, settings.api_key_env, *rates, pace
         self.gate_name = f"quota-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
         self.gate_arguments = limits, pace.window + pace.slack, settings.timeout + MINUTE, pace.gate_idle
         self.gate = shared_gate(self.gate_name, *self.gate_arguments)

@@ -56,7 +56,7 @@ def generate(
         compute=_pool(cluster),
         batch_size=None,  # A block is a batch: nothing is cut up or put together again, which would need CPUs.
         batch_format="pyarrow",
-        max_task_retries=RETRIES,
+        ray_remote_args_fn=_retries,
         **needs,
     )
     yield from _handed_on(answered, cluster, needs)
@@ -76,6 +76,10 @@ def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -
         raise StageError(stalled("generate", done, cluster.stall_seconds, needs)) from error
     except (RayError, RayDataUserCodeException) as error:
         raise explained(error, "generate") from error
+
+
+def _retries() -> dict[str, Any]:
+    return {"max_task_retries": RETRIES}
 
 
 def _pool(cluster: ClusterSettings) -> Any:
@@ -119,29 +123,34 @@ def _context(stall_seconds: float) -> Any:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # So that an error of ours arrives as itself.
     context.execution_no_progress_timeout_s = stall_seconds
     return context
 
 
 def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[pa.Table]:
     """Tables of ROWS requests; the last few are cut evenly, so that all replicas have work to the end."""
-    import pyarrow as pa
-
     drawn = iter(requests)
     while round_ := list(itertools.islice(drawn, ROWS * replicas)):
         size = -(-len(round_) // replicas)
         for i in range(0, len(round_), size):
-            yield pa.table({name: make(round_[i : i + size]) for name, make in _COLUMNS.items()})
+            yield _asked(round_[i : i + size])
 
 
-_COLUMNS: dict[str, Any] = {
-    "id": lambda rows: [r.id for r in rows],
-    "key": lambda rows: [r.key for r in rows],
-    "messages": lambda rows: [json.dumps(r.messages, ensure_ascii=False) for r in rows],
-    "max_tokens": lambda rows: [r.max_tokens for r in rows],
-    "temperature": lambda rows: [r.temperature for r in rows],
-    "seed": lambda rows: [None if r.seed is None else str(r.seed) for r in rows],  # It may have more than 63 bits.
-}
+def _asked(rows: list[Request]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "id": pa.array([r.id for r in rows], pa.string()),
+            "key": pa.array([r.key for r in rows], pa.string()),
+            "messages": pa.array([json.dumps(r.messages, ensure_ascii=False) for r in rows], pa.string()),
+            "max_tokens": pa.array([r.max_tokens for r in rows], pa.int64()),
+            "temperature": pa.array([r.temperature for r in rows], pa.float64()),
+            # As text: it may have more than 63 bits.
+            "seed": pa.array([None if r.seed is None else str(r.seed) for r in rows], pa.string()),
+        }
+    )
 
 
 def _requests(block: pa.Table) -> list[Request]:

@@ -74,5 +74,5 @@ class Patience:
         if self._still > self.stall_seconds:
             raise StageError(
                 f"the instructor stood still for {self._still:.0f} s, waiting for {awaited}. What was answered "
-                "is kept; the same command goes on from there. If the provider is only slow, raise cluster.stall_seconds."
+                "is kept; the same command goes on from there. Is the provider only slow? Raise cluster.stall_seconds."
             )

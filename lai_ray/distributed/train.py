@@ -37,7 +37,7 @@ POLL_SECONDS = 0.3
 RAY_TRAIN_ENV = {
     # The controller asks its workers how they are every 2 s by default: every training would end so much later.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # One process less beside the workers; their dashboard is not what these trainings are watched with.
+    # One process and some threads less beside the workers.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Workers stay where they are, so that relative paths mean what they mean in the driver.
@@ -94,7 +94,7 @@ def _until_whole(
         ended = _fitted(trainer, job, progress)
         if not ended.failures:
             return ended.metrics
-        if attempt == ATTEMPTS or not any(_is_death(error) for error in ended.failures):
+        if attempt == ATTEMPTS or not all(_is_death(error) for error in ended.failures):
             raise _explained(ended.failures, cluster, logs)
         attempt += 1
 
@@ -225,13 +225,12 @@ def _is_death(error: Exception) -> bool:
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-    if isinstance(error, WorkerHealthCheckFailedError | ConnectionError):
+    if isinstance(error, WorkerHealthCheckFailedError | RayError | ConnectionError):
         return True
-    if isinstance(error, LaiError):
-        return False
+    # What torch.distributed raises in the workers that are left: RuntimeError from gloo, DistBackendError from NCCL.
     lost = ("connection", "gloo", "nccl", "socket", "peer")
-    words = str(error).lower()
-    return isinstance(error, RayError) or (type(error) is RuntimeError and any(word in words for word in lost))
+    of_torch = type(error) is RuntimeError or type(error).__name__.startswith("Dist")
+    return of_torch and any(word in str(error).lower() for word in lost)
 
 
 def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | None) -> StageError:

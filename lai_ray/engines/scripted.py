@@ -21,6 +21,8 @@ from lai_ray.records import Answer, Completion, Message, Request
 
 CRASH_ONCE = re.compile(r"crash unless (\S+)")
 """The process kills itself, unless this file exists; it makes the file first, so that it happens once."""
+CRASH = "crash always"
+"""The process kills itself each time."""
 SLEEP = re.compile(r"sleep ([0-9.]+)")
 """So many seconds pass before the answer."""
 REFUSED = "refuse this"
@@ -51,6 +53,8 @@ class ScriptedEngine:
         question = request.messages[-1]["content"]
         if (found := CRASH_ONCE.search(question)) and not Path(found[1]).exists():
             Path(found[1]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if CRASH in question:
             os.kill(os.getpid(), signal.SIGKILL)
         if found := SLEEP.search(question):
             time.sleep(float(found[1]))

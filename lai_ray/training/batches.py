@@ -48,3 +48,9 @@ def micro_batches(
     edges = [len(ordered) * i // shares for i in range(shares + 1)]
     parts = [ordered[a:b] for a, b in itertools.pairwise(edges)]
     return [parts[p * workers : (p + 1) * workers] for p in range(passes)]
+
+
+def padded(passes: list[list[list[int]]], lengths: Sequence[int]) -> int:
+    """Tokens that these micro-batches compute, pads included."""
+    shares = (share for shares in passes for share in shares if share)
+    return sum(len(share) * max(lengths[row] for row in share) for share in shares)

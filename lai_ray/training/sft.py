@@ -149,9 +149,6 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
     if not math.isfinite(norm):
         raise DataError(f"the gradient is not a number at step {step + 1}; a lower learning rate may help")
     real = sum(len(data.ids[row]) for row in rows)
-    padded = sum(
-        len(share) * max(len(data.ids[row]) for row in share) for shares in passes for share in shares if share
-    )
     return {
         "step": step + 1,
         "steps": steps,
@@ -160,12 +157,12 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
         "gradient_norm": norm,
         "tokens": real,
         "tokens_per_second": real / (time.monotonic() - started),
-        "padding": 1 - real / padded,
+        "padding": 1 - real / batches.padded(passes, data.lengths),
     }
 
 
 def _backward(data: Data, engine: Any, rows: list[int], mine: list[list[int]], targets: int) -> torch.Tensor:
-    """Gradients of one step, this worker's share pass by pass. The loss of each row, (rows,) float64, on every worker."""
+    """Gradients of a step, this worker's shares one by one. The loss of each row, (rows,) float64, on every worker."""
     place, workers = {row: i for i, row in enumerate(rows)}, dist.get_world_size()
     losses = torch.zeros(len(rows), dtype=torch.float64)
     for i, share in enumerate(mine):

@@ -132,7 +132,9 @@ def main() -> None:
         return
     for _ in range(args.rounds):
         for way in ("ours", "theirs"):
-            done = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, *sys.argv, "--way", way], capture_output=True, text=True, env=os.environ | QUIET
+            )
             print(done.stdout.strip().splitlines()[-1] if done.returncode == 0 else done.stderr[-3000:], flush=True)
 
 

@@ -74,6 +74,11 @@ def test_a_killed_replica_is_started_again_and_the_answers_are_the_same(tmp_path
     }
 
 
+def test_a_request_that_kills_every_replica_ends_the_stage_and_not_the_night():
+    with pytest.raises(StageError, match=r"generate failed in a worker: Actor.*logs folder"):
+        run([request(1), request(2, "crash always")])
+
+
 def test_answers_come_home_before_the_last_request_is_answered():
     slow = [request(i, "sleep 5" if i == 0 else "") for i in range(4 * ROWS)]
     first = next(iter(generate(iter(slow), MODEL, settings=SETTINGS, cluster=TWO, logs=None)))

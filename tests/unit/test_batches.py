@@ -46,12 +46,8 @@ def test_workers_share_a_step_whole_and_evenly(workers, rows):
 
 
 def test_little_is_padded_in_passes_of_eight():
-    padded = real = 0
-    for step in planned():
-        for shares in batches.micro_batches(step, LENGTHS, workers=1, sequences_per_device=8):
-            padded += sum(len(share) * max(LENGTHS[row] for row in share) for share in shares)
-            real += sum(LENGTHS[row] for share in shares for row in share)
-    assert 1 - real / padded < 0.05
+    passes = [batches.micro_batches(step, LENGTHS, workers=1, sequences_per_device=8) for step in planned()]
+    assert 1 - sum(LENGTHS) / sum(batches.padded(each, LENGTHS) for each in passes) < 0.05
 
 
 def test_a_recipe_with_a_wrong_key_says_which():

@@ -158,7 +158,7 @@ def test_a_batch_loses_what_its_sequences_lose_alone(model):
         ids = torch.tensor([list(data.ids[row])])
         labels = torch.where(torch.tensor([list(data.weights[row])]) > 0, ids, -100)
         alone = net(input_ids=ids, labels=labels).loss * data.targets([row])
-        assert float(together[row]) == pytest.approx(float(alone), rel=1e-5)
+        assert together[row].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "precision", "stage", "tied"), [

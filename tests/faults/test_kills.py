@@ -1,0 +1,78 @@
+"""A driver killed in every stage, with real vLLM and DeepSpeed: the same command finishes, and nothing is asked twice."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tests.conftest import SMALL, Tutor, lai, records
+
+STAGES = ["evaluate", "diagnose", "instruct", "curate", "train"]
+IN_FLIGHT = 8
+NEAR_TIE = 1e-3
+
+
+def job(storage: Path, tutor: Tutor, name: str) -> list[str]:
+    return [
+        "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
+        "iterations=1", "schedule.strategy=lec", f"limits.max_in_flight={IN_FLIGHT}", *SMALL,
+    ]  # fmt: skip
+
+
+def recorded(folder: Path) -> set[str]:
+    """Hashes of the replies in closed segments."""
+    texts = [row["completion"]["text"] for file in sorted(folder.glob("*.jsonl")) for row in records(file)]
+    return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
+
+
+def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path, tutor):
+    whole = lai("run", *job(tmp_path, tutor, "whole"))
+    assert whole.returncode == 0, whole.stdout[-1500:] + whole.stderr[-1500:]
+    undisturbed = len(tutor.requests())
+
+    kept: set[str] = set()
+    asked_before = undisturbed
+    for stage in STAGES:
+        killed = lai("run", *job(tmp_path, tutor, "killed"), MORTAL=stage)
+        assert killed.returncode == -9, f"not killed in {stage}: {killed.stdout[-1500:]}{killed.stderr[-1500:]}"
+        if stage == "instruct":
+            kept = recorded(tmp_path / "killed/iteration_0/instruct/answers")
+            asked_before = len(tutor.requests())
+    finished = lai("run", *job(tmp_path, tutor, "killed"))
+    assert finished.returncode == 0, finished.stdout[-1500:] + finished.stderr[-1500:]
+    assert len(list((tmp_path / "killed/driver").glob("*.json"))) == len(STAGES) + 1
+
+    asked_again = [r for r in tutor.requests()[asked_before:] if r["reply_sha256"] in kept]
+    assert kept, "some replies were recorded before the kill"
+    assert not asked_again, "a recorded reply was asked for again"
+    for turned in turned_answers(tmp_path / "whole", tmp_path / "killed"):
+        assert turned < NEAR_TIE, "an answer differs between the runs and is no greedy near-tie"
+    if not turned_answers(tmp_path / "whole", tmp_path / "killed"):
+        assert len(tutor.requests()) - undisturbed <= undisturbed + IN_FLIGHT
+        one, other = (records(tmp_path / name / "iteration_0/curate/samples.jsonl") for name in ("whole", "killed"))
+        assert one == other
+
+
+def turned_answers(one: Path, other: Path) -> list[float]:
+    """For each training problem answered differently in two runs of one model: the gap of the two logits that decided."""
+    file = "iteration_0/evaluate/attempts/word_problems.train.jsonl"
+    answers = [{a["id"]: a for a in records(run / file)} for run in (one, other)]
+    differing = [key for key in answers[0] if answers[0][key]["completion"]["text"] != answers[1][key]["completion"]["text"]]
+    return [gap(*(side[key]["completion"]["text"] for side in answers), answers[0][key]["messages"]) for key in differing]
+
+
+def gap(one: str, other: str, messages: list[dict[str, str]]) -> float:
+    """The difference of the student's logits for the first token in which two answers part."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lai_ray.chat import load_tokenizer, render
+    from lai_ray.world import STUDENT
+
+    tokenizer = load_tokenizer(STUDENT)
+    texts = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in (one, other)]
+    same = next(i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1])
+    prompt = torch.tensor([render(tokenizer, messages) + texts[0][:same]])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32)(prompt).logits[0, -1]
+    return float((logits[texts[0][same]] - logits[texts[1][same]]).abs())

@@ -1,0 +1,103 @@
+"""The main job, whole: `make quickstart`'s own command, real vLLM, Ray, FAISS, DeepSpeed and the openai client."""
+
+from __future__ import annotations
+
+import json
+
+from lai_ray.report import facts
+from lai_ray.rundir import Run
+from tests.conftest import lai, records
+
+
+def test_the_target_gets_better_at_what_it_learned_from(quickstart):
+    folder, _ = quickstart
+    first, *_, last = facts.iterations(Run.read(str(folder)))
+    change = facts.change(first, last, "word_problems", 0.95)
+    assert first.scores()["word_problems.test"]["n"] >= 2000
+    assert change.value >= 0.03, change
+    assert change.low > 0, change
+    transfer = facts.change(first, last, "word_problems_plus", 0.95)
+    assert transfer.high > 0, transfer
+
+
+def test_lec_came_second_and_showed_three_correct_questions(quickstart):
+    folder, _ = quickstart
+    assert {case["strategy"] for case in records(folder / "iteration_0/diagnose/cases.jsonl")} == {"le"}
+    cases = records(folder / "iteration_1/diagnose/cases.jsonl")
+    assert {(case["strategy"], len(case["contrasts"])) for case in cases} == {("lec", 3)}
+    distances = [[c["distance"] for c in case["contrasts"]] for case in cases]
+    assert all(row == sorted(row) for row in distances)
+
+
+def test_each_iteration_started_one_engine_a_replica(quickstart):
+    folder, _ = quickstart
+    starts = sum(log.read_text(errors="replace").count("engine ready") for log in (folder / "logs").glob("engine-*.log"))
+    assert starts == 3 * 2
+
+
+def test_the_report_has_what_a_reader_looks_for(quickstart):
+    folder, printed = quickstart
+    report = (folder / "report.md").read_text()
+    for heading in ("Test scores", "word_problems by group", "From attempts to samples", "Time, seconds", "Instructor"):
+        assert f"## {heading}" in report
+    assert "in-domain" in report
+    assert "out-of-domain" in report
+    assert "vllm" not in printed.lower(), "the engines' chatter belongs into logs/"
+
+
+def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(quickstart):
+    folder, _ = quickstart
+    opened = (
+        "import sys\n"
+        f"sys.argv = ['lai', 'run', 'jobs/quickstart.toml', 'storage={folder.parent}']\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event == 'open' else None)\n"
+        "from lai_ray.cli import main\n"
+        "main_failed = None\n"
+        "try: main()\n"
+        "except SystemExit as stop: main_failed = stop.code\n"
+        "assert not main_failed\n"
+        "weights = [name for name in seen if name.endswith('.safetensors')]\n"
+        "assert not weights, weights\n"
+        "assert not {'ray', 'vllm', 'torch'} & set(sys.modules)\n"
+    )
+    import subprocess
+    import sys
+
+    from tests.conftest import REPO
+
+    done = subprocess.run([sys.executable, "-c", opened], cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Test scores" in done.stdout
+
+
+def test_one_grep_prints_a_problems_whole_life(quickstart):
+    folder, _ = quickstart
+    sample = records(folder / "iteration_0/curate/samples.jsonl")[0]
+    problem = sample["id"].partition("#")[0]
+    found = {
+        file.relative_to(folder).as_posix()
+        for file in (folder / "iteration_0").rglob("*.jsonl")
+        if any(json.dumps(problem)[1:-1] in line for line in file.read_text().splitlines())
+    }
+    for name in ("evaluate/attempts/word_problems.train", "diagnose/cases", "instruct/replies", "curate/samples"):
+        assert f"iteration_0/{name}.jsonl" in found
+
+
+def test_the_story_of_a_mistake_is_told_from_question_to_sample(quickstart):
+    folder, _ = quickstart
+    done = lai("show", str(folder))
+    assert done.returncode == 0, done.stderr
+    for chapter in ("the target answers", "the instructor is asked", "the instructor writes", "learned"):
+        assert chapter in done.stdout
+    unknown = lai("show", str(folder), "word_problems/train/99999")
+    assert unknown.returncode == 2
+    assert "no attempt at 'word_problems/train/99999'" in unknown.stderr
+
+
+def test_the_trained_model_says_where_it_comes_from(quickstart):
+    folder, _ = quickstart
+    lineage = json.loads((folder / "iteration_0/train/checkpoint/lineage.json").read_text())
+    after = json.loads((folder / "iteration_1/train/checkpoint/lineage.json").read_text())
+    assert lineage["base"] == json.loads((folder / "run.json").read_text())["identity"]["content"]["target"]
+    assert after["base"] == lineage["name"]
