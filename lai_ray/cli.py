@@ -52,14 +52,18 @@ def try_(job: Job, overrides: Overrides = None) -> None:
 def run(
     job: Job,
     overrides: Overrides = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
+    ] = None,
 ) -> None:
     """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
     from lai_ray import config, start
     from lai_ray.rundir import STAGES
 
     if until is not None and until.rpartition("/")[2] not in STAGES:
-        raise ConfigError(f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1")
+        raise ConfigError(
+            f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
+        )
     outcome = start.run_job(config.read(job, overrides), until=until)
     if outcome.stopped_at is not None:
         _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
@@ -79,7 +83,9 @@ def evaluate(job: Job, overrides: Overrides = None) -> None:
 @app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
-    id: Annotated[str | None, typer.Argument(help="A problem's id; any mistake when left out.", show_default=False)] = None,
+    id: Annotated[
+        str | None, typer.Argument(help="A problem's id; any mistake when left out.", show_default=False)
+    ] = None,
 ) -> None:
     """The funnel of a run, and the story of one problem from mistake to sample."""
     from lai_ray.report import tables
@@ -132,7 +138,7 @@ def _tell(run: Any, problem_id: str | None) -> None:
 
 
 def main() -> None:
-    """Entry point: an error meant for a person is printed without a traceback. Exit 2: the job; 1: the run; 130: stopped."""
+    """Entry point. An error meant for a person has no traceback. Exit 2: the job is wrong; 1: the run; 130: stopped."""
     try:
         app()
     except ConfigError as error:

@@ -255,7 +255,9 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(str(p) for p in seen)}")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}.")
+        raise ConfigError(
+            f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
+        )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """What can be added, on one page: Benchmark, Strategy, Engine, Executor.
 
 A plug-in is one file found by import. `benchmarks/gsm8k.py` is "gsm8k" because of its name and holds `BENCHMARK`;
-"my_pkg.my_file:BENCHMARK" works wherever a name does. Nothing is registered, so a Ray worker finds what the driver finds.
+"my_pkg.my_file:BENCHMARK" works wherever a name does. Nothing is registered: a Ray worker finds what the driver finds.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Benchmark(Protocol):
         """What a new sample must look like, for the return format of an instructor's prompt."""
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples in an instructor's reply, in its order; what is no sample comes back rejected, with the reason."""
+        """The samples in an instructor's reply, in order; what is no sample comes back rejected, with the reason."""
 
     def group(self, problem: Problem) -> str:
         """The subject, type or kind that scores are broken down by."""
@@ -96,7 +96,7 @@ class Strategy(Protocol):
     def next_messages(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
     ) -> list[Message] | None:
-        """The next request of this case's dialogue, given its replies so far (one draw, in turn order); None ends it."""
+        """The next request of a case's dialogue, given its replies so far (one draw, in turn order); None ends it."""
 
     def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
         """The samples of one finished dialogue, rejected pieces included (`dropped` says why)."""

@@ -23,7 +23,18 @@ class Finding:
     """What to do; empty when it is well."""
 
 
-PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "faiss-cpu", "openai", "numpy", "pydantic", "obstore")
+PACKAGES = (
+    "ray",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "datasets",
+    "faiss-cpu",
+    "openai",
+    "numpy",
+    "pydantic",
+    "obstore",
+)
 
 
 def findings() -> list[Finding]:
@@ -54,7 +65,9 @@ def _python() -> Finding:
 
 def _package(name: str) -> Finding:
     version = _version(name)
-    return Finding(name, version or "not installed", "" if version else "run `make venv`, or install lai-ray[cpu] or [gpu]")
+    return Finding(
+        name, version or "not installed", "" if version else "run `make venv`, or install lai-ray[cpu] or [gpu]"
+    )
 
 
 def _vllm() -> Finding:
@@ -69,13 +82,19 @@ def _vllm() -> Finding:
 def _torchvision() -> Finding:
     torch, vision = _version("torch") or "", _version("torchvision")
     clash = bool(vision) and "+cpu" in torch and "+cpu" not in (vision or "")
-    advice = "a CUDA torchvision beside a CPU torch breaks transformers: pip uninstall torchvision torchaudio torchcodec"
+    advice = (
+        "a CUDA torchvision beside a CPU torch breaks transformers: pip uninstall torchvision torchaudio torchcodec"
+    )
     return Finding("torchvision", vision or "not installed", advice if clash else "")
 
 
 def _ray_default() -> Finding:
     there = util.find_spec("aiohttp_cors") is not None
-    return Finding("ray[default]", "there" if there else "missing", "" if there else "`ray job submit` needs it: pip install 'ray[default]'")
+    return Finding(
+        "ray[default]",
+        "there" if there else "missing",
+        "" if there else "`ray job submit` needs it: pip install 'ray[default]'",
+    )
 
 
 def _compiler() -> Finding:
@@ -92,4 +111,8 @@ def _auth() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free / 2**30
-    return Finding("free disk here", f"{free:.0f} GiB", "" if free > 5 else "a run needs room for weights and answers; 5 GiB is little")
+    return Finding(
+        "free disk here",
+        f"{free:.0f} GiB",
+        "" if free > 5 else "a run needs room for weights and answers; 5 GiB is little",
+    )

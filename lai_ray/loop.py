@@ -25,7 +25,9 @@ def loop(run: Run, config: Config, target: Model, executor: Executor) -> Model:
     """
     for i in range(config.iterations + 1):
         problems = select(config, i)  # line 4
-        attempts = evaluate(run.stage(i, "evaluate"), problems, target, config, executor)  # lines 5, 6: one engine lifetime
+        attempts = evaluate(
+            run.stage(i, "evaluate"), problems, target, config, executor
+        )  # lines 5, 6: one engine lifetime
         if i == config.iterations:
             break
         target = improve(run, i, attempts, target, config, executor)  # lines 7 to 12

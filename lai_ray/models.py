@@ -11,7 +11,15 @@ from lai_ray import plugins
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 
-DECIDING = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab.*")
+DECIDING = (
+    "*.safetensors",
+    "*.bin",
+    "config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "vocab.*",
+)
 """The files of a model folder that decide what it answers."""
 
 

@@ -51,10 +51,19 @@ def counts(config: Config) -> Table:
 
 def calls(config: Config) -> Table:
     """Instructor calls and tokens of one iteration for stated accuracies. Tokens are estimated from characters."""
-    columns = ["dataset", "training accuracy", "mistakes", "samples a request", "calls, first round", "tokens at most", "minutes at least"]
+    columns = [
+        "dataset",
+        "training accuracy",
+        "mistakes",
+        "samples a request",
+        "calls, first round",
+        "tokens at most",
+        "minutes at least",
+    ]
     table = Table(
         "Instructor calls in one iteration", columns,
-        note="Tokens are estimated: one for every four characters sent, plus instructor.max_tokens. Further rounds ask for what the checks refuse.",
+        note="Tokens are estimated: one for every four characters sent, plus instructor.max_tokens. "
+        "Further rounds ask for what the checks refuse.",
     )  # fmt: skip
     if not config.iterations:
         return table

@@ -1,13 +1,14 @@
 """Every file name in a run, who may write there, and what makes two starts the same run.
 
-    runs/<name>/
-      run.json  provenance.json  report.md  driver/
-      iteration_0/  evaluate/  diagnose/  instruct/  curate/  train/     one folder a stage
-      logs/
+runs/<name>/
+  run.json  provenance.json  report.md  driver/
+  iteration_0/  evaluate/  diagnose/  instruct/  curate/  train/     one folder a stage
+  logs/
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -63,7 +64,8 @@ class Stage:
 
     def facts(self) -> dict[str, Any]:
         """What the stage wrote down when it was completed; empty while it is not."""
-        return (self.store.get_json("done.json") or {}).get("facts", {})
+        facts: dict[str, Any] = (self.store.get_json("done.json") or {}).get("facts", {})
+        return facts
 
     def finish(self, key: str, **facts: Any) -> None:
         """Write the marker, last of all."""
@@ -92,14 +94,18 @@ class Stage:
     def local(self, name: str) -> str:
         """A path on a disk for what must be a real folder (weights)."""
         if self.store.local is None:
-            raise ConfigError(f"storage {self.run.store.where!r}: weights on object storage are not supported yet; name a disk")
+            raise ConfigError(
+                f"storage {self.run.store.where!r}: weights on object storage are not supported yet; name a disk"
+            )
         return str(self.store.local / name)
 
 
 class Run:
     """One run's folder. Opened for reading by anybody; for writing by one driver at a time."""
 
-    def __init__(self, where: str, *, fence: Any = None, create: bool = False, progress: Progress | None = None) -> None:
+    def __init__(
+        self, where: str, *, fence: Any = None, create: bool = False, progress: Progress | None = None
+    ) -> None:
         self.store = Store(where, fence=fence, create=create)
         self.name = where.rstrip("/").rpartition("/")[2]
         self.progress = progress or Progress(quiet=True)
@@ -230,17 +236,18 @@ class Driver:
     def fence(self) -> None:
         """Raises StageError when a newer driver has taken the run over."""
         if self.store.exists(f"{self.number + 1:04d}.json"):
-            raise StageError(f"{self.where}: a newer driver has taken over this run; this one stops without writing more")
+            raise StageError(
+                f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
+            )
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             self._sign()
 
     def _sign(self, *, ended: bool = False) -> None:
-        try:
+        # A full disk must not end the run here; the next real write says so.
+        with contextlib.suppress(StageError):
             self.store.put(f"{self.number:04d}.json", encode(self._card(ended=ended)))
-        except StageError:
-            pass  # a full disk must not end the run here; the next real write says so
 
     def close(self) -> None:
         """Say that this driver ended by itself, so that the next need not wait."""
@@ -251,7 +258,7 @@ class Driver:
 
 def _runs(pid: int, born: float) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - born) < 1.0
+        return bool(abs(psutil.Process(pid).create_time() - born) < 1.0)
     except psutil.NoSuchProcess:
         return False
 

@@ -58,7 +58,9 @@ class Outcome:
     stopped_at: str | None
 
 
-def run_job(config: Config, *, until: str | None = None, executor: Executor | None = None, console: Console | None = None) -> Outcome:
+def run_job(
+    config: Config, *, until: str | None = None, executor: Executor | None = None, console: Console | None = None
+) -> Outcome:
     """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
 
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
@@ -71,7 +73,10 @@ def run_job(config: Config, *, until: str | None = None, executor: Executor | No
         run.until = until
         target = _admitted(run, config)
         with chatter_to(run.logs if executor is None else None) as screen:
-            run.progress = Progress(Console(file=screen, highlight=False) if screen else console, quiet=executor is not None and console is None)
+            run.progress = Progress(
+                Console(file=screen, highlight=False) if screen else console,
+                quiet=executor is not None and console is None,
+            )
             run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
             return _looped(run, config, target, executor)
     finally:
@@ -150,4 +155,6 @@ def tried(config: Config) -> Config:
 
 def only_tests(config: Config) -> Config:
     """The same job, tests alone, as `lai evaluate` runs it."""
-    return Config.model_validate(config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None})
+    return Config.model_validate(
+        config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
+    )

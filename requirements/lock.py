@@ -29,7 +29,9 @@ def resolved() -> dict[str, str]:
 
 
 def main() -> None:
-    found = {name: version for name, version in resolved().items() if name.lower() not in BREAKING | {"torch", "lai-ray"}}
+    found = {
+        name: version for name, version in resolved().items() if name.lower() not in BREAKING | {"torch", "lai-ray"}
+    }
     lines = sorted((f"{name}=={version}" for name, version in found.items()), key=str.lower)
     lines = [line for line in lines if not line.lower().startswith(("nvidia-", "cuda-"))]
     (HERE / "cpu.txt").write_text(HEADER + "\n".join([TORCH, *lines]) + "\n")

@@ -34,7 +34,10 @@ def job(storage: Path, **changes: Any) -> config.Config:
         "iterations": 1,
         "storage": str(storage),
         "target": {"model": str(model), "engine": "tests.local:LocalExecutor", "max_new_tokens": 64},
-        "evaluate": {"learn_from": ["word_problems"], "report_on": ["word_problems"], "max_train_problems": 60, "max_test_problems": 40},
+        "evaluate": {
+            "learn_from": ["word_problems"], "report_on": ["word_problems"],
+            "max_train_problems": 60, "max_test_problems": 40,
+        },
         "schedule": {"strategy": "lec"},
         "contrast": {"encoder": "target"},
         "instructor": {"model": "rules"},
@@ -52,7 +55,9 @@ def job(storage: Path, **changes: Any) -> config.Config:
 class LocalExecutor:
     """Counts what it is asked, and can die after so many answers."""
 
-    def __init__(self, *, die_after: dict[str, int] | None = None, reply: Callable[[Request], str] | None = None) -> None:
+    def __init__(
+        self, *, die_after: dict[str, int] | None = None, reply: Callable[[Request], str] | None = None
+    ) -> None:
         self.asked: Counter[str] = Counter()
         self.requests: dict[str, list[Request]] = {"generate": [], "ask": []}
         self.die_after = dict(die_after or {})
@@ -107,7 +112,9 @@ class LocalExecutor:
         (out / "lineage.json").write_text(json.dumps(job.lineage))
         return Trained(job.out, {"loss": 1.0})
 
-    def search(self, trial: Callable[..., dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    def search(
+        self, trial: Callable[..., dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+    ) -> list[dict[str, Any]]:
         results = []
         for settings in trials:
             try:

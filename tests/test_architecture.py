@@ -74,7 +74,13 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("ray", "distributed"), ("vllm", "engines"), ("openai", "engines"), ("deepspeed", "training"), ("faiss", "distributed")],
+    [
+        ("ray", "distributed"),
+        ("vllm", "engines"),
+        ("openai", "engines"),
+        ("deepspeed", "training"),
+        ("faiss", "distributed"),
+    ],
 )
 def test_a_library_has_one_room(library, home):
     users = {room(path) for path in files() if {name.partition(".")[0] for name in imported(path)} & {library}}

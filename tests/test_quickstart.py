@@ -31,7 +31,9 @@ def test_lec_came_second_and_showed_three_correct_questions(quickstart):
 
 def test_each_iteration_started_one_engine_a_replica(quickstart):
     folder, _ = quickstart
-    starts = sum(log.read_text(errors="replace").count("engine ready") for log in (folder / "logs").glob("engine-*.log"))
+    starts = sum(
+        log.read_text(errors="replace").count("engine ready") for log in (folder / "logs").glob("engine-*.log")
+    )
     assert starts == 3 * 2
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from lai_ray.errors import LaiError, StageError
 
@@ -76,16 +76,25 @@ def _kinds(resources: dict[str, float]) -> str:
 
 def explained(error: BaseException, what: str) -> LaiError:
     """An error from a worker in words for a person; our own errors as they were raised there."""
-    cause: BaseException | None = error
-    while cause is not None:
+    chain = list(_chain(error))
+    for cause in chain:
         if isinstance(cause, LaiError) and not isinstance(cause, RayTaskError):
             return cause
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(inner, LaiError):
-            return type(inner)(str(inner)) if isinstance(inner, RayTaskError) else inner
-        if inner is None or inner is cause:
-            break
-        cause = inner
-    said = [line for line in str(cause or error).strip().splitlines() if line.strip()]
-    told = f"{type(cause or error).__name__}: {said[-1].strip() if said else 'no message'}"
-    return StageError(f"{what} failed in a worker: {told}. The logs folder has the rest.")
+    if any(isinstance(cause, RayActorError | WorkerCrashedError) for cause in chain):
+        return StageError(
+            f"{what}: a worker process died, and again when it was started anew. Mostly the machine has too little "
+            "memory for it, or one request brings it down; its last words are in the logs folder. What was done is "
+            "kept; the same command goes on from here."
+        )
+    told = [(type(cause).__name__, line) for cause in chain for line in str(cause).strip().splitlines()[-1:]]
+    name, said = told[-1] if told else (type(error).__name__, "no message")
+    return StageError(f"{what} failed in a worker: {name}: {said.strip()}. The logs folder has the rest.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, outermost first; Ray keeps a worker's own error in `cause`."""
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__

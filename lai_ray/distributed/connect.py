@@ -42,6 +42,7 @@ def start(config: Config) -> bool:
     if ray.is_initialized():
         return False
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    named = None if named == "local" else named
     ours = _environment(config)
     try:
         if named is None:
@@ -112,16 +113,16 @@ def fits(config: Config, there: dict[str, float]) -> None:
 
 
 def _could_not(error: Exception, address: str | None, setting: str) -> LaiError:
-    said = (str(error).strip().splitlines() or ["no reason given"])[0]
+    said = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
     if "uthenticat" in type(error).__name__ + str(error):
         return ConfigError(
-            f"the Ray cluster at {address or 'this machine'} wants a token, and it was not accepted: {said} "
+            f"the Ray cluster at {address or 'this machine'} wants a token, and it was not accepted: {said}. "
             "Set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token (`ray get-auth-token`), or "
             "RAY_AUTH_MODE=disabled on both sides."
         )
     if address is not None:
         return ConfigError(
-            f"no Ray cluster answers at {address!r}, named by {setting}: {said} Start one there (`ray start --head`), "
+            f"no Ray cluster answers at {address!r}, named by {setting}: {said}. Start one there (`ray start --head`), "
             "correct the address, or leave it out to run on this machine alone."
         )
     return StageError(f"Ray could not be started on this machine: {type(error).__name__}: {said}")

@@ -79,6 +79,7 @@ def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -
 
 
 def _retries() -> dict[str, Any]:
+    # Ray warns that this argument goes in 2.64, and has no other yet for how often a task of a pool is tried again.
     return {"max_task_retries": RETRIES}
 
 

@@ -45,9 +45,7 @@ def search(
             max_concurrent_trials=config.search.max_concurrent,
             trial_dirname_creator=lambda made: str(trials[made.config["place"]]["name"]),
         ),
-        run_config=tune.RunConfig(
-            storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0
-        ),
+        run_config=tune.RunConfig(storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0),
     )
     results: list[dict[str, Any]] = [{"error": "the trial left no result"} for _ in trials]
     for found in tuner.fit():

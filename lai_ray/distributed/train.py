@@ -81,7 +81,8 @@ def _scratch(job: TrainJob) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in (scratch, export.part_of(job.out)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _until_whole(

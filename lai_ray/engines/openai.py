@@ -76,6 +76,8 @@ def check(settings: InstructorSettings) -> None:
 class OpenAIEngine:
     """An asynchronous client for one server and model. Use it from one event loop only."""
 
+    check = staticmethod(check)
+
     def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
         """base_url: the resolved address; None for the SDK's own (OPENAI_BASE_URL, or api.openai.com).
 

@@ -43,7 +43,7 @@ class Iteration:
 
 def iterations(run: Run) -> list[Iteration]:
     """Those that have begun, in order."""
-    found = []
+    found: list[Iteration] = []
     while run.store.names(f"iteration_{len(found)}"):
         found.append(Iteration(run, len(found)))
     return found
@@ -56,7 +56,7 @@ def tests(run: Run) -> list[str]:
     return [name for name in wanted if f"{name}.test" in scored]
 
 
-def test_score(iteration: Iteration, name: str, confidence: float, group: str | None = None) -> Interval | None:
+def score_on(iteration: Iteration, name: str, confidence: float, group: str | None = None) -> Interval | None:
     """The score on one test (or one group of it) with its interval; None where it was not measured."""
     part = iteration.scores().get(f"{name}.test")
     if part is None:

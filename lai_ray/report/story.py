@@ -1,4 +1,4 @@
-"""One problem from mistake to sample: what was asked, answered, shown to the instructor, written, learned, and asked again."""
+"""One problem from mistake to sample: asked, answered, shown to the instructor, written, learned, asked again."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
     for name in ("samples.jsonl", "dropped.jsonl"):
         for sample in _records(iteration, "curate", name, Sample):
             if sample.id.partition("#")[0] == problem_id:
-                yield Chapter(f"{where}: {'dropped, ' + sample.dropped if sample.dropped else 'learned'}", _sample(sample))
+                yield Chapter(
+                    f"{where}: {'dropped, ' + sample.dropped if sample.dropped else 'learned'}", _sample(sample)
+                )
 
 
 def _records(iteration: facts.Iteration, stage: str, name: str, kind: type[T]) -> Iterator[T]:

@@ -70,13 +70,14 @@ def scores(run: Run) -> Table:
     table = Table(
         "Test scores, percent",
         ["test", "domain", "problems", *(f"iteration {i.number}" for i in measured), "change"],
-        note=f"Brackets: {level:.0%} intervals; the change is paired, problem by problem. Iteration 0 is the untouched target.",
+        note=f"Brackets: {level:.0%} intervals; the change is paired, problem by problem. "
+        "Iteration 0 is the untouched target.",
     )
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
         domain = plugins.load("benchmarks", name).domain
-        cells = [percent(facts.test_score(i, name, level)) for i in measured]
+        cells = [percent(facts.score_on(i, name, level)) for i in measured]
         table.rows.append([name, f"{domain}-domain", str(n), *cells, points(change)])
     return table
 
@@ -92,8 +93,10 @@ def by_group(run: Run) -> list[Table]:
         table = Table(f"{name} by group, percent", ["group", "problems", *(f"iteration {i.number}" for i in measured)])
         for group in names:
             first = measured[0].scores().get(f"{name}.test", {}).get("groups", {}).get(group, {})
-            cells = [facts.test_score(i, name, 0.95, group) for i in measured]
-            table.rows.append([group, str(first.get("n", "–")), *("–" if c is None else f"{100 * c.value:.1f}" for c in cells)])
+            cells = [facts.score_on(i, name, 0.95, group) for i in measured]
+            table.rows.append(
+                [group, str(first.get("n", "–")), *("–" if c is None else f"{100 * c.value:.1f}" for c in cells)]
+            )
         tables.append(table)
     return tables
 
@@ -157,7 +160,7 @@ def side_by_side(runs: list[Run]) -> list[Table]:
         measured = [i for i in facts.iterations(run) if i.scores()]
         for name in facts.tests(run):
             change = facts.change(measured[0], measured[-1], name, level)
-            first, last = (facts.test_score(i, name, level) for i in (measured[0], measured[-1]))
+            first, last = (facts.score_on(i, name, level) for i in (measured[0], measured[-1]))
             against = None if run is runs[0] else _against(runs[0], run, name, level)
             table.rows.append(
                 [run.name, facts.strategies(run), name, percent(first), percent(last), points(change), points(against)]

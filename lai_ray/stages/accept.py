@@ -1,4 +1,4 @@
-"""Which samples may be learned from, judged one after another: asked of by `instruct` as replies come, by `curate` at the end."""
+"""Which samples may be learned from: judged by `instruct` as replies come, by `curate` at the end."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ def curate(stage: Stage, cases: Cases, replies: Replies, settings: Improve, conf
         table = {dataset: dict(counts) for dataset, counts in funnel.items()}
         stage.store.put_json("funnel.json", table)
         copies = {name: sum(c[f"copy of {name}"] for c in funnel.values()) for name in marks}
-        stage.store.put_json("contamination.json", {"questions": {n: len(m) for n, m in marks.items()}, "copies_dropped": copies})
+        stage.store.put_json(
+            "contamination.json", {"questions": {n: len(m) for n, m in marks.items()}, "copies_dropped": copies}
+        )
         _refuse_nothing(view, table, cases)
         stage.finish(key, kept={d: funnel[d]["kept"] for d in datasets})
     stage.reached()
@@ -73,6 +75,7 @@ def _refuse_nothing(view: View[Sample], funnel: dict[str, dict[str, int]], cases
     reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r != "samples"})
     listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample was found in any reply"
     raise StageError(
-        f"not one usable sample came of the instructor's replies ({listed}). The replies are kept in "
-        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl: read one, then mend the prompt or the parser."
+        f"not one usable sample came of the instructor's replies ({listed}). They are kept in "
+        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl: read one, then mend the prompt or the "
+        "parser and start the same command again."
     )

@@ -62,7 +62,12 @@ def diagnose(
     """Each strategy's choice of evidence, dataset by dataset, from training attempts alone."""
     datasets = config.evaluate.learn_from
     strategies = {name: strategy_for(config, iteration, name) for name in datasets}
-    key = key_of(attempts.key, settings, [config.schedule.name(iteration, d) for d in datasets], plugins.code_hash(*strategies.values()))
+    key = key_of(
+        attempts.key,
+        settings,
+        [config.schedule.name(iteration, d) for d in datasets],
+        plugins.code_hash(*strategies.values()),
+    )
     if not stage.done(key):
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()
@@ -99,7 +104,9 @@ def _count(attempts: Iterable[Attempt]) -> Counter[str]:
 def _clamped(dataset: str, right: int, k: int) -> str:
     if right == 0:
         return f"  {dataset}: no correct case to contrast with; every mistake is shown alone, as LE does"
-    return f"  {dataset}: only {right} correct cases for contrast.neighbours = {k}; each mistake is shown beside {right}"
+    return (
+        f"  {dataset}: only {right} correct cases for contrast.neighbours = {k}; each mistake is shown beside {right}"
+    )
 
 
 def _said(dataset: str, counts: Counter[str], strategy: str) -> str:

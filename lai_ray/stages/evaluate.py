@@ -69,7 +69,7 @@ def _file(part: str) -> str:
 
 
 def request_for(problem: Problem, benchmark: Benchmark, target: Model, config: Config) -> Request:
-    """The one greedy request for a problem. Its key holds what decides the answer: the model, the messages, the sampling."""
+    """The one greedy request for a problem. Its key holds what decides the answer: model, messages, sampling."""
     messages = benchmark.prompt(problem)
     settings = config.target
     # Greedy: a mistake is counted once, so the target must not be lucky on a second try.
@@ -137,8 +137,8 @@ def stop_past_limit(failed: int, total: int, limit: float, example: Completion |
     if failed > limit * total:
         raise StageError(
             f"{failed} of {total} requests failed, more than limits.max_failed_fraction = {limit:g} allows. "
-            f"The first said: {example.error if example else 'nothing'}. The answers that came are kept; mend the cause, "
-            "or raise the limit, and start the same command again."
+            f"The first said: {example.error if example else 'nothing'}. The answers that came are kept; mend the "
+            "cause, or raise the limit, and start the same command again."
         )
 
 
@@ -151,7 +151,9 @@ def _grade(
         for problem in part:
             request = request_for(problem, part.benchmark, target, config)
             if request.key not in failed and request.key not in answers:
-                raise DataError(f"{request.id} was asked and never answered: the engine lost it. Start the same command again.")
+                raise DataError(
+                    f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
+                )
             completion = failed.get(request.key) or answers.get(request.key)
             attempt = graded(problem, request, completion, part.benchmark)
             tally.add(attempt, part.benchmark.group(problem))

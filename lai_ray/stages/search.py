@@ -34,7 +34,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of settings, picklable: trains on a pool's prefix and sits the dev splits. Run inside Ray Tune."""
+    """One combination of settings, picklable: trains on a pool's prefix and sits the dev splits, in Ray Tune."""
 
     where: str
     iteration: int
@@ -103,7 +103,9 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     stage = run.stage(i, "search")
     trials = combinations(config, i)
     pools = _pools(run, i, attempts, target, config, executor, trials)
-    key = key_of(target.identity, attempts.key, [pool.key for pool in pools.values()], trials, config.train.model_dump())
+    key = key_of(
+        target.identity, attempts.key, [pool.key for pool in pools.values()], trials, config.train.model_dump()
+    )
     if not stage.done(key):
         folders = {k: _pool_folder(config, i, k) for k in pools}
         trial = Trial(run.store.where, i, target, config, folders)
@@ -116,7 +118,13 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
 
 
 def _pools(
-    run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor, trials: list[dict[str, Any]]
+    run: Run,
+    i: int,
+    attempts: Attempts,
+    target: Model,
+    config: Config,
+    executor: Executor,
+    trials: list[dict[str, Any]],
 ) -> dict[int, Samples]:
     """Samples by k. Strategies that do not use k share one pool, found complete the second time."""
     largest = max(trial["samples_per_dataset"] for trial in trials)
@@ -135,8 +143,16 @@ def _pools(
 def _tried(stage: Stage, trial: Trial, trials: list[dict[str, Any]], executor: Executor) -> list[dict[str, Any]]:
     """The results of all trials, those of an earlier start among them."""
     found = {settings["name"]: stage.store.get_json(f"{settings['name']}/{RESULT}") for settings in trials}
-    todo = [settings for settings in trials if not found[settings["name"]] or found[settings["name"]]["settings"] != settings]
-    fresh = dict(zip((t["name"] for t in todo), executor.search(trial, todo, stage.local("tune")), strict=True)) if todo else {}
+    todo = [
+        settings
+        for settings in trials
+        if not found[settings["name"]] or found[settings["name"]]["settings"] != settings
+    ]
+    fresh = (
+        dict(zip((t["name"] for t in todo), executor.search(trial, todo, stage.local("tune")), strict=True))
+        if todo
+        else {}
+    )
     return [fresh.get(t["name"]) or found[t["name"]]["result"] for t in trials]
 
 
@@ -181,7 +197,7 @@ def _right(attempts: Iterable[Attempt]) -> dict[str, bool]:
 
 
 def _mean(scores: dict[str, dict[str, Any]], names: list[str]) -> float:
-    return sum(scores[f"{name}.dev"]["right"] / scores[f"{name}.dev"]["n"] for name in names) / len(names)
+    return float(sum(scores[f"{name}.dev"]["right"] / scores[f"{name}.dev"]["n"] for name in names) / len(names))
 
 
 def _said(best: dict[str, Any], winner: dict[str, Any]) -> str:

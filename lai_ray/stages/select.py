@@ -45,7 +45,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def select(config: Config, iteration: int) -> list[Part]:
-    """The parts of one iteration: training and (when something is chosen) dev splits to learn from, test splits to report.
+    """The parts of one iteration: training and (when something is chosen) dev splits, and test splits to report.
 
     After the last iteration nothing is learned any more, so only the tests are sat. Raises ConfigError for a benchmark
     that lacks the split it is named for.

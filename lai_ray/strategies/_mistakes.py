@@ -25,7 +25,10 @@ def samples_from(case: Case, replies: Sequence[Reply], benchmark: Benchmark) -> 
     if not replies:
         return []
     reply = replies[-1]
-    return [_sample(f"{reply.id}/{i}", reply, benchmark, piece) for i, piece in enumerate(benchmark.parse(reply.completion.text))]
+    return [
+        _sample(f"{reply.id}/{i}", reply, benchmark, piece)
+        for i, piece in enumerate(benchmark.parse(reply.completion.text))
+    ]
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:

@@ -1,4 +1,4 @@
-"""Learning from Error: the instructor sees the question and the target's wrong answer alone (§3.2 of arXiv 2407.00497)."""
+"""Learning from Error: the instructor sees the question and the wrong answer alone (§3.2 of arXiv 2407.00497)."""
 
 from __future__ import annotations
 

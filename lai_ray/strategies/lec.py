@@ -22,7 +22,7 @@ class LearningFromErrorByContrast:
     uses_neighbours = True
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
-        """Every mistake with its neighbours. With no correct case at all there is nothing to contrast: bare mistakes."""
+        """Every mistake with its neighbours. With no correct case there is nothing to contrast: bare mistakes."""
         wrong = [(a.id, a.problem.question) for a in attempts if is_mistake(a, settings)]
         right = [(a.id, a.problem.question) for a in attempts if a.right]
         if not wrong:

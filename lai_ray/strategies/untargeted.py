@@ -1,4 +1,4 @@
-"""The control: training problems of any verdict, no answer shown. Same instructor, same count, no learning from error."""
+"""The control: training problems of any verdict, no answer shown. Same instructor, same count."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,19 +45,30 @@ def part_of(out: str) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def begin(out: str, *, needed: int) -> Path:
+@dataclass(frozen=True)
+class Part:
+    """A folder that will be a model, and the mark in it of who makes it."""
+
+    path: Path
+    mark: str
+
+    def is_mine(self) -> bool:
+        """Nobody has begun here since: an orphan of a killed driver must not publish what its successor has begun."""
+        return (self.path / self.mark).exists()
+
+
+def begin(out: str, *, needed: int) -> Part:
     """An empty folder to make `out` in. needed: bytes its weights will take.
 
     Raises StageError, before anything is trained, when it cannot be written or the disk has not so much room.
     """
-    part = part_of(out)
+    part = Part(part_of(out), f".{uuid.uuid4().hex}")
     try:
-        if part.exists():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
-        with tempfile.TemporaryFile(dir=part):
-            pass
-        free = shutil.disk_usage(part).free
+        if part.path.exists():
+            shutil.rmtree(part.path)
+        part.path.mkdir(parents=True)
+        (part.path / part.mark).touch()
+        free = shutil.disk_usage(part.path).free
     except OSError as error:
         raise StageError(
             f"{out}: the trained model cannot be written here ({error}). Is the folder writable?"
@@ -99,8 +111,15 @@ def write(
     (part / LINEAGE).write_text(json.dumps(lineage, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def publish(part: Path, out: str) -> None:
-    """The finished folder takes its place; a model that was there before is removed only then."""
+def publish(made: Part, out: str) -> None:
+    """The finished folder takes its place; a model that was there before is removed only then.
+
+    Raises StageError when another training has begun in it.
+    """
+    part = made.path
+    if not made.is_mine():
+        raise StageError(f"{out}: another training has begun to write this model; this one stands back")
+    (part / made.mark).unlink()
     for file in part.rglob("*"):
         if file.is_file():
             file.chmod(0o644)  # safetensors makes them for their owner alone; engines may run as somebody else.
@@ -126,11 +145,15 @@ def _cast(weights: dict[str, torch.Tensor], dtype: str | None) -> dict[str, torc
     import torch
 
     wanted = getattr(torch, dtype) if dtype else None
-    done: dict[int, torch.Tensor] = {}  # Tied weights stay one tensor, so that they are written once.
+    done: dict[Any, torch.Tensor] = {}  # Tied weights stay one tensor, so that they are written once.
     for tensor in weights.values():
         keep = wanted is None or not tensor.is_floating_point()
-        done.setdefault(tensor.data_ptr(), tensor.detach().cpu() if keep else tensor.detach().cpu().to(wanted))
-    return {name: done[tensor.data_ptr()] for name, tensor in weights.items()}
+        done.setdefault(_place(tensor), tensor.detach().cpu() if keep else tensor.detach().cpu().to(wanted))
+    return {name: done[_place(tensor)] for name, tensor in weights.items()}
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    return tensor.data_ptr(), tensor.shape
 
 
 def _note_dtype(config: Path, dtype: str) -> None:

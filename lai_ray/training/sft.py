@@ -83,7 +83,7 @@ def train(
         weights = consolidated(engine, recipe.zero_stage)
         if part:
             with export.explained(recipe.out):
-                export.write(part, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
+                export.write(part.path, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
                 export.publish(part, recipe.out)
     finally:
         engine.destroy()
@@ -113,12 +113,12 @@ def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
     return Data(data.names, data.ids, data.weights, dropped, truncated)
 
 
-def _loop(recipe: Recipe, data: Data, engine: Any, report: Report, part: Path | None) -> dict[str, float]:
+def _loop(recipe: Recipe, data: Data, engine: Any, report: Report, part: export.Part | None) -> dict[str, float]:
     """All steps. The metrics of each go to `part` (rank 0's alone) and to `report`; the last ones come back."""
     plan = batches.steps(
         data.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
     )
-    lines = (part / export.METRICS).open("w", encoding="utf-8", buffering=1) if part else None
+    lines = (part.path / export.METRICS).open("w", encoding="utf-8", buffering=1) if part else None
     started, tokens, metrics = time.monotonic(), 0, {}
     for step, rows in enumerate(plan):
         metrics = _step(recipe, data, engine, rows, step=step, steps=len(plan))

@@ -1,4 +1,4 @@
-"""A driver killed in every stage, with real vLLM and DeepSpeed: the same command finishes, and nothing is asked twice."""
+"""A driver killed in every stage, with real vLLM and DeepSpeed: the same command finishes, nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -54,11 +54,15 @@ def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_sampl
 
 
 def turned_answers(one: Path, other: Path) -> list[float]:
-    """For each training problem answered differently in two runs of one model: the gap of the two logits that decided."""
+    """For each training problem that two runs of one model answered differently: the gap of the logits that decided."""
     file = "iteration_0/evaluate/attempts/word_problems.train.jsonl"
     answers = [{a["id"]: a for a in records(run / file)} for run in (one, other)]
-    differing = [key for key in answers[0] if answers[0][key]["completion"]["text"] != answers[1][key]["completion"]["text"]]
-    return [gap(*(side[key]["completion"]["text"] for side in answers), answers[0][key]["messages"]) for key in differing]
+    differing = [
+        key for key in answers[0] if answers[0][key]["completion"]["text"] != answers[1][key]["completion"]["text"]
+    ]
+    return [
+        gap(*(side[key]["completion"]["text"] for side in answers), answers[0][key]["messages"]) for key in differing
+    ]
 
 
 def gap(one: str, other: str, messages: list[dict[str, str]]) -> float:

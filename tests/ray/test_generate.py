@@ -75,7 +75,7 @@ def test_a_killed_replica_is_started_again_and_the_answers_are_the_same(tmp_path
 
 
 def test_a_request_that_kills_every_replica_ends_the_stage_and_not_the_night():
-    with pytest.raises(StageError, match=r"generate failed in a worker: Actor.*logs folder"):
+    with pytest.raises(StageError, match="a worker process died, and again when it was started anew"):
         run([request(1), request(2, "crash always")])
 
 
@@ -105,7 +105,7 @@ def test_replicas_that_fit_nowhere_are_an_error_that_names_what_is_wanted_and_wh
 def test_an_engine_that_hangs_is_an_error_that_says_how_far_it_was():
     stuck = [request(i, "sleep 300" if i == 4 * ROWS - 1 else "") for i in range(4 * ROWS)]
     with pytest.raises(StageError, match=rf"after {3 * ROWS} results"):
-        run(stuck, cluster=TWO.model_copy(update={"stall_seconds": 6.0}))
+        run(stuck, cluster=TWO.model_copy(update={"stall_seconds": 15.0}))
 
 
 @pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")

@@ -19,7 +19,10 @@ QUICK = "jobs/quickstart.toml"
         (["target.model=./models/none"], ["target.model: no model folder './models/none'"]),
         (["target.model=jobs"], ["a folder without config.json"]),
         (["instructor.api_key_env=NO_SUCH_KEY"], ["NO_SUCH_KEY", "instructor.api_key_env"]),
-        (['evaluate.learn_from=["word_problems_plus"]'], ["word_problems_plus can be reported on but not learned from"]),
+        (
+            ['evaluate.learn_from=["word_problems_plus"]'],
+            ["word_problems_plus can be reported on but not learned from"],
+        ),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_starts(tmp_path, arguments, said):

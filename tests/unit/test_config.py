@@ -92,11 +92,13 @@ def test_a_list_of_strategies_goes_on_with_its_last():
 
 
 def test_a_strategy_for_each_dataset_must_name_every_dataset(write):
-    with pytest.raises(ConfigError, match="names a strategy for gsm8k; evaluate.learn_from has word_problems"):
+    with pytest.raises(ConfigError, match=r"names a strategy for gsm8k; evaluate.learn_from has word_problems"):
         config.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
 
 
-@pytest.mark.parametrize("kind, name, near", [("benchmarks", "word_problem", "word_problems"), ("strategies", "lecc", "lec")])
+@pytest.mark.parametrize(
+    ("kind", "name", "near"), [("benchmarks", "word_problem", "word_problems"), ("strategies", "lecc", "lec")]
+)
 def test_an_unknown_plug_in_is_named_with_those_there_are(kind, name, near):
     with pytest.raises(ConfigError, match=f"Did you mean '{near}'"):
         plugins.load(kind, name)

@@ -42,7 +42,7 @@ def test_lec_shows_three_correct_questions_and_le_none(tmp_path):
     assert {len(c.contrasts) for c in View(other.run.stage(0, "diagnose").store, "cases.jsonl", Case)} == {0}
 
 
-@pytest.mark.parametrize("verb,after", [("generate", 37), ("embed", 0), ("nearest", 0), ("ask", 7), ("train", 0)])
+@pytest.mark.parametrize(("verb", "after"), [("generate", 37), ("embed", 0), ("nearest", 0), ("ask", 7), ("train", 0)])
 def test_killed_anywhere_and_started_again_gives_the_samples_of_an_undisturbed_run(tmp_path, verb, after):
     whole = start.run_job(job(tmp_path, name="whole"), executor=LocalExecutor())
     first = LocalExecutor(die_after={verb: after})
@@ -69,7 +69,9 @@ def test_every_id_begins_with_its_problems_id(tmp_path):
 def test_nothing_from_a_test_split_reaches_the_instructor_or_the_training(tmp_path):
     executor = LocalExecutor()
     run = start.run_job(job(tmp_path), executor=executor).run
-    tests = {a.problem.question for a in View(run.stage(0, "evaluate").store, "attempts/word_problems.test.jsonl", Attempt)}
+    tests = {
+        a.problem.question for a in View(run.stage(0, "evaluate").store, "attempts/word_problems.test.jsonl", Attempt)
+    }
     told = "\n".join(m["content"] for r in executor.requests["ask"] for m in r.messages)
     learned = {message["content"] for example in executor.jobs[0].examples for message in example.messages}
     assert not [question for question in tests if question in told]

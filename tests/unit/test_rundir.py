@@ -20,7 +20,13 @@ def card(tmp_path, number: int, **changes):
     folder = tmp_path / "driver"
     folder.mkdir(exist_ok=True)
     me = psutil.Process()
-    fresh = {"host": socket.gethostname(), "pid": me.pid, "born": me.create_time(), "heartbeat": time.time(), "ended": False}
+    fresh = {
+        "host": socket.gethostname(),
+        "pid": me.pid,
+        "born": me.create_time(),
+        "heartbeat": time.time(),
+        "ended": False,
+    }
     (folder / f"{number:04d}.json").write_text(json.dumps(fresh | changes))
 
 
@@ -78,7 +84,7 @@ def test_a_marker_counts_only_for_its_own_key(tmp_path):
 def test_a_folder_without_a_run_names_the_runs_beside_it(tmp_path):
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "run.json").write_text("{}")
-    with pytest.raises(ConfigError, match="no run there .* Runs beside it: quickstart"):
+    with pytest.raises(ConfigError, match=r"no run there .* Runs beside it: quickstart"):
         Run.read(str(tmp_path / "quickstrat"))
 
 

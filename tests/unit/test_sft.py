@@ -285,3 +285,11 @@ def test_a_disk_that_fills_while_saving_keeps_what_there_was(model, tmp_path):
     assert re.search("SAID .* could not be saved", done.stdout), done.stderr[-2000:]
     assert (before / "kept").read_text() == "the model of before"
     assert not export.part_of(str(before)).exists()
+
+
+def test_an_orphan_does_not_publish_what_its_successor_has_begun(tmp_path):
+    orphan = export.begin(str(tmp_path / "out"), needed=0)
+    export.begin(str(tmp_path / "out"), needed=0)
+    with pytest.raises(StageError, match="another training"):
+        export.publish(orphan, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
