@@ -81,12 +81,12 @@ def theirs(args: argparse.Namespace) -> Iterator[int]:
     processor = build_processor(
         config,
         preprocess=lambda row: {
-            "tokenized_prompt": row["prompt"],
+            "tokenized_prompt": row["ids"],
             "sampling_params": {"temperature": 0.0, "max_tokens": row["n"], "ignore_eos": True},
         },
         postprocess=lambda row: {"tokens": row["num_generated_tokens"]},
     )
-    rows = [{"prompt": chat.render(tokenizer, question(i)), "n": n} for i, n in enumerate(lengths(args))]
+    rows = [{"ids": chat.render(tokenizer, question(i)), "n": n} for i, n in enumerate(lengths(args))]
     dataset = processor(ray.data.from_items(rows, override_num_blocks=max(2, args.prompts // 128)))
     for batch in dataset.iter_batches(batch_size=None, prefetch_batches=1):
         yield from (int(n) for n in batch["tokens"])
