@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lai_ray.errors import ConfigError, LaiError
+from lai_ray.errors import ConfigError, InterruptedRunError, LaiError
 
 app = typer.Typer(
     help="Language models that improve by studying their own mistakes, on Ray.",
@@ -144,9 +144,9 @@ def main() -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except InterruptedRunError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(130) from None
     except LaiError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; everything paid for is kept, and the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -13,5 +13,9 @@ class DataError(LaiError):
     """A row, a file or a model is not what it should be."""
 
 
+class InterruptedRunError(LaiError):
+    """The user stopped the run (Ctrl-C). The same command goes on."""
+
+
 class StageError(LaiError):
     """A stage could not finish. What it had paid for is kept; the same command goes on from there."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from lai_ray import models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
-from lai_ray.errors import ConfigError, LaiError
+from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.instructor import prompts
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
@@ -92,6 +92,8 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
         return Outcome(run, loop(run, config, target, executor), None)
     except Stopped as stopped:
         return Outcome(run, None, str(stopped))
+    except KeyboardInterrupt:
+        raise InterruptedRunError("stopped; everything paid for is kept, and the same command goes on from there") from None
     finally:
         executor.close()
 
@@ -135,11 +137,6 @@ def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
         for fd in (*saved, log):
             os.close(fd)
         screen.close()
-
-
-def explain(error: BaseException) -> str:
-    """An error for a person: our own words as they are, anything else with its type."""
-    return str(error) if isinstance(error, LaiError) else f"{type(error).__name__}: {error}"
 
 
 def tried(config: Config) -> Config:

@@ -223,9 +223,11 @@ def _told(job: TrainJob, progress: Progress | None, seen: int) -> int:
 
 def _is_death(error: Exception) -> bool:
     """A worker or its connection is gone, which another attempt can mend; not an error of data or program."""
-    from ray.exceptions import RayError
+    from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+    if isinstance(error, RayTaskError | RaySystemError) and not isinstance(error, RayActorError):
+        return False  # The worker lives and what it was given failed: a module it cannot import, say.
     if isinstance(error, WorkerHealthCheckFailedError | RayError | ConnectionError):
         return True
     # What torch.distributed raises in the workers that are left: RuntimeError from gloo, DistBackendError from NCCL.

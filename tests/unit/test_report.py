@@ -87,6 +87,6 @@ def test_a_story_of_an_unknown_problem_says_what_ids_look_like(run):
 
 def test_a_run_that_was_stopped_early_still_has_a_report(tmp_path):
     run = start.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor()).run
-    assert [table.title for table in tables.one_run(run)][0] == "Test scores, percent"
+    assert tables.one_run(run)[0].title == "Test scores, percent"
     with pytest.raises(ConfigError, match="no sample was kept yet"):
         story.some_case(run)
