@@ -30,6 +30,12 @@ def place(config: Config) -> str:
 
 def check_names(config: Config) -> None:
     """Every name in the job means something: plug-ins, splits, models, the key's variable. Raises ConfigError."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if submitted and "://" not in config.storage and not os.path.isabs(config.storage):
+        raise ConfigError(
+            f"storage = {config.storage!r} is a relative path: in a submitted job that is Ray's copy of the code, which "
+            "goes with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
+        )
     for i in {0, config.iterations}:
         select(config, i)
     for i in range(config.iterations):
@@ -93,7 +99,8 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     except Stopped as stopped:
         return Outcome(run, None, str(stopped))
     except KeyboardInterrupt:
-        raise InterruptedRunError("stopped; everything paid for is kept, and the same command goes on from there") from None
+        words = "stopped; everything paid for is kept, and the same command goes on from there"
+        raise InterruptedRunError(words) from None
     finally:
         executor.close()
 

@@ -47,7 +47,7 @@ def start(config: Config) -> bool:
     try:
         if named is None:
             os.environ |= ours
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+            _begin()
         else:
             _join(named, ours)
     except LaiError:
@@ -64,17 +64,32 @@ def start(config: Config) -> bool:
     return True
 
 
+def _begin() -> None:
+    """ray.init on this machine, tried twice: Ray gives a node 30 s to start, which a busy machine may not manage."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+            return
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
+
+
 def _join(address: str, environment: dict[str, str]) -> None:
     """ray.init on a running cluster, with its token when there is one. Settings of a submitted job go before ours."""
     import ray
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         # Ray itself tries for minutes before it says that nobody is there.
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
-        # A cluster without authentication does not look at the token; one with it turns us away without.
-        os.environ["RAY_AUTH_MODE"] = "token"
+    # A cluster without authentication does not look at the token; one with it turns us away without. By Ray's own
+    # function, since it has read the environment when it was imported.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     wanted = QUIET | environment
     if "working_dir" in job:
@@ -114,15 +129,15 @@ def fits(config: Config, there: dict[str, float]) -> None:
 
 def _could_not(error: Exception, address: str | None, setting: str) -> LaiError:
     said = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
-    if "uthenticat" in type(error).__name__ + str(error):
-        return ConfigError(
-            f"the Ray cluster at {address or 'this machine'} wants a token, and it was not accepted: {said}. "
-            "Set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token (`ray get-auth-token`), or "
-            "RAY_AUTH_MODE=disabled on both sides."
-        )
-    if address is not None:
+    if address is None:
+        return StageError(f"Ray could not be started on this machine: {type(error).__name__}: {said}")
+    if (isinstance(error, OSError) and error.errno is not None) or address == "auto":
         return ConfigError(
             f"no Ray cluster answers at {address!r}, named by {setting}: {said}. Start one there (`ray start --head`), "
             "correct the address, or leave it out to run on this machine alone."
         )
-    return StageError(f"Ray could not be started on this machine: {type(error).__name__}: {said}")
+    return ConfigError(
+        f"something answers at {address!r}, named by {setting}, but will not have us: {said}. If its Ray wants a "
+        "token, set RAY_AUTH_MODE=token and put the token (`ray get-auth-token` there) into ~/.ray/auth_token; else "
+        "look whether it is Ray at all, and of the same version."
+    )

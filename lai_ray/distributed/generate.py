@@ -69,7 +69,8 @@ def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -
 
     done = 0
     try:
-        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        # No prefetching: it would hold each block back until the next one is there.
+        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             done += block.num_rows
             yield from _answers(block)
     except ExecutionTimeoutError as error:

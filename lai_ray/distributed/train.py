@@ -59,7 +59,7 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
     done, timings = export.lineage_of(job.out), {}
     if done is None or done.get("name") != job.name:
         with _scratch(job) as scratch:
-            timings = _until_whole(job, cluster, scratch, _absolute(logs), progress)
+            timings = _until_whole(job, cluster, scratch, logs and os.path.abspath(logs), progress)
         done = export.lineage_of(job.out)
     if done is None or done.get("name") != job.name:
         raise StageError(f"{job.out}: the workers finished, but the model is not here. Do all nodes see this folder?")
@@ -223,10 +223,10 @@ def _told(job: TrainJob, progress: Progress | None, seen: int) -> int:
 
 def _is_death(error: Exception) -> bool:
     """A worker or its connection is gone, which another attempt can mend; not an error of data or program."""
-    from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
+    from ray.exceptions import RayError, RaySystemError, RayTaskError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-    if isinstance(error, RayTaskError | RaySystemError) and not isinstance(error, RayActorError):
+    if isinstance(error, RayTaskError | RaySystemError):
         return False  # The worker lives and what it was given failed: a module it cannot import, say.
     if isinstance(error, WorkerHealthCheckFailedError | RayError | ConnectionError):
         return True
@@ -244,12 +244,8 @@ def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | 
     if ours:
         return StageError(f"training stopped: {error}")
     where = f" Its output is in {logs}/train-*.log." if logs else ""
-    wanted = (
-        f"{cluster.train_workers} workers with {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU each"
-    )
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    return StageError(f"training on {wanted} failed: {type(error).__name__}: {first}.{where}")
-
-
-def _absolute(folder: str | None) -> str | None:
-    return str(Path(folder).absolute()) if folder else None
+    each = f"{cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU"
+    wanted = f"{cluster.train_workers} workers with {each} each"
+    cause = getattr(error, "cause", None) or error
+    first = (str(cause).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return StageError(f"training on {wanted} failed: {type(cause).__name__}: {first}.{where}")

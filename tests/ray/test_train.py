@@ -146,3 +146,14 @@ def test_errors_of_the_data_are_told_before_those_of_the_workers_that_lost_their
     assert _is_death(lost) and not _is_death(DataError("no")) and not _is_death(ValueError("no"))
     assert str(_explained([lost, DataError("no positions")], TWO_WORKERS, None)) == "training stopped: no positions"
     assert "ValueError: a bug" in str(_explained([lost, ValueError("a bug")], TWO_WORKERS, "logs"))
+
+
+def test_a_module_that_workers_cannot_import_is_not_tried_again():
+    from ray.exceptions import RaySystemError, RayTaskError
+
+    from lai_ray.distributed.train import _explained, _is_death
+
+    cause = RaySystemError("No module named 'my_pkg'", "Traceback …")
+    error = RayTaskError("run_train_fn", "Traceback …", cause)
+    assert not _is_death(error)
+    assert "No module named 'my_pkg'" in str(_explained([error], TWO_WORKERS, None))
