@@ -103,7 +103,7 @@ class Strategy(Protocol):
 
 
 class Engine(Protocol):
-    """Answers requests in one process. Lives inside an actor; knows nothing of Ray."""
+    """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, in any order. A request that fails comes back with `completion.error`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -30,8 +31,8 @@ class Table:
 
     def rich(self) -> RichTable:
         """For the terminal."""
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None)
-        table.caption_justify = "left"
+        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        table.caption, table.caption_justify = self.note or None, "left"
         for i, column in enumerate(self.columns):
             table.add_column(column, justify="right" if i else "left", overflow="fold")
         for row in self.rows:
@@ -44,17 +45,17 @@ def _row(cells: list[str]) -> str:
 
 
 def percent(interval: Interval | None) -> str:
-    """ "52.3 (50.1 to 54.5)", or a dash."""
+    """ "52.3" and below it "50.1 to 54.5", or a dash."""
     if interval is None:
         return "–"
-    return f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    return f"{100 * interval.value:.1f}\n{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
 def points(interval: Interval | None) -> str:
-    """ "+3.4 (+1.2 to +5.6)", or a dash."""
+    """ "+3.4" and below it "+1.2 to +5.6", or a dash."""
     if interval is None:
         return "–"
-    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    return f"{100 * interval.value:+.1f}\n{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def confidence_of(run: Run) -> float:
@@ -69,16 +70,15 @@ def scores(run: Run) -> Table:
     measured = [i for i in all_of_it if any(part.endswith(".test") for part in i.scores())]
     table = Table(
         "Test scores, percent",
-        ["test", "domain", "problems", *(f"iteration {i.number}" for i in measured), "change"],
-        note=f"Brackets: {level:.0%} intervals; the change is paired, problem by problem. "
-        "Iteration 0 is the untouched target.",
+        ["test", "problems", *(f"iteration {i.number}" for i in measured), "change"],
+        note=f"With {level:.0%} intervals; the change is paired, problem by problem. Iteration 0 is the untouched target.",
     )
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
         domain = plugins.load("benchmarks", name).domain
         cells = [percent(facts.score_on(i, name, level)) for i in measured]
-        table.rows.append([name, f"{domain}-domain", str(n), *cells, points(change)])
+        table.rows.append([f"{name}\n{domain}-domain", str(n), *cells, points(change)])
     return table
 
 
@@ -103,24 +103,25 @@ def by_group(run: Run) -> list[Table]:
 
 def funnel(run: Run) -> Table:
     """Attempts to samples, by iteration and dataset."""
-    table = Table(
-        "From attempts to samples",
-        ["iteration", "dataset", "attempts", "mistakes", "replies", "samples", "kept", "dropped, and why"],
-    )
+    table = Table("From attempts to samples", ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"])
+    dropped: dict[str, int] = {}
     for row in facts.funnel_rows(run):
-        dropped = ", ".join(f"{reason}: {n}" for reason, n in sorted(row["dropped"].items())) or "none"
-        cells = [row[key] for key in ("iteration", "dataset", "attempts", "mistakes", "replies", "samples", "kept")]
-        table.rows.append([*("–" if cell is None else str(cell) for cell in cells), dropped])
+        for reason, n in row["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + n
+        table.rows.append(["–" if row[name] is None else str(row[name]) for name in table.columns])
+    if dropped:
+        table.note = "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
     return table
 
 
 def times(run: Run) -> Table:
     """Seconds by stage and iteration."""
-    table = Table("Time, seconds", ["iteration", *STAGES, "sum"])
-    for iteration in facts.iterations(run):
-        seconds = iteration.seconds()
-        cells = [f"{seconds[name]:.1f}" if name in seconds else "–" for name in STAGES]
-        table.rows.append([str(iteration.number), *cells, f"{sum(seconds.values()):.1f}"])
+    measured = {iteration.number: iteration.seconds() for iteration in facts.iterations(run)}
+    stages = [name for name in STAGES if any(name in seconds for seconds in measured.values())]
+    table = Table("Time, seconds", ["iteration", *stages, "sum"])
+    for number, seconds in measured.items():
+        cells = [f"{seconds[name]:.1f}" if name in seconds else "–" for name in stages]
+        table.rows.append([str(number), *cells, f"{sum(seconds.values()):.1f}"])
     return table
 
 
@@ -132,7 +133,7 @@ def costs(run: Run) -> Table:
     )  # fmt: skip
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
-    columns = ["iteration", "calls", "failed", "possibly paid besides", "prompt tokens", "completion tokens", "US$"]
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
     for iteration in facts.iterations(run):

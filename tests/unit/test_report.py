@@ -52,7 +52,7 @@ def test_the_funnel_narrows_from_attempts_to_samples(run):
 
 def test_the_report_names_domain_interval_and_change(run):
     text = tables.markdown(run)
-    assert "| word_problems | in-domain | 40 |" in text
+    assert "| word_problems<br>in-domain | 40 |" in text
     assert text.count(" to +") >= 1
     assert "## Time, seconds" in text
 
