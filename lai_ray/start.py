@@ -29,11 +29,11 @@ def place(config: Config) -> str:
 
 
 def check_names(config: Config) -> None:
-    """Every name in the job means something: plug-ins, splits, models, the key's variable. Raises ConfigError."""
+    """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError."""
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if submitted and "://" not in config.storage and not os.path.isabs(config.storage):
         raise ConfigError(
-            f"storage = {config.storage!r} is a relative path: in a submitted job that is Ray's copy of the code, which "
+            f"storage = {config.storage!r} is a relative path: in a submitted job that is the copy of the code, which "
             "goes with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
         )
     for i in {0, config.iterations}:

@@ -45,10 +45,10 @@ def _row(cells: list[str]) -> str:
 
 
 def percent(interval: Interval | None) -> str:
-    """ "52.3" and below it "50.1 to 54.5", or a dash."""
+    """ "52.3" and below it "50.1–54.5", or a dash."""
     if interval is None:
         return "–"
-    return f"{100 * interval.value:.1f}\n{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    return f"{100 * interval.value:.1f}\n{100 * interval.low:.1f}–{100 * interval.high:.1f}"
 
 
 def points(interval: Interval | None) -> str:
@@ -70,8 +70,9 @@ def scores(run: Run) -> Table:
     measured = [i for i in all_of_it if any(part.endswith(".test") for part in i.scores())]
     table = Table(
         "Test scores, percent",
-        ["test", "problems", *(f"iteration {i.number}" for i in measured), "change"],
-        note=f"With {level:.0%} intervals; the change is paired, problem by problem. Iteration 0 is the untouched target.",
+        ["test", "n", *(f"iter. {i.number}" for i in measured), "change"],
+        note=f"With {level:.0%} intervals; the change is paired, problem by problem. "
+        "Iteration 0 is the untouched target.",
     )
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
@@ -90,7 +91,7 @@ def by_group(run: Run) -> list[Table]:
         names = facts.groups(run, name)
         if len(names) < 2:
             continue
-        table = Table(f"{name} by group, percent", ["group", "problems", *(f"iteration {i.number}" for i in measured)])
+        table = Table(f"{name} by group, percent", ["group", "n", *(f"iter. {i.number}" for i in measured)])
         for group in names:
             first = measured[0].scores().get(f"{name}.test", {}).get("groups", {}).get(group, {})
             cells = [facts.score_on(i, name, 0.95, group) for i in measured]
@@ -103,7 +104,8 @@ def by_group(run: Run) -> list[Table]:
 
 def funnel(run: Run) -> Table:
     """Attempts to samples, by iteration and dataset."""
-    table = Table("From attempts to samples", ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"])
+    columns = ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"]
+    table = Table("From attempts to samples", columns)
     dropped: dict[str, int] = {}
     for row in facts.funnel_rows(run):
         for reason, n in row["dropped"].items():

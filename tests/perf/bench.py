@@ -1,6 +1,6 @@
 """`make bench`: speed as ratios against a baseline in the same run, a JSON line each in build/bench.jsonl.
 
-    python -m tests.perf.bench [NAME]
+python -m tests.perf.bench [NAME]
 """
 
 from __future__ import annotations
