@@ -169,8 +169,8 @@ class Executor(Protocol):
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """`function` of each item, in order."""
 
-    def train(self, job: TrainJob) -> Trained:
-        """Full-parameter fine-tuning: Ray Train and DeepSpeed."""
+    def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
+        """Full-parameter fine-tuning: Ray Train and DeepSpeed. `progress` hears (steps done, steps)."""
 
     def search(
         self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str

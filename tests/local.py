@@ -101,7 +101,7 @@ class LocalExecutor:
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         return map(function, items)
 
-    def train(self, job: TrainJob) -> Trained:
+    def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")
         self.jobs.append(job)
         skill = int((Path(job.model.path) / "skill.json").read_text())

@@ -87,12 +87,12 @@ class RayExecutor:
         self._start()
         yield from _mapped(function, itertools.chain(first, drawn))
 
-    def train(self, job: TrainJob) -> Trained:
+    def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
         """See `lai_ray.distributed.train`."""
         self._start()
         from lai_ray.distributed.train import train
 
-        return train(job, self._config.cluster, self._logs)
+        return train(job, self._config.cluster, self._logs, progress)
 
     def search(
         self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str

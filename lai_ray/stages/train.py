@@ -54,7 +54,8 @@ def train(
     if not stage.done(key):
         job = TrainJob(key, target, examples, settings, rate, seed, stage.local("checkpoint"), lineage)
         stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
-        trained = executor.train(job)
+        with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
+            trained = executor.train(job, tracker.at)
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **trained.metrics)
     stage.reached()

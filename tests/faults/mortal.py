@@ -50,7 +50,7 @@ def once_training() -> None:
     """Die when rank 0 has written a step's figures."""
     train = RayExecutor.train
 
-    def watched(self: RayExecutor, job: Any) -> Any:
+    def watched(self: RayExecutor, job: Any, *rest: Any) -> Any:
         folder = Path(job.out).parent
 
         def watch() -> None:
@@ -59,7 +59,7 @@ def once_training() -> None:
             die()
 
         threading.Thread(target=watch, daemon=True).start()
-        return train(self, job)
+        return train(self, job, *rest)
 
     RayExecutor.train = watched  # type: ignore[method-assign]
 
