@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 CORPUS: dict[str, tuple[int, int]] = {
     "add": (1500, 1500),
     "subtract": (1500, 1500),
-    "multiply": (1500, 1500),
-    "gain_loss": (900, 600),
-    "together": (100, 30),
-    "change": (100, 30),
-    "two_items": (100, 30),
+    "multiply": (2000, 2000),
+    "gain_loss": (2500, 2500),
+    "together": (12, 4),
+    "change": (12, 4),
+    "two_items": (12, 4),
 }
 """kind -> how many small and how many large problems are in the pre-training corpus."""
 DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
@@ -41,10 +41,10 @@ DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
     ("+", (10, 499), (10, 499), 14_000),
     ("-", (10, 99), (10, 99), 6000),
     ("-", (100, 499), (10, 399), 16_000),
-    ("*", (2, 5), (11, 199), 8000),
+    ("*", (2, 5), (11, 199), 14_000),
 )
 """Bare sums, "34 + 58": operator, range of either number, how many. Short, so most of what is learned costs little."""
-EPOCHS = 2
+EPOCHS = 2.2
 BATCH_TOKENS = 1400
 LEARNING_RATE = 4e-3
 WARM_UP = 0.05
