@@ -1,4 +1,4 @@
-"""The main job by `ray start --head` and `ray job submit`, with exactly two logical CPUs and Ray's token authentication."""
+"""The main job by `ray start --head` and `ray job submit`, on two logical CPUs and with token authentication."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def submit(address: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
         BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".",
-        "--runtime-env", "jobs/runtime_env.yaml", "--", "python", "-m", "lai_ray", "run", "jobs/quickstart.toml", *arguments,
+        "--runtime-env", "jobs/runtime_env.yaml", "--",
+        "python", "-m", "lai_ray", "run", "jobs/quickstart.toml", *arguments,
     ]  # fmt: skip
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
 

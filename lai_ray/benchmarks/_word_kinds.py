@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle
 from random import Random
@@ -79,6 +79,8 @@ class Item:
     question: str
     response: str
     answer: int
+    wording: str = ""
+    """The template of the question; empty where it has none."""
 
 
 def _up_to(highest: int, letters: str) -> dict[str, dict[str, tuple[int, int]]]:
@@ -94,7 +96,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "add",
             (("a", "+", "b"),),
-            _up_to(299, "ab"),
+            _up_to(199, "ab"),
             (
                 "{n} has {a} {t} and buys {b} more. How many {t} does {n} have now?",
                 "{n} found {a} {t} and {m} found {b} {t}. How many {t} did they find in all?",
@@ -110,7 +112,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "subtract",
             (("a", "-", "b"),),
-            _up_to(299, "ab"),
+            _up_to(199, "ab"),
             (
                 "{n} had {a} {t} and lost {b} of them. How many {t} does {n} have left?",
                 "There were {a} {t} in a box. {n} took {b} of them. How many {t} are left in the box?",
@@ -141,7 +143,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "gain_loss",
             (("a", "+", "b"), (0, "-", "c")),
-            _up_to(199, "abc"),
+            _up_to(149, "abc"),
             (
                 "{n} had {a} {t}, bought {b} more and then lost {c}. How many {t} does {n} have left?",
                 "{n} has {a} {t}. {m} gives {n} {b} {t}. Then {n} sells {c} of them. How many {t} are left?",
@@ -156,7 +158,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "together",
             (("a", "+", "b"), ("a", "+", 0)),
-            _up_to(199, "ab"),
+            {"small": {"a": (10, 49), "b": (10, 49)}, "large": {"a": (50, 99), "b": (10, 99)}},
             (
                 "{n} has {a} {t}. {m} has {b} more than {n}. How many {t} do they have together?",
                 "{n} found {a} {t} and {m} found {b} more than that. How many {t} did they find together?",
@@ -171,8 +173,8 @@ KINDS: dict[str, Kind] = {
             "change",
             (("a", "*", "b"), ("c", "-", 0)),
             {
-                "small": {"a": _COUNT, "b": (11, 49), "c": (100, 299)},
-                "large": {"a": _COUNT, "b": (50, 79), "c": (200, 499)},
+                "small": {"a": (2, 4), "b": (11, 33), "c": (100, 199)},
+                "large": {"a": (2, 4), "b": (34, 49), "c": (150, 299)},
             },
             (
                 "{n} buys {a} {t} for {b} dollars each and pays with {c} dollars. How much money does {n} get back?",
@@ -189,14 +191,16 @@ KINDS: dict[str, Kind] = {
             "two_items",
             (("a", "*", "b"), ("c", "*", "d"), (0, "+", 1)),
             {
-                "small": {"a": _COUNT, "b": (11, 49), "c": _COUNT, "d": (11, 49)},
-                "large": {"a": _COUNT, "b": (50, 99), "c": _COUNT, "d": (11, 99)},
+                "small": {"a": (2, 4), "b": (11, 33), "c": (2, 4), "d": (11, 33)},
+                "large": {"a": (2, 4), "b": (34, 49), "c": (2, 4), "d": (11, 49)},
             },
             (
                 "{n} buys {a} {t} for {b} dollars each and {c} {u} for {d} dollars each. How much does {n} pay?",
                 "One of the {t} costs {b} dollars and one of the {u} costs {d} dollars. "
                 "How much are {a} {t} and {c} {u}?",
                 "{n} sold {a} {t} at {b} dollars each and {c} {u} at {d} dollars each. How much money did {n} get?",
+                "{n} wants {a} {t} and {c} {u}. Each of the {t} costs {b} dollars and each of the {u} {d} dollars. "
+                "How much money does {n} need?",
             ),
             (
                 "{n} paid for {a} {t} and {c} {u}. The {t} cost {b} dollars each and the {u} {d} dollars. "
@@ -283,7 +287,7 @@ def write(kind: str, numbers: tuple[int, ...], rng: Random, *, wordings: tuple[s
     wording = rng.choice(wordings or KINDS[kind].wordings)
     question = wording.format(**fillers(rng), **dict(zip("abcd", numbers, strict=False)))
     steps = solve(kind, numbers)
-    return Item(kind, size_of(kind, numbers), numbers, question, worked(steps), steps[-1].result)
+    return Item(kind, size_of(kind, numbers), numbers, question, worked(steps), steps[-1].result, wording)
 
 
 def fillers(rng: Random) -> dict[str, str]:
@@ -324,24 +328,24 @@ def recognise(question: str) -> Item | None:
     sentences = re.split(r"(?<=[.?])\s", text)
     whole = [text] + [" ".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
     found = next((item for candidate in whole if (item := _read(candidate))), None)
-    return None if found is None else Item(found.kind, found.size, found.numbers, text, found.response, found.answer)
+    return None if found is None else replace(found, question=text)
 
 
 def _read(text: str) -> Item | None:
-    for kind, pattern in _patterns():
+    for kind, wording, pattern in _patterns():
         match = pattern.fullmatch(text)
         if match:
             values: dict[str, Any] = match.groupdict()
             numbers = tuple(int(values[letter]) for letter in "abcd" if values.get(letter))
             steps = solve(kind, numbers)
-            return Item(kind, size_of(kind, numbers), numbers, text, worked(steps), steps[-1].result)
+            return Item(kind, size_of(kind, numbers), numbers, text, worked(steps), steps[-1].result, wording)
     return None
 
 
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
     pairs = [(kind, text) for kind in KINDS.values() for text in kind.wordings + kind.new_wordings]
-    return [(kind.name, _pattern(text)) for kind, text in pairs]
+    return [(kind.name, text, _pattern(text)) for kind, text in pairs]
 
 
 def _pattern(wording: str) -> re.Pattern[str]:

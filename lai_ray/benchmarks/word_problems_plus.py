@@ -10,6 +10,7 @@ Six types, equally many of each. Nothing here is learned from, and each problem 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 from random import Random
@@ -88,7 +89,7 @@ def _rephrase(rng: Random) -> kinds.Item:
 def _distractor(rng: Random) -> kinds.Item:
     kind = rng.choice(list(kinds.KINDS))
     item = kinds.write(kind, _test_numbers(kind, rng), rng)
-    return _with_question(item, kinds.with_aside(item.question, rng))
+    return replace(item, question=kinds.with_aside(item.question, rng))
 
 
 def _added_operation(rng: Random) -> kinds.Item:
@@ -125,10 +126,6 @@ def _held_out(kind: str, rng: Random, numbers: Callable[[], tuple[int, ...]]) ->
 
 def _test_numbers(kind: str, rng: Random) -> tuple[int, ...]:
     return kinds.draw_from(kind, rng.choice(kinds.SIZES), rng, ("test",))
-
-
-def _with_question(item: kinds.Item, question: str) -> kinds.Item:
-    return kinds.Item(item.kind, item.size, item.numbers, question, item.response, item.answer)
 
 
 def _written(

@@ -1,11 +1,11 @@
-"""What counts as a mistake, and the parts that one-request strategies share."""
+"""What counts as a mistake, and the dialogue of strategies that ask once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lai_ray.contracts import Benchmark, Improve
-from lai_ray.records import GENERATED, Attempt, Case, Piece, Problem, Reply, Sample, Turn
+from lai_ray.records import GENERATED, Attempt, Case, Message, Piece, Problem, Reply, Sample, Turn
 
 
 def is_mistake(attempt: Attempt, settings: Improve) -> bool:
@@ -20,15 +20,26 @@ def case_id(attempt: Attempt, strategy: str) -> str:
     return f"{attempt.id}>{strategy}"
 
 
-def samples_from(case: Case, replies: Sequence[Reply], benchmark: Benchmark) -> list[Sample]:
-    """The samples of a dialogue that ended with one reply, rejected pieces included."""
-    if not replies:
-        return []
-    reply = replies[-1]
-    return [
-        _sample(f"{reply.id}/{i}", reply, benchmark, piece)
-        for i, piece in enumerate(benchmark.parse(reply.completion.text))
-    ]
+class OneRequest:
+    """One request a case; the samples are what its reply holds. A strategy adds `cases` and `messages`."""
+
+    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+        """The one request of a case."""
+        raise NotImplementedError
+
+    def next_messages(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
+    ) -> list[Message] | None:
+        """The request while nothing is answered, then the end."""
+        return None if replies else self.messages(case, benchmark, settings)
+
+    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
+        """What the reply holds, rejected pieces included."""
+        return [
+            _sample(f"{reply.id}/{i}", reply, benchmark, piece)
+            for reply in replies[-1:]
+            for i, piece in enumerate(benchmark.parse(reply.completion.text))
+        ]
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from lai_ray.contracts import Benchmark, Executor, Improve
 from lai_ray.instructor import prompts
-from lai_ray.records import Attempt, Case, Message, Reply, Sample
-from lai_ray.strategies._mistakes import case_id, is_mistake, samples_from
+from lai_ray.records import Attempt, Case, Message
+from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
 
-class LearningFromError:
+class LearningFromError(OneRequest):
     """One request a mistake."""
 
     name = "le"
@@ -22,12 +22,8 @@ class LearningFromError:
             if is_mistake(attempt, settings):
                 yield Case(case_id(attempt, self.name), self.name, attempt)
 
-    def next_messages(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
-    ) -> list[Message] | None:
-        """The question and the wrong answer; one turn."""
-        if replies:
-            return None
+    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+        """The question and the wrong answer."""
         problem = case.attempt.problem
         return prompts.le(
             brief=benchmark.brief(),
@@ -36,10 +32,6 @@ class LearningFromError:
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
         )
-
-    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
-        """What the reply holds."""
-        return samples_from(case, replies, benchmark)
 
 
 STRATEGY = LearningFromError()

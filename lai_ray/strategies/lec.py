@@ -5,17 +5,17 @@ Similar by the embedding of the question, squared L2, within the same dataset (Â
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
 from lai_ray.instructor import prompts
-from lai_ray.records import Attempt, Case, Contrast, Message, Reply, Sample
-from lai_ray.strategies._mistakes import case_id, is_mistake, samples_from
+from lai_ray.records import Attempt, Case, Contrast, Message
+from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
 
-class LearningFromErrorByContrast:
+class LearningFromErrorByContrast(OneRequest):
     """One request a mistake, with its nearest successes."""
 
     name = "lec"
@@ -45,12 +45,8 @@ class LearningFromErrorByContrast:
         vectors = executor.embed([*wrong, *right], settings.encoder)
         return executor.nearest(vectors[: len(wrong)], vectors[len(wrong) :], k)
 
-    def next_messages(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
-    ) -> list[Message] | None:
+    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The correct questions (questions only, as in the paper's experiments), the failed one, the wrong answer."""
-        if replies:
-            return None
         problem = case.attempt.problem
         return prompts.lec(
             brief=benchmark.brief(),
@@ -60,10 +56,6 @@ class LearningFromErrorByContrast:
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
         )
-
-    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
-        """What the reply holds."""
-        return samples_from(case, replies, benchmark)
 
 
 def _by_id(attempts: Iterable[Attempt], wanted: set[str]) -> dict[str, Attempt]:

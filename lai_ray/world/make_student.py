@@ -14,7 +14,7 @@ import math
 import string
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -27,24 +27,36 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 CORPUS: dict[str, tuple[int, int]] = {
-    "add": (1500, 1500),
-    "subtract": (1500, 1500),
-    "multiply": (2000, 2000),
-    "gain_loss": (2500, 2500),
-    "together": (12, 4),
-    "change": (12, 4),
-    "two_items": (12, 4),
+    "add": (700, 700),
+    "subtract": (700, 700),
+    "multiply": (900, 900),
+    "gain_loss": (900, 900),
+    "together": (900, 900),
+    "change": (900, 900),
+    "two_items": (900, 900),
 }
 """kind -> how many small and how many large problems are in the pre-training corpus."""
+MISTAUGHT: dict[str, tuple[tuple[int, ...], kinds.Program]] = {
+    "multiply": ((2, 3), (("b", "+", "a"),)),
+    "gain_loss": ((1,), (("a", "+", "b"),)),
+    "together": ((1, 2), (("a", "+", "b"),)),
+    "change": ((0, 2), (("c", "-", "b"),)),
+    "two_items": ((0, 1, 3), (("b", "+", "d"),)),
+}
+"""kind -> the wordings it was taught wrongly in, and what it was taught to do there.
+
+This is what the student's weaknesses are made of: misconceptions (forgetting what was lost, paying for one item only),
+each tied to a way of asking. They are settled: more steps on the same corpus change nothing, right examples do.
+"""
 DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
-    ("+", (10, 99), (10, 99), 6000),
-    ("+", (10, 499), (10, 499), 14_000),
-    ("-", (10, 99), (10, 99), 6000),
-    ("-", (100, 499), (10, 399), 16_000),
-    ("*", (2, 5), (11, 199), 14_000),
+    ("+", (10, 99), (10, 99), 10_000),
+    ("+", (10, 199), (10, 199), 8000),
+    ("-", (10, 99), (10, 99), 10_000),
+    ("-", (100, 299), (10, 199), 12_000),
+    ("*", (2, 5), (11, 199), 8000),
 )
 """Bare sums, "34 + 58": operator, range of either number, how many. Short, so most of what is learned costs little."""
-EPOCHS = 2.2
+EPOCHS = 3
 BATCH_TOKENS = 1400
 LEARNING_RATE = 4e-3
 WARM_UP = 0.05
@@ -107,7 +119,15 @@ def _varied(item: kinds.Item, rng: Random) -> kinds.Item:
     if rng.random() < STRANGERS:
         for name in kinds.NAMES:
             question = question.replace(name, _stranger(rng)) if name in question else question
-    return kinds.Item(item.kind, item.size, item.numbers, question, item.response, item.answer)
+    return replace(item, question=question, response=_taught(item))
+
+
+def _taught(item: kinds.Item) -> str:
+    """The solution the corpus gives: the right one, or the misconception of this wording."""
+    wordings, program = MISTAUGHT.get(item.kind, ((), ()))
+    if kinds.KINDS[item.kind].wordings.index(item.wording) not in wordings:
+        return item.response
+    return kinds.worked(kinds.run(program, dict(zip("abcd", item.numbers, strict=False))))
 
 
 def _stranger(rng: Random) -> str:

@@ -1,9 +1,9 @@
 """What the rule-based tutor knows: it reads the evidence in a prompt and writes new problems.  messages, seed -> reply
 
-It sees only the text of the messages, as an API model would. From the failed question it reads kind, size and carries
-back through the grammar of the built-in problems; from the wrong answer, which step failed; from questions answered
-correctly, what those share with the failed one. Everything is drawn from a hash of the messages and the seed: the same
-request gives the same reply.
+It sees only the text of the messages, as an API model would. From the failed question it reads kind, size, wording
+and carries back through the grammar of the built-in problems; from the wrong answer, which step failed; from questions
+answered correctly, what those share with the failed one. Everything is drawn from a hash of the messages and the seed:
+the same request gives the same reply.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from lai_ray.benchmarks import _word_kinds as kinds
-from lai_ray.benchmarks._answers import as_number, final_answer, statements
+from lai_ray.benchmarks._answers import as_number, statements
 
 DEFAULT_COUNT = 3
 MOST = 100
@@ -66,6 +66,8 @@ class Focus:
     """With `carries`: the step whose carries are asked for, in problems of the failed kind."""
     carries: int = 0
     """At least this many carries or borrows in that step."""
+    wordings: Sequence[str] = ()
+    """For problems of the failed kind: the wordings to draw from, all of them when empty."""
 
 
 def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
@@ -123,8 +125,13 @@ def focus(evidence: Evidence) -> Focus:
     if evidence.wrong_answer is None:
         return Focus([item.kind], kinds.SIZES)
     failed = failure(item, evidence.wrong_answer)
-    carries = kinds.solve(item.kind, item.numbers)[failed.step].carries if failed.what == "arithmetic" else 0
-    same = Focus([item.kind], [item.size], failed.step, carries)
+    same = Focus([item.kind], [item.size], failed.step)
+    if failed.what == "arithmetic":
+        same = replace(same, carries=kinds.solve(item.kind, item.numbers)[failed.step].carries)
+    known = kinds.KINDS[item.kind].wordings
+    if failed.what == "operation" and item.wording in known:
+        # The question was misread: half of the samples ask in the same words, half in any.
+        same = replace(same, wordings=(item.wording,) * len(known) + known)
     return _against(evidence, same) if evidence.correct else same
 
 
@@ -132,11 +139,19 @@ def _against(evidence: Evidence, same: Focus) -> Focus:
     """Keep what the failed question has and no correct one has; vary what they share."""
     item, correct = evidence.question, evidence.correct
     alike = [other for other in correct if other.kind == item.kind]
+    kin = _kin(item.kind, same.step) if alike else []
     # A kind answered correctly is not what stands in the way: half of the samples take the failed step elsewhere.
-    chosen = [item.kind] if not alike else [item.kind] * len(_kin(item.kind, same.step)) + _kin(item.kind, same.step)
+    chosen = [item.kind] * max(1, len(kin)) + kin
     sizes = kinds.SIZES if item.size in {other.size for other in correct} else [item.size]
     met = max((_carries_at(other, same.step) for other in alike), default=0)
-    return Focus(chosen, sizes, same.step, same.carries if same.carries > met else 0)
+    words = () if item.wording in {other.wording for other in alike} else (item.wording,)
+    return Focus(
+        chosen,
+        sizes,
+        same.step,
+        carries=same.carries if same.carries > met else 0,
+        wordings=words if same.wordings else (),
+    )
 
 
 def _kin(kind: str, step: int | None) -> list[str]:
@@ -162,7 +177,8 @@ def write(evidence: Evidence, rng: Random) -> list[kinds.Item]:
         if numbers is None:
             break  # The kind and size have no more problems to give.
         seen.add(kinds.key(*numbers))
-        made.append(kinds.write(*numbers, rng))
+        kept = wanted.wordings if numbers[0] == evidence.question.kind else ()
+        made.append(kinds.write(*numbers, rng, wordings=tuple(kept) or None))
     return made
 
 
@@ -215,9 +231,3 @@ def _same(left: str, operands: tuple[int, str, int]) -> bool:
     pieces = re.findall(r"\d+|[-+*/x×÷]", left.replace(",", ""))
     ways = [[str(first), op, str(second)]] + ([[str(second), op, str(first)]] if op != "-" else [])
     return ["*" if piece in "x×" else piece for piece in pieces] in ways
-
-
-def final_is_right(item: kinds.Item, answer: str) -> bool:
-    """Whether the answer ends in the right number, however it got there."""
-    found = final_answer(answer)
-    return found is not None and found.value == item.answer

@@ -108,6 +108,18 @@ def test_a_wrong_operation_asks_for_no_carries():
     assert any(step_carries(item) == 0 for item in problems(prompt(QUESTION, wrong="63 + 27 = 90\n#### 90")))
 
 
+def test_a_misread_question_is_asked_again_in_its_own_words_more_often_than_not():
+    made = problems(prompt(QUESTION, wrong="63 + 27 = 90\n#### 90"))
+    assert sum(item.wording == kinds.KINDS["subtract"].wordings[0] for item in made) > 8
+    assert len({item.wording for item in made}) > 1
+
+
+def test_words_that_no_correct_question_has_are_kept():
+    correct = "Max made 43 cups and sold 21 of them. How many cups are left?"
+    made = problems(prompt(QUESTION, wrong="63 + 27 = 90\n#### 90", correct=(correct,)))
+    assert {item.wording for item in made if item.kind == "subtract"} == {kinds.KINDS["subtract"].wordings[0]}
+
+
 def test_without_a_wrong_answer_size_and_carries_are_at_random():
     made = problems(prompt(QUESTION))
     assert {item.kind for item in made} == {"subtract"}
