@@ -13,17 +13,16 @@ want="$("$python" -V) $(cat requirements/cpu.txt requirements/venv.sh pyproject.
 echo "making .venv ($(grep -c '==' requirements/cpu.txt) packages; two to four minutes)"
 rm -rf .venv
 "$python" -m venv .venv
-pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile"
+pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps"
 # PyTorch's CPU wheel is on PyTorch's own index. The index is named for this one command: where it cannot be reached,
 # pip loses seconds on every package it looks up there.
-$pip --extra-index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements/cpu.txt)" 2>.venv/torch.log &
-torch=$!
-grep -v '^torch==' requirements/cpu.txt >.venv/rest.txt
-# Nothing depends on order: with --no-deps, PyTorch unpacks on one core while the rest does on the other.
-$pip -r .venv/rest.txt 2>.venv/pip.log && wait $torch && $pip --no-build-isolation -e . 2>>.venv/pip.log || {
-    cat .venv/torch.log .venv/pip.log >&2
+$pip --extra-index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements/cpu.txt)" 2>.venv/pip.log || {
+    cat .venv/pip.log >&2
     exit 1
 }
-# pip compiles on one core; a few packages ship templates that are no Python, which is not our business.
-.venv/bin/python -m compileall -q -q -j 0 .venv/lib/python3*/site-packages || true
+grep -v '^torch==' requirements/cpu.txt >.venv/rest.txt
+$pip -r .venv/rest.txt 2>>.venv/pip.log && $pip --no-build-isolation -e . 2>>.venv/pip.log || {
+    cat .venv/pip.log >&2
+    exit 1
+}
 echo "$want" >.venv/lai-ray.made-from
