@@ -78,9 +78,9 @@ def scores(run: Run) -> Table:
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
-        domain = plugins.load("benchmarks", name).domain
+        domain = {"in": "in-domain", "out": "out-of-domain"}[plugins.load("benchmarks", name).domain]
         cells = [percent(facts.score_on(i, name, level)) for i in measured]
-        table.rows.append([f"{name}\n{domain}-domain", str(n), *cells, points(change)])
+        table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
     return table
 
 
