@@ -230,6 +230,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _chosen_on_what_is_learned_from(self) -> Config:
+        if self.search is not None and self.search.metric not in ("dev", *self.evaluate.learn_from):
+            raise ValueError(
+                f"search.metric is {self.search.metric!r}; candidates are compared on dev splits alone: "
+                f"'dev' for their mean, or one of {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
     @property
     def dev_wanted(self) -> bool:
         """Dev splits are for choosing between candidates; without a search nothing is chosen."""

@@ -41,6 +41,9 @@ def check_names(config: Config) -> None:
     for i in range(config.iterations):
         for dataset in config.evaluate.learn_from:
             strategy_for(config, i, dataset)
+    if isinstance(config.curate.keep_clear_of, list):
+        for name in config.curate.keep_clear_of:
+            plugins.load("benchmarks", name)
     plugins.load("engines", config.target.engine)
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):

@@ -17,6 +17,8 @@ QUICK = "jobs/quickstart.toml"
         (['evaluate.learn_from=["gsm8"]'], ["no benchmark is called 'gsm8'", "There are: "]),
         (["target.engine=vlm"], ["no engine is called 'vlm'", "Did you mean 'vllm'?"]),
         (["target.model=./models/none"], ["target.model: no model folder './models/none'"]),
+        (['curate.keep_clear_of=["gsm8"]'], ["no benchmark is called 'gsm8'"]),
+        (["search.learning_rate=[1e-4]", "search.metric=word_problems_plus"], ["compared on dev splits alone"]),
         (["target.model=jobs"], ["a folder without config.json"]),
         (["instructor.api_key_env=NO_SUCH_KEY"], ["NO_SUCH_KEY", "instructor.api_key_env"]),
         (

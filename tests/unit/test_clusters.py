@@ -258,7 +258,7 @@ def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(pat
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_a_job_file_can_be_read(path):
-    config.read(path)
+    assert config.read(path).evaluate.learn_from
 
 
 @pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda path: path.name)
