@@ -5,7 +5,7 @@ what does not fit), and each block that comes back is handed on at once, so that
 several blocks at a time, which keeps its engine full to the end of each. A replica that dies is started again and
 its blocks are redone.
 
-Why not ray.data.llm: see docs (measured by tests/perf/generate_two_ways.py).
+Why not ray.data.llm: see docs/diary.md (measured by tests/perf/generate_two_ways.py).
 """
 
 from __future__ import annotations
