@@ -47,6 +47,8 @@ class EvaluateSettings(Section):
     max_train_problems: Positive | None = None
     """At most this many training problems of each benchmark, in a seeded order; None for all."""
     max_test_problems: Positive | None = None
+    rules: Literal["default", "paper"] = "default"
+    """How answers are graded: "paper" as the official release does, "default" with its defects mended."""
     count_cut_off: bool = False
     """Whether an answer cut off at the token limit counts as a mistake to learn from."""
 
@@ -152,6 +154,13 @@ class SearchSettings(Section):
         return self
 
 
+class SandboxSettings(Section):
+    """Where generated code runs."""
+
+    min_tier: str = "namespaces"
+    """The weakest isolation that will do; a machine that offers less is refused."""
+
+
 class LimitSettings(Section):
     """What a run may use. These may change between two starts."""
 
@@ -205,6 +214,9 @@ class Config(Section):
     curate: CurateSettings = CurateSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings | None = None
+    data: dict[str, str] = {}
+    """Where a benchmark's upstream files are, by its name: a folder here, or a name on the Hugging Face hub."""
+    sandbox: SandboxSettings = SandboxSettings()
     limits: LimitSettings = LimitSettings()
     cluster: ClusterSettings = ClusterSettings()
     report: ReportSettings = ReportSettings()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lai_ray.records import Answer, Attempt, Case, Grade, Message, Piece, Problem, Reply, Request, Sample
 
@@ -43,12 +43,31 @@ class Improve:
     show_reference: bool
 
 
+@dataclass(frozen=True)
+class Grading:
+    """How verdicts are reached."""
+
+    rules: Literal["default", "paper"] = "default"
+    """"paper": as the paper's official release grades, its defects kept; "default": those mended."""
+    min_tier: str = "namespaces"
+    """The weakest isolation in which generated code may run; see `lai_ray.benchmarks._sandbox`."""
+
+
+DEFAULT_GRADING = Grading()
+
+
 class Benchmark(Protocol):
-    """A set of questions that grades its own answers and can say what a new question of its kind must look like."""
+    """A set of questions that grades its own answers and can say what a new question of its kind must look like.
+
+    One that loads upstream data is a frozen dataclass with a field `source`, a hub name or a local folder, which a
+    job's [data] table replaces.
+    """
 
     name: str
     splits: tuple[str, ...]
     """Which of "train", "dev", "test" it has. Without "train" it can be reported on, not learned from."""
+    runs_code: bool
+    """Whether a verdict runs generated code, so that grading is worth spreading over the cluster."""
     domain: str
     """"in" for the test of something learned from, "out" for a test of its transfer."""
 
@@ -61,7 +80,7 @@ class Benchmark(Protocol):
     def prompt(self, problem: Problem) -> list[Message]:
         """The chat messages that put the problem to the target: in the test and in training alike."""
 
-    def grade(self, problem: Problem, response: str) -> Grade:
+    def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """The verdict. An empty or absurd response is unparsed, not an exception."""
 
     def reference(self, problem: Problem) -> str:

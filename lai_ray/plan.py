@@ -69,7 +69,7 @@ def calls(config: Config) -> Table:
         return table
     wanted = config.curate.samples_per_dataset
     for name in config.evaluate.learn_from:
-        n = sum(1 for _ in Part(benchmark(name), "train", config.evaluate.max_train_problems, config.seed))
+        n = sum(1 for _ in Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed))
         for accuracy in ACCURACIES:
             mistakes = max(round(n * (1 - accuracy)), 1)
             each = samples_per_request(wanted, mistakes)
@@ -96,7 +96,7 @@ def prompts(config: Config) -> list[tuple[str, str]]:
 
 def example_prompt(config: Config, name: str, n: int, iteration: int = 0) -> list[Message]:
     """A strategy's first request, made from the first training problems as if the first had been answered wrongly."""
-    found = benchmark(name)
+    found = benchmark(config, name)
     problems = Part(found, "train", None, config.seed)
     some = [problem for problem, _ in zip(problems, range(config.contrast.neighbours + 1), strict=False)]
     contrasts = [Contrast(_attempt(found, problem, right=True), 0.1) for problem in some[1:]]

@@ -18,6 +18,7 @@ from typing import Any
 
 from lai_ray.benchmarks import _word_kinds as kinds
 from lai_ray.benchmarks._answers import MARKER, final_answer, same_number, wrong_statements
+from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
 from lai_ray.records import Grade, Message, Piece, Problem
 
@@ -43,6 +44,7 @@ class WordProblems:
 
     name = "word_problems"
     splits: tuple[str, ...] = ("train", "dev", "test")
+    runs_code = False
     domain = "in"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
@@ -80,7 +82,7 @@ class WordProblems:
         """The bare question, no system prompt."""
         return [{"role": "user", "content": problem.question}]
 
-    def grade(self, problem: Problem, response: str) -> Grade:
+    def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the final number equals the reference exactly (as a fraction: "24.0" is 24), else 0.0."""
         found = final_answer(response)
         if found is None:

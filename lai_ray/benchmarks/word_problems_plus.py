@@ -147,6 +147,7 @@ class WordProblemsPlus(WordProblems):
 
     name = "word_problems_plus"
     splits: tuple[str, ...] = ("test",)
+    runs_code = False
     domain = "out"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:

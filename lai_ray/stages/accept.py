@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from lai_ray.config import Config
-from lai_ray.contracts import Benchmark, Improve
+from lai_ray.contracts import Benchmark, Grading, Improve
 from lai_ray.records import Case, Reply, Sample
 from lai_ray.similarity.duplicates import fingerprint
 from lai_ray.stages.diagnose import strategy_for
@@ -22,6 +22,7 @@ class Gate:
     clear_of: dict[str, set[bytes]]
     """Fingerprints of the evaluation questions, by set."""
     seen: set[bytes]
+    how: Grading
 
     def judged(self, sample: Sample) -> Sample:
         """The sample, kept or with the reason why not."""
@@ -33,7 +34,7 @@ class Gate:
 
     def _kept_or_why(self, sample: Sample) -> str | None:
         """None to keep it, or the reason it is dropped."""
-        grade = self.benchmark.grade(sample.problem, "".join(turn.text for turn in sample.turns))
+        grade = self.benchmark.grade(sample.problem, "".join(turn.text for turn in sample.turns), self.how)
         if grade.status == "error":
             return "the grader failed"
         if grade.score < 1:
@@ -55,7 +56,7 @@ def evaluation_marks(config: Config) -> dict[str, set[bytes]]:
     names = [*config.evaluate.report_on, *config.evaluate.learn_from] if wanted == "all" else wanted
     parts = []
     for name in dict.fromkeys(names):
-        found = benchmark(name)
+        found = benchmark(config, name)
         parts += [Part(found, split, None, config.seed) for split in ("dev", "test") if split in found.splits]
     return {part.name: {fingerprint(problem) for problem in part} for part in parts}
 

@@ -18,7 +18,7 @@ from lai_ray.rundir import Stage
 from lai_ray.stages.accept import Gate, evaluation_marks, judged
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.instruct import Replies
-from lai_ray.stages.select import benchmark
+from lai_ray.stages.select import benchmark, grading
 from lai_ray.store import View, key_of
 
 
@@ -36,16 +36,18 @@ def curate(stage: Stage, cases: Cases, replies: Replies, settings: Improve, conf
     datasets = config.evaluate.learn_from
     code = plugins.code_hash(
         "lai_ray.instructor", "lai_ray.similarity", "lai_ray.stages.accept",
-        *(benchmark(d) for d in datasets), *(strategy_for(config, settings.iteration, d) for d in datasets),
+        *(benchmark(config, d) for d in datasets), *(strategy_for(config, settings.iteration, d) for d in datasets),
     )  # fmt: skip
-    key = key_of(cases.key, replies.key, config.curate.model_dump(), code)
+    key = key_of(cases.key, replies.key, config.curate.model_dump(), grading(config), code)
     if not stage.done(key):
         marks = evaluation_marks(config)
         funnel: dict[str, Counter[str]] = {d: Counter() for d in datasets}
 
         def everything() -> Iterator[Sample]:
             for dataset in datasets:
-                gate = Gate(benchmark(dataset), config.curate.samples_per_dataset, marks, set())
+                gate = Gate(
+                    benchmark(config, dataset), config.curate.samples_per_dataset, marks, set(), grading(config)
+                )
                 yield from judged(replies.dialogues(dataset), gate, settings, config, dataset)
 
         def kept() -> Iterator[Sample]:

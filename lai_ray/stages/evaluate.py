@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lai_ray.config import Config
-from lai_ray.contracts import Benchmark, Executor, Model
+from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
 from lai_ray.errors import DataError, StageError
 from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Stage
-from lai_ray.stages.select import Part
+from lai_ray.stages.select import Part, grading
 from lai_ray.store import Answers, View, key_of
 
 
@@ -77,13 +77,15 @@ def request_for(problem: Problem, benchmark: Benchmark, target: Model, config: C
     return Request(id=f"{problem.id}#0", key=key, messages=messages, max_tokens=settings.max_new_tokens)
 
 
-def graded(problem: Problem, request: Request, completion: Completion, benchmark: Benchmark) -> Attempt:
+def graded(
+    problem: Problem, request: Request, completion: Completion, benchmark: Benchmark, how: Grading = DEFAULT_GRADING
+) -> Attempt:
     """The attempt with its verdict. A grader that fails says `error`, never "wrong": a false mistake buys tokens."""
     if completion.error is not None:
         grade = Grade(0.0, None, "none", "error", completion.error)
     else:
         try:
-            grade = benchmark.grade(problem, completion.text)
+            grade = benchmark.grade(problem, completion.text, how)
         except Exception as error:  # a plug-in's bug is data about that row, not the end of the stage
             grade = Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
     return Attempt(request.id, problem, request.messages, completion, grade)
@@ -92,7 +94,8 @@ def graded(problem: Problem, request: Request, completion: Completion, benchmark
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
     """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
     asked = [key_of([request_for(p, part.benchmark, target, config).key for p in part]) for part in parts]
-    key = key_of([part.name for part in parts], asked, code_hash(*(part.benchmark for part in parts)))
+    code = code_hash(*(part.benchmark for part in parts))
+    key = key_of([part.name for part in parts], asked, grading(config), code)
     if not stage.done(key):
         with stage.answers() as answers:
             failed = _generate(stage, answers, parts, target, config, executor)
@@ -155,7 +158,7 @@ def _grade(
                     f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
                 )
             completion = failed.get(request.key) or answers.get(request.key)
-            attempt = graded(problem, request, completion, part.benchmark)
+            attempt = graded(problem, request, completion, part.benchmark, grading(config))
             tally.add(attempt, part.benchmark.group(problem))
             yield attempt
 

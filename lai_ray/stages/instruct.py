@@ -20,7 +20,7 @@ from lai_ray.rundir import Stage
 from lai_ray.stages.accept import Gate, evaluation_marks, judged
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.evaluate import stop_past_limit
-from lai_ray.stages.select import benchmark
+from lai_ray.stages.select import benchmark, grading
 from lai_ray.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
@@ -136,7 +136,7 @@ def _ask_all(
     for dataset, numbers in plan.items():
         told = replace(settings, samples_per_request=numbers["samples_per_request"])
         strategy = strategy_for(config, settings.iteration, dataset)
-        dialogues = Dialogues(strategy, benchmark(dataset), told, config, answers, failed)
+        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
         asked = _rounds(stage, dialogues, cases, order, numbers, marks, executor)
         everything.append((dialogues, order, asked))
@@ -167,7 +167,7 @@ def _rounds(
     for round_number in range(1, ROUNDS + 1):
         pairs = list(_pairs(cases, order, asked))
         _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
-        gate = Gate(dialogues.benchmark, wanted, marks, set())
+        gate = Gate(dialogues.benchmark, wanted, marks, set(), grading(dialogues.config))
         heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)
         accepted = sum(s.dropped is None for s in judged(heard, gate, dialogues.settings, dialogues.config, dataset))
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")

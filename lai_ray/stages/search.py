@@ -67,7 +67,7 @@ class Trial:
 
 def dev_parts(config: Config) -> list[Part]:
     """The dev splits that candidates are compared on."""
-    return [Part(benchmark(name), "dev", None, config.seed) for name in _metric_benchmarks(config)]
+    return [Part(benchmark(config, name), "dev", None, config.seed) for name in _metric_benchmarks(config)]
 
 
 def _metric_benchmarks(config: Config) -> list[str]:

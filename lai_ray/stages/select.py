@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from lai_ray import plugins
 from lai_ray.config import Config
-from lai_ray.contracts import Benchmark
+from lai_ray.contracts import Benchmark, Grading
 from lai_ray.errors import ConfigError
 from lai_ray.records import Problem
 from lai_ray.store import number_of
@@ -38,10 +39,19 @@ class Part:
         return set(sorted(rows, key=lambda row: number_of(self.seed, self.name, row))[: self.limit])
 
 
-def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name. Raises ConfigError that names those there are."""
-    found: Benchmark = plugins.load("benchmarks", name)
-    return found
+def benchmark(config: Config, name: str) -> Benchmark:
+    """The benchmark that a job means by a name. Raises ConfigError that names those there are."""
+    found: Any = plugins.load("benchmarks", name)
+    if name in config.data:
+        if not hasattr(found, "source"):
+            raise ConfigError(f"data.{name}: this benchmark loads no files; take it out of [data]")
+        found = replace(found, source=config.data[name])
+    return cast(Benchmark, found)
+
+
+def grading(config: Config) -> Grading:
+    """How a job grades."""
+    return Grading(rules=config.evaluate.rules, min_tier=config.sandbox.min_tier)
 
 
 def select(config: Config, iteration: int) -> list[Part]:
@@ -56,7 +66,7 @@ def select(config: Config, iteration: int) -> list[Part]:
         if config.dev_wanted:
             wanted += [(name, "dev", None) for name in config.evaluate.learn_from]
     wanted += [(name, "test", config.evaluate.max_test_problems) for name in config.evaluate.report_on]
-    parts = [Part(benchmark(name), split, limit, config.seed) for name, split, limit in wanted]
+    parts = [Part(benchmark(config, name), split, limit, config.seed) for name, split, limit in wanted]
     for part in parts:
         if part.split not in part.benchmark.splits:
             raise ConfigError(_missing(part))

@@ -13,9 +13,9 @@ from lai_ray.stages.select import benchmark
 from lai_ray.store import key_of
 
 
-def examples_from(samples: Samples, per_dataset: int) -> list[Example]:
-    """The first so many samples of each dataset, rendered by the benchmark's own prompt, exactly as in the test."""
-    return [_example(sample) for sample in _first(samples, per_dataset)]
+def examples_from(samples: Samples, config: Config) -> list[Example]:
+    """At most curate.samples_per_dataset samples of each dataset, each with the prompt that the test has."""
+    return [_example(sample, config) for sample in _first(samples, config.curate.samples_per_dataset)]
 
 
 def _first(samples: Samples, per_dataset: int) -> Iterator[Sample]:
@@ -27,8 +27,8 @@ def _first(samples: Samples, per_dataset: int) -> Iterator[Sample]:
             yield sample
 
 
-def _example(sample: Sample) -> Example:
-    messages = benchmark(sample.problem.benchmark).prompt(sample.problem)
+def _example(sample: Sample, config: Config) -> Example:
+    messages = benchmark(config, sample.problem.benchmark).prompt(sample.problem)
     return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
 
 
@@ -39,7 +39,7 @@ def train(
     """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
     settings, rate = config.train, config.learning_rate(iteration)
     seed = config.seed if seed is None else seed
-    examples = examples_from(samples, config.curate.samples_per_dataset)
+    examples = examples_from(samples, config)
     content = key_of([(e.messages, e.turns) for e in examples])
     key = key_of(target.identity, settings.model_dump(), rate, seed, content)
     lineage = {

@@ -118,8 +118,8 @@ def test_an_engine_that_hangs_is_an_error_that_says_how_far_it_was():
 def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(logs):
     """One test for all that needs vLLM, since an engine's start is most of its time.
 
-    "The same answers as undisturbed" is asked of the model itself: under transformers, each token of each answer must be
-    the most likely one, or tied with it to within what float32 sums in another order can turn.
+    "The same answers as undisturbed" is asked of the model itself: under transformers, each token of each answer must
+    be the most likely one, or tied with it to within what float32 sums in another order can turn.
     """
     import os
     import signal
