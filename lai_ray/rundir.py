@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -79,8 +80,23 @@ class Stage:
             raise Stopped(self.folder)
 
     def answers(self) -> Answers:
-        """What was paid for in this stage."""
-        return Answers(self.store.inside("answers"))
+        """What was paid for in this stage; with --reuse, in stages of this name of the other run too."""
+        others = self.run.reuse.stores_of(f"{self.name}/answers") if self.run.reuse else []
+        return Answers(self.store.inside("answers"), others=others)
+
+    def taken_over(self, name: str, folder: str) -> bool:
+        """Whether a finished folder (weights with lineage.json) of this name in the reused run is now at `folder`."""
+        for store in self.run.reuse.stores_of(folder) if self.run.reuse else []:
+            lineage = store.get_json("lineage.json")
+            if lineage and lineage.get("name") == name and store.local is not None:
+                out = Path(self.local(folder))
+                part = out.with_name(f".{out.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(store.local, part, copy_function=_linked)
+                shutil.rmtree(out, ignore_errors=True)
+                part.rename(out)
+                return True
+        return False
 
     def write(self, name: str, records: Iterable[Any], kind: type[T]) -> View[T]:
         """Stream records into a JSONL file and return the view of it."""
@@ -110,6 +126,8 @@ class Run:
         self.name = where.rstrip("/").rpartition("/")[2]
         self.progress = progress or Progress(quiet=True)
         self.until: str | None = None
+        self.reuse: Run | None = None
+        """A run whose answers and checkpoints are taken over wherever they apply. It is only read."""
 
     @classmethod
     def read(cls, where: str) -> Run:
@@ -132,6 +150,11 @@ class Run:
         folder = self.store.local / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
+
+    def stores_of(self, ending: str) -> list[Store]:
+        """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
+        found = {name[: at + len(ending) + 1] for name in self.store.names() if (at := name.find(f"/{ending}/")) >= 0}
+        return [self.store.inside(folder) for folder in sorted(found)]
 
     def record(self) -> dict[str, Any]:
         """run.json: identity, settings, data and model hashes; empty before the first start."""
@@ -167,6 +190,14 @@ class Run:
     def remember(self, **facts: Any) -> None:
         """Add to run.json."""
         self.store.put_json("run.json", {**self.record(), **facts})
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file under a second name, or a copy where the disk cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -102,7 +102,7 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
                 "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
                 "cases": cases,
-                "replies": iteration.usage().get("calls"),
+                "replies": iteration.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),
                 "dropped": funnel,

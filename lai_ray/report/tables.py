@@ -136,13 +136,16 @@ def costs(run: Run) -> Table:
     )  # fmt: skip
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
-    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$"]
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "taken over"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
     for iteration in facts.iterations(run):
         if usage := iteration.usage():
             money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
-            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money])
+            taken = str(usage["inherited"])
+            if usage["inherited_usd"]:
+                taken += f" ({usage['inherited_usd']:.4f} US$)"
+            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, taken])
     return table
 
 

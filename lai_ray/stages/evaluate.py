@@ -27,6 +27,8 @@ class Attempts:
 
     stage: Stage
     key: str
+    learning_key: str
+    """Of the training attempts alone: a test set added later changes nothing in what is learned."""
 
     def of(self, benchmark: str, split: str) -> View[Attempt]:
         """The attempts of one benchmark's split."""
@@ -93,9 +95,8 @@ def graded(
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
     """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
-    asked = [key_of([request_for(p, part.benchmark, target, config).key for p in part]) for part in parts]
-    code = code_hash(*(part.benchmark for part in parts))
-    key = key_of([part.name for part in parts], asked, grading(config), code)
+    asked = {part.name: key_of([request_for(p, part.benchmark, target, config).key for p in part]) for part in parts}
+    key = _key(parts, asked, config)
     if not stage.done(key):
         with stage.answers() as answers:
             failed = _generate(stage, answers, parts, target, config, executor)
@@ -103,7 +104,13 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
         stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()))
     stage.reached()
-    return Attempts(stage, key)
+    return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))
+
+
+def _key(parts: list[Part], asked: dict[str, str], config: Config) -> str:
+    """Of what these parts' attempts and verdicts depend on."""
+    code = code_hash(*(part.benchmark for part in parts))
+    return key_of([(part.name, asked[part.name]) for part in parts], grading(config), code)
 
 
 def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
 from lai_ray.errors import StageError
-from lai_ray.records import Case, Completion, Reply, Request
+from lai_ray.records import Answer, Case, Completion, Reply, Request
 from lai_ray.rundir import Stage
 from lai_ray.stages.accept import Gate, evaluation_marks, judged
 from lai_ray.stages.diagnose import Cases, strategy_for
@@ -106,6 +107,8 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
         with stage.answers() as answers:
             replies = _ask_all(stage, cases, plan, settings, config, executor, answers)
             usage = _usage(replies, answers, config)
+            if usage["inherited"]:
+                stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage)
     stage.reached()
@@ -113,17 +116,19 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
 
 
 def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
-    """Decided once per dataset and iteration and kept by a resume: it shapes every request."""
-    plan: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
-    fresh = {
-        dataset: {"wanted": wanted, "cases": n, "samples_per_request": samples_per_request(wanted, n)}
-        for dataset, n in cases.counts.items()
-        if n
-    }
-    if plan is None or {d: p["cases"] for d, p in plan.items()} != {d: p["cases"] for d, p in fresh.items()}:
-        plan = fresh
-        stage.store.put_json("plan.json", plan)
+    """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
+    kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
+    if kept is None and stage.run.reuse is not None:
+        kept = stage.run.reuse.store.get_json(f"{stage.folder}/plan.json")
+    plan = {dataset: _planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
+    stage.store.put_json("plan.json", plan)
     return plan
+
+
+def _planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, int]:
+    """More samples than were wanted before come of further draws of the same requests, whose replies still apply."""
+    each = kept["samples_per_request"] if kept and kept["cases"] == cases else samples_per_request(wanted, cases)
+    return {"wanted": wanted, "cases": cases, "samples_per_request": each}
 
 
 def _ask_all(
@@ -213,31 +218,48 @@ def _within_budget(stage: Stage, answers: Answers, pending: list[Request], confi
         return pending
     here = int(stage.folder.partition("/")[0].removeprefix("iteration_"))
     before = sum(
-        usage["calls"] + usage["possibly_paid"]
+        usage["calls"] + usage["failed"] + usage["possibly_paid"]
         for i in range(here)
         if (usage := stage.run.stage(i, stage.name).store.get_json("usage.json"))
     )
-    left = config.limits.max_calls - before - len(answers) - answers.possibly_paid
+    left = config.limits.max_calls - before - answers.paid_count - answers.possibly_paid
     return pending[: max(left, 0)]
 
 
 def _usage(replies: View[Reply], answers: Answers, config: Config) -> dict[str, Any]:
-    """Calls, tokens and money of one iteration. Money is None where the job gives no price."""
-    calls = prompt = completion = failed = cut_off = 0
-    for reply in replies:
-        calls += 1
-        failed += reply.completion.error is not None
-        cut_off += reply.completion.finish_reason == "length"
-        prompt += reply.completion.prompt_tokens
-        completion += reply.completion.completion_tokens
-    price_in, price_out = config.instructor.usd_per_million_input, config.instructor.usd_per_million_output
-    usd = None if price_in is None or price_out is None else (prompt * price_in + completion * price_out) / 1e6
+    """What one iteration's replies cost: paid in this run, and (`inherited…`) in the run it takes over from.
+
+    `usd` is None where the job gives no price.
+    """
+    paid, inherited = _sum(answers.paid()), _sum(answers.inherited())
+    errors = [reply.completion.error is not None for reply in replies]
     return {
-        "calls": calls,
-        "failed": failed,
-        "cut_off": cut_off,
+        "replies": len(errors),
+        "calls": paid["calls"],
+        "failed": sum(errors),
+        "cut_off": paid["cut_off"],
         "possibly_paid": answers.possibly_paid,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usd": usd,
+        "prompt_tokens": paid["prompt_tokens"],
+        "completion_tokens": paid["completion_tokens"],
+        "usd": _price(paid, config),
+        "inherited": inherited["calls"],
+        "inherited_usd": _price(inherited, config),
     }
+
+
+def _sum(answers: Iterable[Answer]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for answer in answers:
+        done = answer.completion
+        total.update(
+            calls=1, cut_off=int(done.finish_reason == "length"),
+            prompt_tokens=done.prompt_tokens, completion_tokens=done.completion_tokens,
+        )  # fmt: skip
+    return total
+
+
+def _price(tokens: Counter[str], config: Config) -> float | None:
+    price_in, price_out = config.instructor.usd_per_million_input, config.instructor.usd_per_million_output
+    if price_in is None or price_out is None:
+        return None
+    return (tokens["prompt_tokens"] * price_in + tokens["completion_tokens"] * price_out) / 1e6

@@ -32,6 +32,19 @@ def _example(sample: Sample, config: Config) -> Example:
     return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
 
 
+def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
+    """The metrics of this very training where its model is here already, or in the run that is reused; else None."""
+    taken = False
+    made = stage.store.get_json("checkpoint/lineage.json")
+    if not (made and made.get("name") == key):
+        if not (taken := stage.taken_over(key, "checkpoint")):
+            return None
+        made = stage.store.get_json("checkpoint/lineage.json")
+    stage.progress.say("  the checkpoint was " + ("taken over from the run that is reused" if taken else "made before"))
+    metrics: dict[str, float] = made.get("metrics", {})
+    return metrics
+
+
 def train(
     stage: Stage, samples: Samples, target: Model, iteration: int, config: Config, executor: Executor,
     seed: int | None = None,
@@ -53,10 +66,12 @@ def train(
     }
     if not stage.done(key):
         job = TrainJob(key, target, examples, settings, rate, seed, stage.local("checkpoint"), lineage)
-        stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
-        with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
-            trained = executor.train(job, tracker.at)
+        metrics = _made_before(stage, key)
+        if metrics is None:
+            stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
+            with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
+                metrics = executor.train(job, tracker.at).metrics
         stage.store.put_json("lineage.json", lineage)
-        stage.finish(key, samples=len(examples), **trained.metrics)
+        stage.finish(key, samples=len(examples), **metrics)
     stage.reached()
     return Model(path=stage.local("checkpoint"), identity=key)
