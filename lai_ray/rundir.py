@@ -80,9 +80,14 @@ class Stage:
             raise Stopped(self.folder)
 
     def answers(self) -> Answers:
-        """What was paid for in this stage; with --reuse, in stages of this name of the other run too."""
-        others = self.run.reuse.stores_of(f"{self.name}/answers") if self.run.reuse else []
-        return Answers(self.store.inside("answers"), others=others)
+        """What was paid for in this stage; with --reuse, in stages of this name of the other run too.
+
+        A target that stays as it is, or was a trial of a search, has answered before: those answers count as well.
+        """
+        mine, folder = self.store.inside("answers"), f"{self.name}/answers"
+        before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name == "evaluate" else []
+        others = self.run.reuse.stores_of(folder) if self.run.reuse else []
+        return Answers(mine, others=[*before, *others])
 
     def taken_over(self, name: str, folder: str) -> bool:
         """Whether a finished folder (weights with lineage.json) of this name in the reused run is now at `folder`."""
@@ -161,20 +166,24 @@ class Run:
         record: dict[str, Any] = self.store.get_json("run.json") or {}
         return record
 
-    def admit(self, config: Config, identity: dict[str, Any]) -> None:
-        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
-        record = self.record()
-        before, now = flat(record.get("identity", {})), flat(identity)
+    def check_same(self, config: Config, identity: dict[str, Any]) -> None:
+        """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
+        before, now = flat(self.record().get("identity", {})), flat(identity)
         changed = [k for k in sorted(before | now) if before.get(k) != now.get(k)] if before else []
         if changed:
             lines = [f"  {k}: {before.get(k, 'not set')!r} there, {now.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
                 f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
                 "Only [limits], [cluster], [report], more iterations and a longer evaluate.report_on may change. "
-                "Give this job another name, or put the settings back."
+                "Give this job another name (and --reuse, to take over the answers and checkpoints that still apply), "
+                "or put the settings back."
             )
-        earlier = record.get("config", {})
-        self._only_grown(earlier, config)
+        self._only_grown(self.record().get("config", {}), config)
+
+    def admit(self, config: Config, identity: dict[str, Any]) -> None:
+        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
+        self.check_same(config, identity)
+        record = self.record()
         self.store.put_json("run.json", {**record, "identity": identity, "config": config.model_dump(mode="json")})
 
     def _only_grown(self, earlier: dict[str, Any], config: Config) -> None:
@@ -216,6 +225,7 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
     table["evaluate"].pop("report_on")
     table["target"].pop("model")
+    table.pop("data")
     table["contrast"].pop("encoder")
     for key in HOW_REACHED:
         table["instructor"].pop(key)

@@ -70,7 +70,8 @@ def diagnose(
         plugins.code_hash(*strategies.values()),
     )
     if not stage.done(key):
-        remembering = Remembering(executor, stage.run.store.inside("embeddings"))
+        others = [stage.run.reuse.store.inside("embeddings")] if stage.run.reuse else []
+        remembering = Remembering(executor, stage.run.store.inside("embeddings"), others)
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()
 

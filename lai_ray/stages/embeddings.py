@@ -23,16 +23,20 @@ class Remembering:
     A file holds `digests` (n, 16) uint8, of the texts, and `vectors` (n, dim) float32. All other verbs pass through.
     """
 
-    def __init__(self, executor: Executor, store: Store) -> None:
-        self._executor, self._store = executor, store
+    def __init__(self, executor: Executor, store: Store, others: Sequence[Store] = ()) -> None:
+        """others: stores of the same form that are only read."""
+        self._executor, self._store, self._others = executor, store, others
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """(n, dim) float32, in the order of `texts`. Each text is embedded once, however often it is named."""
-        folder = self._store.inside(key_of(encoder.identity))
+        name = key_of(encoder.identity)
+        folder = self._store.inside(name)
         digests = [
             hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest() for text in texts
         ]
-        known = dict(_read(folder))
+        known = {
+            digest: vector for store in (self._store, *self._others) for digest, vector in _read(store.inside(name))
+        }
         fresh = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in known}
         if fresh:
             vectors = self._executor.embed(list(fresh.values()), encoder)

@@ -120,12 +120,12 @@ def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
     kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
     if kept is None and stage.run.reuse is not None:
         kept = stage.run.reuse.store.get_json(f"{stage.folder}/plan.json")
-    plan = {dataset: _planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
+    plan = {dataset: planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)
     return plan
 
 
-def _planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, int]:
+def planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, int]:
     """More samples than were wanted before come of further draws of the same requests, whose replies still apply."""
     each = kept["samples_per_request"] if kept and kept["cases"] == cases else samples_per_request(wanted, cases)
     return {"wanted": wanted, "cases": cases, "samples_per_request": each}
@@ -150,14 +150,14 @@ def _ask_all(
 
 def _in_order(everything: list[tuple[Dialogues, list[str], int]], cases: Cases) -> Iterator[Reply]:
     for dialogues, order, asked in everything:
-        for case, draw in _pairs(cases, order, asked):
+        for case, draw in taken_in_order(cases.view, order, asked):
             yield from dialogues.replay(case, draw)[0]
 
 
-def _pairs(cases: Cases, order: list[str], count: int) -> Iterator[tuple[Case, int]]:
+def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Iterator[tuple[Case, int]]:
     """The first `count` (case, draw) of the seeded order: every case once, then every case a second time, …"""
     wanted = set(order[:count])
-    held = {case.id: case for case in cases.view if case.id in wanted}
+    held = {case.id: case for case in cases if case.id in wanted}
     for i in range(count):
         yield held[order[i % len(order)]], i // len(order)
 
@@ -170,7 +170,7 @@ def _rounds(
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
     asked = math.ceil(wanted / numbers["samples_per_request"])
     for round_number in range(1, ROUNDS + 1):
-        pairs = list(_pairs(cases, order, asked))
+        pairs = list(taken_in_order(cases.view, order, asked))
         _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
         gate = Gate(dialogues.benchmark, wanted, marks, set(), grading(dialogues.config))
         heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)

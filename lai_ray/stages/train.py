@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Example, Executor, Model, TrainJob
@@ -32,6 +33,27 @@ def _example(sample: Sample, config: Config) -> Example:
     return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
 
 
+def training_key(
+    samples: Samples, target: Model, iteration: int, config: Config, seed: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Hash of what decides a training, which is the new model's name, and its lineage in plain words."""
+    settings, rate = config.train, config.learning_rate(iteration)
+    seed = config.seed if seed is None else seed
+    examples = examples_from(samples, config)
+    content = key_of([(e.messages, e.turns) for e in examples])
+    key = key_of(target.identity, settings.model_dump(), rate, seed, content)
+    lineage = {
+        "name": key,
+        "base": target.identity,
+        "iteration": iteration + 1,
+        "learning_rate": rate,
+        "seed": seed,
+        "settings": settings.model_dump(mode="json"),
+        "samples": {"count": len(examples), "hash": content},
+    }
+    return key, lineage
+
+
 def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
     """The metrics of this very training where its model is here already, or in the run that is reused; else None."""
     taken = False
@@ -50,22 +72,11 @@ def train(
     seed: int | None = None,
 ) -> Model:  # fmt: skip
     """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
-    settings, rate = config.train, config.learning_rate(iteration)
-    seed = config.seed if seed is None else seed
-    examples = examples_from(samples, config)
-    content = key_of([(e.messages, e.turns) for e in examples])
-    key = key_of(target.identity, settings.model_dump(), rate, seed, content)
-    lineage = {
-        "name": key,
-        "base": target.identity,
-        "iteration": iteration + 1,
-        "learning_rate": rate,
-        "seed": seed,
-        "settings": settings.model_dump(mode="json"),
-        "samples": {"count": len(examples), "hash": content},
-    }
+    key, lineage = training_key(samples, target, iteration, config, seed)
+    settings, rate = config.train, lineage["learning_rate"]
     if not stage.done(key):
-        job = TrainJob(key, target, examples, settings, rate, seed, stage.local("checkpoint"), lineage)
+        examples = examples_from(samples, config)
+        job = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.local("checkpoint"), lineage)
         metrics = _made_before(stage, key)
         if metrics is None:
             stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
