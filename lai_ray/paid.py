@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from lai_ray import models
 from lai_ray.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
@@ -93,12 +92,13 @@ def _say_refusal(run: Run, config: Config, console: Console) -> None:
 def applying(run: Run, config: Config) -> Found:
     """Stage by stage, as far as the job and the run have the same target."""
     found = Found()
-    target = models.resolve(config.target.model, setting="target.model", known=dict(run.record().get("folders", {})))
+    target, _ = admission(config, dict(run.record().get("folders", {})))
     for i in range(config.iterations + 1):
         stage = run.stage(i, "evaluate")
-        if not stage.store.names("answers"):
+        if not stage.store.exists("done.json") and not stage.store.names("answers"):
             break
-        found.rows.append(_of_target(run, i, target, config))
+        if not (i == 0 and config.target.attempts):
+            found.rows.append(_of_target(run, i, target, config))
         if i == config.iterations or config.search is not None:
             found.end = "What a search asked is not looked into." if config.search is not None else ""
             break

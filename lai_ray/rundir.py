@@ -224,7 +224,8 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     """What makes this run itself: every setting but those that may change; models and prompts by content."""
     table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
     table["evaluate"].pop("report_on")
-    table["target"].pop("model")
+    for key in ("model", "attempts"):
+        table["target"].pop(key)
     table.pop("data")
     table["contrast"].pop("encoder")
     for key in HOW_REACHED:

@@ -14,6 +14,7 @@ from rich.console import Console
 from lai_ray import models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
+from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.instructor import prompts
 from lai_ray.loop import loop
@@ -123,16 +124,27 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
 
 def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
     """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
-    target = models.resolve(config.target.model, setting="target.model", known=known)
+    target = _first_target(config, known)
     hashes = {"target": target.identity, "prompts": prompts.content_hash()}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"
     elif _wants_encoder(config):
         hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
     for name in config.evaluate.learn_from:
-        part = Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed)
-        hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in part])
+        if not config.target.attempts:
+            part = Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed)
+            hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in part])
     return target, identity_of(config, **hashes)
+
+
+def _first_target(config: Config, known: dict[str, Any]) -> Model:
+    """The model that the job starts from. One whose answers are recorded is known by these: it need not be here yet."""
+    if not config.target.attempts:
+        return models.resolve(config.target.model, setting="target.model", known=known)
+    place = models.locate(config.target.model, setting="target.model")
+    named = sorted(config.target.attempts.items())
+    hashes = [models.files_hash(f"attempts.{name}", files(name, paths), known) for name, paths in named]
+    return Model(place, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
 
 
 def _admitted(run: Run, config: Config) -> Model:
@@ -183,6 +195,7 @@ def tried(config: Config) -> Config:
 
 def only_tests(config: Config) -> Config:
     """The same job, tests alone, as `lai evaluate` runs it."""
-    return Config.model_validate(
-        config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
-    )
+    table = config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
+    if config.target.attempts:
+        table["target"] |= {"engine": "vllm", "attempts": {}}  # Files hold no answers to tests.
+    return Config.model_validate(table)

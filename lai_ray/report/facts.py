@@ -27,6 +27,11 @@ class Iteration:
         """scores.json by part ("gsm8k.test"); empty before the evaluation is complete."""
         return self.stage("evaluate").store.get_json("scores.json") or {}
 
+    @property
+    def tested(self) -> bool:
+        """Whether any test was sat."""
+        return any(part.endswith(".test") for part in self.scores())
+
     def seconds(self) -> dict[str, float]:
         """Seconds by completed stage."""
         facts = {name: self.stage(name).facts() for name in STAGES}
