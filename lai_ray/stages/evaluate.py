@@ -99,10 +99,10 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
     key = _key(parts, asked, config)
     if not stage.done(key):
         with stage.answers() as answers:
-            failed = _generate(stage, answers, parts, target, config, executor)
+            failed, spent = _generate(stage, answers, parts, target, config, executor)
             tallies = {part.name: _grade(stage, part, answers, failed, target, config) for part in parts}
         stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
-        stage.finish(key, answers=sum(tally.n for tally in tallies.values()))
+        stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
     return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))
 
@@ -132,12 +132,12 @@ def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Con
 
 def _generate(
     stage: Stage, answers: Answers, parts: list[Part], target: Model, config: Config, executor: Executor
-) -> dict[str, Completion]:
-    """Ask what is not answered yet; returns the failures, by key."""
+) -> tuple[dict[str, Completion], dict[str, float]]:
+    """Ask what is not answered yet; returns the failures, by key, and the seconds it took."""
     total = sum(1 for _ in _missing(parts, answers, target, config))
     failed: dict[str, Completion] = {}
     if not total:
-        return failed
+        return failed, {}
     with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
         for answer in executor.generate(_missing(parts, answers, target, config), target):
             if answer.completion.error is None:
@@ -145,8 +145,9 @@ def _generate(
             else:
                 failed[answer.key] = answer.completion
             tracker.advance()
+        spent = tracker.times()
     stop_past_limit(len(failed), total, config.limits.max_failed_fraction, next(iter(failed.values()), None))
-    return failed
+    return failed, spent
 
 
 def stop_past_limit(failed: int, total: int, limit: float, example: Completion | None) -> None:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lai_ray.config import Config
@@ -57,6 +57,8 @@ class Dialogues:
     config: Config
     answers: Answers
     failed: dict[str, Completion]
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds until first replies came ("starting"), and from then on ("working")."""
 
     def request(self, case: Case, replies: list[Reply], draw: int) -> Request | None:
         """The next request of one dialogue, or None when it is over."""
@@ -105,12 +107,12 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
     key = key_of(cases.key, plan, config.instructor.model_dump(exclude={"api_key_env", "timeout"}), wanted)
     if not stage.done(key):
         with stage.answers() as answers:
-            replies = _ask_all(stage, cases, plan, settings, config, executor, answers)
+            replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers)
             usage = _usage(replies, answers, config)
             if usage["inherited"]:
                 stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
         stage.store.put_json("usage.json", usage)
-        stage.finish(key, **usage)
+        stage.finish(key, **usage, **spent)
     stage.reached()
     return Replies(cases, stage.view("replies.jsonl", Reply), key)
 
@@ -134,18 +136,19 @@ def planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, i
 def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
     executor: Executor, answers: Answers,
-) -> View[Reply]:  # fmt: skip
+) -> tuple[View[Reply], dict[str, float]]:  # fmt: skip
     marks = evaluation_marks(config)
     failed: dict[str, Completion] = {}
+    spent: dict[str, float] = {}
     everything: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
         told = replace(settings, samples_per_request=numbers["samples_per_request"])
         strategy = strategy_for(config, settings.iteration, dataset)
-        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed)
+        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
         asked = _rounds(stage, dialogues, cases, order, numbers, marks, executor)
         everything.append((dialogues, order, asked))
-    return stage.write("replies.jsonl", _in_order(everything, cases), Reply)
+    return stage.write("replies.jsonl", _in_order(everything, cases), Reply), spent
 
 
 def _in_order(everything: list[tuple[Dialogues, list[str], int]], cases: Cases) -> Iterator[Reply]:
@@ -194,6 +197,8 @@ def _ask(stage: Stage, dialogues: Dialogues, pairs: list[tuple[Case, int]], what
                 else:
                     dialogues.failed[answer.key] = answer.completion
                 tracker.advance()
+            for name, seconds in tracker.times().items():
+                dialogues.spent[name] = round(dialogues.spent.get(name, 0.0) + seconds, 2)
         asked = len(dialogues.answers) + len(dialogues.failed)
         stop_past_limit(
             len(dialogues.failed), asked, config.limits.max_failed_fraction, next(iter(dialogues.failed.values()), None)
