@@ -1,4 +1,4 @@
-"""Whether two instructors' ways of asking bring different problems: total variation, and how often chance does as much."""
+"""Whether two ways of asking bring different problems: total variation, and how often chance does as much."""
 
 from __future__ import annotations
 
