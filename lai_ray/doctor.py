@@ -10,6 +10,7 @@ from importlib import metadata, util
 
 from rich.console import Console
 
+from lai_ray.report import tables
 from lai_ray.report.tables import Table
 
 
@@ -47,7 +48,7 @@ def show(console: Console) -> bool:
     found = findings()
     table = Table("lai doctor", ["looked at", "found", "what to do"])
     table.rows = [[f.what, f.found, f.advice or "well"] for f in found]
-    console.print(table.rich())
+    tables.show([table], console)
     return not any(f.advice for f in found)
 
 

@@ -13,6 +13,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Case, Message, Reply, Request, Sample
+from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.rundir import Run, flat
 from lai_ray.stages.curate import Samples
@@ -72,7 +73,7 @@ def show(config: Config, reuse: Run | None, console: Console) -> None:
             note=found.end,
         )
         table.rows = [row.row() for row in found.rows]
-        console.print(table.rich())
+        tables.show([table], console)
 
 
 def _own(config: Config) -> Iterator[Run]:

@@ -11,6 +11,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Model
 from lai_ray.instructor.usage import estimate
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem
+from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.rundir import flat
 from lai_ray.stages.diagnose import improve_settings, strategy_for
@@ -24,9 +25,7 @@ ACCURACIES = (0.3, 0.6, 0.9)
 def show(config: Config, console: Console) -> None:
     """Print settings, counts, the calls to expect and one prompt of every kind."""
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
-    for table in (settings(config), counts(config), calls(config)):
-        if table.rows:
-            console.print(table.rich())
+    tables.show([table for table in (settings(config), counts(config), calls(config)) if table.rows], console)
     for title, text in prompts(config):
         console.print(title, style="bold cyan", markup=False)
         console.print(text + "\n", markup=False)

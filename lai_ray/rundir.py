@@ -168,8 +168,9 @@ class Run:
 
     def check_same(self, config: Config, identity: dict[str, Any]) -> None:
         """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
-        before, now = flat(self.record().get("identity", {})), flat(identity)
-        changed = [k for k in sorted(before | now) if before.get(k) != now.get(k)] if before else []
+        before, now = flat(self._identity()), flat(identity)
+        known = before | {k: v for k, v in now.items() if not k.startswith("content.")} if before else {}
+        changed = [k for k in sorted(known) if before.get(k) != now.get(k)]
         if changed:
             lines = [f"  {k}: {before.get(k, 'not set')!r} there, {now.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
@@ -179,6 +180,17 @@ class Run:
                 "or put the settings back."
             )
         self._only_grown(self.record().get("config", {}), config)
+
+    def _identity(self) -> dict[str, Any]:
+        """What this run was made with; settings that did not exist then have the default that they have now."""
+        record = self.record()
+        if not record.get("identity"):
+            return {}
+        try:
+            earlier = Config.model_validate(record["config"])
+        except ValueError:  # A setting that exists no more: compare what was written down.
+            return dict(record["identity"])
+        return identity_of(earlier, **record["identity"]["content"])
 
     def admit(self, config: Config, identity: dict[str, Any]) -> None:
         """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""

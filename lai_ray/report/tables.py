@@ -31,8 +31,8 @@ class Table:
         return "\n".join([*lines, *map(_row, self.rows), "", *([self.note, ""] if self.note else [])])
 
     def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        """For the terminal; `show` prints the title above it, which would be broken to the width of a narrow table."""
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
         table.caption, table.caption_justify = self.note or None, "left"
         for i, column in enumerate(self.columns):
             table.add_column(column, justify="right" if i else "left", overflow="fold")
@@ -204,5 +204,6 @@ def markdown(run: Run) -> str:
 def show(tables: list[Table], console: Console) -> None:
     """Print tables on the terminal."""
     for table in tables:
+        console.print(table.title, style="bold", markup=False)
         console.print(table.rich())
         console.print()

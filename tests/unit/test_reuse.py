@@ -231,3 +231,13 @@ def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):
     )
     assert len(texts) == 60
     assert set(texts.values()) == {1}
+
+
+def test_a_run_made_before_a_setting_existed_is_still_the_same_run(tmp_path):
+    run = finished(tmp_path)
+    record = run.record()
+    del record["config"]["evaluate"]["rules"], record["identity"]["evaluate"]["rules"]
+    run.store.put_json("run.json", record)
+    assert not asked(tmp_path)
+    with pytest.raises(ConfigError, match="evaluate.rules: 'default' there, 'paper' now"):
+        asked(tmp_path, evaluate__rules="paper")
