@@ -297,3 +297,21 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def refuse_foreign(name: str, record: Mapping[str, Any]) -> None:
+    """Raises DataError when a record is, by its fields, one of another benchmark."""
+    other = next((known for known, fits in _FIELDS.items() if any(all(map(record.get, some)) for some in fits)), name)
+    if other != name:
+        raise DataError(f"this row is a record of {other}, not of {name}; it has {', '.join(map(str, record))}")
+
+
+_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "humaneval": (("canonical_solution", "entry_point"),),
+    "mbpp": (("entry_point", "test"), ("test_list", "code"), ("test_list", "text"), ("test_list", "prompt")),
+    "gsm_plus": (("extracted_answer",), ("perturbation_type",)),
+    "arc_challenge": (("answerKey", "choices"), ("label", "question")),
+    "mmlu": (("subject", "choices"), ("subject", "A", "B")),
+    "bbh": (("input", "target"),),
+}
+"""Fields that tell a benchmark's records from all others', the most particular first."""
