@@ -298,13 +298,18 @@ def _start(tier: str, control: socket.socket, folder: str) -> subprocess.Popen[b
         f"sys.path.remove({package!r}); p.main({tier!r}, {control.fileno()}, {folder!r}, {visible!r})"
     )
     # Not -I: it would ignore the hash seed, and with it the order of sets, and so a verdict now and then, would vary.
-    command = [getattr(sys, "_base_executable", sys.executable), "-P", "-s", "-S", "-B", "-c", code]
+    command = [_python(), "-P", "-s", "-S", "-B", "-c", code]
     if tier == "bubblewrap":
         command = [*_bubblewrap(visible, package), *command]
     return subprocess.Popen(
         command, env={"PYTHONHASHSEED": "0"}, cwd="/", start_new_session=True, pass_fds=[control.fileno()],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def _python() -> str:
+    # The one behind a virtual environment: that one's packages are not for programs.
+    return str(getattr(sys, "_base_executable", sys.executable))
 
 
 def _visible() -> list[str]:
@@ -331,7 +336,11 @@ def _bubblewrap(visible: list[str], package: str) -> list[str]:
     found = shutil.which("bwrap")
     if found is None:
         raise OSError("there is no bwrap on PATH")
+    rooms = [os.path.join(package, "lai_ray"), os.path.join(package, "lai_ray", "benchmarks")]
     shown = [path for path in visible if not stat.S_ISCHR(os.stat(path).st_mode)]
+    shown += [f"{room}/__init__.py" for room in rooms]
+    shown += [f"{rooms[1]}/_sandbox_{name}.py" for name in ("parent", "child", "wire", "kernel", "seccomp")]
+    shown += [os.path.realpath(_python())]
     binds = [part for path in shown for part in ("--ro-bind", path, path)]
     links = [
         part
@@ -339,10 +348,8 @@ def _bubblewrap(visible: list[str], package: str) -> list[str]:
         if os.path.islink(name)
         for part in ("--symlink", os.readlink(name), name)
     ]
-    own = os.path.join(package, "lai_ray")
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     return [
         found, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0",
-        "--cap-drop", "ALL", *binds, *links, "--ro-bind", own, own, "--ro-bind", python, python,
-        "--dev-bind", "/dev/null", "/dev/null", "--size", str(64 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--",
+        "--cap-drop", "ALL", "--size", str(64 << 20), "--tmpfs", "/tmp", *binds, *links,
+        "--dev-bind", "/dev/null", "/dev/null", "--chdir", "/tmp", "--",
     ]  # fmt: skip
