@@ -28,14 +28,21 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
+Reuse = Annotated[
+    str | None, typer.Option(help="Another run's folder: its answers and checkpoints are used where they apply.")
+]
+
+
 @app.command()
-def check(job: Job, overrides: Overrides = None) -> None:
-    """Say what a job would do, before it does it: settings, counts, one prompt of every kind, calls."""
-    from lai_ray import config, plan, start
+def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
+    """Say what a job would do, before it does it: settings, counts, prompts, calls, and what is already paid for."""
+    from lai_ray import config, paid, plan, start
 
     settings = config.read(job, overrides)
     start.check_names(settings)
+    source = start.reusable(reuse, start.place(settings))
     plan.show(settings, _console())
+    paid.show(settings, source, _console())
 
 
 @app.command("try")
@@ -55,6 +62,7 @@ def run(
     until: Annotated[
         str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
     ] = None,
+    reuse: Reuse = None,
 ) -> None:
     """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
     from lai_ray import config, start
@@ -64,7 +72,7 @@ def run(
         raise ConfigError(
             f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
         )
-    outcome = start.run_job(config.read(job, overrides), until=until)
+    outcome = start.run_job(config.read(job, overrides), until=until, reuse=reuse)
     if outcome.stopped_at is not None:
         _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
         return

@@ -30,6 +30,8 @@ class TargetSettings(Section):
     engine: str = "vllm"
     model: str
     """A folder, a hub name, or "module:NAME" of a string that is one."""
+    attempts: dict[str, str | list[str]] = {}
+    """With engine = "recorded": by dataset, the files (or a folder of them) that hold the first target's answers."""
     max_new_tokens: Positive = 1024
     max_model_len: Positive | None = None
     """Longest prompt plus answer, in tokens; None takes the model's own."""
@@ -239,6 +241,25 @@ class Config(Section):
             raise ValueError(
                 f"schedule.strategy names a strategy for {', '.join(strategy)}; "
                 f"evaluate.learn_from has {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_answers_fit(self) -> Config:
+        given, wanted = set(self.target.attempts), set(self.evaluate.learn_from)
+        if (self.target.engine == "recorded") != bool(given):
+            raise ValueError(
+                'target.engine = "recorded" and target.attempts go together: the engine, and the files it reads'
+            )
+        if given and given != wanted:
+            raise ValueError(
+                f"target.attempts names files for {', '.join(sorted(given))}; evaluate.learn_from has "
+                f"{', '.join(self.evaluate.learn_from)}"
+            )
+        if given and self.search is not None:
+            raise ValueError(
+                "[search] compares with the first target's answers to dev problems, and recorded answers stand for its "
+                "training problems alone; take [search] out, or let target.engine be vllm"
             )
         return self
 

@@ -54,8 +54,13 @@ def resolve(name: str, *, setting: str, known: dict[str, Any] | None = None) -> 
 
 def _folder_hash(folder: Path, known: dict[str, Any]) -> str:
     files = sorted({path for pattern in DECIDING for path in folder.glob(pattern) if path.is_file()})
+    return files_hash(str(folder), files, known)
+
+
+def files_hash(what: str, files: list[Path], known: dict[str, Any]) -> str:
+    """Hash of the names and contents of files. `known` remembers it under `what`, by size and time of the files."""
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    remembered = known.get(str(folder))
+    remembered = known.get(what)
     if remembered and remembered["files"] == stamp:
         return str(remembered["hash"])
     digest = hashlib.blake2b(digest_size=16)
@@ -64,7 +69,7 @@ def _folder_hash(folder: Path, known: dict[str, Any]) -> str:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
-    known[str(folder)] = {"files": stamp, "hash": digest.hexdigest()}
+    known[what] = {"files": stamp, "hash": digest.hexdigest()}
     return digest.hexdigest()
 
 

@@ -29,9 +29,16 @@ class Tracker:
         self.show, self.what, self.total = show, what, total
         self.done = 0
         self.note = ""
-        self._said = time.monotonic()
+        self._began = self._said = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._task = show.bars.add_task(what, total=total, note="") if show.bars else None
+
+    def times(self) -> dict[str, float]:
+        """Seconds until the first was done (what it works with started in them), and from then until now."""
+        if self._first is None:
+            return {"starting": round(time.monotonic() - self._began, 2), "working": 0.0}
+        starting = self._first[0] - self._began
+        return {"starting": round(starting, 2), "working": round(time.monotonic() - self._first[0], 2)}
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """So many more are done."""

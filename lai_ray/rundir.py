@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -79,8 +80,28 @@ class Stage:
             raise Stopped(self.folder)
 
     def answers(self) -> Answers:
-        """What was paid for in this stage."""
-        return Answers(self.store.inside("answers"))
+        """What was paid for in this stage; with --reuse, in stages of this name of the other run too.
+
+        A target that stays as it is, or was a trial of a search, has answered before: those answers count as well.
+        """
+        mine, folder = self.store.inside("answers"), f"{self.name}/answers"
+        before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name == "evaluate" else []
+        others = self.run.reuse.stores_of(folder) if self.run.reuse else []
+        return Answers(mine, others=[*before, *others])
+
+    def taken_over(self, name: str, folder: str) -> bool:
+        """Whether a finished folder (weights with lineage.json) of this name in the reused run is now at `folder`."""
+        for store in self.run.reuse.stores_of(folder) if self.run.reuse else []:
+            lineage = store.get_json("lineage.json")
+            if lineage and lineage.get("name") == name and store.local is not None:
+                out = Path(self.local(folder))
+                part = out.with_name(f".{out.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(store.local, part, copy_function=_linked)
+                shutil.rmtree(out, ignore_errors=True)
+                part.rename(out)
+                return True
+        return False
 
     def write(self, name: str, records: Iterable[Any], kind: type[T]) -> View[T]:
         """Stream records into a JSONL file and return the view of it."""
@@ -110,6 +131,8 @@ class Run:
         self.name = where.rstrip("/").rpartition("/")[2]
         self.progress = progress or Progress(quiet=True)
         self.until: str | None = None
+        self.reuse: Run | None = None
+        """A run whose answers and checkpoints are taken over wherever they apply. It is only read."""
 
     @classmethod
     def read(cls, where: str) -> Run:
@@ -133,25 +156,34 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
+    def stores_of(self, ending: str) -> list[Store]:
+        """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
+        found = {name[: at + len(ending) + 1] for name in self.store.names() if (at := name.find(f"/{ending}/")) >= 0}
+        return [self.store.inside(folder) for folder in sorted(found)]
+
     def record(self) -> dict[str, Any]:
         """run.json: identity, settings, data and model hashes; empty before the first start."""
         record: dict[str, Any] = self.store.get_json("run.json") or {}
         return record
 
-    def admit(self, config: Config, identity: dict[str, Any]) -> None:
-        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
-        record = self.record()
-        before, now = flat(record.get("identity", {})), flat(identity)
+    def check_same(self, config: Config, identity: dict[str, Any]) -> None:
+        """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
+        before, now = flat(self.record().get("identity", {})), flat(identity)
         changed = [k for k in sorted(before | now) if before.get(k) != now.get(k)] if before else []
         if changed:
             lines = [f"  {k}: {before.get(k, 'not set')!r} there, {now.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
                 f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
                 "Only [limits], [cluster], [report], more iterations and a longer evaluate.report_on may change. "
-                "Give this job another name, or put the settings back."
+                "Give this job another name (and --reuse, to take over the answers and checkpoints that still apply), "
+                "or put the settings back."
             )
-        earlier = record.get("config", {})
-        self._only_grown(earlier, config)
+        self._only_grown(self.record().get("config", {}), config)
+
+    def admit(self, config: Config, identity: dict[str, Any]) -> None:
+        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
+        self.check_same(config, identity)
+        record = self.record()
         self.store.put_json("run.json", {**record, "identity": identity, "config": config.model_dump(mode="json")})
 
     def _only_grown(self, earlier: dict[str, Any], config: Config) -> None:
@@ -169,6 +201,14 @@ class Run:
         self.store.put_json("run.json", {**self.record(), **facts})
 
 
+def _linked(source: str, target: str) -> None:
+    """The same file under a second name, or a copy where the disk cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested table with dotted keys."""
     result: dict[str, Any] = {}
@@ -184,7 +224,9 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     """What makes this run itself: every setting but those that may change; models and prompts by content."""
     table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
     table["evaluate"].pop("report_on")
-    table["target"].pop("model")
+    for key in ("model", "attempts"):
+        table["target"].pop(key)
+    table.pop("data")
     table["contrast"].pop("encoder")
     for key in HOW_REACHED:
         table["instructor"].pop(key)

@@ -14,13 +14,15 @@ from rich.console import Console
 from lai_ray import models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
+from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.instructor import prompts
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
 from lai_ray.stages.diagnose import strategy_for
-from lai_ray.stages.select import select
+from lai_ray.stages.select import Part, benchmark, select
+from lai_ray.store import key_of
 
 
 def place(config: Config) -> str:
@@ -68,18 +70,21 @@ class Outcome:
 
 
 def run_job(
-    config: Config, *, until: str | None = None, executor: Executor | None = None, console: Console | None = None
-) -> Outcome:
+    config: Config, *, until: str | None = None, reuse: str | None = None, executor: Executor | None = None,
+    console: Console | None = None,
+) -> Outcome:  # fmt: skip
     """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
 
+    `reuse` is the folder of another run: its answers and checkpoints are taken over wherever they apply.
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
     check_names(config)
     where = place(config)
+    source = reusable(reuse, where)
     driver = Driver(where)
     try:
         run = Run(where, fence=driver.fence, create=True)
-        run.until = until
+        run.until, run.reuse = until, source
         target = _admitted(run, config)
         with chatter_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
@@ -90,6 +95,15 @@ def run_job(
             return _looped(run, config, target, executor)
     finally:
         driver.close()
+
+
+def reusable(reuse: str | None, where: str) -> Run | None:
+    """The run named by --reuse. Raises ConfigError when there is none, or it is the run itself."""
+    if reuse is None:
+        return None
+    if os.path.abspath(reuse) == os.path.abspath(where):
+        raise ConfigError(f"--reuse {reuse}: that is this run itself; it finds its own answers without being told")
+    return Run.read(reuse)
 
 
 def _looped(run: Run, config: Config, target: Model, executor: Executor | None) -> Outcome:
@@ -108,18 +122,37 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
         executor.close()
 
 
-def _admitted(run: Run, config: Config) -> Model:
-    """The first target, once this start is known to be the same run as any before. Writes run.json, provenance.json."""
-    record = run.record()
-    known: dict[str, Any] = dict(record.get("folders", {}))
-    target = models.resolve(config.target.model, setting="target.model", known=known)
+def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
+    target = _first_target(config, known)
     hashes = {"target": target.identity, "prompts": prompts.content_hash()}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"
     elif _wants_encoder(config):
         hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
-    run.admit(config, identity_of(config, **hashes))
-    run.remember(folders=known, encoder=hashes.get("encoder", ""))
+    for name in config.evaluate.learn_from:
+        if not config.target.attempts:
+            part = Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed)
+            hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in part])
+    return target, identity_of(config, **hashes)
+
+
+def _first_target(config: Config, known: dict[str, Any]) -> Model:
+    """The model that the job starts from. One whose answers are recorded is known by these: it need not be here yet."""
+    if not config.target.attempts:
+        return models.resolve(config.target.model, setting="target.model", known=known)
+    place = models.locate(config.target.model, setting="target.model")
+    named = sorted(config.target.attempts.items())
+    hashes = [models.files_hash(f"attempts.{name}", files(name, paths), known) for name, paths in named]
+    return Model(place, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
+
+
+def _admitted(run: Run, config: Config) -> Model:
+    """The first target, once this start is known to be the same run as any before. Writes run.json, provenance.json."""
+    known: dict[str, Any] = dict(run.record().get("folders", {}))
+    target, identity = admission(config, known)
+    run.admit(config, identity)
+    run.remember(folders=known, encoder=identity["content"].get("encoder", ""))
     run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
     return target
 
@@ -162,6 +195,7 @@ def tried(config: Config) -> Config:
 
 def only_tests(config: Config) -> Config:
     """The same job, tests alone, as `lai evaluate` runs it."""
-    return Config.model_validate(
-        config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
-    )
+    table = config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
+    if config.target.attempts:
+        table["target"] |= {"engine": "vllm", "attempts": {}}  # Files hold no answers to tests.
+    return Config.model_validate(table)

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -183,72 +183,146 @@ class _Key(msgspec.Struct):
     key: str
 
 
-class Answers:
-    """Answers under their keys, in numbered segments: what was paid for is never asked twice.
+class Segments:
+    """Answers in the numbered, closed files of one folder, and those whose file is still open. One writer.
 
-    One writer. A segment is closed after `rows` answers or `seconds`, whichever is first, also when no further answer
-    comes. Failed answers are not kept here: they are asked again at the next start.
+    A place is a number: the segment in the upper bits, the row in the lower twenty.
     """
 
-    def __init__(self, store: Store, *, rows: int = 500, seconds: float = 2.0) -> None:
-        self.store, self.rows, self.seconds = store, rows, seconds
-        self._where: dict[bytes, int] = {}
-        self._open: list[Answer] = []
-        self._opened = 0.0
-        self._lock = threading.Lock()
-        self._failure: BaseException | None = None
+    def __init__(self, store: Store, *, numbers: Iterable[int] = ()) -> None:
+        self.store = store
+        self.count = max(numbers, default=-1) + 1
+        self.open: list[Answer] = []
         self._read: OrderedDict[int, list[Answer]] = OrderedDict()
-        self._segments = 0
-        self._sent: set[bytes] = set()
-        self._sent_segments = 0
-        self._load()
 
-    def _load(self) -> None:
-        for name in self.store.names():
-            folder, _, file = name.rpartition("/")
-            number = int(Path(file).stem)
-            keys = [bytes.fromhex(decode(line, _Key).key) for line in self.store.lines(name)]
-            if folder == "sent":
-                self._sent_segments = max(self._sent_segments, number + 1)
-                self._sent.update(keys)
-            else:
-                self._segments = max(self._segments, number + 1)
-                self._where.update((key, number << 20 | row) for row, key in enumerate(keys))
+    def add(self, answer: Answer) -> int:
+        """Keep one in the open segment; returns its place."""
+        self.open.append(answer)
+        return self.count << 20 | len(self.open) - 1
 
-    def __contains__(self, key: str) -> bool:
-        return bytes.fromhex(key) in self._where
+    def close(self) -> None:
+        """Write the open segment, if it holds anything."""
+        if self.open:
+            self.store.put_lines(f"{self.count:05d}.jsonl", (encode(answer) for answer in self.open))
+            self.count += 1
+            self.open = []
 
-    def __len__(self) -> int:
-        return len(self._where)
+    def __iter__(self) -> Iterator[Answer]:
+        for number in range(self.count):
+            yield from (decode(line, Answer) for line in self.store.lines(f"{number:05d}.jsonl"))
+        yield from self.open
 
-    def get(self, key: str) -> Completion:
-        """The completion recorded under a key. Raises KeyError."""
-        where = self._where[bytes.fromhex(key)]
-        number, row = where >> 20, where & 0xFFFFF
-        with self._lock:
-            if number == self._segments:
-                return self._open[row].completion
-        return self._segment(number)[row].completion
-
-    def _segment(self, number: int) -> list[Answer]:
-        """One closed segment; the last few stay in memory, since neighbours in a segment are asked for together."""
+    def at(self, place: int) -> Answer:
+        """The answer in a place. The last few segments stay in memory: neighbours are asked for together."""
+        number, row = place >> 20, place & 0xFFFFF
+        if number == self.count:
+            return self.open[row]
         if number not in self._read:
             self._read[number] = [decode(line, Answer) for line in self.store.lines(f"{number:05d}.jsonl")]
             while len(self._read) > 8:
                 self._read.popitem(last=False)
-        return self._read[number]
+        return self._read[number][row]
+
+
+def _keys(store: Store, name: str) -> list[bytes]:
+    return [bytes.fromhex(decode(line, _Key).key) for line in store.lines(name)]
+
+
+class Answers:
+    """Answers under their keys, in numbered segments: what was paid for is never asked twice.
+
+    One writer. A segment is closed after `rows` answers or `seconds`, whichever is first, also when no further answer
+    comes. Failed answers are not kept here: they are asked again at the next start. `others` are answer folders of
+    other runs: what they hold counts as held here, and is copied into `inherited/` when it is first asked for.
+    """
+
+    def __init__(self, store: Store, *, rows: int = 500, seconds: float = 2.0, others: Sequence[Store] = ()) -> None:
+        self.store, self.rows, self.seconds = store, rows, seconds
+        self._where: dict[bytes, tuple[Segments, int]] = {}
+        self._elsewhere: dict[bytes, tuple[Segments, int]] = {}
+        self._opened = 0.0
+        self._lock = threading.RLock()
+        self._failure: BaseException | None = None
+        self._sent: set[bytes] = set()
+        self._sent_segments = 0
+        self._paid, self._inherited = self._load()
+        for other in others:
+            self._look_into(other)
+
+    def _load(self) -> tuple[Segments, Segments]:
+        files: dict[str, list[int]] = {"": [], "inherited": [], "sent": []}
+        for name in self.store.names():
+            folder, _, file = name.rpartition("/")
+            files[folder].append(int(Path(file).stem))
+        self._sent_segments = max(files["sent"], default=-1) + 1
+        for number in files["sent"]:
+            self._sent.update(_keys(self.store, f"sent/{number:05d}.jsonl"))
+        paid = Segments(self.store, numbers=files[""])
+        inherited = Segments(self.store.inside("inherited"), numbers=files["inherited"])
+        for segments, numbers in ((inherited, files["inherited"]), (paid, files[""])):
+            self._index(segments, numbers, self._where)
+        return paid, inherited
+
+    def _look_into(self, other: Store) -> None:
+        for folder in ("", "inherited"):
+            store = other.inside(folder) if folder else other
+            numbers = [int(Path(name).stem) for name in store.names() if "/" not in name]
+            self._index(Segments(store, numbers=numbers), numbers, self._elsewhere)
+
+    @staticmethod
+    def _index(segments: Segments, numbers: Iterable[int], where: dict[bytes, tuple[Segments, int]]) -> None:
+        for number in numbers:
+            for row, key in enumerate(_keys(segments.store, f"{number:05d}.jsonl")):
+                where[key] = segments, number << 20 | row
+
+    def __contains__(self, key: str) -> bool:
+        packed = bytes.fromhex(key)
+        return packed in self._where or packed in self._elsewhere
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def paid(self) -> Iterator[Answer]:
+        """Every answer that this run asked for itself, in the order they came."""
+        yield from self._paid
+
+    def inherited(self) -> Iterator[Answer]:
+        """Every answer taken over from another run."""
+        yield from self._inherited
+
+    @property
+    def paid_count(self) -> int:
+        """How many answers this run asked for itself."""
+        return sum(segments is self._paid for segments, _ in self._where.values())
+
+    def keys(self) -> set[str]:
+        """Every key that is answered, other runs' answers included."""
+        return {key.hex() for key in self._where.keys() | self._elsewhere.keys()}
+
+    def get(self, key: str) -> Completion:
+        """The completion recorded under a key. Raises KeyError."""
+        packed = bytes.fromhex(key)
+        with self._lock:
+            if packed not in self._where:
+                segments, place = self._elsewhere[packed]
+                self._keep(self._inherited, segments.at(place))
+            segments, place = self._where[packed]
+            return segments.at(place).completion
 
     def record(self, answer: Answer) -> None:
         """Keep one answer. Raises StageError when an earlier segment could not be written."""
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            if not self._open:
-                self._opened = time.monotonic()
-            self._where[bytes.fromhex(answer.key)] = self._segments << 20 | len(self._open)
-            self._open.append(answer)
-            if len(self._open) >= self.rows:
-                self._close_segment()
+            self._keep(self._paid, answer)
+
+    def _keep(self, segments: Segments, answer: Answer) -> None:
+        """Called with the lock held."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._paid.open and not self._inherited.open:
+            self._opened = time.monotonic()
+        self._where[bytes.fromhex(answer.key)] = segments, segments.add(answer)
+        if len(segments.open) >= self.rows:
+            segments.close()
 
     def mark_sent(self, requests: Iterable[Request]) -> None:
         """Write down that these are about to be sent, so that a crash cannot hide what may have been paid."""
@@ -274,20 +348,19 @@ class Answers:
         with self._lock:
             if self._failure is not None:
                 raise self._failure
-            if self._open:
-                self._close_segment()
+            self._close_segments()
 
     def _close_old_segments(self) -> None:
         while not self._stop.wait(self.seconds / 4):
             with self._lock:
-                if self._open and time.monotonic() - self._opened > self.seconds and self._failure is None:
+                is_open = self._paid.open or self._inherited.open
+                if is_open and time.monotonic() - self._opened > self.seconds and self._failure is None:
                     try:
-                        self._close_segment()
+                        self._close_segments()
                     except Exception as error:  # raised again where the next answer is recorded
                         self._failure = error
 
-    def _close_segment(self) -> None:
+    def _close_segments(self) -> None:
         """Called with the lock held."""
-        self.store.put_lines(f"{self._segments:05d}.jsonl", (encode(answer) for answer in self._open))
-        self._segments += 1
-        self._open = []
+        self._paid.close()
+        self._inherited.close()

@@ -25,6 +25,7 @@ RANKS = [
     ["loop", "report"],
     ["plan", "doctor", "distributed", "world"],
     ["start"],
+    ["paid"],
     ["cli"],
     ["__main__"],
 ]

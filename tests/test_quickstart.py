@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+from lai_ray import plugins
+from lai_ray.benchmarks import _word_kinds as kinds
+from lai_ray.contracts import Improve, Model
+from lai_ray.records import Case
 from lai_ray.report import facts
 from lai_ray.rundir import Run
+from lai_ray.strategies import le, lec, untargeted
+from lai_ray.world import rules
 from tests.conftest import lai, records
+from tests.distributions import by_chance, total_variation
 
 
 def test_the_target_gets_better_at_what_it_learned_from(quickstart):
@@ -84,6 +92,36 @@ def test_one_grep_prints_a_problems_whole_life(quickstart):
     }
     for name in ("evaluate/attempts/word_problems.train", "diagnose/cases", "instruct/replies", "curate/samples"):
         assert f"iteration_0/{name}.jsonl" in found
+
+
+def test_le_lec_and_untargeted_requests_bring_different_problems(quickstart):
+    """Real mistakes of the real target, the tutor's own rules. Each way of asking must differ from both others."""
+    folder, _ = quickstart
+    iteration = facts.iterations(Run.read(str(folder)))[1]
+    mistakes = list(iteration.stage("diagnose").view("cases.jsonl", Case))[:250]
+    attempts = facts.attempts(iteration, "word_problems.train")
+    any_problem = [case for case, _ in zip(untargeted.STRATEGY.cases(attempts, TOLD, None), mistakes, strict=False)]
+    written = {
+        "le": [problems_written(le.STRATEGY, case, i) for i, case in enumerate(mistakes)],
+        "lec": [problems_written(lec.STRATEGY, case, i) for i, case in enumerate(mistakes)],
+        "untargeted": [problems_written(untargeted.STRATEGY, case, i) for i, case in enumerate(any_problem)],
+    }
+    for one, other in itertools.combinations(written, 2):
+        apart = total_variation(written[one], written[other])
+        print(f"{one} and {other}: total variation {apart:.2f}")
+        assert by_chance(written[one], written[other]) < 0.01
+        assert apart > 0.1, (one, other, apart)
+
+
+TOLD = Improve(1, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
+
+
+def problems_written(strategy, case, seed):
+    """What the tutor writes: the kind, size and wording of each problem."""
+    benchmark = plugins.load("benchmarks", "word_problems")
+    pieces = benchmark.parse(rules.reply(strategy.next_messages(case, [], benchmark, TOLD), seed))
+    items = [kinds.recognise(piece.question) for piece in pieces]
+    return [(item.kind, item.size, item.wording) for item in items]
 
 
 def test_the_story_of_a_mistake_is_told_from_question_to_sample(quickstart):

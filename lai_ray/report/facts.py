@@ -27,6 +27,11 @@ class Iteration:
         """scores.json by part ("gsm8k.test"); empty before the evaluation is complete."""
         return self.stage("evaluate").store.get_json("scores.json") or {}
 
+    @property
+    def tested(self) -> bool:
+        """Whether any test was sat."""
+        return any(part.endswith(".test") for part in self.scores())
+
     def seconds(self) -> dict[str, float]:
         """Seconds by completed stage."""
         facts = {name: self.stage(name).facts() for name in STAGES}
@@ -102,7 +107,7 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
                 "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
                 "cases": cases,
-                "replies": iteration.usage().get("calls"),
+                "replies": iteration.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),
                 "dropped": funnel,

@@ -10,6 +10,7 @@ from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.report import facts
 from lai_ray.rundir import Run
+from lai_ray.stages.select import RECORDED
 from lai_ray.store import View
 
 T = TypeVar("T")
@@ -46,7 +47,8 @@ def story(run: Run, problem_id: str) -> list[Chapter]:
 def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
     where = f"iteration {iteration.number}"
     benchmark, _, rest = problem_id.partition("/")
-    part = f"{benchmark}.{rest.partition('/')[0]}"
+    split = rest.partition("/")[0]
+    part = f"{benchmark}.{'train' if split == RECORDED else split}"
     if part in iteration.scores():
         for attempt in facts.attempts(iteration, part):
             if attempt.problem.id == problem_id:

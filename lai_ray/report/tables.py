@@ -66,20 +66,21 @@ def confidence_of(run: Run) -> float:
 
 def scores(run: Run) -> Table:
     """Test scores by iteration, in-domain and out-of-domain, with the paired change from first to last."""
-    all_of_it = facts.iterations(run)
     level = confidence_of(run)
-    measured = [i for i in all_of_it if any(part.endswith(".test") for part in i.scores())]
+    measured = [i for i in facts.iterations(run) if i.tested]
+    unmeasured = [i for i in facts.iterations(run)[:1] if i.scores() and not i.tested]
     table = Table(
         "Test scores, percent",
-        ["test", "n", *(f"iter. {i.number}" for i in measured), "change"],
+        ["test", "n", *(f"iter. {i.number}" for i in (*unmeasured, *measured)), "change"],
         note=f"With {level:.0%} intervals; the change is paired, problem by problem. "
-        "Iteration 0 is the untouched target.",
+        "Iteration 0 is the untouched target"
+        + (", whose recorded answers are to training problems alone." if unmeasured else "."),
     )
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
         domain = {"in": "in-domain", "out": "out-of-domain"}[plugins.load("benchmarks", name).domain]
-        cells = [percent(facts.score_on(i, name, level)) for i in measured]
+        cells = [*("not measured" for _ in unmeasured), *(percent(facts.score_on(i, name, level)) for i in measured)]
         table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
     return table
 
@@ -87,7 +88,7 @@ def scores(run: Run) -> Table:
 def by_group(run: Run) -> list[Table]:
     """Each test's scores by kind, subject or type."""
     tables = []
-    measured = facts.iterations(run)
+    measured = [i for i in facts.iterations(run) if i.tested]
     for name in facts.tests(run):
         names = facts.groups(run, name)
         if len(names) < 2:
@@ -136,13 +137,16 @@ def costs(run: Run) -> Table:
     )  # fmt: skip
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
-    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$"]
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "taken over"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
     for iteration in facts.iterations(run):
         if usage := iteration.usage():
             money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
-            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money])
+            taken = str(usage["inherited"])
+            if usage["inherited_usd"]:
+                taken += f" ({usage['inherited_usd']:.4f} US$)"
+            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, taken])
     return table
 
 
@@ -161,7 +165,7 @@ def side_by_side(runs: list[Run]) -> list[Table]:
         note="The last column is the paired difference of the last answers, over the problems both runs answered.",
     )
     for run in runs:
-        measured = [i for i in facts.iterations(run) if i.scores()]
+        measured = [i for i in facts.iterations(run) if i.tested]
         for name in facts.tests(run):
             change = facts.change(measured[0], measured[-1], name, level)
             first, last = (facts.score_on(i, name, level) for i in (measured[0], measured[-1]))

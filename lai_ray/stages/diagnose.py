@@ -11,6 +11,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Executor, Improve, Model, Strategy
 from lai_ray.records import Attempt, Case
 from lai_ray.rundir import Stage
+from lai_ray.stages.embeddings import Remembering
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.store import View, key_of
 
@@ -63,12 +64,14 @@ def diagnose(
     datasets = config.evaluate.learn_from
     strategies = {name: strategy_for(config, iteration, name) for name in datasets}
     key = key_of(
-        attempts.key,
+        attempts.learning_key,
         settings,
         [config.schedule.name(iteration, d) for d in datasets],
         plugins.code_hash(*strategies.values()),
     )
     if not stage.done(key):
+        others = [stage.run.reuse.store.inside("embeddings")] if stage.run.reuse else []
+        remembering = Remembering(executor, stage.run.store.inside("embeddings"), others)
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()
 
@@ -78,7 +81,7 @@ def diagnose(
                 counted[dataset] = _count(view)
                 stage.progress.say(_said(dataset, counted[dataset], strategy.name))
                 short = 0
-                for case in strategy.cases(view, settings, executor):
+                for case in strategy.cases(view, settings, remembering):
                     counts[dataset] += 1
                     short += strategy.uses_neighbours and len(case.contrasts) < settings.neighbours
                     yield case

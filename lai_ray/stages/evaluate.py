@@ -17,7 +17,7 @@ from lai_ray.errors import DataError, StageError
 from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Stage
-from lai_ray.stages.select import Part, grading
+from lai_ray.stages.select import Part, RecordedPart, grading
 from lai_ray.store import Answers, View, key_of
 
 
@@ -27,6 +27,8 @@ class Attempts:
 
     stage: Stage
     key: str
+    learning_key: str
+    """Of the training attempts alone: a test set added later changes nothing in what is learned."""
 
     def of(self, benchmark: str, split: str) -> View[Attempt]:
         """The attempts of one benchmark's split."""
@@ -98,23 +100,35 @@ def graded(
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
     """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
-    asked = [key_of([request_for(p, part.benchmark, target, config).key for p in part]) for part in parts]
-    code = code_hash(*(part.benchmark for part in parts))
-    key = key_of([part.name for part in parts], asked, grading(config), code)
+    asked = {part.name: _asked(part, target, config) for part in parts}
+    key = _key(parts, asked, config)
     if not stage.done(key):
         with stage.answers() as answers:
-            failed = _generate(stage, answers, parts, target, config, executor)
+            failed, spent = _generate(stage, answers, parts, target, config, executor)
             tallies = {part.name: _grade(stage, part, answers, failed, target, config) for part in parts}
         stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
-        stage.finish(key, answers=sum(tally.n for tally in tallies.values()))
+        stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
-    return Attempts(stage, key)
+    return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))
+
+
+def _key(parts: list[Part], asked: dict[str, str], config: Config) -> str:
+    """Of what these parts' attempts and verdicts depend on."""
+    code = code_hash(*(part.benchmark for part in parts))
+    return key_of([(part.name, asked[part.name]) for part in parts], grading(config), code)
+
+
+def _asked(part: Part, target: Model, config: Config) -> str:
+    """Hash of what a part asks. A recorded part's answers are known by its files, which the target is named by."""
+    if isinstance(part, RecordedPart):
+        return key_of(target.identity, part.limit, part.seed)
+    return key_of([request_for(problem, part.benchmark, target, config).key for problem in part])
 
 
 def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:
     asked: set[str] = set()
     for part in parts:
-        for problem in part:
+        for problem in () if isinstance(part, RecordedPart) else part:
             request = request_for(problem, part.benchmark, target, config)
             if request.key not in answers and request.key not in asked:
                 asked.add(request.key)
@@ -123,12 +137,12 @@ def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Con
 
 def _generate(
     stage: Stage, answers: Answers, parts: list[Part], target: Model, config: Config, executor: Executor
-) -> dict[str, Completion]:
-    """Ask what is not answered yet; returns the failures, by key."""
+) -> tuple[dict[str, Completion], dict[str, float]]:
+    """Ask what is not answered yet; returns the failures, by key, and the seconds it took."""
     total = sum(1 for _ in _missing(parts, answers, target, config))
     failed: dict[str, Completion] = {}
     if not total:
-        return failed
+        return failed, {}
     with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
         for answer in executor.generate(_missing(parts, answers, target, config), target):
             if answer.completion.error is None:
@@ -136,8 +150,9 @@ def _generate(
             else:
                 failed[answer.key] = answer.completion
             tracker.advance()
+        spent = tracker.times()
     stop_past_limit(len(failed), total, config.limits.max_failed_fraction, next(iter(failed.values()), None))
-    return failed
+    return failed, spent
 
 
 def stop_past_limit(failed: int, total: int, limit: float, example: Completion | None) -> None:
@@ -150,19 +165,29 @@ def stop_past_limit(failed: int, total: int, limit: float, example: Completion |
         )
 
 
+def _answered(
+    part: Part, answers: Answers, failed: dict[str, Completion], target: Model, config: Config
+) -> Iterator[tuple[Problem, Request, Completion]]:
+    if isinstance(part, RecordedPart):
+        for problem, messages, completion in part.answered():
+            yield problem, Request(f"{problem.id}#0", "", messages, config.target.max_new_tokens), completion
+        return
+    for problem in part:
+        request = request_for(problem, part.benchmark, target, config)
+        if request.key not in failed and request.key not in answers:
+            raise DataError(
+                f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
+            )
+        yield problem, request, failed.get(request.key) or answers.get(request.key)
+
+
 def _grade(
     stage: Stage, part: Part, answers: Answers, failed: dict[str, Completion], target: Model, config: Config
 ) -> Tally:
     tally = Tally()
 
     def attempts() -> Iterator[Attempt]:
-        for problem in part:
-            request = request_for(problem, part.benchmark, target, config)
-            if request.key not in failed and request.key not in answers:
-                raise DataError(
-                    f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
-                )
-            completion = failed.get(request.key) or answers.get(request.key)
+        for problem, request, completion in _answered(part, answers, failed, target, config):
             attempt = graded(problem, request, completion, part.benchmark, grading(config))
             tally.add(attempt, part.benchmark.group(problem))
             yield attempt

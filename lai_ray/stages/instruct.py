@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
 from lai_ray.errors import StageError
-from lai_ray.records import Case, Completion, Reply, Request
+from lai_ray.records import Answer, Case, Completion, Reply, Request
 from lai_ray.rundir import Stage
 from lai_ray.stages.accept import Gate, evaluation_marks, judged
 from lai_ray.stages.diagnose import Cases, strategy_for
@@ -56,6 +57,8 @@ class Dialogues:
     config: Config
     answers: Answers
     failed: dict[str, Completion]
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds until first replies came ("starting"), and from then on ("working")."""
 
     def request(self, case: Case, replies: list[Reply], draw: int) -> Request | None:
         """The next request of one dialogue, or None when it is over."""
@@ -104,55 +107,60 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
     key = key_of(cases.key, plan, config.instructor.model_dump(exclude={"api_key_env", "timeout"}), wanted)
     if not stage.done(key):
         with stage.answers() as answers:
-            replies = _ask_all(stage, cases, plan, settings, config, executor, answers)
+            replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers)
             usage = _usage(replies, answers, config)
+            if usage["inherited"]:
+                stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
         stage.store.put_json("usage.json", usage)
-        stage.finish(key, **usage)
+        stage.finish(key, **usage, **spent)
     stage.reached()
     return Replies(cases, stage.view("replies.jsonl", Reply), key)
 
 
 def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
-    """Decided once per dataset and iteration and kept by a resume: it shapes every request."""
-    plan: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
-    fresh = {
-        dataset: {"wanted": wanted, "cases": n, "samples_per_request": samples_per_request(wanted, n)}
-        for dataset, n in cases.counts.items()
-        if n
-    }
-    if plan is None or {d: p["cases"] for d, p in plan.items()} != {d: p["cases"] for d, p in fresh.items()}:
-        plan = fresh
-        stage.store.put_json("plan.json", plan)
+    """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
+    kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
+    if kept is None and stage.run.reuse is not None:
+        kept = stage.run.reuse.store.get_json(f"{stage.folder}/plan.json")
+    plan = {dataset: planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
+    stage.store.put_json("plan.json", plan)
     return plan
+
+
+def planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, int]:
+    """More samples than were wanted before come of further draws of the same requests, whose replies still apply."""
+    each = kept["samples_per_request"] if kept and kept["cases"] == cases else samples_per_request(wanted, cases)
+    return {"wanted": wanted, "cases": cases, "samples_per_request": each}
 
 
 def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
     executor: Executor, answers: Answers,
-) -> View[Reply]:  # fmt: skip
+) -> tuple[View[Reply], dict[str, float]]:  # fmt: skip
     marks = evaluation_marks(config)
     failed: dict[str, Completion] = {}
+    spent: dict[str, float] = {}
     everything: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
         told = replace(settings, samples_per_request=numbers["samples_per_request"])
         strategy = strategy_for(config, settings.iteration, dataset)
-        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed)
+        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
         asked = _rounds(stage, dialogues, cases, order, numbers, marks, executor)
         everything.append((dialogues, order, asked))
-    return stage.write("replies.jsonl", _in_order(everything, cases), Reply)
+    return stage.write("replies.jsonl", _in_order(everything, cases), Reply), spent
 
 
 def _in_order(everything: list[tuple[Dialogues, list[str], int]], cases: Cases) -> Iterator[Reply]:
     for dialogues, order, asked in everything:
-        for case, draw in _pairs(cases, order, asked):
+        for case, draw in taken_in_order(cases.view, order, asked):
             yield from dialogues.replay(case, draw)[0]
 
 
-def _pairs(cases: Cases, order: list[str], count: int) -> Iterator[tuple[Case, int]]:
+def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Iterator[tuple[Case, int]]:
     """The first `count` (case, draw) of the seeded order: every case once, then every case a second time, …"""
     wanted = set(order[:count])
-    held = {case.id: case for case in cases.view if case.id in wanted}
+    held = {case.id: case for case in cases if case.id in wanted}
     for i in range(count):
         yield held[order[i % len(order)]], i // len(order)
 
@@ -165,7 +173,7 @@ def _rounds(
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
     asked = math.ceil(wanted / numbers["samples_per_request"])
     for round_number in range(1, ROUNDS + 1):
-        pairs = list(_pairs(cases, order, asked))
+        pairs = list(taken_in_order(cases.view, order, asked))
         _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
         gate = Gate(dialogues.benchmark, wanted, marks, set(), grading(dialogues.config))
         heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)
@@ -189,6 +197,8 @@ def _ask(stage: Stage, dialogues: Dialogues, pairs: list[tuple[Case, int]], what
                 else:
                     dialogues.failed[answer.key] = answer.completion
                 tracker.advance()
+            for name, seconds in tracker.times().items():
+                dialogues.spent[name] = round(dialogues.spent.get(name, 0.0) + seconds, 2)
         asked = len(dialogues.answers) + len(dialogues.failed)
         stop_past_limit(
             len(dialogues.failed), asked, config.limits.max_failed_fraction, next(iter(dialogues.failed.values()), None)
@@ -213,31 +223,48 @@ def _within_budget(stage: Stage, answers: Answers, pending: list[Request], confi
         return pending
     here = int(stage.folder.partition("/")[0].removeprefix("iteration_"))
     before = sum(
-        usage["calls"] + usage["possibly_paid"]
+        usage["calls"] + usage["failed"] + usage["possibly_paid"]
         for i in range(here)
         if (usage := stage.run.stage(i, stage.name).store.get_json("usage.json"))
     )
-    left = config.limits.max_calls - before - len(answers) - answers.possibly_paid
+    left = config.limits.max_calls - before - answers.paid_count - answers.possibly_paid
     return pending[: max(left, 0)]
 
 
 def _usage(replies: View[Reply], answers: Answers, config: Config) -> dict[str, Any]:
-    """Calls, tokens and money of one iteration. Money is None where the job gives no price."""
-    calls = prompt = completion = failed = cut_off = 0
-    for reply in replies:
-        calls += 1
-        failed += reply.completion.error is not None
-        cut_off += reply.completion.finish_reason == "length"
-        prompt += reply.completion.prompt_tokens
-        completion += reply.completion.completion_tokens
-    price_in, price_out = config.instructor.usd_per_million_input, config.instructor.usd_per_million_output
-    usd = None if price_in is None or price_out is None else (prompt * price_in + completion * price_out) / 1e6
+    """What one iteration's replies cost: paid in this run, and (`inherited…`) in the run it takes over from.
+
+    `usd` is None where the job gives no price.
+    """
+    paid, inherited = _sum(answers.paid()), _sum(answers.inherited())
+    errors = [reply.completion.error is not None for reply in replies]
     return {
-        "calls": calls,
-        "failed": failed,
-        "cut_off": cut_off,
+        "replies": len(errors),
+        "calls": paid["calls"],
+        "failed": sum(errors),
+        "cut_off": paid["cut_off"],
         "possibly_paid": answers.possibly_paid,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usd": usd,
+        "prompt_tokens": paid["prompt_tokens"],
+        "completion_tokens": paid["completion_tokens"],
+        "usd": _price(paid, config),
+        "inherited": inherited["calls"],
+        "inherited_usd": _price(inherited, config),
     }
+
+
+def _sum(answers: Iterable[Answer]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for answer in answers:
+        done = answer.completion
+        total.update(
+            calls=1, cut_off=int(done.finish_reason == "length"),
+            prompt_tokens=done.prompt_tokens, completion_tokens=done.completion_tokens,
+        )  # fmt: skip
+    return total
+
+
+def _price(tokens: Counter[str], config: Config) -> float | None:
+    price_in, price_out = config.instructor.usd_per_million_input, config.instructor.usd_per_million_output
+    if price_in is None or price_out is None:
+        return None
+    return (tokens["prompt_tokens"] * price_in + tokens["completion_tokens"] * price_out) / 1e6

@@ -42,11 +42,14 @@ class Trial:
     config: Config
     pools: dict[int, str]
     """The folder of the pool for each k."""
+    reuse: str | None
+    """The run that is taken over from."""
 
     def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
         """Dev counts and the new target of one trial."""
         started = time.monotonic()
         run = Run(self.where)
+        run.reuse = Run.read(self.reuse) if self.reuse else None
         folder = f"iteration_{self.iteration}/search/{settings['name']}"
         tried = with_settings(self.config, settings)
         pool = Stage(run, f"{self.pools[settings['neighbours']]}/curate")
@@ -104,11 +107,12 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     trials = combinations(config, i)
     pools = _pools(run, i, attempts, target, config, executor, trials)
     key = key_of(
-        target.identity, attempts.key, [pool.key for pool in pools.values()], trials, config.train.model_dump()
+        target.identity, attempts.learning_key, [pool.key for pool in pools.values()], trials, config.train.model_dump()
     )
     if not stage.done(key):
         folders = {k: _pool_folder(config, i, k) for k in pools}
-        trial = Trial(run.store.where, i, target, config, folders)
+        reuse = run.reuse.store.where if run.reuse else None
+        trial = Trial(run.store.where, i, target, config, folders, reuse)
         results = _tried(stage, trial, trials, executor)
         facts = _choose(stage, i, attempts, target, config, trials, results)
         stage.finish(key, **facts)
@@ -176,7 +180,7 @@ def _choose(
             rows.append({**trial, "error": result["error"]})
             continue
         folder = f"iteration_{i}/search/{trial['name']}/evaluate"
-        tried = Attempts(Stage(stage.run, folder), "")
+        tried = Attempts(Stage(stage.run, folder), "", "")
         gain = paired(before, _right(itertools.chain(*(tried.of(name, "dev") for name in names))))
         made = {key: result[key] for key in ("loss", "seconds", "path", "identity")}
         rows.append(_row(trial, _mean(result["dev"], names), gain) | made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Example, Executor, Model, TrainJob
@@ -32,11 +33,10 @@ def _example(sample: Sample, config: Config) -> Example:
     return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
 
 
-def train(
-    stage: Stage, samples: Samples, target: Model, iteration: int, config: Config, executor: Executor,
-    seed: int | None = None,
-) -> Model:  # fmt: skip
-    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
+def training_key(
+    samples: Samples, target: Model, iteration: int, config: Config, seed: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Hash of what decides a training, which is the new model's name, and its lineage in plain words."""
     settings, rate = config.train, config.learning_rate(iteration)
     seed = config.seed if seed is None else seed
     examples = examples_from(samples, config)
@@ -51,12 +51,38 @@ def train(
         "settings": settings.model_dump(mode="json"),
         "samples": {"count": len(examples), "hash": content},
     }
+    return key, lineage
+
+
+def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
+    """The metrics of this very training where its model is here already, or in the run that is reused; else None."""
+    taken = False
+    made = stage.store.get_json("checkpoint/lineage.json")
+    if not (made and made.get("name") == key):
+        if not (taken := stage.taken_over(key, "checkpoint")):
+            return None
+        made = stage.store.get_json("checkpoint/lineage.json")
+    stage.progress.say("  the checkpoint was " + ("taken over from the run that is reused" if taken else "made before"))
+    metrics: dict[str, float] = made.get("metrics", {})
+    return metrics
+
+
+def train(
+    stage: Stage, samples: Samples, target: Model, iteration: int, config: Config, executor: Executor,
+    seed: int | None = None,
+) -> Model:  # fmt: skip
+    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
+    key, lineage = training_key(samples, target, iteration, config, seed)
+    settings, rate = config.train, lineage["learning_rate"]
     if not stage.done(key):
-        job = TrainJob(key, target, examples, settings, rate, seed, stage.local("checkpoint"), lineage)
-        stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
-        with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
-            trained = executor.train(job, tracker.at)
+        examples = examples_from(samples, config)
+        job = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.local("checkpoint"), lineage)
+        metrics = _made_before(stage, key)
+        if metrics is None:
+            stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
+            with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
+                metrics = executor.train(job, tracker.at).metrics
         stage.store.put_json("lineage.json", lineage)
-        stage.finish(key, samples=len(examples), **trained.metrics)
+        stage.finish(key, samples=len(examples), **metrics)
     stage.reached()
     return Model(path=stage.local("checkpoint"), identity=key)

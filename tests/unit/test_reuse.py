@@ -1,0 +1,233 @@
+"""Ten edits to a finished run: each is allowed, asked anew where it must be, redone, or refused with the difference."""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lai_ray import paid, start
+from lai_ray.errors import ConfigError
+from lai_ray.instructor import prompts
+from lai_ray.records import Sample
+from lai_ray.rundir import Run
+from lai_ray.store import View
+from tests.local import LocalExecutor, job
+
+ALL = {"evaluate__max_train_problems": None, "evaluate__learn_from": ["tests_own:BENCHMARK"],
+       "evaluate__report_on": ["word_problems"], "evaluate__max_test_problems": 30}  # fmt: skip
+
+
+def finished(tmp_path: Path, **changes) -> Run:
+    return start.run_job(job(tmp_path, **changes), executor=LocalExecutor()).run
+
+
+def asked(tmp_path: Path, reuse: Run | None = None, **changes) -> Counter[str]:
+    executor = LocalExecutor()
+    where = reuse.store.where if reuse else None
+    start.run_job(job(tmp_path, **changes), executor=executor, reuse=where)
+    return +executor.asked
+
+
+def said(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
+    console = Console(width=400, file=io.StringIO())
+    paid.show(job(tmp_path, **changes), reuse, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """A benchmark of a user's: a plug-in file beside the job that reads a data file."""
+    rows = [{"question": f"Ann has {i} rings and buys {i + 3} more. How many rings does Ann have now?",
+             "answer": f"{i} + {i + 3} = {2 * i + 3}\n#### {2 * i + 3}"} for i in range(4, 64)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tests_own.py").write_text(
+        textwrap.dedent(f"""
+        import json
+        from lai_ray.benchmarks.word_problems import WordProblems
+
+        class Own(WordProblems):
+            name = "tests_own:BENCHMARK"
+            splits = ("train",)
+            def load(self, split):
+                return map(json.loads, open({str(tmp_path / "rows.jsonl")!r}))
+
+        BENCHMARK = Own()
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "tests_own", raising=False)
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize("change", [{"limits__max_calls": 10_000}, {"cluster__target_replicas": 4}])
+def test_budget_and_replicas_may_change_and_nothing_is_asked(tmp_path, change):
+    finished(tmp_path)
+    assert not asked(tmp_path, **change)
+
+
+def test_an_iteration_more_asks_for_that_iteration_alone(tmp_path):
+    run = finished(tmp_path)
+    before = list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
+    more = asked(tmp_path, iterations=2)
+    assert more["train"] == 1
+    # The old last iteration had only sat the test; the new one sits it too.
+    assert more["generate"] == 60 + 40
+    assert before == list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
+
+
+def test_a_test_more_asks_for_that_test_alone(tmp_path):
+    finished(tmp_path)
+    more = asked(tmp_path, evaluate__report_on=["word_problems", "word_problems_plus"])
+    assert more == {"generate": 2 * 40}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"contrast__neighbours": 2}, "contrast.neighbours: 3 there, 2 now"),
+        ({"train__learning_rate": 1e-4}, "train.learning_rate: 5e-06 there, 0.0001 now"),
+        ({"schedule__strategy": "le"}, "schedule.strategy: 'lec' there, 'le' now"),
+        ({"instructor__temperature": 0.1}, "instructor.temperature: 0.8 there, 0.1 now"),
+    ],
+)
+def test_what_makes_another_run_is_refused_with_the_difference(tmp_path, change, difference):
+    finished(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        asked(tmp_path, **change)
+    assert difference in str(refused.value)
+    assert "--reuse" in str(refused.value)
+    assert "would be refused" in said(tmp_path, **change)
+
+
+def test_another_learning_rate_under_another_name_only_trains_anew(tmp_path):
+    run = finished(tmp_path)
+    change = {"name": "faster", "train__learning_rate": 1e-4}
+    found = paid.applying(run, job(tmp_path, **change))
+    assert [(row.recorded, row.applying) for row in found.rows] == [(100, 100), (len(replies(run)), len(replies(run)))]
+    assert "learning_rate: 5e-06 there, 0.0001 now" in found.end
+    assert asked(tmp_path, run, **change) == {"train": 1, "nearest": 1, "generate": 40}
+
+
+def replies(run: Run) -> list[str]:
+    return (run.store.get("iteration_0/instruct/replies.jsonl") or b"").decode().splitlines()
+
+
+def test_another_k_under_another_name_asks_the_instructor_anew_and_the_target_not(tmp_path):
+    run = finished(tmp_path)
+    change = {"name": "two", "contrast__neighbours": 2}
+    assert "apply" in said(tmp_path, run, **change)
+    more = asked(tmp_path, run, **change)
+    assert more["ask"] == len(replies(run))
+    assert more["generate"] == 40, "only the new model's test"
+
+
+def test_another_seed_under_another_name_keeps_the_targets_answers(tmp_path):
+    run = finished(tmp_path, evaluate__max_train_problems=None, evaluate__max_test_problems=20)
+    change = {"name": "seed-1", "seed": 1, "evaluate__max_train_problems": None}
+    more = asked(tmp_path, run, **change, evaluate__max_test_problems=20)
+    assert more["ask"] > 0
+    assert more["generate"] <= 2 * 20, "training answers were taken over; the test's seeded choice is another"
+
+
+def test_another_prompt_is_refused_and_under_another_name_asks_exactly_its_own_anew(tmp_path, monkeypatch):
+    run = finished(tmp_path)
+    written = prompts.lec
+    monkeypatch.setattr(
+        prompts, "lec",
+        lambda **told: [{**m, "content": m["content"] + "\nBe brief."} for m in written(**told)],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"content\.prompts"):
+        asked(tmp_path)
+    found = paid.applying(run, job(tmp_path, name="brief"))
+    assert (found.rows[0].applying, found.rows[1].applying) == (100, 0)
+    assert "'Be brief.'" in found.rows[1].difference
+    more = asked(tmp_path, run, name="brief")
+    assert (more["generate"], more["ask"]) == (40, len(replies(run)))
+
+
+def test_a_finished_run_branched_with_another_strategy_keeps_what_came_before(tmp_path):
+    run = finished(tmp_path, iterations=3, schedule__strategy=["le", "lec", "lec"])
+    change = {"name": "branch", "iterations": 3, "schedule__strategy": ["le", "lec", "untargeted"]}
+    more = asked(tmp_path, run, **change)
+    assert more["train"] == 1
+    branch = Run.read(str(tmp_path / "branch"))
+    for i in (0, 1):
+        name = f"iteration_{i}/train/checkpoint/lineage.json"
+        assert branch.store.get_json(name)["name"] == run.store.get_json(name)["name"]
+        assert branch.stage(i, "instruct").store.get_json("usage.json")["calls"] == 0
+        assert branch.stage(i, "instruct").store.get_json("usage.json")["inherited"] > 0
+    assert branch.stage(2, "instruct").store.get_json("usage.json")["inherited"] == 0
+    assert not asked(tmp_path, name="branch", **{k: v for k, v in change.items() if k != "name"}), (
+        "once taken over, the other run is not needed any more"
+    )
+
+
+def test_more_samples_under_another_name_keep_the_requests_and_draw_again(tmp_path):
+    run = finished(tmp_path)
+    more = asked(tmp_path, run, name="larger", curate__samples_per_dataset=60)
+    assert more["ask"] > 0
+    usage = Run.read(str(tmp_path / "larger")).stage(0, "instruct").store.get_json("usage.json")
+    assert usage["inherited"] == len(replies(run))
+
+
+def test_an_edited_grader_costs_no_answer(tmp_path, own_data):
+    run = finished(tmp_path, **ALL)
+    scores = run.stage(0, "evaluate").store.get_json("scores.json")["tests_own:BENCHMARK.train"]
+    assert 0 < scores["right"] < scores["n"]
+    plugin = tmp_path / "tests_own.py"
+    plugin.write_text(plugin.read_text().replace("BENCHMARK = Own()", "class Kind(Own):\n"
+        "    def grade(self, problem, response, how=None):\n"
+        "        from dataclasses import replace\n"
+        "        return replace(super().grade(problem, response), score=1.0)\n"
+        "BENCHMARK = Kind()"))  # fmt: skip
+    del __import__("sys").modules["tests_own"]
+    assert not asked(tmp_path, **ALL)
+    scores = run.stage(0, "evaluate").store.get_json("scores.json")["tests_own:BENCHMARK.train"]
+    assert scores["right"] == scores["n"]
+
+
+def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path, own_data):
+    run = finished(tmp_path, **ALL)
+    lines = own_data.read_text().splitlines()
+    own_data.write_text("\n".join([lines[0].replace("rings", "stones"), *lines[1:]]))
+    with pytest.raises(ConfigError, match=r"content\.data\.tests_own:BENCHMARK"):
+        asked(tmp_path, **ALL)
+    found = paid.applying(run, job(tmp_path, name="stones", **ALL))
+    assert (found.rows[0].recorded, found.rows[0].applying) == (90, 89)
+    assert "rings" in found.rows[0].difference and "stones" in found.rows[0].difference
+    executor = LocalExecutor()
+    start.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=run.store.where, until="evaluate")
+    assert executor.asked["generate"] == 1
+
+
+def test_a_run_cannot_take_over_from_itself_or_from_nothing(tmp_path):
+    run = finished(tmp_path)
+    with pytest.raises(ConfigError, match="this run itself"):
+        asked(tmp_path, run)
+    with pytest.raises(ConfigError, match="no run there"):
+        start.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=str(tmp_path / "nowhere"))
+
+
+def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text("{}")
+    texts: Counter[str] = Counter()
+
+    class Counting(LocalExecutor):
+        def embed(self, asked, encoder):
+            texts.update(asked)
+            return super().embed(asked, encoder)
+
+    start.run_job(
+        job(tmp_path, iterations=3, schedule__strategy="lec", contrast__encoder=str(tmp_path / "encoder")),
+        executor=Counting(),
+    )
+    assert len(texts) == 60
+    assert set(texts.values()) == {1}
