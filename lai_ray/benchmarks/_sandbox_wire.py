@@ -1,0 +1,263 @@
+"""Plain values between the process of a program and the process of its tests.  value <-> bytes
+
+JSON with tags, exact built-in types only, never pickle. Whatever else a program returns becomes a Handle: the value stays
+where it is, can be called, iterated and asked for attributes from afar, and is never asked whether it equals something.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import fractions
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+LARGEST = 8 << 20
+"""Bytes of one frame."""
+MOST = 1_000_000
+"""Values in one frame."""
+DEEPEST = 200
+"""Containers in one another."""
+
+_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)}
+_TYPES |= {"object": object, "NoneType": type(None), "range": range}
+_FUNCTIONS = {f.__name__: f for f in (abs, all, any, chr, divmod, hash, len, max, min, ord, pow, repr, round, sorted, sum)}
+_NAMED: dict[str, Any] = _TYPES | _FUNCTIONS
+_DATES = (datetime.datetime, datetime.date, datetime.time)
+
+
+class Gone(BaseException):
+    """The other process has ended, or what it sent is no frame. No `except Exception` of a test may swallow it."""
+
+
+class TooLarge(Exception):
+    """More, or deeper, than may cross."""
+
+
+class Opaque(BaseException):
+    """A test compares a value that only the program can judge: no verdict."""
+
+
+class ProgramError(Exception):
+    """An exception of the program that no test may take for anything else."""
+
+
+def send(fd: int, message: dict[str, Any]) -> None:
+    """One frame: length, then JSON. Raises TooLarge."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > LARGEST:
+        raise TooLarge(f"{len(data)} bytes")
+    view = memoryview(struct.pack("=I", len(data)) + data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def receive(fd: int) -> dict[str, Any]:
+    """The next frame. Raises Gone where there is none, or it is too large, too deep or no JSON object."""
+    (length,) = struct.unpack("=I", _exactly(fd, 4))
+    if length > LARGEST:
+        raise Gone(f"a frame of {length} bytes")
+    try:
+        message = json.loads(_exactly(fd, length))
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise Gone(f"a malformed frame: {type(error).__name__}") from None
+    if not isinstance(message, dict):
+        raise Gone("a malformed frame")
+    return message
+
+
+def _exactly(fd: int, length: int) -> bytes:
+    pieces, missing = [], length
+    while missing:
+        piece = os.read(fd, min(missing, 1 << 20))
+        if not piece:
+            raise Gone("the other process has ended")
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+class Writer:
+    """Turns one value into JSON with tags. `keep` takes what cannot cross and returns the tag that stands for it."""
+
+    def __init__(self, keep: Callable[[Any], Any]) -> None:
+        self.keep, self.room = keep, MOST
+
+    def write(self, value: Any, depth: int = 0) -> Any:
+        """Raises TooLarge for more than MOST values or DEEPEST containers in one another."""
+        self.room -= 1
+        if self.room < 0:
+            raise TooLarge(f"more than {MOST:,} values")
+        if depth > DEEPEST:
+            raise TooLarge(f"deeper than {DEEPEST} containers")
+        kind = _plain_kind(type(value))
+        if kind in (bool, type(None)):
+            return value
+        if kind is str:
+            return str.__str__(value)
+        if kind is float:
+            return float.__float__(value)
+        if kind is int:
+            number = int.__index__(value)
+            return number if -(1 << 60) < number < 1 << 60 else {"int": f"{number:x}"}
+        if kind is list:
+            return [self.write(item, depth + 1) for item in list.__iter__(value)]
+        return self._tagged(value, kind, depth + 1)
+
+    def _tagged(self, value: Any, kind: type | None, depth: int) -> Any:
+        if kind in (tuple, set, frozenset, collections.deque):
+            items = [self.write(item, depth) for item in kind.__iter__(value)]  # type: ignore[union-attr]
+            return {kind.__name__: items}  # type: ignore[union-attr]
+        if kind in (dict, collections.Counter, collections.OrderedDict, collections.defaultdict):
+            # A defaultdict crosses as the dict it equals: its factory is the program's.
+            name = "dict" if kind is collections.defaultdict else kind.__name__  # type: ignore[union-attr]
+            return {name: [[self.write(k, depth), self.write(v, depth)] for k, v in dict.items(value)]}
+        if kind is type({}.keys()):
+            return {"keys": [self.write(item, depth) for item in value]}
+        if kind in (bytes, bytearray):
+            return {kind.__name__: bytes(value).hex()}  # type: ignore[union-attr]
+        if kind is complex:
+            return {"complex": [value.real, value.imag]}
+        if kind is range:
+            return {"range": [self.write(n) for n in (value.start, value.stop, value.step)]}
+        if kind is decimal.Decimal:
+            return {"Decimal": str(value)}
+        if kind is fractions.Fraction:
+            return {"Fraction": [self.write(value.numerator), self.write(value.denominator)]}
+        if kind in _DATES and value.__class__ is kind and getattr(value, "tzinfo", None) is None:
+            return {kind.__name__: value.isoformat()}
+        if any(value is named for named in _NAMED.values()):
+            return {"builtin": value.__name__}
+        return self.keep(value)
+
+
+_VALUES = (
+    bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, type(None),
+    type({}.keys()), collections.deque, collections.Counter, collections.OrderedDict, collections.defaultdict,
+    decimal.Decimal, fractions.Fraction, *_DATES,
+)  # fmt: skip
+
+
+def _plain_kind(kind: type) -> type | None:
+    """The built-in type that a value equals as: its own, or the one it inherits `==` from (a named tuple, an IntEnum)."""
+    if kind in _VALUES:
+        return kind
+    for base in kind.__mro__[1:]:
+        if base in _VALUES:
+            return base if kind.__eq__ is base.__eq__ and kind.__hash__ is base.__hash__ else None
+    return None
+
+
+class Reader:
+    """Builds fresh values from what a frame holds. `handle` makes what stands for a value that stayed behind."""
+
+    def __init__(self, handle: Callable[[list[Any]], Any]) -> None:
+        self.makers: dict[str, Callable[[Any], Any]] = {
+            "int": lambda text: int(text, 16),
+            "tuple": lambda items: tuple(map(self.read, items)),
+            "set": lambda items: set(map(self.read, items)),
+            "frozenset": lambda items: frozenset(map(self.read, items)),
+            "deque": lambda items: collections.deque(map(self.read, items)),
+            "dict": self._pairs,
+            "Counter": lambda pairs: collections.Counter(self._pairs(pairs)),
+            "OrderedDict": lambda pairs: collections.OrderedDict(self._pairs(pairs)),
+            "keys": lambda items: dict.fromkeys(map(self.read, items)).keys(),
+            "bytes": bytes.fromhex,
+            "bytearray": bytearray.fromhex,
+            "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
+            "range": lambda parts: range(*map(self.read, parts)),
+            "Decimal": decimal.Decimal,
+            "Fraction": lambda parts: fractions.Fraction(*map(self.read, parts)),
+            "datetime": datetime.datetime.fromisoformat,
+            "date": datetime.date.fromisoformat,
+            "time": datetime.time.fromisoformat,
+            "builtin": lambda name: _NAMED[name],
+            "handle": handle,
+        }
+
+    def _pairs(self, pairs: list[list[Any]]) -> dict[Any, Any]:
+        return {self.read(key): self.read(value) for key, value in pairs}
+
+    def read(self, value: Any) -> Any:
+        """The value. Raises Gone where no Writer wrote this."""
+        if isinstance(value, list):
+            return [self.read(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        try:
+            ((tag, content),) = value.items()
+            return self.makers[tag](content)
+        except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, RecursionError, AttributeError) as error:
+            raise Gone(f"a malformed value: {type(error).__name__}") from None
+
+
+class Handle:
+    """A value that stayed in the program's process, as the tests see it.
+
+    `ask(what, *arguments)` puts a question to that process. Equality is decided here: a kind whose `==` is identity
+    equals nothing but itself, and one that defines `==` gets no verdict, because the program would be its own judge.
+    """
+
+    def __init__(self, number: int, kind: str, by_identity: bool, ask: Callable[..., Any]) -> None:
+        set_here = object.__setattr__
+        for name, value in zip(("_number", "_kind", "_by_identity", "_ask"), (number, kind, by_identity, ask), strict=True):
+            set_here(self, name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._ask("call", self, list(args), kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._ask("attribute", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("set", self, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._ask("item", self, key)
+
+    def __len__(self) -> int:
+        found = self._ask("len", self)
+        if type(found) is not int:
+            raise ProgramError(f"{self._kind} has no length")
+        return found
+
+    def __bool__(self) -> bool:
+        return bool(self._ask("truth", self))
+
+    def __iter__(self) -> Iterator[Any]:
+        walker = self._ask("iter", self)
+        while True:
+            step = self._ask("next", walker)
+            if type(step) is not list or len(step) != 1:
+                return
+            yield step[0]
+
+    def __next__(self) -> Any:
+        step = self._ask("next", self)
+        if type(step) is not list or len(step) != 1:
+            raise StopIteration
+        return step[0]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Handle) and other._number == self._number:
+            return True
+        if self._by_identity and not (isinstance(other, Handle) and not other._by_identity):
+            return False
+        self._no_verdict()
+
+    def __hash__(self) -> int:
+        return hash((Handle, self._number))
+
+    def _no_verdict(self, *_: object) -> NoReturn:
+        raise Opaque(f"the program returned a {self._kind}, and a test compares it")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _no_verdict
+
+    def __repr__(self) -> str:
+        return f"<a {self._kind} of the program>"

@@ -1,0 +1,66 @@
+"""HumanEval: 164 functions to write from a signature and docstring (arXiv 2107.03374). A test of transfer.
+
+A row:
+    {"task_id": "HumanEval/999", "prompt": "def twice(n: int) -> int:\\n    \\"\\"\\" Twice a number. \\"\\"\\"\\n",
+     "canonical_solution": "    return 2 * n\\n", "test": "def check(candidate):\\n    assert candidate(2) == 4\\n",
+     "entry_point": "twice"}
+
+Grading follows check_correctness of openai/human-eval @ 6d43fb9 and, with "paper" rules, the body-only extraction of
+SkyworkAI/LLMs-as-Instructors @ 54f3cc4; in our own words, see `_code_rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lai_ray.benchmarks._code import CodeBenchmark, recorded
+from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.records import Problem
+
+PLACES = {
+    "test": Place(
+        files=(("HumanEval",), ("test",), ("openai_humaneval/test",)),
+        config="openai_humaneval",
+        splits=("test",),
+        get="github.com/openai/human-eval, data/HumanEval.jsonl.gz",
+    )
+}
+
+
+@dataclass(frozen=True)
+class HumanEval(CodeBenchmark):
+    """See the module."""
+
+    source: str = "openai/openai_humaneval"
+    """A hub name, or a folder that holds HumanEval.jsonl(.gz) or test.jsonl."""
+    name: ClassVar[str] = "humaneval"
+    splits: ClassVar[tuple[str, ...]] = ("test",)
+    runs_code: ClassVar[bool] = True
+    domain: ClassVar[str] = "out"
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The upstream records. Raises ConfigError for another split or a missing file, DataError for a broken line."""
+        return (row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split)))
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One record; `answer` is the prompt with the canonical body."""
+        refuse_foreign(self.name, record)
+        prompt, test, entry = (text_field(record, name) for name in ("prompt", "test", "entry_point"))
+        body = str(record.get("canonical_solution") or "")
+        return Problem(
+            id=f"{self.name}/{split}/{row:05d}",
+            benchmark=self.name,
+            split=split,
+            question=prompt,
+            answer=prompt + body if body else "",
+            extra={"task_id": record.get("task_id"), "entry": entry, "test": test, **recorded(record)},
+        )
+
+    def group(self, problem: Problem) -> str:
+        """One group: HumanEval has no kinds."""
+        return "all"
+
+
+BENCHMARK = HumanEval()

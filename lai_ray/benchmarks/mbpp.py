@@ -1,0 +1,168 @@
+"""MBPP: short Python functions from a description (arXiv 2108.07732).
+
+A row as the paper's release refined it (prompt in the style of HumanEval, tests as check(candidate)):
+    {"task_id": 999, "prompt": "def twice(n: int) -> int:\\n    \\"\\"\\" Twice a number.\\n    >>> twice(2)\\n    4\\n    \\"\\"\\"\\n",
+     "test": "def check(candidate):\\n    assert candidate(2) == 4\\n", "entry_point": "twice"}
+and as google-research publishes it:
+    {"task_id": 999, "text": "Write a function to double a number.", "code": "def twice(n):\\r\\n  return 2 * n",
+     "test_list": ["assert twice(2) == 4"], "test_setup_code": "", "challenge_test_list": []}
+
+Both are used where both are there: the prompt and the tests of the first, the reference solution of the second. Without
+the refined file, signature and docstring are made of the description, the solution's signature and the tests
+(`_code_samples.header`). Grading follows human-eval's check_correctness (openai/human-eval @ 6d43fb9) and, with "paper"
+rules, the extraction of SkyworkAI/LLMs-as-Instructors @ 54f3cc4; in our own words, see `_code_rules`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lai_ray.benchmarks._code import CodeBenchmark, recorded
+from lai_ray.benchmarks._code_rules import Prompted, defined_names, setup_of
+from lai_ray.benchmarks._code_samples import header
+from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.errors import ConfigError, DataError
+from lai_ray.records import Problem
+
+IDS = {"train": range(601, 975), "dev": range(511, 601), "test": range(11, 511)}
+"""The upstream splits by task_id; 1 to 10 are for few-shot prompts and not used."""
+_REFINED = {"train": "train_refined_data", "dev": "train_refined_data", "test": "test_refined_data"}
+_GET = "github.com/google-research/google-research, mbpp/mbpp.jsonl"
+PLACES = {
+    split: Place(files=(("mbpp",), (name,), (f"full/{name}",)), config="full", splits=(name,), get=_GET)
+    for split, name in (("train", "train"), ("dev", "validation"), ("test", "test"))
+}
+
+
+@dataclass(frozen=True)
+class Mbpp(CodeBenchmark):
+    """See the module."""
+
+    source: str = "google-research-datasets/mbpp"
+    """A hub name, or a folder that holds mbpp.jsonl, train_refined_data.jsonl and test_refined_data.jsonl, or some."""
+    splits: tuple[str, ...] = ("train", "dev", "test")
+    """Without "dev", train holds its problems too, as the paper has it."""
+    name: ClassVar[str] = "mbpp"
+    runs_code: ClassVar[bool] = True
+    domain: ClassVar[str] = "in"
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The records by task_id, refined where the refined file is there. Raises ConfigError for another split."""
+        if split not in self.splits:
+            raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
+        merged = ("train", "dev") if split == "train" and "dev" not in self.splits else (split,)
+        return iter(sorted((row for part in merged for row in _records(self.source, part)), key=_task))
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One record of either form; `answer` is the reference solution, "" where none is known."""
+        refuse_foreign(self.name, record)
+        made = _refined(record) if "entry_point" in record else _original(record)
+        return Problem(
+            id=f"{self.name}/{split}/{row:05d}",
+            benchmark=self.name,
+            split=split,
+            question=made.pop("question"),
+            answer=made.pop("answer"),
+            extra={"task_id": record.get("task_id"), **made, **recorded(record)},
+        )
+
+    def group(self, problem: Problem) -> str:
+        """One group: MBPP has no kinds."""
+        return "all"
+
+
+def _task(record: Mapping[str, Any]) -> int:
+    return int(record["task_id"])
+
+
+def _records(source: str, split: str) -> list[dict[str, Any]]:
+    """Refined rows, each with the upstream fields of its task; upstream rows alone where there are no refined ones."""
+    wanted = IDS[split]
+    refined = {row["task_id"]: row for row in _local(source, _REFINED[split]) if row.get("task_id") in wanted}
+    try:
+        place = place_of("mbpp", PLACES, split)
+        upstream = {row.record["task_id"]: row.record for row in rows("mbpp", source, place)}
+    except ConfigError:
+        if not refined:
+            raise
+        upstream = {}
+    if not refined:
+        return [record for task, record in upstream.items() if task in wanted]
+    return [{**upstream.get(task, {}), **record} for task, record in refined.items()]
+
+
+def _local(source: str, name: str) -> list[dict[str, Any]]:
+    if not Path(source).expanduser().is_dir():
+        return []
+    try:
+        return [row.record for row in rows("mbpp", source, Place(((name,),), None, (), _GET))]
+    except ConfigError:
+        return []
+
+
+def _refined(record: Mapping[str, Any]) -> dict[str, Any]:
+    prompt, test, entry = (text_field(record, name) for name in ("prompt", "test", "entry_point"))
+    whole = entry.isidentifier() and entry in defined_names(f"{prompt.rstrip()}\n    pass\n")
+    mendable = not whole and ("code" in record and "text" in record)
+    if mendable and (not entry.isidentifier() or "def " not in prompt):
+        # Rows whose entry_point is a piece of JSON, or whose prompt has no signature, are made anew from upstream.
+        made = _original(record)
+        keep_tests = {"test": test, "check": True} if entry.isidentifier() else {}
+        return {**made, **keep_tests, "official_prompt": prompt}
+    answer = _code_of(record) if _calls_alike(record, prompt, entry) else ""
+    return {"question": prompt, "answer": answer, "entry": entry, "test": test, "names": _classes(prompt, entry, test)}
+
+
+def _original(record: Mapping[str, Any]) -> dict[str, Any]:
+    text, code = text_field(record, "text", "prompt"), _code_of(record)
+    tests = [str(test).strip() for test in record.get("test_list") or ()]
+    names = defined_names(code)
+    called = [name for name in names if any(name in _called(test) for test in tests)]
+    functions = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    entry = next((name for name in called if name in functions), None)
+    if entry is None or not tests:
+        raise DataError(f"task {record.get('task_id')}: no test calls a function of its code")
+    setup = str(record.get("test_setup_code") or "").replace("\r\n", "\n")
+    every = "\n".join([*filter(None, [setup]), *tests])
+    others = [name for name in names if name != entry and name in _called(every)]
+    return {
+        "question": header(text, code, entry, tests), "answer": code, "entry": entry, "test": every, "check": False,
+        "names": others,
+    }  # fmt: skip
+
+
+def _code_of(record: Mapping[str, Any]) -> str:
+    return str(record.get("code") or "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _calls_alike(record: Mapping[str, Any], prompt: str, entry: str) -> bool:
+    """Whether the upstream solution is one of the refined task: it defines its function, and fits its tests."""
+    return entry in defined_names(_code_of(record)) and record.get("task_id") not in NO_REFERENCE
+
+
+def _classes(prompt: str, entry: str, test: str) -> list[str]:
+    """Classes of the prompt whose instances the tests make: they must be the program's own."""
+    defined = defined_names(setup_of(Prompted(prompt, entry)))
+    return [name for name in defined if name in _called(test) and name[:1].isupper()]
+
+
+@lru_cache(maxsize=4096)
+def _called(source: str) -> frozenset[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return frozenset(call.id for call in calls if isinstance(call, ast.Name))
+
+
+NO_REFERENCE: frozenset[int] = frozenset()
+
+BENCHMARK = Mbpp()
+AS_THE_PAPER = Mbpp(splits=("train", "test"))
+"""Training problems 511 to 974, as the paper learned from: `learn_from = ["lai_ray.benchmarks.mbpp:AS_THE_PAPER"]`."""
