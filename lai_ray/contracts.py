@@ -125,7 +125,10 @@ class Engine(Protocol):
     """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer a request, in any order. A request that fails comes back with `completion.error`."""
+        """One answer a request, in any order. A request that fails comes back with `completion.error`.
+
+        A LaiError ends the stage. Anything else that is raised counts as the engine's death: another is started.
+        """
 
 
 @dataclass(frozen=True)

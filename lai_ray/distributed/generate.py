@@ -1,17 +1,21 @@
 """The target's answers: Ray Data over a fixed pool of engine actors.  requests -> answers, in any order
 
 The only module that meets Ray Data. The requests go into the object store in small blocks as they are drawn (Ray spills
-what does not fit), and each block that comes back is handed on at once, so that it can be stored. A replica works on
-several blocks at a time, which keeps its engine full to the end of each. A replica that dies is started again and
-its blocks are redone.
+what does not fit); the dataset has a row for each block, its number, and each block of answers is handed on at once, so
+that it can be stored. A replica works on several blocks at a time, which keeps its engine full to the end of each. A
+replica that dies is started again and its blocks are redone, until the request that kills it is found (`inquest`).
 
-Why not ray.data.llm: see docs/diary.md (measured by tests/perf/generate_two_ways.py).
+Why not ray.data.llm: see docs/diary.md (measured by `make bench ONLY=ray_data_llm`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
+import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +25,8 @@ from lai_ray import plugins
 from lai_ray.config import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import explained, stalled, to_log
-from lai_ray.errors import StageError
+from lai_ray.distributed.inquest import Inquest, Piece, Plan
+from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Completion, Request
 
 if TYPE_CHECKING:
@@ -31,8 +36,6 @@ ROWS = 128
 """Requests in a block: what is redone when a replica dies, and how many answers come home together."""
 BLOCKS_ON_GPU, BLOCKS_ON_CPU = 16, 4
 """Blocks that one replica works on at once: about twice the sequences that its engine decodes together."""
-RETRIES = 3
-"""How often a block is tried again after its replica died, before it is taken for the cause."""
 
 
 def generate(
@@ -41,22 +44,34 @@ def generate(
     """One answer a request, as they come; a request that failed has `completion.error`. No requests start no replica.
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
-    one engine. Ray must be initialised. All requests are drawn before the first answer is given.
+    one engine. Ray must be initialised. All requests are drawn before the first answer is given. A request on which
+    the engine dies, alone and after it died on it in company, is one that failed.
 
-    Raises StageError when a replica fails or keeps dying, or nothing moves for `cluster.stall_seconds` (say so when
-    the actors cannot be placed); errors that an engine raises in our own words come through as they are.
+    Raises StageError when engines keep dying with nothing answered, too many requests kill one, or nothing moves for
+    `cluster.stall_seconds` (say so when the actors cannot be placed); errors that an engine raises in our own words
+    come through as they are.
     """
-    needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
-    dataset = _dataset(_blocks(requests, cluster.target_replicas), cluster.stall_seconds)
-    if dataset is None:
+    refs, sizes = [], []
+    for block in _blocks(requests, cluster.target_replicas):
+        refs.append(ray.put(block))
+        sizes.append(block.num_rows)
+    if not refs:
         return
-    answered = dataset.map_batches(
+    needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
+    inquest = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Inquest)
+    desk = inquest.remote(refs, sizes, cluster.target_replicas)
+    answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
         _Replica,
-        fn_constructor_kwargs={"target": target, "settings": settings, "gpus": needs["num_gpus"], "logs": logs},
+        fn_constructor_kwargs={
+            "target": target,
+            "settings": settings,
+            "gpus": needs["num_gpus"],
+            "logs": logs,
+            "inquest": desk,
+        },
         compute=_pool(cluster),
-        batch_size=None,  # A block is a batch: nothing is cut up or put together again, which would need CPUs.
+        batch_size=1,
         batch_format="pyarrow",
-        ray_remote_args_fn=_retries,
         **needs,
     )
     yield from _handed_on(answered, cluster, needs)
@@ -79,11 +94,6 @@ def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -
         raise explained(error, "generate") from error
 
 
-def _retries() -> dict[str, Any]:
-    # Ray warns that this argument goes in 2.64, and has no other yet for how often a task of a pool is tried again.
-    return {"max_task_retries": RETRIES}
-
-
 def _pool(cluster: ClusterSettings) -> Any:
     from ray.data import ActorPoolStrategy
 
@@ -97,37 +107,17 @@ def _pool(cluster: ClusterSettings) -> Any:
     )
 
 
-def _dataset(blocks: Iterator[pa.Table], stall_seconds: float) -> Any:
-    """The blocks as a Dataset, each put into the object store as it is drawn; None when there are none.
+def _dataset(blocks: int, stall_seconds: float) -> Any:
+    """The numbers of the blocks, each a block of its own."""
+    from ray.data import from_items
 
-    Ray's own `from_blocks` wants all of them in memory, and `from_arrow_refs` runs a task of one CPU for each.
-    """
-    from ray.data._internal.logical.interfaces import LogicalPlan
-    from ray.data._internal.logical.operators import FromBlocks
-    from ray.data._internal.stats import DatasetStats
-    from ray.data.block import BlockMetadataWithSchema
-    from ray.data.dataset import MaterializedDataset
-
-    refs, described = [], []
-    for block in blocks:
-        refs.append(ray.put(block))
-        described.append(BlockMetadataWithSchema.from_block(block))
-    if not refs:
-        return None
-    context = _context(stall_seconds)
-    plan = LogicalPlan(FromBlocks(refs, described), context)
-    return MaterializedDataset(plan, context, DatasetStats(metadata={"FromBlocks": described}, parent=None))
-
-
-def _context(stall_seconds: float) -> Any:
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
+    dataset = from_items([{"block": i} for i in range(blocks)], override_num_blocks=blocks)
+    context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # So that an error of ours arrives as itself.
     context.execution_no_progress_timeout_s = stall_seconds
-    return context
+    return dataset
 
 
 def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[pa.Table]:
@@ -189,12 +179,14 @@ def _answers(block: pa.Table) -> Iterator[Answer]:
 class _Replica:
     """One engine in one actor; called from several threads."""
 
-    def __init__(self, target: Model, settings: TargetSettings, gpus: float, logs: str | None) -> None:
+    def __init__(self, target: Model, settings: TargetSettings, gpus: float, logs: str | None, inquest: Any) -> None:
         import gc
 
         to_log(logs, "engine")
+        self._inquest, self._room = inquest, _Room()
         self._engine: Engine | None = None
         self._failed: Exception | None = None
+        ray.get(inquest.started.remote())
         try:
             self._engine = plugins.load("engines", settings.engine)(target, settings, gpus)
         except Exception as error:
@@ -204,8 +196,71 @@ class _Replica:
         gc.collect()
         gc.freeze()
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def __call__(self, numbers: pa.Table) -> pa.Table:
         if self._engine is None:
             assert self._failed is not None
             raise self._failed
-        return _table(self._engine.generate(_requests(block)))
+        [number] = numbers["block"].to_pylist()
+        plan: Plan = ray.get(self._inquest.plan.remote(number))
+        if plan.give_up:
+            raise StageError(plan.give_up)
+        requests = _requests(ray.get(plan.block))
+        if plan.alone:
+            print(f"block {number} killed an engine: again, alone, in {len(plan.pieces)} pieces", flush=True)
+        with self._room.alone() if plan.alone else self._room.together():
+            answers = [answer for piece in plan.pieces for answer in self._piece(number, piece, requests)]
+        for row, why in plan.killers.items():
+            request = requests[row]
+            answers.append(Answer(request.id, request.key, Completion("", "error", error=why)))
+        ray.get(self._inquest.forget.remote(number))
+        return _table(answers)
+
+    def _piece(self, number: int, piece: Piece, requests: list[Request]) -> list[Answer]:
+        """The answers to these rows of a block. An engine that breaks takes this process with it, as a crash would."""
+        assert self._engine is not None
+        start, stop = piece
+        ray.get(self._inquest.open.remote(number, piece, requests[start].id))
+        try:
+            answers = self._engine.generate(requests[start:stop])
+        except LaiError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            ray.get(self._inquest.broke.remote(f"{type(error).__name__}: {error}"))
+            os._exit(1)
+        ray.get(self._inquest.close.remote(number))
+        return answers
+
+
+class _Room:
+    """Many at work together, or one alone, who goes first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._here = self._waiting = 0
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._here >= 0 and not self._waiting)
+            self._here += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._here -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: self._here == 0)
+            self._waiting -= 1
+            self._here = -1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._here = 0
+                self._changed.notify_all()

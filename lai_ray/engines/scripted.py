@@ -28,7 +28,9 @@ SLEEP = re.compile(r"sleep ([0-9.]+)")
 REFUSED = "refuse this"
 """The answer has an error."""
 BROKEN = "break the engine"
-"""generate raises."""
+"""generate raises an error for a person."""
+STUMBLE = "stumble"
+"""generate raises an error that nobody foresaw."""
 
 
 def arithmetic(messages: Sequence[Message]) -> str:
@@ -60,6 +62,8 @@ class ScriptedEngine:
             time.sleep(float(found[1]))
         if BROKEN in question:
             raise DataError("the scripted engine was told to break")
+        if STUMBLE in question:
+            raise RuntimeError("the scripted engine was told to stumble")
         if REFUSED in question:
             return Completion("", "error", error="the scripted engine was told to refuse")
         words = self._function(request.messages).split()

@@ -80,9 +80,34 @@ def test_a_killed_replica_is_started_again_and_the_answers_are_the_same(tmp_path
     }
 
 
-def test_a_request_that_kills_every_replica_ends_the_stage_and_not_the_night():
-    with pytest.raises(StageError, match="a worker process died, and again when it was started anew"):
-        run([request(1), request(2, "crash always")])
+def test_a_request_that_kills_its_engines_is_an_answer_with_an_error_and_the_rest_are_answered(logs):
+    n, killer, stumbler = 6 * ROWS, 2 * ROWS + 77, 5 * ROWS
+    bad = {killer: "crash always", stumbler: "stumble"}
+    answers = run((request(i, bad.get(i, "")) for i in range(n)), logs=logs)
+    errors = {key: a.completion.error for key, a in answers.items() if a.completion.error}
+    assert set(errors) == {f"key{killer}", f"key{stumbler}"}
+    assert "the engine died on this request" in errors[f"key{killer}"]
+    assert "RuntimeError: the scripted engine was told to stumble" in errors[f"key{stumbler}"]
+    assert {a.completion.text for key, a in answers.items() if key not in errors} == {
+        f"The answer is {i + 1}." for i in range(n) if i not in bad
+    }
+    # For each: in company, alone, as a piece, as a request; a block that died in its company is seen to be innocent.
+    assert engines_started(logs) <= 2 + 2 * 4
+
+
+def test_an_engine_that_dies_on_everything_ends_the_stage_soon(logs):
+    one = TWO.model_copy(update={"target_replicas": 1})
+    with pytest.raises(
+        StageError, match="an engine died 5 times and nothing was answered in between, the last time on q"
+    ):
+        run([request(i, "crash always") for i in range(2 * ROWS)], cluster=one, logs=logs)
+    assert engines_started(logs) == 6
+
+
+def test_replicas_may_ask_for_gpus():
+    with_gpu = TWO.model_copy(update={"gpus_per_replica": 1.0, "stall_seconds": 5.0})
+    with pytest.raises(StageError, match=r"One actor asks for 0.9 CPU, 1 GPU; the cluster has 2 CPU, 0 GPU"):
+        run([request(1)], cluster=with_gpu)
 
 
 def test_answers_come_home_before_the_last_request_is_answered():
