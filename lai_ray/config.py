@@ -79,6 +79,10 @@ class ContrastSettings(Section):
     """What LEC shows beside a mistake."""
 
     neighbours: Positive = 3
+    text: Literal["question", "question_and_options", "question_and_response"] = "question"
+    """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
+    within: Literal["dataset", "subject"] = "dataset"
+    """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
     encoder: str = "bert-base-uncased"
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
 

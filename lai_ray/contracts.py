@@ -41,6 +41,8 @@ class Improve:
     encoder: Model
     count_cut_off: bool
     show_reference: bool
+    contrast_text: Literal["question", "question_and_options", "question_and_response"] = "question"
+    contrast_within: Literal["dataset", "subject"] = "dataset"
 
 
 @dataclass(frozen=True)

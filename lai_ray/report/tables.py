@@ -118,6 +118,23 @@ def funnel(run: Run) -> Table:
     return table
 
 
+def contrasts(run: Run) -> Table:
+    """How near the questions shown beside the mistakes are, and whether the same few serve many."""
+    columns = ["dataset", "iteration", "nearest", "farthest", "same subject", "questions shown", "most often"]
+    table = Table(
+        "Contrast sets", columns,
+        note="Mean squared L2 distance of a mistake to the nearest and the farthest question shown beside it; how many "
+        "different correct questions were shown, and how many mistakes the busiest of them served.",
+    )  # fmt: skip
+    for iteration in facts.iterations(run):
+        for dataset, found in iteration.stage("diagnose").facts().get("contrasts", {}).items():
+            subject = f"{found['same_subject']:.0%}" if "same_subject" in found else "–"
+            counts = [f"{found[name]:.0f}" for name in ("questions_shown", "most_often")]
+            distances = [f"{found[name]:.3f}" for name in ("nearest", "farthest")]
+            table.rows.append([dataset, str(iteration.number), *distances, subject, *counts])
+    return table
+
+
 def times(run: Run) -> Table:
     """Seconds by stage and iteration."""
     measured = {iteration.number: iteration.seconds() for iteration in facts.iterations(run)}
@@ -152,7 +169,7 @@ def costs(run: Run) -> Table:
 
 def one_run(run: Run) -> list[Table]:
     """Everything about one run."""
-    tables = [scores(run), *by_group(run), funnel(run), times(run), costs(run)]
+    tables = [scores(run), *by_group(run), funnel(run), contrasts(run), times(run), costs(run)]
     return [table for table in tables if table.rows]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lai_ray import models, plugins
 from lai_ray.config import Config
@@ -43,6 +43,8 @@ def improve_settings(
         encoder=encoder,
         count_cut_off=config.evaluate.count_cut_off,
         show_reference=config.instructor.show_reference,
+        contrast_text=config.contrast.text,
+        contrast_within=config.contrast.within,
     )
 
 
@@ -74,22 +76,31 @@ def diagnose(
         remembering = Remembering(executor, stage.run.store.inside("embeddings"), others)
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()
+        contrasts: dict[str, dict[str, float]] = {}
 
         def cases() -> Iterator[Case]:
             for dataset, strategy in strategies.items():
                 view = attempts.of(dataset, "train")
                 counted[dataset] = _count(view)
                 stage.progress.say(_said(dataset, counted[dataset], strategy.name))
-                short = 0
+                short, quality = 0, ContrastQuality()
                 for case in strategy.cases(view, settings, remembering):
                     counts[dataset] += 1
+                    quality.add(case)
                     short += strategy.uses_neighbours and len(case.contrasts) < settings.neighbours
                     yield case
                 if short:
-                    stage.progress.say(_clamped(dataset, counted[dataset]["right"], settings.neighbours))
+                    stage.progress.say(_clamped(dataset, counted[dataset]["right"], settings.neighbours, short))
+                if quality.distances:
+                    contrasts[dataset] = quality.table()
 
         stage.write("cases.jsonl", cases(), Case)
-        stage.finish(key, cases={d: counts[d] for d in datasets}, attempts={d: dict(c) for d, c in counted.items()})
+        stage.finish(
+            key,
+            cases={d: counts[d] for d in datasets},
+            attempts={d: dict(c) for d, c in counted.items()},
+            contrasts=contrasts,
+        )
     stage.reached()
     return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
 
@@ -104,7 +115,39 @@ def _count(attempts: Iterable[Attempt]) -> Counter[str]:
     return counts
 
 
-def _clamped(dataset: str, right: int, k: int) -> str:
+@dataclass
+class ContrastQuality:
+    """Whether the neighbours shown are near, of the same subject, and not always the same few."""
+
+    distances: list[list[float]] = field(default_factory=list)
+    subjects: list[bool] = field(default_factory=list)
+    served: Counter[str] = field(default_factory=Counter)
+
+    def add(self, case: Case) -> None:
+        """Look at one case."""
+        if case.contrasts:
+            self.distances.append([contrast.distance for contrast in case.contrasts])
+        subject = case.attempt.problem.extra.get("subject")
+        for contrast in case.contrasts:
+            self.served[contrast.attempt.problem.id] += 1
+            if subject is not None:
+                self.subjects.append(contrast.attempt.problem.extra.get("subject") == subject)
+
+    def table(self) -> dict[str, float]:
+        """Mean squared distance of the nearest and the farthest shown, shares, and the busiest correct question."""
+        n = len(self.distances)
+        table = {
+            "nearest": sum(row[0] for row in self.distances) / n,
+            "farthest": sum(row[-1] for row in self.distances) / n,
+            "questions_shown": float(len(self.served)),
+            "most_often": float(max(self.served.values())),
+        }
+        return table | ({"same_subject": sum(self.subjects) / len(self.subjects)} if self.subjects else {})
+
+
+def _clamped(dataset: str, right: int, k: int, short: int) -> str:
+    if right >= k:
+        return f"  {dataset}: {short} mistakes have fewer than {k} correct cases in their subject"
     if right == 0:
         return f"  {dataset}: no correct case to contrast with; every mistake is shown alone, as LE does"
     return (

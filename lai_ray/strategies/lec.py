@@ -6,10 +6,12 @@ Similar by the embedding of the question, squared L2, within the same dataset (Â
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
+from lai_ray.errors import ConfigError
 from lai_ray.instructor import prompts
 from lai_ray.records import Attempt, Case, Contrast, Message
 from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
@@ -23,27 +25,20 @@ class LearningFromErrorByContrast(OneRequest):
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """Every mistake with its neighbours. With no correct case there is nothing to contrast: bare mistakes."""
-        wrong = [(a.id, a.problem.question) for a in attempts if is_mistake(a, settings)]
-        right = [(a.id, a.problem.question) for a in attempts if a.right]
+        wrong = [_compared(a, settings) for a in attempts if is_mistake(a, settings)]
+        right = [_compared(a, settings) for a in attempts if a.right]
         if not wrong:
             return
-        found = self._nearest([q for _, q in wrong], [q for _, q in right], settings, executor)
+        found = _nearest(wrong, right, settings, executor)
         near = {
-            attempt_id: [(right[row][0], float(distance)) for row, distance in zip(*pair, strict=True)]
-            for (attempt_id, _), pair in zip(wrong, zip(found.ids, found.distances, strict=True), strict=True)
+            one.id: [(right[row].id, float(distance)) for row, distance in zip(*pair, strict=True) if distance < APART]
+            for one, pair in zip(wrong, zip(found.ids, found.distances, strict=True), strict=True)
         }
         shown = _by_id(attempts, {contrast for pairs in near.values() for contrast, _ in pairs})
         for attempt in attempts:
             if attempt.id in near:
                 contrasts = [Contrast(shown[contrast], distance) for contrast, distance in near[attempt.id]]
                 yield Case(case_id(attempt, self.name), self.name, attempt, contrasts)
-
-    def _nearest(self, wrong: list[str], right: list[str], settings: Improve, executor: Executor) -> Neighbours:
-        k = min(settings.neighbours, len(right))
-        if k == 0:
-            return Neighbours(np.zeros((len(wrong), 0), np.int64), np.zeros((len(wrong), 0), np.float32))
-        vectors = executor.embed([*wrong, *right], settings.encoder)
-        return executor.nearest(vectors[: len(wrong)], vectors[len(wrong) :], k)
 
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The correct questions (questions only, as in the paper's experiments), the failed one, the wrong answer."""
@@ -56,6 +51,58 @@ class LearningFromErrorByContrast(OneRequest):
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What stays in memory of an attempt: its id, the text that is embedded, and where its neighbours may be."""
+
+    id: str
+    text: str
+    subject: str
+
+
+def _compared(attempt: Attempt, settings: Improve) -> _Compared:
+    problem = attempt.problem
+    text = problem.question
+    if settings.contrast_text == "question_and_options":
+        choices = problem.extra.get("choices", [])
+        text = "\n".join([text, *map(str, choices.values() if isinstance(choices, dict) else choices)])
+    elif settings.contrast_text == "question_and_response":
+        text = f"{text}\n{attempt.completion.text}"
+    subject = ""
+    if settings.contrast_within == "subject":
+        if "subject" not in problem.extra:
+            raise ConfigError(
+                f'contrast.within = "subject": the problems of {problem.benchmark} name no subject; set it to "dataset"'
+            )
+        subject = str(problem.extra["subject"])
+    return _Compared(attempt.id, text, subject)
+
+
+def _nearest(wrong: list[_Compared], right: list[_Compared], settings: Improve, executor: Executor) -> Neighbours:
+    k = min(settings.neighbours, len(right))
+    if k == 0:
+        return Neighbours(np.zeros((len(wrong), 0), np.int64), np.zeros((len(wrong), 0), np.float32))
+    vectors = executor.embed([one.text for one in (*wrong, *right)], settings.encoder)
+    if settings.contrast_within == "subject":
+        vectors = np.hstack([vectors, _by_subject([one.subject for one in (*wrong, *right)])])
+    return executor.nearest(vectors[: len(wrong)], vectors[len(wrong) :], k)
+
+
+APART = 8.0
+"""More than the squared distance of any two embeddings of length 1, which is 4 at most."""
+
+
+def _by_subject(subjects: list[str]) -> np.ndarray:
+    """(n, subjects) float32: equal for two of one subject, and 2 * APART apart, squared, for all others.
+
+    Beside the embeddings these columns leave distances within a subject as they are, and one search does for all.
+    """
+    names = {name: column for column, name in enumerate(sorted(set(subjects)))}
+    columns = np.zeros((len(subjects), len(names)), np.float32)
+    columns[np.arange(len(subjects)), [names[subject] for subject in subjects]] = np.sqrt(APART)
+    return columns
 
 
 def _by_id(attempts: Iterable[Attempt], wanted: set[str]) -> dict[str, Attempt]:

@@ -1,0 +1,87 @@
+"""LEC's choices that the paper leaves open: what is compared, and where neighbours may come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lai_ray.contracts import Improve, Model
+from lai_ray.errors import ConfigError
+from lai_ray.records import Attempt, Completion, Grade, Problem
+from lai_ray.stages.diagnose import ContrastQuality
+from lai_ray.strategies.lec import STRATEGY
+from tests.local import LocalExecutor
+
+TOLD = Improve(0, 0, 3, 3, Model("", "encoder"), count_cut_off=False, show_reference=False)
+
+
+def attempt(i: int, question: str, right: bool, response: str = "", **extra) -> Attempt:
+    problem = Problem(f"mmlu/train/{i:05d}", "mmlu", "train", question, "A", extra)
+    return Attempt(
+        f"{problem.id}#0", problem, [], Completion(response, "stop"), Grade(float(right), "A", "r", "graded")
+    )
+
+
+ATTEMPTS = [
+    attempt(0, "what is the boiling point of water", False, "one", subject="physics", choices=["hot", "cold"]),
+    attempt(1, "what is the boiling point of iron", True, "two", subject="chemistry", choices=["red", "blue"]),
+    attempt(2, "how fast does light travel", True, "three", subject="physics", choices=["very", "slow"]),
+    attempt(3, "who painted this", True, "one one one", subject="physics", choices=["hot", "cold"]),
+    attempt(4, "what is the melting point of water", True, "four", subject="history", choices=["x", "y"]),
+]
+
+
+def shown(**changes) -> list[str]:
+    (case,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, **changes), LocalExecutor())
+    assert [c.distance for c in case.contrasts] == sorted(c.distance for c in case.contrasts)
+    return [contrast.attempt.problem.id[-1] for contrast in case.contrasts]
+
+
+def test_neighbours_come_from_the_whole_dataset_by_the_question():
+    assert set(shown(neighbours=2)) == {"1", "4"}
+
+
+def test_within_a_subject_only_its_own_questions_are_shown_at_their_own_distances():
+    assert set(shown(neighbours=3, contrast_within="subject")) == {"2", "3"}
+    (free,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=4), LocalExecutor())
+    (held,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=4, contrast_within="subject"), LocalExecutor())
+    everywhere = {c.attempt.id: c.distance for c in free.contrasts}
+    assert all(np.isclose(everywhere[c.attempt.id], c.distance, atol=1e-6) for c in held.contrasts)
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("question", "what is the boiling point of water"),
+        ("question_and_options", "what is the boiling point of water\nhot\ncold"),
+        ("question_and_response", "what is the boiling point of water\none"),
+    ],
+)
+def test_what_is_compared_is_the_jobs_choice(text, seen):
+    embedded = []
+
+    class Watching(LocalExecutor):
+        def embed(self, texts, encoder):
+            embedded.extend(texts)
+            return super().embed(texts, encoder)
+
+    list(STRATEGY.cases(ATTEMPTS, replace(TOLD, contrast_text=text), Watching()))
+    assert embedded[0] == seen
+
+
+def test_a_dataset_without_subjects_is_said():
+    bare = [attempt(0, "a b", False), attempt(1, "a c", True)]
+    with pytest.raises(ConfigError, match="name no subject"):
+        list(STRATEGY.cases(bare, replace(TOLD, contrast_within="subject"), LocalExecutor()))
+
+
+def test_quality_says_how_near_of_what_subject_and_how_often():
+    quality = ContrastQuality()
+    for case in STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=2), LocalExecutor()):
+        quality.add(case)
+        quality.add(case)
+    table = quality.table()
+    assert table["nearest"] <= table["farthest"]
+    assert (table["same_subject"], table["questions_shown"], table["most_often"]) == (0.0, 2.0, 2.0)
