@@ -30,8 +30,11 @@ def place(config: Config) -> str:
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 
-def check_names(config: Config) -> None:
-    """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError."""
+def check_names(config: Config, until: str | None = None) -> None:
+    """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError.
+
+    A start that stops before the instructor is asked needs no key.
+    """
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if submitted and "://" not in config.storage and not os.path.isabs(config.storage):
         raise ConfigError(
@@ -51,7 +54,8 @@ def check_names(config: Config) -> None:
     if config.contrast.encoder != "target" and _wants_encoder(config):
         models.locate(config.contrast.encoder, setting="contrast.encoder")
     engine = plugins.load("engines", config.instructor.engine)
-    if config.iterations and hasattr(engine, "check"):
+    stops_before = until in ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
+    if config.iterations and not stops_before and hasattr(engine, "check"):
         engine.check(config.instructor)
 
 
@@ -78,7 +82,7 @@ def run_job(
     `reuse` is the folder of another run: its answers and checkpoints are taken over wherever they apply.
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
-    check_names(config)
+    check_names(config, until)
     where = place(config)
     source = reusable(reuse, where)
     driver = Driver(where)
