@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lai_ray.errors import ConfigError
-from lai_ray.plugins import suggestion
+from lai_ray.plugins import available, suggestion
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -53,6 +53,45 @@ class EvaluateSettings(Section):
     """How answers are graded: "paper" as the official release does, "default" with its defects mended."""
     count_cut_off: bool = False
     """Whether an answer cut off at the token limit counts as a mistake to learn from."""
+
+
+class BenchmarkSettings(Section):
+    """A user's own data: `[[benchmark]]`, once for each."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    kind: Literal["choice", "number", "label", "exact", "code"]
+    train: str | None = None
+    """A file (JSON lines or array, CSV, Parquet, gzipped or not); with `hub`, the name of a split there."""
+    dev: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    """A data set on the Hugging Face hub."""
+    config: str | None = None
+    """Its configuration there."""
+    question: str = "question"
+    """The column that is asked."""
+    answer: str = "answer"
+    """The column with the right answer."""
+    choices: str | list[str] | None = None
+    """kind = "choice": the column that holds a list of them, or the columns that hold one each."""
+    tests: str | None = None
+    """kind = "code": the column with the asserts."""
+    labels: list[str] | None = None
+    """kind = "label": the labels; those of the first file when left out."""
+    subject: str | None = None
+    """The column that scores are broken down by."""
+    instruction: str | None = None
+    """What stands before each question."""
+    domain: Literal["in", "out"] = "in"
+
+    @model_validator(mode="after")
+    def _what_the_kind_needs(self) -> BenchmarkSettings:
+        if not (self.train or self.test):
+            raise ValueError(f"benchmark {self.name} names no file: give train, test, or both")
+        for kind, key in (("choice", "choices"), ("code", "tests")):
+            if self.kind == kind and not getattr(self, key):
+                raise ValueError(f'benchmark {self.name}: kind = "{kind}" needs `{key}`, the column that holds them')
+        return self
 
 
 class ScheduleSettings(Section):
@@ -222,10 +261,23 @@ class Config(Section):
     search: SearchSettings | None = None
     data: dict[str, str] = {}
     """Where a benchmark's upstream files are, by its name: a folder here, or a name on the Hugging Face hub."""
+    benchmark: list[BenchmarkSettings] = []
+    """The user's own data."""
     sandbox: SandboxSettings = SandboxSettings()
     limits: LimitSettings = LimitSettings()
     cluster: ClusterSettings = ClusterSettings()
     report: ReportSettings = ReportSettings()
+
+    @field_validator("benchmark")
+    @classmethod
+    def _names_of_their_own(cls, own: list[BenchmarkSettings]) -> list[BenchmarkSettings]:
+        built_in = available("benchmarks")
+        for i, settings in enumerate(own):
+            if settings.name in built_in:
+                raise ValueError(f"{settings.name!r} is a built-in benchmark; give yours another name")
+            if settings.name in [other.name for other in own[:i]]:
+                raise ValueError(f"two benchmarks are called {settings.name!r}")
+        return own
 
     @field_validator("evaluate")
     @classmethod
@@ -370,6 +422,8 @@ def _section(path: list[str]) -> type[BaseModel]:
     """The model of a (nested) table, for naming what it knows."""
     model: type[BaseModel] = Config
     for part in path:
+        if part.isdigit():  # a place in an array of tables
+            continue
         annotation = model.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))

@@ -239,6 +239,9 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     for key in ("model", "attempts"):
         table["target"].pop(key)
     table.pop("data")
+    for own in table["benchmark"]:  # Files count by what they hold.
+        for key in ("train", "dev", "test"):
+            own.pop(key)
     table["contrast"].pop("encoder")
     for key in HOW_REACHED:
         table["instructor"].pop(key)

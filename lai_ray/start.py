@@ -48,7 +48,7 @@ def check_names(config: Config, until: str | None = None) -> None:
             strategy_for(config, i, dataset)
     if isinstance(config.curate.keep_clear_of, list):
         for name in config.curate.keep_clear_of:
-            plugins.load("benchmarks", name)
+            benchmark(config, name)
     plugins.load("engines", config.target.engine)
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):

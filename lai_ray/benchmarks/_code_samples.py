@@ -56,6 +56,7 @@ def _items(reply: str) -> list[_Item]:
         if items:
             rest = _HEADS[section].sub("", line, count=1) if section else line
             items[-1].lines[items[-1].section].append(rest)
+            fenced = fenced or bool(section and _FENCE.match(rest))
     return items
 
 

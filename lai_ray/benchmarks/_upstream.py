@@ -147,6 +147,11 @@ def _is_here(source: str) -> bool:
     return False
 
 
+def hub_rows(benchmark: str, name: str, config: str | None, split: str) -> tuple[Row, ...]:
+    """One split of a data set on the hub. Raises ConfigError when it cannot be had."""
+    return _from_hub(benchmark, name, Place((), config, (split,), f"the hub's {name}"))
+
+
 @lru_cache(maxsize=32)
 def _from_hub(benchmark: str, source: str, place: Place) -> tuple[Row, ...]:
     import datasets

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lai_ray import plugins
+from lai_ray.config import Config
 from lai_ray.report import facts
 from lai_ray.rundir import STAGES, Run
+from lai_ray.stages.select import benchmark
 from lai_ray.stats import Interval, paired
 
 
@@ -66,7 +67,7 @@ def confidence_of(run: Run) -> float:
 
 def scores(run: Run) -> Table:
     """Test scores by iteration, in-domain and out-of-domain, with the paired change from first to last."""
-    level = confidence_of(run)
+    level, config = confidence_of(run), Config.model_validate(run.record()["config"])
     measured = [i for i in facts.iterations(run) if i.tested]
     unmeasured = [i for i in facts.iterations(run)[:1] if i.scores() and not i.tested]
     table = Table(
@@ -79,7 +80,7 @@ def scores(run: Run) -> Table:
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
-        domain = {"in": "in-domain", "out": "out-of-domain"}[plugins.load("benchmarks", name).domain]
+        domain = {"in": "in-domain", "out": "out-of-domain"}[benchmark(config, name).domain]
         cells = [*("not measured" for _ in unmeasured), *(percent(facts.score_on(i, name, level)) for i in measured)]
         table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
     return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lai_ray import plugins
+from lai_ray.benchmarks._own import own
 from lai_ray.benchmarks._upstream import Row, read_rows
 from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Grading
@@ -54,8 +55,7 @@ class RecordedPart(Part):
         Raises DataError with file and line for a row that is no record of the benchmark, or has no `response`.
         """
         for number, row in _chosen(self, self._rows):
-            record = dict(row.record)
-            response = record.pop("response", None)
+            record, response = row.record, row.record.get("response")
             if not isinstance(response, str):
                 had = ", ".join(record) or "nothing"
                 raise DataError(f"{row.where}: no text in field 'response'; the row has {had}")
@@ -86,12 +86,23 @@ def _chosen(part: Part, rows: Callable[[], Iterable[T]]) -> Iterator[tuple[int, 
 
 def benchmark(config: Config, name: str) -> Benchmark:
     """The benchmark that a job means by a name. Raises ConfigError that names those there are."""
-    found: Any = plugins.load("benchmarks", name)
+    mine = next((settings for settings in config.benchmark if settings.name == name), None)
+    if mine is not None:
+        return own(mine)
+    found: Any = _built_in(config, name)
     if name in config.data:
         if not hasattr(found, "source"):
             raise ConfigError(f"data.{name}: this benchmark loads no files; take it out of [data]")
         found = replace(found, source=config.data[name])
     return cast(Benchmark, found)
+
+
+def _built_in(config: Config, name: str) -> Any:
+    try:
+        return plugins.load("benchmarks", name)
+    except ConfigError as error:
+        mine = ", ".join(settings.name for settings in config.benchmark)
+        raise ConfigError(f"{error} [[benchmark]] adds: {mine}." if mine else str(error)) from None
 
 
 def grading(config: Config) -> Grading:

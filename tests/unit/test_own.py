@@ -1,0 +1,218 @@
+"""A user's own data by a [[benchmark]] table: five kinds, learned from at once, and what is wrong with it said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lai_ray import config, start
+from lai_ray.benchmarks._own import own
+from lai_ray.config import BenchmarkSettings
+from lai_ray.errors import ConfigError, DataError
+from lai_ray.records import Answer, Case, Completion, Sample
+from lai_ray.report import tables
+from lai_ray.stages.select import select
+from lai_ray.store import View
+from tests.local import LocalExecutor, job
+
+REVIEWS = [
+    {"text": f"The {thing} was {word}.", "sentiment": label, "shop": shop}
+    for thing in ("soup", "tea", "cake", "staff", "music", "light", "bread", "chair")
+    for word, label in (("lovely", "positive"), ("dreadful", "negative"), ("there", "neutral"))
+    for shop in ("north", "south")
+]
+TOWNS = [("France", "Paris"), ("Peru", "Lima"), ("Chad", "N'Djamena"), ("Fiji", "Suva")]
+CAPITALS = [{"question": f"What is the capital of {land}?", "answer": town} for land, town in TOWNS]
+SUMS = [{"q": f"What is {i} and {i}?", "n": 2 * i} for i in range(6)]
+QUIZ = [
+    {"q": f"Which is number {i}?", "one": f"first {i}", "two": f"second {i}", "right": "AB"[i % 2]} for i in range(6)
+]
+CODE = [
+    {
+        "task": f"Add {i} to a number.",
+        "solution": f"def add(n):\n    return n + {i}",
+        "asserts": [f"assert add(1) == {i + 1}", f"assert add(0) == {i}"],
+    }
+    for i in range(3)
+]
+
+
+def written(folder: Path, name: str, rows: list[dict]) -> str:
+    path = folder / name
+    if name.endswith(".csv"):
+        header = list(rows[0])
+        lines = [",".join(header), *(",".join(f'"{row[key]}"' for key in header) for row in rows)]
+        path.write_text("\n".join(lines))
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def benchmark(tmp_path: Path, rows: list[dict], kind: str, name: str = "rows.jsonl", **settings):
+    path = written(tmp_path, name, rows)
+    return own(BenchmarkSettings(name="mine", kind=kind, train=path, **settings))
+
+
+KINDS = [
+    ("label", REVIEWS, {"question": "text", "answer": "sentiment", "subject": "shop"}),
+    ("exact", CAPITALS, {}),
+    ("number", SUMS, {"question": "q", "answer": "n"}),
+    ("choice", QUIZ, {"question": "q", "answer": "right", "choices": ["one", "two"]}),
+    ("code", CODE, {"question": "task", "answer": "solution", "tests": "asserts"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "rows", "settings"), KINDS)
+def test_references_are_right_and_absurd_answers_are_not(tmp_path, kind, rows, settings):
+    found = benchmark(tmp_path, rows, kind, **settings)
+    problems = [found.problem(record, "train", i) for i, record in enumerate(found.load("train"))]
+    assert len({problem.id for problem in problems}) == len(rows)
+    for problem in problems:
+        assert found.grade(problem, found.reference(problem)).score == 1.0
+        assert found.prompt(problem)[0]["content"]
+        assert found.group(problem)
+    for absurd in ("", "\U0001f642", "Answer:", "#### x", "x" * 100_000):
+        assert found.grade(problems[0], absurd).score == 0.0
+
+
+@pytest.mark.parametrize(("kind", "rows", "settings"), KINDS)
+def test_a_reply_in_the_requested_form_is_read(tmp_path, kind, rows, settings):
+    found = benchmark(tmp_path, rows, kind, **settings)
+    problems = [found.problem(record, "train", i) for i, record in enumerate(found.load("train"))][:3]
+    tests = [f"\nTests:\n{p.extra['test']}" if kind == "code" else "" for p in problems]
+    reply = "\n\n".join(
+        f"{i}. Question: {found.show(p)}\nAnswer: {found.reference(p).removeprefix('Answer: ')}{t}"
+        for i, (p, t) in enumerate(zip(problems, tests, strict=True), 1)
+    )
+    pieces = found.parse(f"Here they are:\n\n{reply}")
+    assert [piece.rejected for piece in pieces] == [None] * 3
+    assert [piece.answer for piece in pieces] == [problem.answer for problem in problems]
+    assert found.brief()
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        ("Answer: positive", (1.0, "positive", "answer")),
+        ("**Answer:** Positive, since it was lovely and not negative.", (1.0, "positive", "answer")),
+        ("The answer is: negative", (0.0, "negative", "answer")),
+        ("Answer: negative\nOn reflection, answer: positive", (1.0, "positive", "answer")),
+        ("I would call this positive.", (1.0, "positive", "only_label")),
+        ("It may be positive or negative.", (0.0, None, "none")),
+        ("positively so", (0.0, None, "none")),
+    ],
+)
+def test_a_label_is_read_where_the_model_commits_to_one(tmp_path, response, verdict):
+    found = benchmark(tmp_path, REVIEWS, "label", question="text", answer="sentiment")
+    grade = found.grade(found.problem(REVIEWS[0], "train", 0), response)
+    assert (grade.score, grade.answer, grade.rule) == verdict
+
+
+CHOICE = {"kind": "choice", "question": "q", "answer": "right", "choices": ["one", "two"]}
+FUNCTION = {"kind": "code", "question": "task", "answer": "solution", "tests": "asserts"}
+LABEL = {"kind": "label", "question": "text", "answer": "sentiment"}
+NUMBER = {"kind": "number", "question": "q", "answer": "n"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "error", "said"),
+    [
+        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "no column 'txt'. Did you mean 'text'"),
+        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "There are: text, sentiment, shop"),
+        (REVIEWS, LABEL | {"labels": ["good"]}, DataError, "rows.jsonl:1: the answer 'positive' is none of the labels"),
+        ([*SUMS, {"q": "", "n": 3}], NUMBER, DataError, "rows.jsonl:7: column 'q' is empty"),
+        ([{"q": "how many?", "n": "many"}], NUMBER, DataError, "rows.jsonl:1: no number in column 'n': 'many'"),
+        ([{**QUIZ[0], "right": "E"}], CHOICE, DataError, "rows.jsonl:1: the answer 'E' is none of the choices A, B"),
+        ([{**CODE[0], "asserts": ["assert 1"]}], FUNCTION, DataError, "no test in column 'asserts' calls a function"),
+        (
+            [{"question": f"{i}", "answer": f"a{i}"} for i in range(60)], {"kind": "label"}, ConfigError,
+            'are no labels; list `labels`, or use kind = "exact"',
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_data_is_said_with_its_place(tmp_path, rows, settings, error, said):
+    found = benchmark(tmp_path, rows, **settings)
+    with pytest.raises(error, match=said):
+        list(found.load("train"))
+
+
+def test_a_file_that_is_not_there_and_a_broken_line_are_named(tmp_path):
+    missing = own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "nothing.jsonl")))
+    with pytest.raises(ConfigError, match="no file"):
+        list(missing.load("train"))
+    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    with pytest.raises(DataError, match=r"broken.jsonl:2: not valid JSON"):
+        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "broken.jsonl"))).load("train"))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"name": "gsm8k", "kind": "number", "train": "x"}, "'gsm8k' is a built-in benchmark"),
+        ({"name": "mine", "kind": "number"}, "names no file: give train, test, or both"),
+        ({"name": "mine", "kind": "choice", "train": "x"}, 'kind = "choice" needs `choices`'),
+        ({"name": "mine", "kind": "code", "train": "x"}, 'kind = "code" needs `tests`'),
+        ({"name": "mine", "kind": "labels", "train": "x"}, "benchmark.0.kind"),
+        ({"name": "mine", "kind": "exact", "train": "x", "colum": "y"}, "unknown key 'benchmark.0.colum'"),
+    ],
+)
+def test_settings_that_will_not_do_are_refused(tmp_path, table, said):
+    with pytest.raises(ConfigError) as refused:
+        job(tmp_path, benchmark=[table])
+    assert said in str(refused.value)
+
+
+def own_job(tmp_path: Path, **changes) -> config.Config:
+    mine = {
+        "name": "reviews", "kind": "label", "question": "text", "answer": "sentiment",
+        "train": written(tmp_path, "train.csv", REVIEWS[:36]), "test": written(tmp_path, "test.jsonl", REVIEWS[36:]),
+    }  # fmt: skip
+    settings = {
+        "benchmark": [mine], "evaluate__learn_from": ["reviews"], "evaluate__report_on": ["reviews"],
+        "curate__samples_per_dataset": 8,
+    }  # fmt: skip
+    return job(tmp_path, **settings | changes)
+
+
+class Critic(LocalExecutor):
+    """A target that calls everything positive, and an instructor that writes numbered reviews."""
+
+    def __init__(self):
+        super().__init__(reply=_three_reviews)
+
+    def generate(self, requests, target):
+        for request in requests:
+            self._count("generate")
+            yield Answer(request.id, request.key, Completion("Answer: positive", "stop"))
+
+
+def _three_reviews(request) -> str:
+    return "\n".join(f"{i}. Question: Dish {request.seed} {i} was bad.\nAnswer: negative" for i in range(1, 4))
+
+
+def test_le_and_lec_work_on_it_at_once(tmp_path):
+    run = start.run_job(own_job(tmp_path), executor=Critic()).run
+    scores = run.stage(0, "evaluate").store.get_json("scores.json")
+    assert (scores["reviews.test"]["right"], scores["reviews.test"]["n"]) == (4, 12)
+    cases = list(View(run.stage(0, "diagnose").store, "cases.jsonl", Case))
+    assert (len(cases), {len(case.contrasts) for case in cases}) == (24, {3})
+    samples = list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
+    assert {sample.problem.answer for sample in samples} == {"negative"}
+    assert "reviews" in tables.scores(run).markdown()
+
+
+def test_another_content_of_the_file_is_another_run(tmp_path):
+    settings = own_job(tmp_path)
+    start.run_job(settings, until="evaluate", executor=LocalExecutor())
+    path = Path(settings.benchmark[0].train or "")
+    path.write_text(path.read_text().replace("soup", "broth"))
+    with pytest.raises(ConfigError, match=r"content\.data\.reviews"):
+        start.run_job(settings, until="evaluate", executor=LocalExecutor())
+
+
+def test_its_splits_are_those_with_a_file(tmp_path):
+    assert [part.name for part in select(own_job(tmp_path), 0)] == ["reviews.train", "reviews.test"]
+    with pytest.raises(ConfigError, match=r"adds: reviews"):
+        select(own_job(tmp_path, evaluate__report_on=["review"]), 0)
