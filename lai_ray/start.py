@@ -21,7 +21,7 @@ from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
 from lai_ray.stages.diagnose import strategy_for
-from lai_ray.stages.select import Part, benchmark, select
+from lai_ray.stages.select import benchmark, part, select
 from lai_ray.store import key_of
 
 
@@ -136,8 +136,8 @@ def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, A
         hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
     for name in config.evaluate.learn_from:
         if not config.target.attempts:
-            part = Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed)
-            hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in part])
+            training = part(config, name, "train", config.evaluate.max_train_problems)
+            hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in training])
     return target, identity_of(config, **hashes)
 
 

@@ -72,6 +72,9 @@ _NEGATED = re.compile(r"\b(?:not|n't|cannot|never|incorrect|wrong|isn’t|isn't|
 _LIST = re.compile(r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*[A-J1-9](?![\w'’.]\w|\w)")
 _SUPPOSED = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+|\n+")
+_REFUSED = re.compile(
+    r"\b(?:none|neither) of (?:the|these)\b[^.\n]{0,40}\b(?:options|choices|answers|statements)|\bnot among\b", re.I
+)
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|as|because|since|but|would|seems|which|with|if|from|in)\b)[a-z]")
 _BARE = re.compile(r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\W*(?:is\W+)?)?(\w)\W*", re.I)
 _WORDS = re.compile(r"[^\W_]+")
@@ -141,8 +144,12 @@ def _looser(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
             return Choice(named.pop(), rule)
         if named:
             break
-    sentences = _SENTENCE.split(text)
-    for part in (text, sentences[0], sentences[-1]):
+    if _REFUSED.search(text):
+        return Choice(None, "refuses every choice")
+    sentences = [part for part in _SENTENCE.split(text) if part]
+    # Working is full of numbers: a choice that is one is looked for where the text ends.
+    numeric = not any(map(str.isalpha, "".join(choices.values())))
+    for part in (sentences[-1],) if numeric else (text, sentences[0], sentences[-1]):
         meant = _by_text(part, choices)
         if meant:
             return Choice(meant, "text")

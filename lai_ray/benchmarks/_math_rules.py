@@ -36,7 +36,7 @@ _NUMBER = re.compile(
     rf"(?<!/){_SIGN}(?:{_PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{_PLAIN})", re.A
 )
 _LEAD = r"[\s*_:$\\(\[{]*(?:boxed\{)?\$?"
-_MARKED = re.compile(rf"{MARKER}(?:{_LEAD}(?:final\s+)?(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I)
+_MARKED = re.compile(rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s+)*(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I)
 _BOXED = re.compile(rf"boxed\{{[\s$]*({_VALUE})", re.A)
 _PHRASE = re.compile(
     rf"nswer[\s*_]*(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
@@ -91,13 +91,14 @@ def marked(text: str) -> Number | None:
 
 def last_number(text: str) -> Number | None:
     """The last number of the text: the flexible rule. None where it is absurdly long, or there is none."""
+    end = _end_of_digits(text)
     for size in (120, 1200, _SIGHT):
-        tail = text[-size:].replace("−", "-")
+        tail = text[max(0, end - size) : end].replace("−", "-")
         found = deque(_NUMBER.finditer(tail), maxlen=1)
         # A number that reaches back to the cut may have begun before it.
-        if found and (len(tail) == len(text) or size == _SIGHT or tail[: found[0].start()].strip(_OF_A_NUMBER)):
+        if found and (size >= end or size == _SIGHT or tail[: found[0].start()].strip(_OF_A_NUMBER)):
             return read_number(found[0].group().strip(), "last_number")
-        if len(tail) == len(text):
+        if size >= end:
             return None
     return None
 
@@ -151,14 +152,20 @@ def is_right(found: Number | None, gold: str) -> bool:
 
 def last_token(text: str) -> str | None:
     """The last number-like token of a text, without commas and plus sign; None where there is none."""
-    for size in (80, 800, len(text)):
-        tail = text[-size:] if size else text
+    end = _end_of_digits(text)
+    for size in (80, 800, end):
+        tail = text[max(0, end - size) : end]
         tokens = deque(_TOKEN.finditer(tail), maxlen=1)
-        if tokens and (len(tail) == len(text) or tail[: tokens[0].start()].strip(_OF_A_NUMBER)):
+        if tokens and (size >= end or tail[: tokens[0].start()].strip(_OF_A_NUMBER)):
             return tokens[0].group().replace(",", "").lstrip("+")
-        if len(tail) == len(text):
+        if size >= end:
             return None
     return None
+
+
+def _end_of_digits(text: str) -> int:
+    """Where the last digit ends: every number ends there or before."""
+    return max(map(text.rfind, "0123456789")) + 1
 
 
 def sighted(text: str) -> str:

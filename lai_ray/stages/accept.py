@@ -10,7 +10,7 @@ from lai_ray.contracts import Benchmark, Grading, Improve
 from lai_ray.records import Case, Reply, Sample
 from lai_ray.similarity.duplicates import fingerprint
 from lai_ray.stages.diagnose import strategy_for
-from lai_ray.stages.select import Part, benchmark
+from lai_ray.stages.select import benchmark, part
 
 
 @dataclass
@@ -57,8 +57,9 @@ def evaluation_marks(config: Config) -> dict[str, set[bytes]]:
     parts = []
     for name in dict.fromkeys(names):
         found = benchmark(config, name)
-        parts += [Part(found, split, None, config.seed) for split in ("dev", "test") if split in found.splits]
-    return {part.name: {fingerprint(problem) for problem in part} for part in parts}
+        lent = ("dev",) if config.dev_wanted and "train" in found.splits else ()
+        parts += [part(config, name, split) for split in ("dev", "test") if split in (*found.splits, *lent)]
+    return {each.name: {fingerprint(problem) for problem in each} for each in parts}
 
 
 def judged(

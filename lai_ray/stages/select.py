@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from lai_ray import plugins
 from lai_ray.benchmarks._own import own
@@ -20,15 +20,22 @@ from lai_ray.store import number_of
 
 T = TypeVar("T")
 
+DEV_SHARE, DEV_LEAST = 0.2, 200
+"""A dev split made of training problems: the smaller of a fifth of them and 200."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows."""
+    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows.
+
+    A benchmark without a dev split of its own lends one of its training split: `slice` says which side this part is.
+    """
 
     benchmark: Benchmark
     split: str
     limit: int | None
     seed: int
+    slice: Literal["whole", "dev", "rest"] = "whole"
 
     @property
     def name(self) -> str:
@@ -36,15 +43,33 @@ class Part:
         return f"{self.benchmark.name}.{self.split}"
 
     def __iter__(self) -> Iterator[Problem]:
-        for row, record in _chosen(self, lambda: self.benchmark.load(self.split)):
+        for row, record in self.chosen(self.numbered):
             yield self.benchmark.problem(record, self.split, row)
+
+    def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every record of the part under its number in the split that it comes from."""
+        if self.slice == "whole":
+            yield from enumerate(self.benchmark.load(self.split))
+            return
+        lent = _lent(self.benchmark)
+        for row, record in enumerate(self.benchmark.load("train")):
+            if (row in lent) == (self.slice == "dev"):
+                yield row, record
+
+    def chosen(self, numbered: Callable[[], Iterable[tuple[int, T]]]) -> Iterator[tuple[int, T]]:
+        """All rows, or a seeded choice of `limit` of them, in their own order."""
+        wanted = None
+        if self.limit is not None:
+            rows = [row for row, _ in numbered()]
+            wanted = set(sorted(rows, key=lambda row: number_of(self.seed, self.name, row))[: self.limit])
+        return ((row, record) for row, record in numbered() if wanted is None or row in wanted)
 
 
 @dataclass(frozen=True)
 class RecordedPart(Part):
     """Training problems out of files that hold the target's answers to them; ids "<benchmark>/recorded/<row>"."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
 
     def __iter__(self) -> Iterator[Problem]:
         return (problem for problem, _, _ in self.answered())
@@ -54,7 +79,7 @@ class RecordedPart(Part):
 
         Raises DataError with file and line for a row that is no record of the benchmark, or has no `response`.
         """
-        for number, row in _chosen(self, self._rows):
+        for number, row in self.chosen(self._rows):
             record, response = row.record, row.record.get("response")
             if not isinstance(response, str):
                 had = ", ".join(record) or "nothing"
@@ -67,21 +92,36 @@ class RecordedPart(Part):
             messages = record.get("messages")
             yield problem, messages if isinstance(messages, list) else [], Completion(response, "stop")
 
-    def _rows(self) -> Iterator[Row]:
-        return itertools.chain.from_iterable(read_rows(path) for path in self.files)
+    def _rows(self) -> Iterator[tuple[int, Row]]:
+        return enumerate(itertools.chain.from_iterable(read_rows(path) for path in self.files))
 
 
 RECORDED = "recorded"
 """The split in the ids of problems that came with their answers."""
 
 
-def _chosen(part: Part, rows: Callable[[], Iterable[T]]) -> Iterator[tuple[int, T]]:
-    """(number, row) of all rows, or of a seeded choice of `part.limit` of them, in their own order."""
-    chosen = None
-    if part.limit is not None:
-        numbers = range(sum(1 for _ in rows()))
-        chosen = set(sorted(numbers, key=lambda row: number_of(part.seed, part.name, row))[: part.limit])
-    return ((number, row) for number, row in enumerate(rows()) if chosen is None or number in chosen)
+def _lent(found: Benchmark) -> set[int]:
+    """Training rows that serve as dev: those whose question hashes lowest, so that equal questions stay together.
+
+    The same in every run: a dev score compares across seeds.
+    """
+    marks = [number_of("dev", found.show(found.problem(r, "train", i))) for i, r in enumerate(found.load("train"))]
+    wanted = min(DEV_LEAST, int(DEV_SHARE * len(marks)))
+    if not wanted:
+        return set()
+    last = sorted(marks)[wanted - 1]
+    return {row for row, mark in enumerate(marks) if mark <= last}
+
+
+def part(config: Config, name: str, split: str, limit: int | None = None) -> Part:
+    """One split as the job uses it: the training split whole, unless it lends a dev split that is wanted."""
+    found = benchmark(config, name)
+    lends = "dev" not in found.splits and "train" in found.splits
+    if split == "dev" and lends:
+        return Part(found, split, limit, config.seed, "dev")
+    if split == "train" and lends and config.dev_wanted:
+        return Part(found, split, limit, config.seed, "rest")
+    return Part(found, split, limit, config.seed)
 
 
 def benchmark(config: Config, name: str) -> Benchmark:
@@ -124,10 +164,10 @@ def select(config: Config, iteration: int) -> list[Part]:
         if config.dev_wanted:
             wanted += [(name, "dev", None) for name in config.evaluate.learn_from]
     wanted += [(name, "test", config.evaluate.max_test_problems) for name in config.evaluate.report_on]
-    parts = [Part(benchmark(config, name), split, limit, config.seed) for name, split, limit in wanted]
-    for part in parts:
-        if part.split not in part.benchmark.splits:
-            raise ConfigError(_missing(part))
+    parts = [part(config, name, split, limit) for name, split, limit in wanted]
+    for each in parts:
+        if each.slice == "whole" and each.split not in each.benchmark.splits:
+            raise ConfigError(_missing(each))
     return parts
 
 
@@ -135,7 +175,7 @@ def recorded(config: Config) -> list[Part]:
     """The training parts whose answers the job gives. Tests are not sat: nobody can ask this target."""
     limit, seed = config.evaluate.max_train_problems, config.seed
     return [
-        RecordedPart(benchmark(config, name), "train", limit, seed, tuple(recorded_files(name, named)))
+        RecordedPart(benchmark(config, name), "train", limit, seed, files=tuple(recorded_files(name, named)))
         for name, named in config.target.attempts.items()
     ]
 
