@@ -28,8 +28,9 @@ _NUMBERED = re.compile(rf"^{_EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]{{1,6}}(?=\S)")
 _QUALITY = r"(?:(?:correct|right|worked|full|final|reference|detailed|complete)\s){0,3}"
 _ANSWER = re.compile(
     rf"^{_EDGE}(?:\[\s?{_QUALITY}(?:answer|solution)\s?\d{{0,4}}\s?\]|"
-    rf"{_QUALITY}(?:answer|solution|calculation|working|response|a)(?:\s(?:key|with\sexplanation))?\s?\d{{0,4}}"
-    rf"{_GAP}(?::|$))[\s*_:]{{0,6}}",
+    rf"{_QUALITY}(?:answer|solution|calculation|working|response)(?:\s(?:key|with\sexplanation))?\s?\d{{0,4}}"
+    # A bare "A" is no heading: it may be the answer itself.
+    rf"{_GAP}(?::|$)|a\s?\d{{0,4}}{_GAP}:)[\s*_:]{{0,6}}",
     re.I,
 )
 _WHY = re.compile(rf"^{_EDGE}(?:explanation|reason(?:ing)?|rationale|because|why){_GAP}:{_GAP}", re.I)
@@ -68,6 +69,21 @@ def math_pieces(reply: str) -> list[Piece]:
 def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
     """Questions with one option for each of these letters, a key and an explanation."""
     return [_choice_piece(item, tuple(letters)) for item in _items(reply, done=lambda item: item.committed)]
+
+
+def answer_pieces(reply: str) -> list[Piece]:
+    """Questions with one short answer: the first line behind "Answer:"."""
+    return [_answer_piece(item) for item in _items(reply, done=lambda item: item.committed)]
+
+
+def _answer_piece(item: _Item) -> Piece:
+    question = _tidy(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    answer = _paragraph(item.answer).split("\n", 1)[0].strip() if item.answer is not None else ""
+    if not answer:
+        return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
+    return Piece(question, answer, answer)
 
 
 def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
