@@ -202,7 +202,7 @@ class SearchSettings(Section):
 class SandboxSettings(Section):
     """Where generated code runs."""
 
-    min_tier: str = "namespaces"
+    min_tier: Literal["namespaces", "bubblewrap", "landlock", "rlimits"] = "namespaces"
     """The weakest isolation that will do; a machine that offers less is refused."""
 
 

@@ -17,8 +17,12 @@ LONGEST = 200_000
 """Characters of a response that are looked at."""
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*$", re.M)
 _OTHER_LANGUAGES = {"bash", "sh", "shell", "console", "text", "txt", "output", "json", "yaml", "c", "cpp", "java", "js"}
-_BEGINS = re.compile(r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M)
-_TYPING = re.compile(r"\b(Any|Callable|Deque|Dict|FrozenSet|Iterable|Iterator|List|Optional|Sequence|Set|Tuple|Union)\b")
+_BEGINS = re.compile(
+    r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M
+)
+_TYPING = re.compile(
+    r"\b(Any|Callable|Deque|Dict|FrozenSet|Iterable|Iterator|List|Optional|Sequence|Set|Tuple|Union)\b"
+)
 _IMPORT = re.compile(r"^(?:from[ \t]+[\w.]+[ \t]+import[ \t]+[^\n(]+|import[ \t]+[^\n]+)$", re.M)
 
 
@@ -33,7 +37,7 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Prompted:
-    """What the rules need to know of a problem: its prompt (imports, helpers, signature, docstring) and its function."""
+    """A problem to the rules: its prompt (imports, helpers, signature, docstring) and the name of its function."""
 
     prompt: str
     entry: str

@@ -105,8 +105,7 @@ def _as_example(test: str) -> str | None:
     if len(node.test.ops) != 1 or not isinstance(node.test.ops[0], ast.Eq):
         return None
     call, expected = ast.unparse(node.test.left), ast.unparse(node.test.comparators[0])
-    lines = (f"    >>> {call}\n    {expected}").replace("\\", "\\\\").replace('"""', "'''")
-    return lines
+    return f"    >>> {call}\n    {expected}".replace("\\", "\\\\").replace('"""', "'''")
 
 
 def _code(lines: list[str]) -> str:
@@ -160,7 +159,7 @@ def _names_in(test: str) -> set[str]:
 
 
 def _entry(question: str, tests: list[str], names: list[str]) -> str | None:
-    """The function asked for: the last one of the question that the answer defines, else the one that the tests call."""
+    """The function asked for: the question's last one that the answer defines, else the one that the tests call."""
     asked = [name for name in defined_names(_whole(question)) if name in names]
     if asked:
         return asked[-1]

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,7 +103,7 @@ def _attempt(tier: str, program: str, checks: Checks, limits: Limits) -> Outcome
 
 
 def strongest(min_tier: str) -> str:
-    """The strongest tier that this machine offers, tried once a process. Raises SandboxRefusedError below `min_tier`."""
+    """The strongest tier offered here, tried once a process. Raises SandboxRefusedError below `min_tier`."""
     if min_tier not in TIERS:
         raise ConfigError(f"sandbox.min_tier: there is no tier {min_tier!r}. There are: {', '.join(TIERS)}.")
     pool, acceptable = _pool(), TIERS[: TIERS.index(min_tier) + 1]
@@ -120,7 +120,12 @@ def strongest(min_tier: str) -> str:
 
 def tier_in_use() -> str | None:
     """The weakest tier in which this process has run anything; None if it has run nothing."""
-    return max(_pool().used, key=TIERS.index, default=None)
+    return weakest(_pool().used)
+
+
+def weakest(tiers: Iterable[str]) -> str | None:
+    """The weakest of these; None of none."""
+    return max(tiers, key=TIERS.index, default=None)
 
 
 class Parent:
@@ -257,7 +262,7 @@ def _pool() -> Pool:
     return _the_pool
 
 
-_SELF_TEST = '''
+_SELF_TEST = """
 import os, socket
 def allowed(f, *a):
     try: f(*a)
@@ -268,7 +273,7 @@ def forked():
 def facts(secret):
     return {"files": allowed(open, secret), "processes": allowed(forked), "network": allowed(socket.socket),
             "environment": bool(os.environ)}
-'''
+"""
 
 
 def _self_test(parent: Parent) -> str:
@@ -341,7 +346,7 @@ def _bubblewrap(visible: list[str], package: str) -> list[str]:
     rooms = [os.path.join(package, "lai_ray"), os.path.join(package, "lai_ray", "benchmarks")]
     shown = [path for path in visible if not stat.S_ISCHR(os.stat(path).st_mode)]
     shown += [f"{room}/__init__.py" for room in rooms]
-    shown += [f"{rooms[1]}/_sandbox_{name}.py" for name in ("parent", "child", "wire", "kernel", "seccomp")]
+    shown += [f"{rooms[1]}/_sandbox_{name}.py" for name in ("parent", "place", "child", "wire", "kernel", "seccomp")]
     shown += [os.path.realpath(_python())]
     binds = [part for path in shown for part in ("--ro-bind", path, path)]
     links = [

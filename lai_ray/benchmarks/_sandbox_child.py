@@ -1,7 +1,7 @@
 """The two short-lived processes of one trial: the program answers calls, the tests make them and reach the verdict.
 
-Neither trusts the other. The program's process never holds a test or an expected answer; the tests' process runs no line
-of the program and takes nothing from it but plain values. Only the tests' process holds the pipe for the verdict.
+Neither trusts the other. The program's process never holds a test or an expected answer; the tests' process runs no
+line of the program and takes nothing from it but plain values. Only the tests' process holds the pipe for the verdict.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Program:
 
     def _keep(self, value: Any) -> Any:
         self.kept.append(value)
-        kind = type(value)
+        kind: Any = type(value)
         return {"handle": [len(self.kept) - 1, kind.__name__[:80], kind.__eq__ is object.__eq__]}
 
     def _handed(self, content: Any) -> Any:
@@ -154,12 +154,11 @@ class Tests:
             return _said("error", str(error))
         except Gone as error:
             return _said("failed", f"the program ended early: {error}")
-        except MemoryError:
-            return _said("error", "the tests ran out of memory")
-        except NameError as error:
-            if not getattr(error, _FROM_THE_PROGRAM, False):
-                return _said("error", f"the tests cannot be run: {error}")
-            return _said("failed", f"NameError: {error}")
+        except (MemoryError, NameError) as error:
+            why = f"{type(error).__name__}: {error}"
+            if getattr(error, _FROM_THE_PROGRAM, False):
+                return _said("failed", why)
+            return _said("error", f"the tests cannot be run: {why}")
         except BaseException as error:
             return _said("failed", f"{type(error).__name__}: {error}")
         return _said("passed", "")
@@ -235,7 +234,7 @@ def _as_raised(described: Any) -> Exception:
     usable = isinstance(kind, type) and issubclass(kind, Exception) and kind not in _NEVER
     if usable and kind is not None:
         with contextlib.suppress(TypeError, AttributeError):
-            raised = kind(text)
+            raised: Exception = kind(text)
             setattr(raised, _FROM_THE_PROGRAM, True)
             return raised
     return ProgramError(f"{name}: {text}")

@@ -15,10 +15,8 @@ import importlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -27,32 +25,41 @@ from typing import Any, NoReturn
 
 from lai_ray.benchmarks import _sandbox_child as child
 from lai_ray.benchmarks import _sandbox_kernel as kernel
+from lai_ray.benchmarks._sandbox_place import Place, enter, lock_down, remove, scratch_folder
 
 CAPTURED = 16_384
 """Bytes of what a program prints that are kept; the rest is read and thrown away."""
-SCRATCH = 16 << 20
-"""Bytes of its private folder, and of one file."""
-NOBODY = 64_899
-"""The uid and gid that root becomes."""
-USUAL = (
-    "array bisect calendar cmath collections copy datetime decimal enum fractions functools heapq itertools json math "
-    "operator random re statistics string struct time typing typing_extensions unicodedata dataclasses textwrap doctest"
-).split()
+USUAL = [
+    "array",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "copy",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "heapq",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "struct",
+    "time",
+    "typing",
+    "typing_extensions",
+    "unicodedata",
+    "dataclasses",
+    "textwrap",
+    "doctest",
+]
 _TICK = 0.05
-
-
-@dataclass
-class Place:
-    """Where the programs run."""
-
-    tier: str
-    folder: str
-    """An empty folder of the grader's: mount point of the new root, or where private folders are made."""
-    visible: list[str]
-    """Folders that a program may read: Python's own and the system's libraries."""
-    filter: bytes = b""
-    processes: int = -1
-    """This process's own pid namespace, to come back to after each fork."""
 
 
 @dataclass
@@ -92,13 +99,7 @@ def main(tier: str, control: int, folder: str, visible: list[str]) -> None:
     place = Place(tier, folder, visible)
     try:
         _warm_up()
-        {"namespaces": _enter_namespaces, "bubblewrap": _inside_bubblewrap, "landlock": _drop_root, "rlimits": _drop_root}[
-            tier
-        ](place)
-        if tier != "rlimits":
-            place.filter = kernel.seccomp_program()
-        if tier == "landlock" and not kernel.landlock_version():
-            raise OSError("this kernel has no Landlock")
+        enter(place)
     except OSError as error:
         grader.send(json.dumps({"refused": str(error)}).encode())
         return
@@ -123,107 +124,16 @@ def _warm_up() -> None:
     sys.argv = [""]
 
 
-# --- shutting the parent in, once
-
-
-def _enter_namespaces(place: Place) -> None:
-    """A root of our own with nothing but libraries in it; pid 1 of its process namespace; nobody's uid."""
-    proc = os.open("/proc", os.O_PATH)
-    if os.geteuid() == 0:
-        # Built by root, who alone may see a Python in a home folder; entered as nobody.
-        kernel.unshare(kernel.NEWNS)
-        kernel.private_mounts()
-        _new_root(place)
-        _become_nobody()
-        kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
-        _map_ids(proc, NOBODY, NOBODY)
-    else:
-        uid, gid = os.geteuid(), os.getegid()
-        kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
-        _map_ids(proc, uid, gid)
-        kernel.private_mounts()
-        _new_root(place)
-    _continue_in_child()
-    place.processes = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
-    os.close(proc)
-
-
-def _become_nobody() -> None:
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
-    kernel.be_dumpable()
-
-
-def _map_ids(proc: int, uid: int, gid: int) -> None:
-    for name, line in (("setgroups", "deny"), ("uid_map", f"1000 {uid} 1"), ("gid_map", f"1000 {gid} 1")):
-        file = os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc)
-        os.write(file, line.encode())
-        os.close(file)
-
-
-def _new_root(place: Place) -> None:
-    kernel.tmpfs(place.folder, 1 << 20, 4096)
-    for path in place.visible:
-        inside = place.folder + path
-        if os.path.isdir(path):
-            os.makedirs(inside, exist_ok=True)
-        else:
-            os.makedirs(os.path.dirname(inside), exist_ok=True)
-            os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o644))
-        kernel.bind_read_only(path, inside, device=stat.S_ISCHR(os.stat(path).st_mode))
-        for packages in ("site-packages", "dist-packages"):
-            if os.path.isdir(f"{inside}/{packages}"):
-                kernel.tmpfs(f"{inside}/{packages}", 4096, 2)
-    os.makedirs(place.folder + "/tmp")
-    kernel.read_only(place.folder)
-    kernel.change_root(place.folder)
-
-
-def _continue_in_child() -> None:
-    """Go on as the first process of the new namespace; this one waits for it and ends with it."""
-    pid = os.fork()
-    if pid:
-        os.closerange(3, 1024)
-        _, status = os.waitpid(pid, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def _inside_bubblewrap(place: Place) -> None:
-    """The grader started this process inside bwrap: nothing is left to do but to see that it did."""
-    if os.path.exists(place.folder):
-        raise OSError("bwrap shows the grader's files")
-    place.folder = "/tmp"
-
-
-def _drop_root(place: Place) -> None:
-    """Root becomes nobody where Python's files are open to all; else it stays, and each child drops every capability."""
-    if os.geteuid() == 0 and _open_to_all(place.visible[0]):
-        os.chown(place.folder, NOBODY, NOBODY)
-        _become_nobody()
-
-
-def _open_to_all(path: str) -> bool:
-    while path != "/":
-        if not os.stat(path).st_mode & stat.S_IXOTH:
-            return False
-        path = os.path.dirname(path)
-    return True
-
-
-# --- one trial
-
-
 def _trial(place: Place, limits: dict[str, Any], fds: list[int], grader: socket.socket) -> dict[str, Any]:
     """Fork both processes, wait for a verdict, end both."""
     program_side, tests_side = socket.socketpair()
-    scratch = _scratch(place)
+    scratch = scratch_folder(place)
     running: list[Running] = []
     try:
         for run, fd, side in ((_run_program, fds[0], program_side), (_run_tests, fds[1], tests_side)):
             running.append(_fork(place, limits, scratch, run, [fd, side.fileno()]))
             side.close()
-        reason = _watch(*running, limits, grader)
+        reason = _watch(running[0], running[1], limits, grader)
     except OSError as error:
         return {"verdict": "error", "note": f"the sandbox could not be set up: {error}", "output": "", "cpu": 0.0}
     finally:
@@ -234,31 +144,11 @@ def _trial(place: Place, limits: dict[str, Any], fds: list[int], grader: socket.
         for process in running:
             process.end()
         if scratch != "/tmp":
-            _remove(scratch)
-    return _reply(*running, reason, limits)
+            remove(scratch)
+    return _reply(running[0], running[1], reason, limits)
 
 
-def _scratch(place: Place) -> str:
-    if place.tier == "namespaces":
-        return "/tmp"  # mounted afresh for each
-    folder = f"{place.folder}/{time.monotonic_ns()}"
-    os.mkdir(folder, 0o700)
-    return folder
-
-
-def _remove(folder: str) -> None:
-    def again(function: Callable[..., Any], path: str, _: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            function(path)
-
-    shutil.rmtree(folder, onerror=again)
-
-
-def _fork(
-    place: Place, limits: dict[str, Any], scratch: str, run: Callable[..., NoReturn], fds: list[int]
-) -> Running:
+def _fork(place: Place, limits: dict[str, Any], scratch: str, run: Callable[..., NoReturn], fds: list[int]) -> Running:
     output, output_end = os.pipe()
     word, word_end = os.pipe()
     try:
@@ -290,7 +180,7 @@ def _in_child(
         for source, target in ((nothing, 0), (output, 1), (output, 2), (fds[0], 3), (fds[1], 4), (fds[2], 5)):
             os.dup2(source, target, inheritable=False)
         os.closerange(6, 1024)
-        _lock_down(place, limits, scratch)
+        lock_down(place, limits, scratch)
         os.write(5, b"ready\n")
         run()
     except OSError as error:
@@ -299,35 +189,6 @@ def _in_child(
     except BaseException:
         pass
     os._exit(70)
-
-
-def _lock_down(place: Place, limits: dict[str, Any], scratch: str) -> None:
-    os.setsid()
-    if place.tier == "namespaces":
-        kernel.unshare(kernel.SEALED)
-        kernel.tmpfs(scratch, SCRATCH, 1024)
-        os.chdir(scratch)
-        kernel.unshare(kernel.NEWUSER)
-    else:
-        kernel.die_with_parent()
-        os.chdir(scratch)
-    if place.tier != "rlimits" and kernel.landlock_version():
-        kernel.no_new_privileges()
-        kernel.landlock(place.visible, [scratch, "/dev/null"])
-    kernel.drop_capabilities()
-    kernel.no_new_privileges()
-    kernel.limit(
-        kernel.Bounds(
-            cpu=int(limits["cpu"]) + 2,
-            memory=limits["memory"],
-            file=SCRATCH,
-            open_files=64,
-            # Outside a user namespace of its own the user's other processes would count.
-            threads=64 if place.tier == "namespaces" else None,
-        )
-    )
-    if place.filter:
-        kernel.filter_calls(place.filter)
 
 
 def _run_program() -> NoReturn:
@@ -413,15 +274,14 @@ def _decided(program: Running, tests: Running, reason: str, limits: dict[str, An
     if reason == "cpu" or program.cpu > limits["cpu"]:
         return "failed", f"more than {limits['cpu']:g} s of CPU time"
     if reason:
-        why = {
+        reasons = {
             "wall": f"no verdict after {limits['wall']:g} s",
             "idle": f"nothing moved for {limits['idle']:g} s",
             "tests_cpu": "the tests used up their CPU time",
         }
-        return "error", why[reason]
+        return "error", reasons[reason]
     try:
-        said = json.loads(bytes(tests.said).removeprefix(b"ready\n"))
-        return str(said["verdict"]), str(said["note"])
+        last = json.loads(bytes(tests.said).removeprefix(b"ready\n"))
+        return str(last["verdict"]), str(last["note"])
     except (ValueError, KeyError, TypeError):
         return "error", "the tests ended without a verdict"
-

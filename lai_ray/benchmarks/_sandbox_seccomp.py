@@ -1,7 +1,7 @@
 """Which system calls a program under test may make, as a seccomp filter.  machine -> BPF bytes
 
-An allow-list: what is not named fails with EPERM. Nothing here starts a process, opens a socket, sends a signal, mounts,
-traces, changes a mode or an owner, or shares memory. Numbers are from the kernel's unistd headers.
+An allow-list: what is not named fails with EPERM. Nothing here starts a process, opens a socket, sends a signal,
+mounts, traces, changes a mode or an owner, or shares memory. Numbers are from the kernel's unistd headers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Plain values between the process of a program and the process of its tests.  value <-> bytes
 
-JSON with tags, exact built-in types only, never pickle. Whatever else a program returns becomes a Handle: the value stays
-where it is, can be called, iterated and asked for attributes from afar, and is never asked whether it equals something.
+JSON with tags, exact built-in types only, never pickle. Whatever else a program returns becomes a Handle: the value
+stays where it is, can be called, iterated and asked for attributes from afar, and is never asked what it
+equals.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-LARGEST = 8 << 20
+LARGEST = 2 << 20
 """Bytes of one frame."""
-MOST = 1_000_000
+MOST = 500_000
 """Values in one frame."""
 DEEPEST = 200
 """Containers in one another."""
 
-_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)}
+_TYPES: dict[str, Any] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
+}
 _TYPES |= {"object": object, "NoneType": type(None), "range": range}
-_FUNCTIONS = {f.__name__: f for f in (abs, all, any, chr, divmod, hash, len, max, min, ord, pow, repr, round, sorted, sum)}
+_FUNCTIONS = {
+    f.__name__: f for f in (abs, all, any, chr, divmod, hash, len, max, min, ord, pow, repr, round, sorted, sum)
+}
 _NAMED: dict[str, Any] = _TYPES | _FUNCTIONS
 _DATES = (datetime.datetime, datetime.date, datetime.time)
 
@@ -108,18 +113,18 @@ class Writer:
             return [self.write(item, depth + 1) for item in list.__iter__(value)]
         return self._tagged(value, kind, depth + 1)
 
-    def _tagged(self, value: Any, kind: type | None, depth: int) -> Any:
+    def _tagged(self, value: Any, kind: Any, depth: int) -> Any:
         if kind in (tuple, set, frozenset, collections.deque):
-            items = [self.write(item, depth) for item in kind.__iter__(value)]  # type: ignore[union-attr]
-            return {kind.__name__: items}  # type: ignore[union-attr]
+            items = [self.write(item, depth) for item in kind.__iter__(value)]
+            return {kind.__name__: items}
         if kind in (dict, collections.Counter, collections.OrderedDict, collections.defaultdict):
             # A defaultdict crosses as the dict it equals: its factory is the program's.
-            name = "dict" if kind is collections.defaultdict else kind.__name__  # type: ignore[union-attr]
+            name = "dict" if kind is collections.defaultdict else kind.__name__
             return {name: [[self.write(k, depth), self.write(v, depth)] for k, v in dict.items(value)]}
         if kind is type({}.keys()):
             return {"keys": [self.write(item, depth) for item in value]}
         if kind in (bytes, bytearray):
-            return {kind.__name__: bytes(value).hex()}  # type: ignore[union-attr]
+            return {kind.__name__: bytes(value).hex()}
         if kind is complex:
             return {"complex": [value.real, value.imag]}
         if kind is range:
@@ -135,7 +140,7 @@ class Writer:
         return self.keep(value)
 
 
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, type(None),
     type({}.keys()), collections.deque, collections.Counter, collections.OrderedDict, collections.defaultdict,
     decimal.Decimal, fractions.Fraction, *_DATES,
@@ -143,7 +148,7 @@ _VALUES = (
 
 
 def _plain_kind(kind: type) -> type | None:
-    """The built-in type that a value equals as: its own, or the one it inherits `==` from (a named tuple, an IntEnum)."""
+    """The built-in type that a value compares as: its own, or that whose `==` it inherits (named tuple, IntEnum)."""
     if kind in _VALUES:
         return kind
     for base in kind.__mro__[1:]:
@@ -204,7 +209,9 @@ class Handle:
 
     def __init__(self, number: int, kind: str, by_identity: bool, ask: Callable[..., Any]) -> None:
         set_here = object.__setattr__
-        for name, value in zip(("_number", "_kind", "_by_identity", "_ask"), (number, kind, by_identity, ask), strict=True):
+        for name, value in zip(
+            ("_number", "_kind", "_by_identity", "_ask"), (number, kind, by_identity, ask), strict=True
+        ):
             set_here(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -249,15 +256,18 @@ class Handle:
             return True
         if self._by_identity and not (isinstance(other, Handle) and not other._by_identity):
             return False
-        self._no_verdict()
+        raise self._no_verdict()
 
     def __hash__(self) -> int:
         return hash((Handle, self._number))
 
-    def _no_verdict(self, *_: object) -> NoReturn:
-        raise Opaque(f"the program returned a {self._kind}, and a test compares it")
+    def _no_verdict(self) -> Opaque:
+        return Opaque(f"the program returned a {self._kind}, and a test compares it")
 
-    __lt__ = __le__ = __gt__ = __ge__ = _no_verdict
+    def _unordered(self, _: object) -> NoReturn:
+        raise self._no_verdict()
+
+    __lt__ = __le__ = __gt__ = __ge__ = _unordered
 
     def __repr__(self) -> str:
         return f"<a {self._kind} of the program>"

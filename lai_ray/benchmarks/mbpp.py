@@ -1,7 +1,7 @@
 """MBPP: short Python functions from a description (arXiv 2108.07732).
 
 A row as the paper's release refined it (prompt in the style of HumanEval, tests as check(candidate)):
-    {"task_id": 999, "prompt": "def twice(n: int) -> int:\\n    \\"\\"\\" Twice a number.\\n    >>> twice(2)\\n    4\\n    \\"\\"\\"\\n",
+    {"task_id": 999, "prompt": "def twice(n: int) -> int:\\n    \\"\\"\\" Twice a number. \\"\\"\\"\\n",
      "test": "def check(candidate):\\n    assert candidate(2) == 4\\n", "entry_point": "twice"}
 and as google-research publishes it:
     {"task_id": 999, "text": "Write a function to double a number.", "code": "def twice(n):\\r\\n  return 2 * n",
@@ -168,8 +168,9 @@ def _called(source: str) -> frozenset[str]:
 
 
 MENDED = frozenset({367, 380, 462, 819, 927})
-"""Rows of the refined files that no program can pass, or that name no function, made anew from the upstream row: 380 and
-462 have a piece of JSON for entry_point and half a test, 819 has no signature, 367 and 927 test a tree that is not made."""
+"""Rows of the refined files that no program can pass, or that name no function, made anew from the upstream row: 380
+and 462 have a piece of JSON for entry_point and half a test, 819 has no signature, 367 and 927 test a tree that nobody
+makes."""
 NO_REFERENCE = frozenset(
     {
         75, 111, 114, 117, 124, 149, 313, 436, 438, 444, 461, 494, 500, 523, 579, 620, 631, 640, 652, 686, 743, 757,

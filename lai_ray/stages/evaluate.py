@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from lai_ray.benchmarks import _sandbox
 from lai_ray.config import Config
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
-from lai_ray.errors import DataError, StageError
+from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Stage
@@ -50,6 +51,11 @@ class Tally:
     cut_off: int = 0
     groups: dict[str, list[int]] = field(default_factory=dict)
     further: Counter[str] = field(default_factory=Counter)
+    ungraded: list[str] = field(default_factory=list)
+    """Why the grader reached no verdict on an answer, the first few."""
+    ungraded_n: int = 0
+    tiers: set[str] = field(default_factory=set)
+    """Isolations that generated code ran in."""
 
     def add(self, attempt: Attempt, group: str) -> None:
         """Count one attempt."""
@@ -61,11 +67,16 @@ class Tally:
         counts[0] += attempt.right
         counts[1] += 1
         self.further.update(attempt.grade.further)
+        if attempt.grade.status == "error" and attempt.completion.error is None:
+            self.ungraded_n += 1
+            self.ungraded = [*self.ungraded, f"{attempt.id}: {attempt.grade.note}"][:3]
 
     def table(self) -> dict[str, Any]:
         """As it stands in scores.json."""
         groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
-        further = {"further": dict(self.further)} if self.further else {}
+        further: dict[str, Any] = {"further": dict(self.further)} if self.further else {}
+        if self.tiers:
+            further["weakest_tier"] = _sandbox.weakest(self.tiers)
         return {
             "n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, **further, "groups": groups
         }  # fmt: skip
@@ -93,9 +104,24 @@ def graded(
     else:
         try:
             grade = benchmark.grade(problem, completion.text, how)
+        except ConfigError:  # the job asks for what this machine has not: no row can be graded
+            raise
         except Exception as error:  # a plug-in's bug is data about that row, not the end of the stage
             grade = Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
     return Attempt(request.id, problem, request.messages, completion, grade)
+
+
+@dataclass(frozen=True)
+class Grader:
+    """Grades what was answered, in this process or in a worker of the cluster."""
+
+    benchmark: Benchmark
+    how: Grading
+
+    def __call__(self, answered: tuple[Problem, Request, Completion]) -> tuple[Attempt, str | None]:
+        """The attempt, and the isolation in which its code ran, if any did."""
+        attempt = graded(*answered, self.benchmark, self.how)
+        return attempt, _sandbox.tier_in_use() if self.benchmark.runs_code else None
 
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
@@ -105,7 +131,7 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
     if not stage.done(key):
         with stage.answers() as answers:
             failed, spent = _generate(stage, answers, parts, target, config, executor)
-            tallies = {part.name: _grade(stage, part, answers, failed, target, config) for part in parts}
+            tallies = {part.name: _grade(stage, part, answers, failed, target, config, executor) for part in parts}
         stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
@@ -182,15 +208,29 @@ def _answered(
 
 
 def _grade(
-    stage: Stage, part: Part, answers: Answers, failed: dict[str, Completion], target: Model, config: Config
+    stage: Stage,
+    part: Part,
+    answers: Answers,
+    failed: dict[str, Completion],
+    target: Model,
+    config: Config,
+    executor: Executor,
 ) -> Tally:
-    tally = Tally()
+    tally, grader = Tally(), Grader(part.benchmark, grading(config))
+    # Code takes milliseconds each and is worth spreading; everything else is graded faster than it is sent.
+    spread = executor.map if part.benchmark.runs_code else map
 
     def attempts() -> Iterator[Attempt]:
-        for problem, request, completion in _answered(part, answers, failed, target, config):
-            attempt = graded(problem, request, completion, part.benchmark, grading(config))
-            tally.add(attempt, part.benchmark.group(problem))
+        for attempt, tier in spread(grader, _answered(part, answers, failed, target, config)):
+            tally.add(attempt, part.benchmark.group(attempt.problem))
+            tally.tiers |= {tier} if tier else set()
             yield attempt
 
     stage.write(_file(part.name), attempts(), Attempt)
+    if part.benchmark.runs_code and tally.ungraded_n > config.limits.max_failed_fraction * tally.n:
+        raise StageError(
+            f"{part.name}: {tally.ungraded_n} of {tally.n} answers got no verdict, more than "
+            f"limits.max_failed_fraction = {config.limits.max_failed_fraction:g} allows. The first: {'; '.join(tally.ungraded)}. The answers are "
+            "kept; mend the cause, or raise the limit, and start the same command again."
+        )
     return tally

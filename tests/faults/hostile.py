@@ -1,0 +1,145 @@
+"""Runs the hostile programs at one tier and says what got out: a JSON object {name: how it got out} on stdout.
+
+python -m tests.faults.hostile TIER        (needs nothing but the standard library; run it as whoever you like)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from lai_ray.benchmarks import _sandbox
+from tests.faults.hostile_programs import PROGRAMS
+
+CHECKS = _sandbox.Checks(
+    tests=(
+        "import math\n"
+        "MARK = 'EXPECTED-MARK'\n"
+        "def check(candidate):\n"
+        "    assert all(map(lambda x: candidate(*x) == sum(x), [(2, 3), (10, 20)]))\n"
+        "    assert candidate(2, 3) == 5\n"
+        "    assert math.isclose(candidate(10, 20), 30.0)\n"
+    ),
+    entry="add",
+    check=True,
+)
+LIMITS = _sandbox.Limits(cpu=0.4, wall=20.0, idle=0.8, memory=512 << 20)
+GOOD = "def add(a, b): return a + b"
+
+
+@contextmanager
+def world() -> Iterator[dict[str, object]]:
+    """What a program might reach for: a file, an open port, an abstract socket, a variable, the grader itself."""
+    os.environ["LAI_SECRET"] = "secret"
+    with tempfile.TemporaryDirectory(prefix="home-") as home, socket.create_server(("127.0.0.1", 0)) as tcp:
+        os.chmod(home, 0o777)
+        secret = Path(home, "secret")
+        secret.write_text("secret")
+        abstract = f"\0lai-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(abstract)
+            listener.listen()
+            yield {
+                "secret": str(secret), "home": home, "tcp": tcp.getsockname()[1], "abstract": abstract,
+                "grader": os.getpid(), "package": str(Path(_sandbox.__file__).parents[1]),
+            }  # fmt: skip
+        assert sorted(os.listdir(home)) == ["secret"] and secret.read_text() == "secret", os.listdir(home)
+
+
+def got_out(tier: str, program: str) -> str:
+    """How this program got out, or ""; then whether the next one is served as if nothing had been."""
+    with _sandbox._pool().parent(tier) as parent:
+        outcome = parent.trial(program, CHECKS, LIMITS)
+        following = parent.trial(GOOD, CHECKS, LIMITS)
+    if outcome.verdict == "passed":
+        return "was taken for right"
+    if "ESCAPED" in outcome.output:
+        return outcome.output[outcome.output.index("ESCAPED") :][:300]
+    if following.verdict != "passed":
+        return f"the next program was not served: {following.note}"
+    if outcome.verdict == "error" and "set up" in outcome.note:
+        return f"was not run: {outcome.note}"
+    return ""
+
+
+def main(tier: str) -> dict[str, str]:
+    """name -> how it got out, of those that did; "*" for harm to the host.
+
+    Below "namespaces" a program may reach other processes of the machine, so there this must be one of the first
+    processes of a namespace of its own. Raises SystemExit elsewhere.
+    """
+    if tier != "namespaces" and os.getpid() > 20:
+        raise SystemExit("run the weaker tiers under `unshare --pid --fork --mount-proc --kill-child`")
+    slowest = [0.0]
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(0.05):
+            begun = time.monotonic()
+            time.sleep(0.01)
+            slowest[0] = max(slowest[0], time.monotonic() - begun)
+
+    watcher = threading.Thread(target=tick)
+    watcher.start()
+    found: dict[str, str] = {}
+    folders: set[str] = set()
+    with world() as names, ThreadPoolExecutor(2) as pool:
+        programs = {name: source.format(**names) for name, source in PROGRAMS.items()}
+        for name, how in zip(
+            programs, pool.map(lambda source: _safely(tier, source, folders), programs.values()), strict=True
+        ):
+            if how:
+                found[name] = how
+    over.set()
+    watcher.join()
+    _sandbox._pool().close()
+    found |= {"*": harm for harm in _harm(folders, slowest[0])[:1]}
+    return found
+
+
+def _safely(tier: str, source: str, folders: set[str]) -> str:
+    try:
+        how = got_out(tier, source)
+    except (_sandbox.ParentGoneError, OSError) as error:
+        how = f"the parent died: {error}"
+    folders |= {parent.folder for some in _sandbox._pool().idle.values() for parent in some}
+    return how
+
+
+def _harm(folders: set[str], slowest: float) -> list[str]:
+    deadline = time.monotonic() + 5
+    while (left := _left_over(folders)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    harm = [f"left behind: {left}"] if left else []
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    harm += [f"the grader grew to {resident} MiB"] if resident > 300 else []
+    return harm + ([f"the host stood still for {slowest:.1f} s"] if slowest > 5 else [])
+
+
+def _left_over(folders: set[str]) -> list[str]:
+    """Folders of the parents that are still there, and processes (all carry their parent's command line)."""
+    left = [folder for folder in folders if os.path.exists(folder)]
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                command = Path("/proc", entry, "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            left += [f"process {entry}" for folder in folders if folder in command]
+    return left
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    result = main(sys.argv[1])
+    print(json.dumps({"programs": len(PROGRAMS), "got_out": result, "seconds": round(time.monotonic() - began, 1)}))
