@@ -45,8 +45,8 @@ def ours(asked: list[Request], forced: bool) -> dict[str, Any]:
         notes = [json.loads(line) for line in Path(folder, "notes").read_text().splitlines()]
     ready, calls = notes[0]["ready"], notes[1:]
     before, after = min(c["began"] for c in calls) - ready, ended - max(c["ended"] for c in calls)
-    seconds = ended - ready
-    return _figures(lengths, seconds, notes[0]["settings"]) | {"before_s": before, "after_s": after}
+    cpu = max(c["cpu"] for c in calls) - notes[0]["cpu"]
+    return _figures(lengths, ended - ready, cpu, notes[0]["settings"]) | {"before_s": before, "after_s": after}
 
 
 def _run(asked: list[Request], logs: str) -> tuple[list[int], float]:
@@ -86,18 +86,20 @@ def raw(asked: list[Request], forced: bool) -> dict[str, Any]:
     gc.enable()
     settings = settings_of(llm.llm_engine)
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, min_tokens=TOKENS * forced, ignore_eos=forced)
-    began = time.time()
+    began, cpu = time.time(), time.process_time()
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
     seconds = time.time() - began
-    return _figures([len(output.outputs[0].token_ids) for output in outputs], seconds, settings)
+    lengths = [len(output.outputs[0].token_ids) for output in outputs]
+    return _figures(lengths, seconds, time.process_time() - cpu, settings)
 
 
-def _figures(lengths: list[int], seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+def _figures(lengths: list[int], seconds: float, cpu: float, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "answers": len(lengths),
         "tokens": sum(lengths),
         "seconds": seconds,
         "tokens_per_s": sum(lengths) / seconds,
+        "engine_cpu_s": cpu,
         "settings": settings,
     }
 

@@ -29,13 +29,13 @@ class TimedEngine(vllm.VllmEngine):
         super().__init__(model, settings, gpus)
         hello = [{"role": "user", "content": "How many apples are 2 apples and 3 apples?"}]
         super().generate([Request("", "", hello, 16)] * WARM_UP)
-        note(ready=time.time(), settings=settings_of(self._engine))
+        note(ready=time.time(), cpu=time.process_time(), settings=settings_of(self._engine))
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, as the engine below gives it."""
         began = time.time()
         answers = super().generate(requests)
-        note(began=began, ended=time.time())
+        note(began=began, ended=time.time(), cpu=time.process_time())
         return answers
 
 

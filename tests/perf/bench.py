@@ -5,10 +5,11 @@
     python -m tests.perf.bench --pairs 3 generation
 
 A bench is one file of this folder with a function `bench(pairs)` that yields a `Figure` for each ratio; its name is the
-file's, and it is found by import. Files that begin with "_" are helpers. Both sides of a ratio are measured in turn,
-`pairs` times (`_sides.in_turn`); printed and written are the median of the pairs' ratios and an interval of order
-statistics: the narrowest pair of ranks that holds the median with at least 95% where there are pairs enough for it (6),
-the whole range where there are not. `confidence` says what it came to.
+file's, and it is found by import. Files without that function are something else.
+
+Both sides of a ratio are measured in turn, `pairs` times (`_sides.in_turn`); printed and written are the median of the
+pairs' ratios and an interval of order statistics: the narrowest pair of ranks that holds the median with at least 95%
+where there are pairs enough for it (6), the whole range where there are not. `confidence` says what it came to.
 
 A line: name, value, unit, baseline, ratio, low, high, confidence, ratios, pairs, reach, notes, date, commit, dirty,
 machine (cpus, memory, load average when the bench began, platform).
@@ -98,11 +99,9 @@ def line_of(figure: Figure) -> dict[str, Any]:
 
 def benches() -> dict[str, Callable[[int], Iterator[Figure]]]:
     """Every bench of this folder, by name."""
-    found = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if not module.name.startswith("_") and module.name != "bench":
-            found[module.name] = importlib.import_module(f"tests.perf.{module.name}").bench
-    return found
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    modules = {name: importlib.import_module(f"tests.perf.{name}") for name in names if not name.startswith("_")}
+    return {name: module.bench for name, module in modules.items() if hasattr(module, "bench")}
 
 
 def _git(*arguments: str) -> str:
