@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray import plugins
 from lai_ray.config import ClusterSettings, TargetSettings
@@ -58,7 +59,9 @@ def generate(
     if not refs:
         return
     needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
-    inquest = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Inquest)
+    # On this node: if that goes, so does the driver.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    inquest = ray.remote(num_cpus=0, scheduling_strategy=here)(Inquest)
     desk = inquest.remote(refs, sizes, cluster.target_replicas)
     answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
         _Replica,

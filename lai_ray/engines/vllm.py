@@ -22,7 +22,6 @@ from typing import Any
 from lai_ray import chat
 from lai_ray.config import TargetSettings
 from lai_ray.contracts import Model
-from lai_ray.errors import LaiError
 from lai_ray.records import Answer, Completion, Request
 
 CPU_CACHE_GIB = 1.0
@@ -55,9 +54,17 @@ class VllmEngine:
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, in their order. What the engine refuses (a prompt too long) has `completion.error`.
 
-        Raises whatever broke the engine itself: then nothing more can be asked of it.
+        Raises whatever broke the engine itself: then nothing more can be asked of it; DataError for a model without
+        chat template.
         """
-        return [future.result() for future in [self._submit(request) for request in requests]]
+        with self._lock:
+            prompts = chat.render_all(self._tokenizer, [request.messages for request in requests])
+            names = [str(self._count + i) for i in range(len(requests))]
+            self._count += len(requests)
+        futures: list[Future[Answer]] = [Future() for _ in requests]
+        for item in zip(names, prompts, requests, futures, strict=True):
+            self._inbox.put(item)
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         """Stop stepping and give the memory back."""
@@ -69,18 +76,6 @@ class VllmEngine:
         del self._engine
         gc.unfreeze()
         gc.collect()
-
-    def _submit(self, request: Request) -> Future[Answer]:
-        future: Future[Answer] = Future()
-        try:
-            with self._lock:
-                self._count += 1
-                name, prompt = str(self._count), chat.render(self._tokenizer, request.messages)
-        except LaiError as error:
-            future.set_exception(error)  # The model has no template: no request will fare better.
-            return future
-        self._inbox.put((name, prompt, request, future))
-        return future
 
     def _serve(self) -> None:
         """Add what has come, step, hand out what is finished; sleep when there is nothing to do."""

@@ -1,9 +1,9 @@
 """Our engine actors against ray.data.llm on the same prompts: seconds to the first answers, tokens/s from then on.
 
-    python tests/perf/generate_two_ways.py --model FOLDER [--prompts 2048] [--tokens 64] [--rounds 2]
+    python -m tests.perf.ray_data_llm ours|theirs [--prompts 1024] [--tokens 64] [--mixed]
 
-Prints a JSON line a run; the two ways take turns, each in a process and a Ray of its own. Every answer is forced to
-`--tokens` tokens, or with `--mixed` to 1/8 of them for seven in eight and all of them for the eighth.
+Prints a JSON line. Every answer is forced to `--tokens` tokens, or with `--mixed` to 1/8 of them for seven in eight and
+all of them for the eighth.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-QUIET = {
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "RAY_worker_niceness": "0",
-}
+from lai_ray.world import STUDENT
+from tests.perf._sides import QUIET, in_turn
+from tests.perf.bench import Figure
+
 LONGEST = 256
+
+
+def bench(pairs: int) -> Iterator[Figure]:
+    """The steady rate, and how soon the first answers are there."""
+    runs = in_turn(pairs, "tests.perf.ray_data_llm", ("ours", "theirs"))
+    for figure, unit in (("tokens_per_s_after", "tokens/s"), ("first_answers_s", "s")):
+        yield Figure(
+            name=f"ray_data_llm.{figure}",
+            unit=unit,
+            values=[run["ours"][figure] for run in runs],
+            baselines=[run["theirs"][figure] for run in runs],
+            reach="",
+            notes={"load": [[run[side]["load"] for side in ("ours", "theirs")] for run in runs]},
+        )
 
 
 def lengths(args: argparse.Namespace) -> list[int]:
@@ -45,10 +51,10 @@ def ours(args: argparse.Namespace) -> Iterator[int]:
     from lai_ray.distributed.generate import generate
     from lai_ray.records import Request
 
-    settings = TargetSettings(engine="generate_two_ways:Forced", model=args.model, max_model_len=LONGEST)
+    settings = TargetSettings(engine="tests.perf._timed:ENGINE", model=STUDENT, max_model_len=LONGEST)
     cluster = ClusterSettings(target_replicas=args.replicas, gpus_per_replica=0, cpus_per_replica=0.9)
     asked = (Request(str(i), str(i), question(i), n) for i, n in enumerate(lengths(args)))
-    for answer in generate(asked, Model(args.model, "bench"), settings=settings, cluster=cluster, logs=None):
+    for answer in generate(asked, Model(STUDENT, "bench"), settings=settings, cluster=cluster, logs=None):
         yield answer.completion.completion_tokens
 
 
@@ -59,9 +65,9 @@ def theirs(args: argparse.Namespace) -> Iterator[int]:
 
     from lai_ray import chat
 
-    tokenizer = chat.load_tokenizer(args.model)
+    tokenizer = chat.load_tokenizer(STUDENT)
     config = vLLMEngineProcessorConfig(
-        model_source=args.model,
+        model_source=STUDENT,
         engine_kwargs={
             "enforce_eager": True,
             "max_model_len": LONGEST,
@@ -94,7 +100,7 @@ def theirs(args: argparse.Namespace) -> Iterator[int]:
 
 def one(args: argparse.Namespace) -> dict[str, object]:
     """One run, timed at the driver."""
-    os.environ |= QUIET
+    os.environ |= QUIET | {"LAI_BENCH_NOTES": os.devnull, "LAI_BENCH_FORCED": "1"}
     import ray
 
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -118,41 +124,14 @@ def one(args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
+    """One run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--prompts", type=int, default=2048)
+    parser.add_argument("way", choices=["ours", "theirs"])
+    parser.add_argument("--prompts", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--mixed", action="store_true")
-    parser.add_argument("--way", choices=["ours", "theirs"])
-    args = parser.parse_args()
-    if args.way:
-        print(json.dumps(one(args)), flush=True)
-        return
-    for _ in range(args.rounds):
-        for way in ("ours", "theirs"):
-            done = subprocess.run(
-                [sys.executable, *sys.argv, "--way", way], capture_output=True, text=True, env=os.environ | QUIET
-            )
-            print(done.stdout.strip().splitlines()[-1] if done.returncode == 0 else done.stderr[-3000:], flush=True)
-
-
-def __getattr__(name: str) -> object:
-    """`Forced`, the engine of `ours`: made when asked for, so that the driver imports no engine."""
-    if name != "Forced":
-        raise AttributeError(name)
-    from lai_ray.engines import vllm
-
-    sampling = vllm._sampling
-
-    def forced(request):  # type: ignore[no-untyped-def]
-        params = sampling(request)
-        params.ignore_eos = True
-        return params
-
-    vllm._sampling = forced
-    return vllm.VllmEngine
+    print(json.dumps(one(parser.parse_args())), flush=True)
 
 
 if __name__ == "__main__":
