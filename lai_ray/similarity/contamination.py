@@ -38,6 +38,16 @@ class Copy:
     """The first words in common."""
 
 
+@dataclass(frozen=True)
+class Near:
+    """The question of one set that a text comes nearest to, by ROUGE-L F1."""
+
+    set: str
+    question: str
+    """Its id."""
+    rouge_l: float
+
+
 def frame(parts: Iterable[str], problem: Problem) -> list[str]:
     """What is left of rendered prompts without the problem's own words: instructions, formats, lead-ins."""
     texts = list(parts)
@@ -65,6 +75,7 @@ class EvaluationSets:
     ids: list[tuple[str, str]] = field(repr=False)
     """(set, id) of every question."""
     _references: list[References] = field(default_factory=list, repr=False)
+    _nearest: dict[str, list[Near]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -158,6 +169,17 @@ class EvaluationSets:
     def closest(self, questions: Iterable[str], each: Map = map) -> Iterator[dict[str, tuple[float, int]]]:
         """For each question its greatest ROUGE-L F1 with every set, and the row of that question there."""
         return self.references().nearest((words(question) for question in questions), each)
+
+    def nearest(self, question: str) -> list[Near]:
+        """The nearest question of every set; remembered, since rounds of instruction ask again."""
+        key = fingerprint_of(question).hex()
+        if key not in self._nearest:
+            first = dict(zip(self.sizes, np.cumsum([0, *self.sizes.values()]).tolist(), strict=False))
+            found = next(self.closest([question]))
+            self._nearest[key] = [
+                Near(name, self.ids[int(first[name]) + row][1], score) for name, (score, row) in found.items()
+            ]
+        return self._nearest[key]
 
 
 def _hash(found: Hashes) -> bytes:

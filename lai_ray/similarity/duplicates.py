@@ -34,6 +34,7 @@ class Twin:
 
     id: str
     likeness: float
+    same: bool = False
 
 
 @dataclass
@@ -53,6 +54,10 @@ class Kept:
         """Another memory that begins with the same samples."""
         return Kept(self.threshold, dict(self._marks), dict(self._code), list(self._ids), list(self._texts))
 
+    def identity(self) -> str:
+        """Hash of what is remembered, for the key of a stage that depends on it."""
+        return hashlib.blake2b(b"".join(sorted(self._marks)), digest_size=8).hexdigest()
+
     def add(self, sample_id: str, problem: Problem) -> None:
         """Remember a kept sample. Raises DataError past 1,114,111 distinct words."""
         self._marks.setdefault(fingerprint(problem), sample_id)
@@ -71,7 +76,7 @@ class Kept:
         """The sample that asks the same, else (with a threshold) the most alike at or above it, the first of equals."""
         same = self._marks.get(fingerprint(problem))
         if same is not None:
-            return Twin(same, 1.0)
+            return Twin(same, 1.0, same=True)
         if self.threshold is None or not self._texts:
             return None
         text = coded(words(whole(problem)), self._code)

@@ -49,39 +49,33 @@ def runs(numbers: Hashes, n: int = N) -> Hashes:
     return found
 
 
-def phrases(tokens: Sequence[str]) -> Hashes:
-    """A hash of each 3 words in a row, any number being as good as another."""
-    return runs(numbers_of([_ANY_NUMBER if token[0].isdigit() else token for token in tokens]), PHRASE)
-
-
 def telling(texts: Sequence[Sequence[str]], framed: Hashes) -> tuple[Hashes, Rows]:
     """The runs of a set of questions that tell which one they are from, sorted, each with the first text that has it.
 
     framed: runs that are part of a prompt and never tell anything.
     """
-    everything = [runs(numbers_of(text)) for text in texts]
-    of_phrases = [phrases(text) for text in texts]
-    stock = _common(of_phrases)
-    own = [_own(found, stock) for found in of_phrases]
-    grams = np.concatenate([np.zeros(0, np.uint64), *everything])
-    whose = np.repeat(np.arange(len(texts)), [len(found) for found in everything])
-    tells = np.concatenate([np.zeros(0, np.int64), *own]) >= OWN
-    tells &= ~np.isin(grams, _common(everything)) & ~np.isin(grams, framed)
+    lengths = np.fromiter((len(text) for text in texts), np.int64, len(texts))
+    whose = np.repeat(np.arange(len(texts)), lengths)
+    # All texts in one array, so that numpy does the work; `left` is how many words its text still has at each.
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(whose))
+    at_run, at_phrase = np.flatnonzero(left >= N), np.flatnonzero(left >= PHRASE)
+    grams = runs(numbers_of([word for text in texts for word in text]))[at_run]
+    folded = numbers_of([_ANY_NUMBER if word[0].isdigit() else word for text in texts for word in text])
+    phrases = runs(folded, PHRASE)[at_phrase]
+    own = np.zeros(len(whose) + 1, np.int64)
+    own[at_phrase + 1] = ~np.isin(phrases, _common(phrases, whose[at_phrase]))
+    own = np.cumsum(own)
+    tells = own[at_run + N - PHRASE + 1] - own[at_run] >= OWN
+    tells &= ~np.isin(grams, _common(grams, whose[at_run])) & ~np.isin(grams, framed)
     kept, first = np.unique(grams[tells], return_index=True)
-    return kept, whose[tells][first]
+    return kept, whose[at_run][tells][first]
 
 
-def _common(found: Sequence[Hashes]) -> Hashes:
+def _common(hashes: Hashes, whose: Rows) -> Hashes:
     """The hashes that COMMON or more texts have."""
-    once_a_text = np.concatenate([np.zeros(0, np.uint64), *map(np.unique, found)])
-    kept, counts = np.unique(once_a_text, return_counts=True)
+    order = np.lexsort((whose, hashes))
+    hashes, whose = hashes[order], whose[order]
+    fresh = np.ones(len(hashes), bool)
+    fresh[1:] = (hashes[1:] != hashes[:-1]) | (whose[1:] != whose[:-1])
+    kept, counts = np.unique(hashes[fresh], return_counts=True)
     return kept[counts >= COMMON]
-
-
-def _own(of_text: Hashes, stock: Hashes) -> Rows:
-    """For each run of a text, how many of its phrases are not stock."""
-    width = N - PHRASE + 1
-    if len(of_text) < width:
-        return np.zeros(0, np.int64)
-    sums = np.concatenate([[0], np.cumsum(~np.isin(of_text, stock))])
-    return np.asarray(sums[width:] - sums[:-width], np.int64)

@@ -17,10 +17,10 @@ from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
 from lai_ray.errors import StageError
 from lai_ray.records import Case, Completion, Reply, Request
 from lai_ray.rundir import Stage
-from lai_ray.stages.accept import Gate, evaluation_marks, judged
+from lai_ray.stages.accept import gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.evaluate import stop_past_limit
-from lai_ray.stages.select import benchmark, grading
+from lai_ray.stages.select import benchmark
 from lai_ray.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
@@ -130,7 +130,6 @@ def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
     executor: Executor, answers: Answers,
 ) -> View[Reply]:  # fmt: skip
-    marks = evaluation_marks(config)
     failed: dict[str, Completion] = {}
     everything: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
@@ -138,7 +137,7 @@ def _ask_all(
         strategy = strategy_for(config, settings.iteration, dataset)
         dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
-        asked = _rounds(stage, dialogues, cases, order, numbers, marks, executor)
+        asked = _rounds(stage, dialogues, cases, order, numbers, executor)
         everything.append((dialogues, order, asked))
     return stage.write("replies.jsonl", _in_order(everything, cases), Reply)
 
@@ -159,15 +158,16 @@ def _pairs(cases: Cases, order: list[str], count: int) -> Iterator[tuple[Case, i
 
 def _rounds(
     stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], numbers: dict[str, int],
-    marks: dict[str, set[bytes]], executor: Executor,
+    executor: Executor,
 ) -> int:  # fmt: skip
     """Ask, check, ask for the shortfall; returns how many (case, draw) were asked."""
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
     asked = math.ceil(wanted / numbers["samples_per_request"])
+    before = kept_before(stage, dialogues.settings.iteration, dataset, dialogues.config)
     for round_number in range(1, ROUNDS + 1):
         pairs = list(_pairs(cases, order, asked))
         _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
-        gate = Gate(dialogues.benchmark, wanted, marks, set(), grading(dialogues.config))
+        gate = gate_for(dataset, wanted, before.copy(), dialogues.config)
         heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)
         accepted = sum(s.dropped is None for s in judged(heard, gate, dialogues.settings, dialogues.config, dataset))
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
