@@ -58,6 +58,8 @@ class Grade:
     """Which rule found it."""
     status: Literal["graded", "unparsed", "error"]
     note: str = ""
+    further: dict[str, float] = field(default_factory=dict)
+    """Scores by other rules of the same benchmark, beside the one that counts: strict and flexible of gsm8k."""
 
 
 @dataclass(frozen=True, slots=True)

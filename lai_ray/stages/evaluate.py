@@ -47,6 +47,7 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
     groups: dict[str, list[int]] = field(default_factory=dict)
+    further: Counter[str] = field(default_factory=Counter)
 
     def add(self, attempt: Attempt, group: str) -> None:
         """Count one attempt."""
@@ -57,11 +58,15 @@ class Tally:
         counts = self.groups.setdefault(group, [0, 0])
         counts[0] += attempt.right
         counts[1] += 1
+        self.further.update(attempt.grade.further)
 
     def table(self) -> dict[str, Any]:
         """As it stands in scores.json."""
         groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
-        return {"n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, "groups": groups}
+        further = {"further": dict(self.further)} if self.further else {}
+        return {
+            "n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, **further, "groups": groups
+        }  # fmt: skip
 
 
 def _file(part: str) -> str:

@@ -1,0 +1,225 @@
+"""An instructor's reply as samples, however it dressed them.  reply -> pieces
+
+Read past: numbering, bold, headings, rules, "[QUESTION]", "Sample 3", chatter before, between and after. What is no
+sample comes back rejected, with the reason; so does the last item of a reply that was cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lai_ray.benchmarks._answers import MARKER
+from lai_ray.benchmarks._math_rules import Number, final_number, last_number, marked
+from lai_ray.records import Piece
+
+_EDGE = r"[\s>#*_\-•]*"
+_ORDER = r"(?:\(?\d{1,4}\s*[.):\]]\)?)?[\s*_]*"
+_KIND = r"(?:new|practice|training|similar|generated)?\s*(?:question|problem|sample|exercise|q)"
+_HEAD = re.compile(
+    rf"^{_EDGE}{_ORDER}(?:\[\s*{_KIND}\s*\d*\s*\]|{_KIND}\s*(?:#|no\.?)?\s*\d*[\s*_]*(?:[:.)]|[-–—](?=\s)|$))[\s*_:]*",
+    re.I,
+)
+_NUMBERED = re.compile(rf"^{_EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]+(?=\S)")
+_QUALITY = r"(?:(?:correct|right|worked|full|final|reference|detailed|complete)\s+)*"
+_ANSWER = re.compile(
+    rf"^{_EDGE}(?:\[\s*{_QUALITY}(?:answer|solution)\s*\d*\s*\]|"
+    rf"{_QUALITY}(?:answer|solution|calculation|working|response|a)(?:\s+(?:key|with\s+explanation))?\s*\d*"
+    r"[\s*_]*(?::|$))[\s*_:]*",
+    re.I,
+)
+_WHY = re.compile(rf"^{_EDGE}(?:explanation|reason(?:ing)?|rationale|because|why)[\s*_]*:[\s*_]*", re.I)
+_RULE = re.compile(r"^\s*(?:[-*_=]\s*){3,}$")
+_OPTION = re.compile(r"^[\s>*_\-•]*\(?([A-J])[.):\]]\)?[\s*_]+(\S.*)$")
+_INLINE = re.compile(r"(?:^|\s)\(?([A-J])[.):\]]\)?\s+")
+_LETTER = re.compile(r"^[\s*_\"'`$\\(\[]*(?:(?:option|choice)\s+)?[*_(\[]*([A-J])(?![\w'’])[*_)\]]*\s*(.*)$", re.S)
+_ENDED = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
+
+
+@dataclass
+class _Item:
+    """The lines of one would-be sample."""
+
+    question: list[str] = field(default_factory=list)
+    answer: list[str] | None = None
+    number: int | None = None
+    """Its place in a numbered list."""
+    last: bool = False
+
+    @property
+    def committed(self) -> bool:
+        """Whether its answer has come to a result, so that the next number begins an item and is no step of it."""
+        return self.answer is not None and any(line.strip() for line in self.answer)
+
+
+def math_pieces(reply: str) -> list[Piece]:
+    """Worked problems with one final number behind "####" (or boxed, or called the answer)."""
+    return [_math_piece(item) for item in _items(reply, done=lambda item: MARKER in "\n".join(item.answer or ()))]
+
+
+def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
+    """Questions with one option for each of these letters, a key and an explanation."""
+    return [_choice_piece(item, tuple(letters)) for item in _items(reply, done=lambda item: item.committed)]
+
+
+def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
+    """The items of a reply. What stands before the first question is chatter."""
+    items: list[_Item] = []
+    for line in reply.splitlines():
+        item = items[-1] if items else None
+        number = _NUMBERED.match(line)
+        head = _HEAD.match(line)
+        if head:
+            # "Sample 3:" and then "Question: …" are one head.
+            if item is None or item.answer is not None or any(text.strip() for text in item.question):
+                items.append(item := _Item(number=int(number[1]) if number else None))
+            item.question.append(line[head.end() :])
+        elif number and _begins(int(number[1]), item, done):
+            items.append(_Item([line[number.end() :]], number=int(number[1])))
+        elif item is not None:
+            _take(item, line)
+    if items:
+        items[-1].last = True
+    return items
+
+
+def _begins(number: int, item: _Item | None, done: Callable[[_Item], bool]) -> bool:
+    """Whether a bare "4." begins an item: nothing is open, or number 3 is complete. Steps may be numbered too."""
+    if item is None:
+        return number == 1
+    return done(item) and (item.number is None or number == item.number + 1)
+
+
+def _take(item: _Item, line: str) -> None:
+    if _RULE.match(line):
+        line = ""
+    head = _ANSWER.match(line)
+    if item.answer is not None:
+        item.answer.append(line)
+    elif head:
+        item.answer = [line[head.end() :]]
+    elif MARKER in line and marked(line):
+        item.answer = [line]
+    else:
+        item.question.append(line)
+
+
+def _math_piece(item: _Item) -> Piece:
+    question = _tidy(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    if item.answer is None:
+        return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
+    steps, found = _worked(item.answer)
+    if found is None:
+        return Piece(question, "", steps, rejected=f"no final {MARKER} line (cut off?)")
+    number = re.sub(r"[,$\s]", "", found.text) if " " not in found.text.strip("-$ ") else found.text
+    before = last_number(steps)
+    if item.last and before and before.text != number and re.sub(r"[,$\s]", "", before.text).startswith(number):
+        return Piece(question, "", steps, rejected=f"final number {number} cut off? The working ends in {before.text}")
+    response = f"{steps}\n{MARKER} {number}".strip()
+    return Piece(question, number, response, {"solution": response})
+
+
+def _worked(lines: list[str]) -> tuple[str, Number | None]:
+    """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
+    for i, line in enumerate(lines):
+        found = marked(line)
+        if found:
+            before = _ANSWER.sub("", line.partition(MARKER)[0]).strip(" *_-")
+            return _steps([*lines[:i], before]), found
+    if any(MARKER in line for line in lines):
+        return _steps(lines), None
+    said = final_number("\n".join(lines))
+    return _steps(lines), said if said and said.rule != "last_number" else None
+
+
+def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
+    question, choices = _options(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    wrong = _wrong_choices(choices, letters)
+    if wrong or item.answer is None:
+        return Piece(question, "", "", rejected=wrong or "no answer (cut off?)")
+    said = _paragraph(item.answer)
+    named = _LETTER.match(said)
+    letter = named[1] if named else next((x for x, text in choices.items() if _same(said, text)), "")
+    why = _WHY.sub("", named[2] if named else "").lstrip(" .,:;)-–—*_")
+    if letter not in choices:
+        return Piece(question, "", said, rejected=f"its answer is none of the choices: {said[:40]!r}")
+    other = next((x for x, text in choices.items() if x != letter and _same(why.split("\n", 1)[0], text)), None)
+    if other:
+        return Piece(question, "", said, rejected=f"its answer says {letter}, with the text of {other}")
+    if item.last and len(why.split()) >= 8 and not _ENDED.search(why):
+        return Piece(question, letter, said, rejected="the explanation stops in mid-sentence (cut off?)")
+    response = f"Answer: {letter}" + (f"\n{why}" if why else "")
+    return Piece(question, letter, response, {"choices": choices})
+
+
+def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
+    """The stem, and the options by letter, each on a line of its own or all in one."""
+    first = next((i for i, line in enumerate(lines) if (m := _OPTION.match(line)) and m[1] == "A"), None)
+    text = "\n".join(lines if first is None else lines[first:])
+    starts = [(m[1], m.start(), m.end()) for m in _INLINE.finditer(text)]
+    chain = _chain(starts)
+    if len(chain) < 2:
+        return _tidy(lines), {}
+    ends = [start for _, start, _ in chain[1:]] + [len(text)]
+    choices = {letter: _tidy([text[end:until]]) for (letter, _, end), until in zip(chain, ends, strict=True)}
+    stem = _tidy([text[: chain[0][1]]] if first is None else lines[:first])
+    return re.sub(r"\n?[*_\s]*(?:options|choices)[*_\s]*:?$", "", stem, flags=re.I).strip(), choices
+
+
+def _chain(starts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The longest run A, B, C, … among the letters that look like option heads."""
+    best: list[tuple[str, int, int]] = []
+    for i, head in enumerate(starts):
+        if head[0] != "A":
+            continue
+        run = [head]
+        for later in starts[i + 1 :]:
+            if later[0] == chr(ord(run[-1][0]) + 1):
+                run.append(later)
+        if len(run) > len(best):
+            best = run
+    return best
+
+
+def _wrong_choices(choices: Mapping[str, str], letters: tuple[str, ...]) -> str | None:
+    if tuple(choices) != letters:
+        return f"choices {', '.join(choices) or 'none'} where {', '.join(letters)} are wanted"
+    if not all(choices.values()):
+        return "an empty choice"
+    if len({" ".join(text.casefold().split()) for text in choices.values()}) < len(choices):
+        return "two equal choices"
+    return None
+
+
+def _paragraph(lines: list[str]) -> str:
+    """The answer's first paragraph, and the explanation where that is a paragraph of its own."""
+    kept: list[str] = []
+    for i, line in enumerate(lines):
+        text = _ANSWER.sub("", line).strip() if not kept else line.strip()
+        if text:
+            kept.append(text)
+            continue
+        following = next((later for later in lines[i + 1 :] if later.strip()), "")
+        if kept and not (_WHY.match(following) and len(kept) == 1):
+            break
+    return "\n".join(kept).strip(" *_")
+
+
+def _steps(lines: list[str]) -> str:
+    cleaned = [_ANSWER.sub("", line) if i == 0 else line for i, line in enumerate(lines)]
+    return "\n".join(text for line in cleaned if (text := line.strip().removeprefix("**").removesuffix("**").strip()))
+
+
+def _tidy(lines: list[str]) -> str:
+    text = "\n".join(line.rstrip() for line in "\n".join(lines).split("\n")).strip()
+    return text.strip("*_ \n") if text[:1] in "*_" or text[-2:] in ("**", "__") else text
+
+
+def _same(one: str, other: str) -> bool:
+    bare = [" ".join(re.findall(r"[^\W_]+", text.casefold())) for text in (one, other)]
+    return bool(bare[0]) and bare[0] == bare[1]

@@ -1,0 +1,71 @@
+"""GSM8K: grade-school word problems (arXiv 2110.14168).
+
+A row:
+    {"question": "Nia has 3 bags of 4 plums. How many plums has she?", "answer": "3 x 4 = <<3*4=12>>12\\n#### 12"}
+
+Grading follows `grade_school_math/dataset.py` of openai/grade-school-math @ 3101c7d (strict: the number behind
+"####") with the last number where there is none; "paper" follows `get_performance_gsm8k.py` of
+SkyworkAI/LLMs-as-Instructors @ 54f3cc4. Both in our own words: see `_math_rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lai_ray.benchmarks._answers import MARKER
+from lai_ray.benchmarks._math import MathBenchmark
+from lai_ray.benchmarks._math_rules import marked
+from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.errors import DataError
+from lai_ray.records import Problem
+
+PLACES = {
+    split: Place(
+        files=((split,), (f"main/{split}",)),
+        config="main",
+        splits=(split,),
+        get=f"github.com/openai/grade-school-math, grade_school_math/data/{split}.jsonl",
+    )
+    for split in ("train", "test")
+}
+
+
+@dataclass(frozen=True)
+class Gsm8k(MathBenchmark):
+    """See the module."""
+
+    source: str = "openai/gsm8k"
+    """A hub name, or a folder that holds train.jsonl and test.jsonl."""
+    name: ClassVar[str] = "gsm8k"
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    runs_code: ClassVar[bool] = False
+    domain: ClassVar[str] = "in"
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The upstream records. Raises ConfigError for another split or a missing file, DataError for a broken line."""
+        return (row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split)))
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One record; `answer` is the number behind "####", the solution is in `extra`. Raises DataError for others."""
+        refuse_foreign(self.name, record)
+        question, solution = text_field(record, "question"), text_field(record, "answer")
+        gold = marked(solution)
+        if gold is None:
+            raise DataError(f"no record of gsm8k: its answer has no number behind {MARKER}, only {solution[-60:]!r}")
+        return Problem(
+            id=f"{self.name}/{split}/{row:05d}",
+            benchmark=self.name,
+            split=split,
+            question=question,
+            answer=gold.text,
+            extra={"solution": solution},
+        )
+
+    def group(self, problem: Problem) -> str:
+        """One group: GSM8K has no kinds."""
+        return "all"
+
+
+BENCHMARK = Gsm8k()

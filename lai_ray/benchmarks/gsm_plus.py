@@ -1,0 +1,119 @@
+"""GSM-Plus: GSM8K's test problems, perturbed (arXiv 2402.19255). A test of transfer; nothing is learned from it.
+
+A row, as the paper's release has it; and as GSM-Plus itself has it:
+    {"question": "…", "answer": "3 x 5 = #### 15 plums", "extracted_answer": "15", "type": "numerical substitution"}
+    {"question": "…", "solution": "…\\n#### 15", "answer": "15", "perturbation_type": "numerical substitution", …}
+
+The test is 1,400 problems: 200 of each of 7 types, drawn by a seeded hash of the question where there are more. The
+eighth type, critical thinking, has no answer ("None") and is left out. The gold answer is the row's own answer field;
+"paper" takes the last number of the worked solution instead, as the release does (28 of its 1,400 rows differ).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lai_ray.benchmarks._math import MathBenchmark
+from lai_ray.benchmarks._math_rules import read_number
+from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.errors import DataError
+from lai_ray.records import Problem
+from lai_ray.store import number_of
+
+PLACES = {
+    "test": Place(
+        files=(("test",), ("gsmplus_test",), ("gsmplus_testmini",), ("testmini",)),
+        config=None,
+        splits=("test",),
+        get="github.com/qtli/GSM-Plus, dataset/gsmplus_test.jsonl",
+    )
+}
+FOLDERS = ("gsm8k+", "gsm-plus", "GSM-Plus")
+_SPELT = {"distraction insertion": "distractor insertion"}
+
+
+@dataclass(frozen=True)
+class GsmPlus(MathBenchmark):
+    """See the module."""
+
+    source: str = "qintongli/GSM-Plus"
+    """A hub name, or a folder that holds test.jsonl, gsmplus_test.jsonl or gsmplus_testmini.jsonl."""
+    per_type: int | None = 200
+    """Problems of each type; None for all."""
+    name: ClassVar[str] = "gsm_plus"
+    splits: ClassVar[tuple[str, ...]] = ("test",)
+    runs_code: ClassVar[bool] = False
+    domain: ClassVar[str] = "out"
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The upstream records with an answer, at most `per_type` of each type, in upstream order.
+
+        Raises ConfigError for another split or a missing file, DataError for a broken line.
+        """
+        records = [row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split), FOLDERS)]
+        answerable = [record for record in records if _gold(record) is not None]
+        drawn = _drawn(answerable, self.per_type)
+        return (record for i, record in enumerate(answerable) if i in drawn)
+
+    def unanswerable(self) -> int:
+        """How many upstream rows have no answer, and are left out."""
+        place = place_of(self.name, PLACES, "test")
+        return sum(_gold(row.record) is None for row in rows(self.name, self.source, place, FOLDERS))
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One record; `answer` is its gold field. Raises DataError for a row without an answer, or not of GSM-Plus."""
+        refuse_foreign(self.name, record)
+        question, solution, kind = text_field(record, "question"), _solution(record), _type(record)
+        gold = _gold(record)
+        if gold is None:
+            raise DataError(f"this row ({kind}) has no answer: {text_field(record, 'extracted_answer', 'answer')!r}")
+        if read_number(gold) is None:
+            raise DataError(f"the answer of this row is no number: {gold!r}")
+        return Problem(
+            id=f"{self.name}/{split}/{row:05d}",
+            benchmark=self.name,
+            split=split,
+            question=question,
+            answer=gold,
+            extra={"solution": solution, "type": kind},
+        )
+
+    def group(self, problem: Problem) -> str:
+        """The type of perturbation."""
+        return str(problem.extra.get("type", "unknown"))
+
+
+def _gold(record: Mapping[str, Any]) -> str | None:
+    """The row's own answer field, or None where it says there is no answer."""
+    answer = text_field(record, "extracted_answer", "answer").strip()
+    return None if answer in ("None", "") else answer
+
+
+def _solution(record: Mapping[str, Any]) -> str:
+    return text_field(record, "answer" if "extracted_answer" in record else "solution")
+
+
+def _type(record: Mapping[str, Any]) -> str:
+    spelt = text_field(record, "type", "perturbation_type")
+    return _SPELT.get(spelt, spelt)
+
+
+def _drawn(records: list[dict[str, Any]], per_type: int | None) -> set[int]:
+    """Rows of the seeded choice: in each type, those whose question hashes lowest."""
+    if per_type is None:
+        return set(range(len(records)))
+    order = sorted(range(len(records)), key=lambda i: number_of("gsm_plus", text_field(records[i], "question")))
+    taken: Counter[str] = Counter()
+    drawn = set()
+    for i in order:
+        kind = _type(records[i])
+        if taken[kind] < per_type:
+            taken[kind] += 1
+            drawn.add(i)
+    return drawn
+
+
+BENCHMARK = GsmPlus()
