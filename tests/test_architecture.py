@@ -23,7 +23,7 @@ RANKS = [
     ["strategies"],
     ["stages"],
     ["loop", "report"],
-    ["plan", "doctor", "distributed", "world"],
+    ["plan", "doctor", "distributed", "world", "contamination"],
     ["start"],
     ["cli"],
     ["__main__"],

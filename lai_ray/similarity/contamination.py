@@ -66,6 +66,8 @@ class EvaluationSets:
     sizes: dict[str, int]
     exact: dict[bytes, int] = field(repr=False)
     """fingerprint -> place in `ids` of the first question that has it."""
+    written: dict[bytes, int] = field(repr=False)
+    """The same for questions with options, by their words as one text, labels and all."""
     openings: dict[int, list[tuple[int, bytes, int]]] = field(repr=False)
     """First run of 13 words -> (runs, hash of them all, place in `ids`) of each question that begins so."""
     grams: Hashes = field(repr=False)
@@ -88,17 +90,17 @@ class EvaluationSets:
         """frames: texts whose runs of words never count.  shown: the same questions, set by set, as they are written
         down with their options in the text, so that a copy in that form is known as one too.
         """
-        made = cls(problems, {}, {}, {}, np.zeros(0, np.uint64), np.zeros(0, np.int64), [])
+        made = cls(problems, {}, {}, {}, {}, np.zeros(0, np.uint64), np.zeros(0, np.int64), [])
         framed = np.concatenate([np.zeros(0, np.uint64), *(runs(numbers_of(words(text))) for text in frames)])
         parts = [made._added(name, questions, framed) for name, questions in problems.items()]
         for name, texts in (shown or {}).items():
             first = next((place for place, (owner, _) in enumerate(made.ids) if owner == name), 0)
             for place, text in enumerate(texts, first):
-                made.exact.setdefault(fingerprint_of(text), place)
+                made.written.setdefault(_as_written(text), place)
         grams = np.concatenate([made.grams, *(grams for grams, _ in parts)])
         owners = np.concatenate([made.owners, *(owners for _, owners in parts)])
         order = np.argsort(grams, kind="stable")
-        return cls(problems, made.sizes, made.exact, made.openings, grams[order], owners[order], made.ids)
+        return cls(problems, made.sizes, made.exact, made.written, made.openings, grams[order], owners[order], made.ids)
 
     def _added(self, name: str, questions: Iterable[Problem], framed: Hashes) -> tuple[Hashes, Rows]:
         """Take one set in; its telling runs and whose they are."""
@@ -126,12 +128,15 @@ class EvaluationSets:
             {name: found for name, found in self.problems.items() if name.endswith(f".{split}")},
             {name: size for name, size in self.sizes.items() if name.endswith(f".{split}")},
             {mark: place for mark, place in self.exact.items() if mine[place]},
+            {mark: place for mark, place in self.written.items() if mine[place]},
             openings, self.grams[rows], self.owners[rows], self.ids,
         )  # fmt: skip
 
     def copied(self, problem: Problem) -> Copy | None:
         """The evaluation question that stands in this problem, or None."""
         same = self.exact.get(fingerprint(problem))
+        if same is None and not options(problem):
+            same = self.written.get(_as_written(problem.question))
         if same is not None:
             return Copy(*self.ids[same], SAME)
         tokens = words(whole(problem))
@@ -180,6 +185,10 @@ class EvaluationSets:
                 Near(name, self.ids[int(first[name]) + row][1], score) for name, (score, row) in found.items()
             ]
         return self._nearest[key]
+
+
+def _as_written(text: str) -> bytes:
+    return hashlib.blake2b(" ".join(words(text)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _hash(found: Hashes) -> bytes:
