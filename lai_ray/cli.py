@@ -113,6 +113,25 @@ def grade(
 
 
 @app.command()
+def contamination(
+    samples: Annotated[Path, typer.Argument(help="A run's samples.jsonl, or any JSON(L) file with `question`.")],
+    against: Annotated[str, typer.Option(help="Benchmarks, separated by commas; their dev and test splits.")],
+    out: Annotated[Path, typer.Option(help="The whole report, as JSON.")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="Where a benchmark's files are, as name=FOLDER; for each that needs it.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="A Ray cluster to spread the comparing over.")] = None,
+) -> None:
+    """Copies of evaluation questions among samples, and how near the rest come (Table 5 of the paper)."""
+    from lai_ray import contamination as examine
+    from lai_ray.report import tables
+
+    report = examine.check_file(samples, against.split(","), data=examine.places(data or []), cluster=cluster, out=out)
+    tables.show([examine.table(report)], _console())
+    _console().print(f"written: {out}", markup=False)
+
+
+@app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
     id: Annotated[
@@ -153,10 +172,12 @@ def doctor() -> None:
 
 def _report(run: Any, console: Console, *, write: bool = True) -> None:
     from lai_ray.report import tables
+    from lai_ray.report.nearness import nearness
 
-    tables.show(tables.one_run(run), console)
+    more = [table for table in [nearness(run)] if table.rows]
+    tables.show([*tables.one_run(run), *more], console)
     if write:
-        run.store.put("report.md", tables.markdown(run).encode())
+        run.store.put("report.md", "\n".join([tables.markdown(run), *(t.markdown() for t in more)]).encode())
         console.print(f"written: {run.store.where}/report.md", markup=False)
 
 

@@ -44,6 +44,8 @@ class EvaluateSettings(Section):
 
     learn_from: list[str] = Field(min_length=1)
     """Benchmarks whose training split is attempted and whose mistakes are learned from."""
+    learn_from_copies: bool = False
+    """Whether training problems that also stand in a test set (curate.keep_clear_of) are learned from."""
     report_on: list[str] = []
     """Benchmarks whose test split is reported. It may grow between two starts of a run."""
     max_train_problems: Positive | None = None
@@ -153,7 +155,13 @@ class CurateSettings(Section):
 
     samples_per_dataset: Positive = 3000
     keep_clear_of: Literal["all", "none"] | list[str] = "all"
-    """Evaluation sets that no sample may copy: those this run reports on, named ones, or none."""
+    """Evaluation sets (dev and test) that no sample may copy: all at hand, named ones, or none."""
+    max_rouge_l: float | None = Field(None, gt=0, le=1)
+    """Also drop samples whose ROUGE-L with an evaluation question is above this. Most honest word problems exceed 0.7
+    somewhere, so it is off unless asked for; the distribution is reported in any case."""
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None keeps
+    all that are not the same question."""
 
 
 class TrainSettings(Section):

@@ -44,5 +44,5 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, config: Config,
         run.progress.say("  no mistakes anywhere: nothing to learn from; the target stays as it is", style="green")
         return target
     replies = instruct(run.stage(i, "instruct"), cases, settings, config, executor)
-    samples = curate(run.stage(i, "curate"), cases, replies, settings, config)
+    samples = curate(run.stage(i, "curate"), cases, replies, settings, config, executor)
     return train(run.stage(i, "train"), samples, target, i, config, executor)

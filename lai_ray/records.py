@@ -152,6 +152,8 @@ class Sample:
     problem: Problem
     turns: list[Turn]
     dropped: str | None = None
+    note: str = ""
+    """What exactly the reason is about: the evaluation question it copies, the earlier sample it repeats."""
 
 
 @dataclass(frozen=True, slots=True)

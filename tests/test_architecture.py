@@ -23,7 +23,7 @@ RANKS = [
     ["strategies"],
     ["stages"],
     ["loop", "report"],
-    ["plan", "doctor", "distributed", "world", "grade"],
+    ["plan", "doctor", "distributed", "world", "grade", "contamination"],
     ["start"],
     ["paid"],
     ["cli"],

@@ -129,6 +129,13 @@ class RayExecutor:
         return self._served[base_url]
 
 
+def without_job(address: str | None) -> RayExecutor:
+    """An executor for work that no job describes: its `map`, on a cluster or here."""
+    cluster = {"address": address, "gpus_per_replica": 0, "gpus_per_worker": 0}
+    nothing = {"name": "none", "target": {"model": "none"}, "instructor": {"model": "none"}, "cluster": cluster}
+    return RayExecutor(Config.model_validate({**nothing, "evaluate": {"learn_from": ["none"]}}), None)
+
+
 def _mapped(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
     import ray
 

@@ -8,9 +8,23 @@ from dataclasses import dataclass, replace
 from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Grading, Improve
 from lai_ray.records import Case, Reply, Sample
-from lai_ray.similarity.duplicates import fingerprint
+from lai_ray.rundir import Stage
+from lai_ray.similarity.contamination import EvaluationSets
+from lai_ray.similarity.duplicates import Kept
+from lai_ray.stages.clear import evaluation_sets
 from lai_ray.stages.diagnose import strategy_for
-from lai_ray.stages.select import benchmark, part
+from lai_ray.stages.select import benchmark, grading
+
+COPY = "copy of "
+"""How the reason of every copy of an evaluation question begins: "copy of gsm8k.test: same question"."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a sample is dropped, in words that the funnel counts, and what exactly it came too near to."""
+
+    text: str
+    note: str = ""
 
 
 @dataclass
@@ -19,47 +33,73 @@ class Gate:
 
     benchmark: Benchmark
     room: int
-    clear_of: dict[str, set[bytes]]
-    """Fingerprints of the evaluation questions, by set."""
-    seen: set[bytes]
+    clear_of: EvaluationSets
+    kept: Kept
+    """Earlier iterations' samples, and then this one's."""
     how: Grading
+    max_rouge_l: float | None = None
 
     def judged(self, sample: Sample) -> Sample:
         """The sample, kept or with the reason why not."""
-        reason = sample.dropped or self._kept_or_why(sample)
+        if sample.dropped:
+            return sample
+        reason = self._kept_or_why(sample)
         if reason is None:
             self.room -= 1
-            self.seen.add(fingerprint(sample.problem))
-        return replace(sample, dropped=reason)
+            self.kept.add(sample.id, sample.problem)
+            return sample
+        return replace(sample, dropped=reason.text, note=reason.note)
 
-    def _kept_or_why(self, sample: Sample) -> str | None:
+    def _kept_or_why(self, sample: Sample) -> Reason | None:
         """None to keep it, or the reason it is dropped."""
         grade = self.benchmark.grade(sample.problem, "".join(turn.text for turn in sample.turns), self.how)
         if grade.status == "error":
-            return "the grader failed"
+            return Reason("the grader failed", grade.note)
         if grade.score < 1:
-            return "its own answer is graded wrong"
-        mark = fingerprint(sample.problem)
-        copied = next((name for name, marks in self.clear_of.items() if mark in marks), None)
-        if copied:
-            return f"copy of {copied}"
-        if mark in self.seen:
-            return "duplicate"
-        return None if self.room > 0 else "over the cap"
+            return Reason("its own answer is graded wrong")
+        return self._copied(sample) or self._repeated(sample) or (None if self.room > 0 else Reason("over the cap"))
+
+    def _copied(self, sample: Sample) -> Reason | None:
+        copy = self.clear_of.copied(sample.problem)
+        if copy is not None:
+            return Reason(f"{COPY}{copy.set}: {copy.why}", f"{copy.question}: {copy.words}".rstrip(": "))
+        if self.max_rouge_l is None:
+            return None
+        # Only when it is asked for: every sample against every evaluation question, in every round.
+        for near in self.clear_of.nearest(sample.problem.question):
+            if near.rouge_l > self.max_rouge_l:
+                return Reason(f"too near to {near.set}", f"{near.question}: ROUGE-L {near.rouge_l:.3f}")
+        return None
+
+    def _repeated(self, sample: Sample) -> Reason | None:
+        twin = self.kept.twin(sample.problem)
+        if twin is None:
+            return None
+        if twin.same:
+            return Reason("duplicate", twin.id)
+        return Reason("near-duplicate", f"{twin.id}: ROUGE-L {twin.likeness:.3f}")
 
 
-def evaluation_marks(config: Config) -> dict[str, set[bytes]]:
-    """Fingerprints of every question that no sample may copy, by "<benchmark>.<split>"."""
-    wanted = config.curate.keep_clear_of
-    if wanted == "none":
-        return {}
-    names = [*config.evaluate.report_on, *config.evaluate.learn_from] if wanted == "all" else wanted
-    parts = []
-    for name in dict.fromkeys(names):
-        found = benchmark(config, name)
-        lent = ("dev",) if config.dev_wanted and "train" in found.splits else ()
-        parts += [part(config, name, split) for split in ("dev", "test") if split in (*found.splits, *lent)]
-    return {each.name: {fingerprint(problem) for problem in each} for each in parts}
+def kept_before(stage: Stage, iteration: int, dataset: str, config: Config) -> Kept:
+    """What earlier iterations of this run kept of one dataset; of a search, every pool's samples."""
+    kept = Kept(config.curate.near_duplicates)
+    for earlier in range(iteration):
+        folder = f"iteration_{earlier}"
+        for name in stage.run.store.names(folder):
+            place = name.removesuffix("/samples.jsonl")
+            if place == name or not place.endswith("/curate") or not Stage(stage.run, place).facts():
+                continue
+            for sample in Stage(stage.run, place).view("samples.jsonl", Sample):
+                if sample.problem.benchmark == dataset:
+                    kept.add(f"{folder}: {sample.id}", sample.problem)
+    return kept
+
+
+def gate_for(dataset: str, room: int, kept: Kept, config: Config) -> Gate:
+    """The gate of one dataset. `kept` is taken as it is and grows."""
+    return Gate(
+        benchmark(config, dataset), room, evaluation_sets(config), kept, grading(config), config.curate.max_rouge_l
+    )
 
 
 def judged(

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from lai_ray import plugins
 from lai_ray.config import Config
-from lai_ray.contracts import Improve
+from lai_ray.contracts import Executor, Improve
 from lai_ray.errors import StageError
-from lai_ray.records import Sample
+from lai_ray.records import Problem, Sample
 from lai_ray.rundir import Stage
-from lai_ray.stages.accept import Gate, evaluation_marks, judged
+from lai_ray.stages.accept import COPY, gate_for, judged, kept_before
+from lai_ray.stages.clear import TOKENS, evaluation_sets, nearness, not_checked, parsed
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.instruct import Replies
 from lai_ray.stages.select import benchmark, grading
@@ -31,23 +33,27 @@ class Samples:
     counts: dict[str, int]
 
 
-def curate(stage: Stage, cases: Cases, replies: Replies, settings: Improve, config: Config) -> Samples:
-    """The samples kept, the dropped with their reasons, and the funnel. Raises StageError when none is left."""
+def curate(
+    stage: Stage, cases: Cases, replies: Replies, settings: Improve, config: Config, executor: Executor
+) -> Samples:
+    """The samples kept, the dropped with their reasons, the funnel, and how near all of them come to the tests.
+
+    Raises StageError when none is left.
+    """
     datasets = config.evaluate.learn_from
     code = plugins.code_hash(
-        "lai_ray.instructor", "lai_ray.similarity", "lai_ray.stages.accept",
+        "lai_ray.instructor", "lai_ray.similarity", "lai_ray.stages.accept", "lai_ray.stages.clear",
         *(benchmark(config, d) for d in datasets), *(strategy_for(config, settings.iteration, d) for d in datasets),
     )  # fmt: skip
-    key = key_of(cases.key, replies.key, config.curate.model_dump(), grading(config), code)
+    before = {d: kept_before(stage, settings.iteration, d, config) for d in datasets}
+    earlier = [kept.identity() for kept in before.values()]
+    key = key_of(cases.key, replies.key, config.curate.model_dump(), grading(config), earlier, code)
     if not stage.done(key):
-        marks = evaluation_marks(config)
         funnel: dict[str, Counter[str]] = {d: Counter() for d in datasets}
 
         def everything() -> Iterator[Sample]:
             for dataset in datasets:
-                gate = Gate(
-                    benchmark(config, dataset), config.curate.samples_per_dataset, marks, set(), grading(config)
-                )
+                gate = gate_for(dataset, config.curate.samples_per_dataset, before[dataset].copy(), config)
                 yield from judged(replies.dialogues(dataset), gate, settings, config, dataset)
 
         def kept() -> Iterator[Sample]:
@@ -61,14 +67,36 @@ def curate(stage: Stage, cases: Cases, replies: Replies, settings: Improve, conf
         stage.write("dropped.jsonl", (s for s in everything() if s.dropped), Sample)
         table = {dataset: dict(counts) for dataset, counts in funnel.items()}
         stage.store.put_json("funnel.json", table)
-        copies = {name: sum(c[f"copy of {name}"] for c in funnel.values()) for name in marks}
-        stage.store.put_json(
-            "contamination.json", {"questions": {n: len(m) for n, m in marks.items()}, "copies_dropped": copies}
-        )
+        stage.store.put_json("contamination.json", _contamination(stage, funnel, config, executor))
         _refuse_nothing(view, table, cases)
         stage.finish(key, kept={d: funnel[d]["kept"] for d in datasets})
     stage.reached()
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["kept"])
+
+
+def _contamination(stage: Stage, funnel: dict[str, Counter[str]], config: Config, executor: Executor) -> dict[str, Any]:
+    """How many copies were dropped, and Table 5 of the paper for all parsed samples and for those kept."""
+    sets = evaluation_sets(config)
+    reasons: Counter[str] = sum(funnel.values(), Counter())
+
+    def problems() -> Iterator[tuple[Problem, bool]]:
+        for name in ("samples.jsonl", "dropped.jsonl"):
+            yield from parsed(stage.view(name, Sample))
+
+    table = nearness(problems, sets, executor.map)
+    return {
+        "questions": sets.sizes,
+        "copies_dropped": {name: _copies(reasons, name) for name in sets.sizes},
+        "not_checked": not_checked(config),
+        "tokens": TOKENS,
+        "rouge_l": table,
+    }
+
+
+def _copies(reasons: Counter[str], name: str) -> dict[str, int]:
+    """Copies of one evaluation set, by how they were known."""
+    begins = f"{COPY}{name}: "
+    return {reason.removeprefix(begins): n for reason, n in reasons.items() if reason.startswith(begins)}
 
 
 def _refuse_nothing(view: View[Sample], funnel: dict[str, dict[str, int]], cases: Cases) -> None:

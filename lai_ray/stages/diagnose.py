@@ -11,6 +11,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Executor, Improve, Model, Strategy
 from lai_ray.records import Attempt, Case
 from lai_ray.rundir import Stage
+from lai_ray.stages.clear import evaluation_sets
 from lai_ray.stages.embeddings import Remembering
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.store import View, key_of
@@ -69,7 +70,9 @@ def diagnose(
         attempts.learning_key,
         settings,
         [config.schedule.name(iteration, d) for d in datasets],
-        plugins.code_hash(*strategies.values()),
+        config.curate.keep_clear_of,
+        config.evaluate.learn_from_copies,
+        plugins.code_hash("lai_ray.similarity", "lai_ray.stages.clear", *strategies.values()),
     )
     if not stage.done(key):
         others = [stage.run.reuse.store.inside("embeddings")] if stage.run.reuse else []
@@ -77,10 +80,14 @@ def diagnose(
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()
         contrasts: dict[str, dict[str, float]] = {}
+        copies: dict[str, dict[str, str]] = {}
 
         def cases() -> Iterator[Case]:
             for dataset, strategy in strategies.items():
-                view = attempts.of(dataset, "train")
+                copies[dataset] = {} if config.evaluate.learn_from_copies else _in_tests(attempts, dataset, config)
+                if copies[dataset]:
+                    stage.progress.say(_left_out(dataset, copies[dataset]))
+                view = Without(attempts.of(dataset, "train"), frozenset(copies[dataset]))
                 counted[dataset] = _count(view)
                 stage.progress.say(_said(dataset, counted[dataset], strategy.name))
                 short, quality = 0, ContrastQuality()
@@ -95,14 +102,45 @@ def diagnose(
                     contrasts[dataset] = quality.table()
 
         stage.write("cases.jsonl", cases(), Case)
+        stage.store.put_json("copies.json", copies)
         stage.finish(
             key,
             cases={d: counts[d] for d in datasets},
             attempts={d: dict(c) for d, c in counted.items()},
             contrasts=contrasts,
+            in_tests={d: len(found) for d, found in copies.items()},
         )
     stage.reached()
     return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+
+
+@dataclass(frozen=True)
+class Without:
+    """Attempts, read anew at each pass, but for some problems'."""
+
+    view: View[Attempt]
+    problems: frozenset[str]
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return (attempt for attempt in self.view if attempt.problem.id not in self.problems)
+
+
+def _in_tests(attempts: Attempts, dataset: str, config: Config) -> dict[str, str]:
+    """The training problems that also stand in a test set: id -> "<test question>: <why>"."""
+    tests = evaluation_sets(config).only("test")
+    found = {}
+    for attempt in attempts.of(dataset, "train"):
+        copy = tests.copied(attempt.problem)
+        if copy is not None:
+            found[attempt.problem.id] = f"{copy.question}: {copy.why}"
+    return found
+
+
+def _left_out(dataset: str, copies: dict[str, str]) -> str:
+    return (
+        f"  {dataset}: {len(copies)} training problems also stand in a test and are left out (copies.json); "
+        "evaluate.learn_from_copies = true keeps them"
+    )
 
 
 def _count(attempts: Iterable[Attempt]) -> Counter[str]:

@@ -18,10 +18,10 @@ from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
 from lai_ray.errors import StageError
 from lai_ray.records import Answer, Case, Completion, Reply, Request
 from lai_ray.rundir import Stage
-from lai_ray.stages.accept import Gate, evaluation_marks, judged
+from lai_ray.stages.accept import gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.evaluate import stop_past_limit
-from lai_ray.stages.select import benchmark, grading
+from lai_ray.stages.select import benchmark
 from lai_ray.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
@@ -137,7 +137,6 @@ def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
     executor: Executor, answers: Answers,
 ) -> tuple[View[Reply], dict[str, float]]:  # fmt: skip
-    marks = evaluation_marks(config)
     failed: dict[str, Completion] = {}
     spent: dict[str, float] = {}
     everything: list[tuple[Dialogues, list[str], int]] = []
@@ -146,7 +145,7 @@ def _ask_all(
         strategy = strategy_for(config, settings.iteration, dataset)
         dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
-        asked = _rounds(stage, dialogues, cases, order, numbers, marks, executor)
+        asked = _rounds(stage, dialogues, cases, order, numbers, executor)
         everything.append((dialogues, order, asked))
     return stage.write("replies.jsonl", _in_order(everything, cases), Reply), spent
 
@@ -167,15 +166,16 @@ def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Itera
 
 def _rounds(
     stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], numbers: dict[str, int],
-    marks: dict[str, set[bytes]], executor: Executor,
+    executor: Executor,
 ) -> int:  # fmt: skip
     """Ask, check, ask for the shortfall; returns how many (case, draw) were asked."""
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
     asked = math.ceil(wanted / numbers["samples_per_request"])
+    before = kept_before(stage, dialogues.settings.iteration, dataset, dialogues.config)
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
         _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
-        gate = Gate(dialogues.benchmark, wanted, marks, set(), grading(dialogues.config))
+        gate = gate_for(dataset, wanted, before.copy(), dialogues.config)
         heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)
         accepted = sum(s.dropped is None for s in judged(heard, gate, dialogues.settings, dialogues.config, dataset))
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")

@@ -140,7 +140,7 @@ def _pools(
         settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
         cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
         replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor)
-        pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked)
+        pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor)
     return pools
 
 
