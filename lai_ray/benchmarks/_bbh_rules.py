@@ -20,7 +20,7 @@ from lai_ray.records import Grade
 LABELS = (("yes", "no"), ("true", "false"), ("valid", "invalid"), ("plausible", "implausible"))
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
 _LETTER = re.compile(r"\(([A-Z])\)")
-_PHRASE = re.compile(r"answer(?:\s+to\s+[^.\n:]{0,80}?)?[\s*_]*(?:is|are|would be|:)[\s*_:]*", re.I)
+_PHRASE = re.compile(r"answer(?:\s+to\s+[^.\n:]{0,80}?)?[\s*_]{0,8}(?:is|are|would be|:)[\s*_:]{0,8}", re.I)
 _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
 
 

@@ -42,8 +42,8 @@ _WHICH = (
 _SURELY = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
 _IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_SURELY}\s*:?|[:=])"
 _DRESSED = (
-    r"[\s\"'“‘`$*_(\[{<]*(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{)*"
-    r"(?:(?:option|choice|letter|answer)\s+)?[\s\"'“‘`*_(\[]*"
+    r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
+    r"(?:(?:option|choice|letter|answer)\s)?[\s\"'“‘`*_(\[]{0,8}"
 )
 _BEST = (
     r"\s(?:is|would\s+be|are|seems|must\s+be)\s+(?:the\s+|an?\s+|also\s+|indeed\s+)*(?:most\s+|best\s+|only\s+|single\s+)*"
@@ -59,10 +59,10 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         name: re.compile(pattern)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DRESSED}{alone}",
-            "boxed": rf"boxed\{{[\s{{\\a-z(]*{alone}",
-            "lead": rf"[\s\"'“‘`*_#>(\[]*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]+)?[*_(\[]*{alone}",
+            "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
+            "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
             "correct": rf"(?<![\w'’]){alone}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
-            "line": rf"(?m)^[ \t>*_\-•(\[]*{alone}[)\].:*_]+(?:\s|$)",
+            "line": rf"(?m)^[ \t>*_\-•(\[]{{0,8}}{alone}[)\].:*_]+(?:\s|$)",
             "letter": rf"(?<![\w'’\\&./-]){alone}",
         }.items()
     }

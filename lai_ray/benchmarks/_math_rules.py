@@ -35,11 +35,13 @@ _SIGN = r"(?:(?<![\w.)%])(?<![\d)%] )-\s?)?(?<![\w.])\$?\s?"  # "5-3" and "$5 - 
 _NUMBER = re.compile(
     rf"(?<!/){_SIGN}(?:{_PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{_PLAIN})", re.A
 )
-_LEAD = r"[\s*_:$\\(\[{]*(?:boxed\{)?\$?"
-_MARKED = re.compile(rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s+)*(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I)
-_BOXED = re.compile(rf"boxed\{{[\s$]*({_VALUE})", re.A)
+_LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{)?\$?"
+_MARKED = re.compile(
+    rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s){{0,2}}(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I
+)
+_BOXED = re.compile(rf"boxed\{{[\s$]{{0,8}}({_VALUE})", re.A)
 _PHRASE = re.compile(
-    rf"nswer[\s*_]*(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
+    rf"nswer[\s*_]{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
     re.A | re.I,
 )
