@@ -44,7 +44,9 @@ def default_grade(question: str, target: str, response: str) -> Grade:
         return _grade(f"({found.letter})" if found.letter else None, right, found.rule)
     if read_number(target) is not None:
         number = final_number(text)
-        return _grade(number and number.text, is_right(number, target), number.rule if number else "no number")
+        if number is None:
+            return _grade(None, False, "no number in the response")
+        return _grade(number.text, is_right(number.text, target), number.rule)
     labels = next((pair for pair in LABELS if target.lower() in pair), None)
     if labels:
         return _label(labels, target, text)
