@@ -54,16 +54,19 @@ _BEST = (
 @cache
 def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     # Alone: not inside a word, and no possessive, variable or abbreviation ("A's", "A=3", "vitamin B12", "A.D.").
-    alone = rf"([{letters}])(?![\w=’']|\.\w)"
+    # What may not stand before a letter is looked for once it is found: so a search skips from letter to letter.
+    one, after = f"[{letters}]", r"(?![\w=’']|\.\w)"
+    within = f"({one})"
+    alone = within + after
     return {
         name: re.compile(pattern)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DRESSED}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
-            "correct": rf"(?<![\w'’]){alone}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
+            "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
             "line": rf"(?m)^[ \t>*_\-•(\[]{{0,8}}{alone}[)\].:*_]+(?:\s|$)",
-            "letter": rf"(?<![\w'’\\&./-]){alone}",
+            "letter": rf"{within}(?<![\w'’\\&./-]{one}){after}",
         }.items()
     }
 
@@ -104,7 +107,10 @@ def default_choice(response: str, choices: Mapping[str, str]) -> Choice:
 
 def _spelt_out(text: str, choices: Mapping[str, str]) -> str | None:
     """The choice that the whole response is the text of."""
-    return next((x for x, choice in choices.items() if _spaced(choice) == _spaced(text)), None)
+    return next(
+        (x for x, choice in choices.items() if abs(len(choice) - len(text)) < 3 and _spaced(choice) == _spaced(text)),
+        None,
+    )
 
 
 def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> str | None:
