@@ -42,8 +42,8 @@ _WHICH = (
 _SURELY = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
 _IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_SURELY}\s*:?|[:=])"
 _DRESSED = (
-    r"[\s\"'“‘`$*_(\[{<]*(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{)*"
-    r"(?:(?:option|choice|letter|answer)\s+)?[\s\"'“‘`*_(\[]*"
+    r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
+    r"(?:(?:option|choice|letter|answer)\s)?[\s\"'“‘`*_(\[]{0,8}"
 )
 _BEST = (
     r"\s(?:is|would\s+be|are|seems|must\s+be)\s+(?:the\s+|an?\s+|also\s+|indeed\s+)*(?:most\s+|best\s+|only\s+|single\s+)*"
@@ -54,16 +54,19 @@ _BEST = (
 @cache
 def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     # Alone: not inside a word, and no possessive, variable or abbreviation ("A's", "A=3", "vitamin B12", "A.D.").
-    alone = rf"([{letters}])(?![\w=’']|\.\w)"
+    # What may not stand before a letter is looked for once it is found: so a search skips from letter to letter.
+    one, after = f"[{letters}]", r"(?![\w=’']|\.\w)"
+    within = f"({one})"
+    alone = within + after
     return {
         name: re.compile(pattern)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DRESSED}{alone}",
-            "boxed": rf"boxed\{{[\s{{\\a-z(]*{alone}",
-            "lead": rf"[\s\"'“‘`*_#>(\[]*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]+)?[*_(\[]*{alone}",
-            "correct": rf"(?<![\w'’]){alone}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
-            "line": rf"(?m)^[ \t>*_\-•(\[]*{alone}[)\].:*_]+(?:\s|$)",
-            "letter": rf"(?<![\w'’\\&./-]){alone}",
+            "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
+            "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
+            "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
+            "line": rf"(?m)^[ \t>*_\-•(\[]{{0,8}}{alone}[)\].:*_]+(?:\s|$)",
+            "letter": rf"{within}(?<![\w'’\\&./-]{one}){after}",
         }.items()
     }
 
@@ -104,7 +107,10 @@ def default_choice(response: str, choices: Mapping[str, str]) -> Choice:
 
 def _spelt_out(text: str, choices: Mapping[str, str]) -> str | None:
     """The choice that the whole response is the text of."""
-    return next((x for x, choice in choices.items() if _spaced(choice) == _spaced(text)), None)
+    return next(
+        (x for x, choice in choices.items() if abs(len(choice) - len(text)) < 3 and _spaced(choice) == _spaced(text)),
+        None,
+    )
 
 
 def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> str | None:

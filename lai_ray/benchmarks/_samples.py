@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lai_ray.benchmarks._answers import MARKER
-from lai_ray.benchmarks._math_rules import Number, final_number, last_number, marked
+from lai_ray.benchmarks._math_rules import Said, final_number, last_number, marked
 from lai_ray.records import Piece
 
 # Bounded everywhere: a reply is untrusted text, and a line of a thousand spaces must not cost a thousand cubed.
@@ -146,7 +146,7 @@ def _math_piece(item: _Item) -> Piece:
     return Piece(question, number, response, {"solution": response})
 
 
-def _worked(lines: list[str]) -> tuple[str, Number | None]:
+def _worked(lines: list[str]) -> tuple[str, Said | None]:
     """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
     for i, line in enumerate(lines):
         found = marked(line)
