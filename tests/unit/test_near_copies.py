@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from lai_ray import contamination, start
+from lai_ray import contamination, plugins, start
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Problem, Sample
 from lai_ray.similarity import rouge
@@ -17,6 +17,8 @@ from lai_ray.similarity.duplicates import Kept, fingerprint
 from lai_ray.similarity.nearness import Nearness, distribution
 from lai_ray.similarity.rouge import References, code_of, coded, rouge_l, rouge_l_of_pairs
 from lai_ray.similarity.words import normalised, words
+from lai_ray.stages import clear
+from lai_ray.stages.select import Part
 from lai_ray.store import View
 from tests.conftest import lai
 from tests.local import LocalExecutor, job
@@ -184,6 +186,15 @@ def test_a_prompt_frame_tells_nothing():
     assert asked.copied(problem(framed)) is not None
 
 
+def test_a_benchmark_for_testing_only_is_kept_clear_of_without_its_brief():
+    class TestingOnly(type(plugins.load("benchmarks", "word_problems_plus"))):
+        def brief(self):
+            raise ConfigError("for testing only")
+
+    sets = clear.sets_of([Part(TestingOnly(), "test", None, 0)])
+    assert sets.sizes == {"word_problems_plus.test": 1008}
+
+
 def test_only_the_test_splits_can_be_asked():
     both = EvaluationSets.of({"b.dev": [problem(LONG, id="d")], "b.test": [problem(SHORT, id="t")]})
     assert both.only("test").copied(problem(LONG)) is None
@@ -254,8 +265,6 @@ def instructed(*questions: str):
 
 
 def test_a_copied_test_question_is_dropped_and_the_report_says_how_near_the_rest_comes(tmp_path):
-    from lai_ray import plugins
-
     words_ = plugins.load("benchmarks", "word_problems")
     question = words_.problem(next(words_.load("test")), "test", 0)
     with_answer = f"{question.question}\nAnswer: so\n#### {question.answer}"
@@ -379,8 +388,6 @@ def test_a_file_that_holds_no_samples_is_refused_with_the_line(tmp_path, content
 
 
 def test_the_command_writes_copies_and_the_distribution(tmp_path):
-    from lai_ray import plugins
-
     test = next(plugins.load("benchmarks", "word_problems").load("test"))["question"]
     samples = put(tmp_path / "s.jsonl", [{"question": test}, {"question": SHORT}, {"question": " "}])
     done = lai("contamination", str(samples), "--against", "word_problems", "--out", str(tmp_path / "c.json"))
