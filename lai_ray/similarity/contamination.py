@@ -2,7 +2,8 @@
 
 Three rules say "copy": the same question (`duplicates.fingerprint`); an evaluation question of 13 words or more that
 stands whole inside the text, symbols and all; and 13 words in a row in common that tell which question they are from
-(`ngrams`). ROUGE-L is a measure (Table 5 of arXiv 2407.00497), not a rule: most templated word problems exceed 0.7 somewhere.
+(`ngrams`). ROUGE-L is a measure (Table 5 of arXiv 2407.00497), not a rule: most templated word problems exceed 0.7
+against some test question.
 """
 
 from __future__ import annotations
