@@ -1,8 +1,9 @@
 """Copies of evaluation questions, and how near everything else comes to them.  problems, evaluation sets -> copies
 
 Three rules say "copy": the same question (`duplicates.fingerprint`); an evaluation question of 13 words or more that
-stands whole inside the text; and 13 words in a row in common that tell which question they are from (`ngrams`).
-ROUGE-L is a measure (Table 5 of arXiv 2407.00497), not a rule: most templated word problems exceed 0.7 somewhere.
+stands whole inside the text, symbols and all; and 13 words in a row in common that tell which question they are from
+(`ngrams`). ROUGE-L is a measure (Table 5 of arXiv 2407.00497), not a rule: most templated word problems exceed 0.7
+against some test question.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lai_ray.records import Problem
 from lai_ray.similarity.duplicates import fingerprint, fingerprint_of
 from lai_ray.similarity.ngrams import COMMON, Hashes, N, Rows, numbers_of, runs, telling
 from lai_ray.similarity.rouge import Map, References
-from lai_ray.similarity.words import options, whole, words
+from lai_ray.similarity.words import normalised, options, whole, words
 
 SAME = "same question"
 INSIDE = "whole question inside"
@@ -69,7 +70,7 @@ class EvaluationSets:
     written: dict[bytes, int] = field(repr=False)
     """The same for questions with options, by their words as one text, labels and all."""
     openings: dict[int, list[tuple[int, bytes, int]]] = field(repr=False)
-    """First run of 13 words -> (runs, hash of them all, place in `ids`) of each question that begins so."""
+    """First run of 13 words and symbols -> (runs, hash of them all, place in `ids`) of each question that begins so."""
     grams: Hashes = field(repr=False)
     """Sorted."""
     owners: Rows = field(repr=False)
@@ -108,8 +109,9 @@ class EvaluationSets:
         for problem in questions:
             self.exact.setdefault(fingerprint(problem), len(self.ids))
             self.ids.append((name, problem.id))
-            stems.append(words(problem.question))
-            texts.append(stems[-1] + [word for option in options(problem) for word in words(option)])
+            # Symbols count here: without them, a hundred questions about brackets would be one.
+            stems.append(normalised(problem.question).split(" "))
+            texts.append(words(whole(problem)))
         often = Counter(map(tuple, stems))
         for place, stem in enumerate(stems, first):
             found = runs(numbers_of(stem))
@@ -139,18 +141,18 @@ class EvaluationSets:
             same = self.written.get(_as_written(problem.question))
         if same is not None:
             return Copy(*self.ids[same], SAME)
-        tokens = words(whole(problem))
-        found = runs(numbers_of(tokens))
-        return self._inside(tokens, found) or self._overlap(tokens, found)
+        return self._inside(normalised(whole(problem)).split(" ")) or self._overlap(words(whole(problem)))
 
-    def _inside(self, tokens: list[str], found: Hashes) -> Copy | None:
+    def _inside(self, tokens: list[str]) -> Copy | None:
+        found = runs(numbers_of(tokens))
         for start, run in enumerate(found.tolist()):
             for count, mark, place in self.openings.get(run, ()):
                 if start + count <= len(found) and _hash(found[start : start + count]) == mark:
                     return Copy(*self.ids[place], INSIDE, " ".join(tokens[start : start + N]))
         return None
 
-    def _overlap(self, tokens: list[str], found: Hashes) -> Copy | None:
+    def _overlap(self, tokens: list[str]) -> Copy | None:
+        found = runs(numbers_of(tokens))
         if not len(found) or not len(self.grams):
             return None
         places = np.minimum(np.searchsorted(self.grams, found), len(self.grams) - 1)

@@ -10,7 +10,7 @@ from lai_ray.records import Problem
 _WORD = r"[^\W_]+(?:[.,]\d+)*"
 # What decides between two formulas stays: "x + 1" is not "x - 1". A hyphen counts where it can be a minus, not between
 # words; commas, full stops and quotation marks are only how somebody typed.
-_SYMBOL = r"(?<!\w)-(?=\s?[\w(.])|[+*/^=<>|~%&@$\\()\[\]{}¬∧∨⊃≡∀∃√∫≤≥≠±×÷·•∘→↔−]"
+_SYMBOL = r"-(?=\s*[\d(.])|(?<!\w)-(?=\s*\w)|[+*/^=<>|~%&@$\\()\[\]{}¬∧∨⊃≡∀∃√∫≤≥≠±×÷·•∘→↔−]"
 _WORDS = re.compile(_WORD)
 _WORDS_AND_SYMBOLS = re.compile(f"{_WORD}|{_SYMBOL}")
 
@@ -21,8 +21,11 @@ def words(text: str) -> list[str]:
 
 
 def normalised(text: str) -> str:
-    """Case, spacing, Unicode forms and the punctuation of prose folded away; words, numbers and symbols stay."""
-    return " ".join(_WORDS_AND_SYMBOLS.findall(_folded(text)))
+    """Case, spacing, Unicode forms and the punctuation of prose folded away; words, numbers and symbols stay.
+
+    A text of nothing but signs stays as it is, without its spaces: "🙂" is not "= =".
+    """
+    return " ".join(_WORDS_AND_SYMBOLS.findall(_folded(text))) or "".join(text.split())
 
 
 def options(problem: Problem) -> list[str]:

@@ -66,10 +66,9 @@ def _evaluation_parts(config: Config, name: str) -> list[Part]:
 def sets_of(parts: list[Part]) -> EvaluationSets:
     """Whole splits of benchmarks, with the frames of their prompts and the form in which options are written down."""
     firsts = [(part.benchmark, problem) for part in parts for problem in islice(part, 1)]
-    frames = [
-        text for b, problem in firsts
-        for text in (b.brief(), *frame([m["content"] for m in b.prompt(problem)], problem))
-    ]  # fmt: skip
+    frames = [text for b, problem in firsts for text in frame([m["content"] for m in b.prompt(problem)], problem)]
+    # One that is for testing only has no brief for an instructor.
+    frames += [part.benchmark.brief() for part in parts if "train" in part.benchmark.splits]
     shown = {part.name: map(part.benchmark.show, part) for part in parts if any(map(options, islice(part, 1)))}
     return EvaluationSets.of({part.name: part for part in parts}, frames=frames, shown=shown)
 
