@@ -41,7 +41,7 @@ def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
     settings = config.read(job, overrides)
     start.check_names(settings)
     source = start.reusable(reuse, start.place(settings))
-    plan.show(settings, _console())
+    plan.show(settings, _console(), start.begun(settings))
     paid.show(settings, source, _console())
 
 

@@ -221,7 +221,13 @@ class LimitSettings(Section):
     tokens_per_minute: Positive = 300_000
     max_in_flight: Positive = 64
     max_calls: Positive | None = None
-    """Instructor calls in the whole run, those possibly paid included."""
+    """Instructor calls in the whole run, all iterations and search pools, those possibly paid included."""
+    max_tokens: Positive | None = None
+    """Instructor tokens in the whole run, in and out; possibly paid calls count with the most they may have used."""
+    max_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Money for the instructor in the whole run, at the job's prices; possibly paid calls count at their worst."""
+    unknown_price_is_free: bool = False
+    """Accept max_usd where instructor.usd_per_million_… are not set: the calls then count as costing nothing."""
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
     """Failed rows above this fraction stop the stage."""
 
@@ -333,6 +339,18 @@ class Config(Section):
             raise ValueError(
                 f"search.metric is {self.search.metric!r}; candidates are compared on dev splits alone: "
                 f"'dev' for their mean, or one of {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _money_can_be_counted(self) -> Config:
+        names = ("usd_per_million_input", "usd_per_million_output")
+        unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]
+        if unknown and self.iterations and self.limits.max_usd is not None and not self.limits.unknown_price_is_free:
+            raise ValueError(
+                f"limits.max_usd = {self.limits.max_usd:g} cannot be kept: the price of {self.instructor.model!r} is "
+                f"not known. Set {' and '.join(unknown)} (0 for a server that costs nothing), or "
+                "limits.unknown_price_is_free = true to count its calls as free"
             )
         return self
 

@@ -175,14 +175,24 @@ class Trained:
     metrics: dict[str, float]
 
 
+Again = Callable[[Request], bool]
+"""Whether a request that may have been paid for may be sent once more."""
+
+
 class Executor(Protocol):
     """Where work happens. Stages ask for verbs and never for Ray; answers come back by key, in any order."""
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
         """The target's answers: sharded by Ray Data over engine actors."""
 
-    def ask(self, requests: Iterable[Request], settings: InstructorSettings, limits: LimitSettings) -> Iterator[Answer]:
-        """The instructor's answers: a rate-limited actor pool. Requests are drawn only as calls become free to send."""
+    def ask(
+        self, requests: Iterable[Request | None], settings: InstructorSettings, limits: LimitSettings, again: Again
+    ) -> Iterator[Answer]:
+        """The instructor's answers: a rate-limited actor pool. Requests are drawn only as calls become free to send.
+
+        None among the requests means: nothing more now, draw again when an answer came home. `again` is asked before
+        a request that may have been paid for is sent once more; where it says no, the request comes back as failed.
+        """
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """(n, dim) float32, masked mean over the last hidden state, L2-normalised, in the order of `texts`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,7 @@ from lai_ray.stages.evaluate import request_for
 from lai_ray.stages.instruct import Dialogues, planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, select
 from lai_ray.stages.train import training_key
-from lai_ray.start import admission, place
+from lai_ray.start import admission, begun
 from lai_ray.store import Answers
 
 SHOWN = 90
@@ -61,7 +60,7 @@ class Found:
 
 def show(config: Config, reuse: Run | None, console: Console) -> None:
     """Print, for the job's own folder and for the run to take over from, what applies. Nothing where neither exists."""
-    for run in itertools.chain(_own(config), [reuse] if reuse else []):
+    for run in filter(None, (begun(config), reuse)):
         if run is not reuse:
             _say_refusal(run, config, console)
         found = applying(run, config)
@@ -74,13 +73,6 @@ def show(config: Config, reuse: Run | None, console: Console) -> None:
         )
         table.rows = [row.row() for row in found.rows]
         tables.show([table], console)
-
-
-def _own(config: Config) -> Iterator[Run]:
-    try:
-        yield Run.read(place(config))
-    except ConfigError:
-        return
 
 
 def _say_refusal(run: Run, config: Config, console: Console) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 from rich.console import Console
 
 from lai_ray.config import Config
-from lai_ray.contracts import Benchmark, Model
-from lai_ray.instructor.usage import estimate
-from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem
-from lai_ray.report import tables
+from lai_ray.instructor.budget import Amount, price_of
+from lai_ray.records import Message
+from lai_ray.report import outlook, tables
 from lai_ray.report.tables import Table
-from lai_ray.rundir import flat
-from lai_ray.stages.diagnose import improve_settings, strategy_for
-from lai_ray.stages.instruct import samples_per_request
-from lai_ray.stages.select import Part, benchmark, part, select
-
-ACCURACIES = (0.3, 0.6, 0.9)
-"""Accuracies on the training problems for which the calls are worked out."""
+from lai_ray.rundir import Run, flat
+from lai_ray.stages.forecast import ACCURACIES, before_evaluation, example_prompt
+from lai_ray.stages.select import select
 
 
-def show(config: Config, console: Console) -> None:
-    """Print settings, counts, the calls to expect and one prompt of every kind."""
+def show(config: Config, console: Console, run: Run | None = None) -> None:
+    """Print settings, counts, the calls to expect, what they do to the budget, and one prompt of every kind.
+
+    run: the job's own folder, where it was started before.
+    """
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
-    tables.show([table for table in (settings(config), counts(config), calls(config)) if table.rows], console)
+    tables.show(
+        [table for table in (settings(config), counts(config), calls(config), *outlook.of(config, run)) if table.rows],
+        console,
+    )
     for title, text in prompts(config):
         console.print(title, style="bold cyan", markup=False)
         console.print(text + "\n", markup=False)
@@ -49,35 +47,29 @@ def counts(config: Config) -> Table:
 
 
 def calls(config: Config) -> Table:
-    """Instructor calls and tokens of one iteration for stated accuracies. Tokens are estimated from characters."""
-    columns = [
-        "dataset",
-        "training accuracy",
-        "mistakes",
-        "samples a request",
-        "calls, first round",
-        "tokens at most",
-        "minutes at least",
-    ]
+    """Instructor calls, tokens and money of one iteration for stated accuracies, before any mistake is known."""
+    price = price_of(config.instructor.model_dump())
+    columns = ["dataset", "training accuracy", "mistakes", "samples a request", "calls", "tokens", "US$", "minutes"]
     table = Table(
         "Instructor calls in one iteration", columns,
-        note="Tokens are estimated: one for every four characters sent, plus instructor.max_tokens. "
-        "Further rounds ask for what the checks refuse.",
+        note="If every sample is accepted; further rounds ask for what the checks refuse. Tokens are estimated: one "
+        "for four characters, a sample as long as a training problem with its answer. Below it, at most: a token for "
+        "every byte sent, and every reply as long as instructor.max_tokens allows. Minutes are those of the limits "
+        "per minute.",
     )  # fmt: skip
-    if not config.iterations:
-        return table
-    wanted = config.curate.samples_per_dataset
-    for name in config.evaluate.learn_from:
-        n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
-        for accuracy in ACCURACIES:
-            mistakes = max(round(n * (1 - accuracy)), 1)
-            each = samples_per_request(wanted, mistakes)
-            asked = math.ceil(wanted / each)
-            tokens = asked * estimate(example_prompt(config, name, each), config.instructor.max_tokens)
-            minutes = max(asked / config.limits.requests_per_minute, tokens / config.limits.tokens_per_minute)
-            cells = [mistakes, each, asked, f"{tokens:,}", f"{minutes:.1f}"]
-            table.rows.append([name, f"{accuracy:.0%}", *map(str, cells)])
+    for accuracy in ACCURACIES if config.iterations else ():
+        for name, found in before_evaluation(config, accuracy).items():
+            usd = f"{price.usd(found.likely):,.2f}\n≤ {price.usd(found.worst):,.2f}" if price else "–"
+            tokens = f"{found.likely.tokens:,}\n≤ {found.worst.tokens:,}"
+            cells = [found.mistakes, found.samples_per_request, found.likely.calls, tokens, usd]
+            table.rows.append([name, f"{accuracy:.0%}", *map(str, cells), f"{minutes(found.likely, config):.1f}"])
+    table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
     return table
+
+
+def minutes(amount: Amount, config: Config) -> float:
+    """At least so long, by limits.requests_per_minute and limits.tokens_per_minute."""
+    return max(amount.calls / config.limits.requests_per_minute, amount.tokens / config.limits.tokens_per_minute)
 
 
 def prompts(config: Config) -> list[tuple[str, str]]:
@@ -91,25 +83,6 @@ def prompts(config: Config) -> list[tuple[str, str]]:
             title = f"{name}: what the instructor is asked by strategy {config.schedule.name(i, name)}"
             shown.setdefault(title, _text(example_prompt(config, name, 2, iteration=i)))
     return list(shown.items())
-
-
-def example_prompt(config: Config, name: str, n: int, iteration: int = 0) -> list[Message]:
-    """A strategy's first request, made from the first training problems as if the first had been answered wrongly."""
-    found = benchmark(config, name)
-    problems = Part(found, "train", None, config.seed)
-    some = [problem for problem, _ in zip(problems, range(config.contrast.neighbours + 1), strict=False)]
-    contrasts = [Contrast(_attempt(found, problem, right=True), 0.1) for problem in some[1:]]
-    strategy = strategy_for(config, iteration, name)
-    attempt = _attempt(found, some[0], right=False)
-    case = Case(f"{attempt.id}>{strategy.name}", strategy.name, attempt, contrasts if strategy.uses_neighbours else [])
-    told = replace(improve_settings(config, iteration, encoder=Model("", "")), samples_per_request=n)
-    return strategy.next_messages(case, [], found, told) or []
-
-
-def _attempt(found: Benchmark, problem: Problem, *, right: bool) -> Attempt:
-    text = found.reference(problem) if right else "(the target's wrong answer stands here)"
-    grade = Grade(float(right), None, "none", "graded")
-    return Attempt(f"{problem.id}#0", problem, found.prompt(problem), Completion(text, "stop"), grade)
 
 
 def _text(messages: list[Message]) -> str:

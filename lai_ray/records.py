@@ -121,6 +121,24 @@ class Answer:
     id: str
     key: str
     completion: Completion
+    free: bool = False
+    """The provider took nothing for it: it was turned away before any work, or never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A request about to be sent, and what is reserved for it; written down before it is sent.
+
+    Runs made before reservations were written have neither tokens nor price in theirs.
+    """
+
+    key: str
+    id: str = ""
+    input: int | None = None
+    """Prompt tokens at most."""
+    output: int | None = None
+    price: tuple[float, float] | None = None
+    """US$ per million tokens in and out, where the job gave it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ FRESH = 60.0
 """Seconds after which a silent driver is taken for dead."""
 MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
 """Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
-HOW_REACHED = ("api_key_env", "timeout")
-"""Instructor settings that say how it is reached, not what it is asked."""
+HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_million_output")
+"""Instructor settings that say how it is reached and what it costs, not what it is asked."""
 
 
 class Stopped(Exception):

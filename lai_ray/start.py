@@ -101,6 +101,14 @@ def run_job(
         driver.close()
 
 
+def begun(config: Config) -> Run | None:
+    """The job's own run, where it was started before."""
+    try:
+        return Run.read(place(config))
+    except ConfigError:
+        return None
+
+
 def reusable(reuse: str | None, where: str) -> Run | None:
     """The run named by --reuse. Raises ConfigError when there is none, or it is the run itself."""
     if reuse is None:

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.records import Answer, Completion, Request
+from lai_ray.records import Answer, Completion, Mark
 
 T = TypeVar("T")
 
@@ -232,7 +232,7 @@ class Answers:
     """Answers under their keys, in numbered segments: what was paid for is never asked twice.
 
     One writer. A segment is closed after `rows` answers or `seconds`, whichever is first, also when no further answer
-    comes. Failed answers are not kept here: they are asked again at the next start. `others` are answer folders of
+    comes. Failed answers are noted in `failed/` and asked again at the next start. `others` are answer folders of
     other runs: what they hold counts as held here, and is copied into `inherited/` when it is first asked for.
     """
 
@@ -243,25 +243,31 @@ class Answers:
         self._opened = 0.0
         self._lock = threading.RLock()
         self._failure: BaseException | None = None
-        self._sent: set[bytes] = set()
+        self._out: Counter[bytes] = Counter()
+        """Sends that nothing has closed, by key."""
         self._sent_segments = 0
-        self._paid, self._inherited = self._load()
+        self._paid, self._inherited, self._failed = self._load()
         for other in others:
             self._look_into(other)
 
-    def _load(self) -> tuple[Segments, Segments]:
-        files: dict[str, list[int]] = {"": [], "inherited": [], "sent": []}
+    def _load(self) -> tuple[Segments, Segments, Segments]:
+        files: dict[str, list[int]] = {"": [], "inherited": [], "sent": [], "failed": []}
         for name in self.store.names():
             folder, _, file = name.rpartition("/")
             files[folder].append(int(Path(file).stem))
         self._sent_segments = max(files["sent"], default=-1) + 1
         for number in files["sent"]:
-            self._sent.update(_keys(self.store, f"sent/{number:05d}.jsonl"))
+            self._out.update(_keys(self.store, f"sent/{number:05d}.jsonl"))
         paid = Segments(self.store, numbers=files[""])
         inherited = Segments(self.store.inside("inherited"), numbers=files["inherited"])
+        failed = Segments(self.store.inside("failed"), numbers=files["failed"])
         for segments, numbers in ((inherited, files["inherited"]), (paid, files[""])):
             self._index(segments, numbers, self._where)
-        return paid, inherited
+        for answer in failed:
+            self._close_mark(answer)
+        for key in self._out.keys() & self._where.keys():
+            self._out[key] -= self._where[key][0] is paid
+        return paid, inherited, failed
 
     def _look_into(self, other: Store) -> None:
         for folder in ("", "inherited"):
@@ -290,11 +296,6 @@ class Answers:
         """Every answer taken over from another run."""
         yield from self._inherited
 
-    @property
-    def paid_count(self) -> int:
-        """How many answers this run asked for itself."""
-        return sum(segments is self._paid for segments, _ in self._where.values())
-
     def keys(self) -> set[str]:
         """Every key that is answered, other runs' answers included."""
         return {key.hex() for key in self._where.keys() | self._elsewhere.keys()}
@@ -313,28 +314,47 @@ class Answers:
         """Keep one answer. Raises StageError when an earlier segment could not be written."""
         with self._lock:
             self._keep(self._paid, answer)
+            self._out[bytes.fromhex(answer.key)] -= 1
+
+    def fail(self, answer: Answer) -> None:
+        """Write down that a request failed. Nothing is remembered by it: it is asked again at the next start."""
+        with self._lock:
+            self._add(self._failed, answer)
+            self._close_mark(answer)
+
+    def _close_mark(self, answer: Answer) -> None:
+        """A failed one stays possibly paid, unless it is known what it took."""
+        if answer.free or answer.completion.prompt_tokens or answer.completion.completion_tokens:
+            self._out[bytes.fromhex(answer.key)] -= 1
 
     def _keep(self, segments: Segments, answer: Answer) -> None:
         """Called with the lock held."""
-        if self._failure is not None:
-            raise self._failure
-        if not self._paid.open and not self._inherited.open:
-            self._opened = time.monotonic()
-        self._where[bytes.fromhex(answer.key)] = segments, segments.add(answer)
+        self._where[bytes.fromhex(answer.key)] = segments, self._add(segments, answer)
         if len(segments.open) >= self.rows:
             segments.close()
 
-    def mark_sent(self, requests: Iterable[Request]) -> None:
+    def _add(self, segments: Segments, answer: Answer) -> int:
+        """Called with the lock held."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._is_open:
+            self._opened = time.monotonic()
+        return segments.add(answer)
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self._paid.open or self._inherited.open or self._failed.open)
+
+    def mark_sent(self, marks: Sequence[Mark]) -> None:
         """Write down that these are about to be sent, so that a crash cannot hide what may have been paid."""
-        keys = [request.key for request in requests]
-        self.store.put_lines(f"sent/{self._sent_segments:05d}.jsonl", [encode({"key": key}) for key in keys])
+        self.store.put_lines(f"sent/{self._sent_segments:05d}.jsonl", map(encode, marks))
         self._sent_segments += 1
-        self._sent.update(bytes.fromhex(key) for key in keys)
+        self._out.update(bytes.fromhex(mark.key) for mark in marks)
 
     @property
     def possibly_paid(self) -> int:
-        """Calls that were sent and never recorded."""
-        return len(self._sent - self._where.keys())
+        """Sends of which nobody knows whether they were paid for."""
+        return sum(count for count in self._out.values() if count > 0)
 
     def __enter__(self) -> Answers:
         self._stop = threading.Event()
@@ -353,8 +373,7 @@ class Answers:
     def _close_old_segments(self) -> None:
         while not self._stop.wait(self.seconds / 4):
             with self._lock:
-                is_open = self._paid.open or self._inherited.open
-                if is_open and time.monotonic() - self._opened > self.seconds and self._failure is None:
+                if self._is_open and time.monotonic() - self._opened > self.seconds and self._failure is None:
                     try:
                         self._close_segments()
                     except Exception as error:  # raised again where the next answer is recorded
@@ -364,3 +383,4 @@ class Answers:
         """Called with the lock held."""
         self._paid.close()
         self._inherited.close()
+        self._failed.close()

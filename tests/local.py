@@ -78,8 +78,9 @@ class LocalExecutor:
             self.requests["generate"].append(request)
             yield Answer(request.id, request.key, _response(request.messages[-1]["content"], skill))
 
-    def ask(self, requests: Iterable[Request], settings: Any, limits: Any) -> Iterator[Answer]:
+    def ask(self, requests: Iterable[Request | None], settings: Any, limits: Any, again: Any) -> Iterator[Answer]:
         for request in requests:
+            assert request is not None, "one call at a time: nothing is out when the next is drawn"
             self._count("ask")
             self.requests["ask"].append(request)
             yield Answer(request.id, request.key, Completion(self.reply(request), "stop", 10, 20))

@@ -58,7 +58,7 @@ class Caller:
 
     async def _call(self, number: int, request: Request) -> None:
         try:
-            outcome = await self._engine.call(request) if self._engine else Fatal(self._unfit)
+            outcome = await self._engine.call(request) if self._engine else Fatal(self._unfit, free=True)
         except Exception as error:  # An engine raises nothing that a provider causes: this is a fault of its own.
             log.exception("call %s", request.id)
             outcome = Fatal(f"the instructor's engine broke: {type(error).__name__}: {error}")
@@ -97,6 +97,10 @@ class Pool:
     def held(self) -> int:
         """Calls that callers have."""
         return sum(len(member.held) for member in self._members)
+
+    def holds(self, number: int) -> bool:
+        """Whether some caller has this call."""
+        return any(number in member.held for member in self._members)
 
     def down(self) -> str:
         """Which callers have not started yet, as "2 of 4 callers"; empty when all have."""

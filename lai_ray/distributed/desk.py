@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 
 from lai_ray import __version__
 from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.contracts import Again
 from lai_ray.distributed.callers import Pool
 from lai_ray.distributed.gate import Leave, shared_gate
 from lai_ray.distributed.patience import Pace, Patience
@@ -51,13 +52,15 @@ class Desk:
 
     def __init__(
         self,
-        requests: Iterator[Request],
+        requests: Iterator[Request | None],
         settings: InstructorSettings,
         limits: LimitSettings,
         cluster: ClusterSettings,
         base_url: str | None,
         pace: Pace,
+        again: Again | None = None,
     ) -> None:
+        self.may_send_again = again or (lambda request: True)
         self.requests, self.limits, self.pace = requests, limits, pace
         self.address = base_url or "the engine's own address"
         self.patience = Patience(pace, stall_seconds=cluster.stall_seconds, address=self.address)
@@ -85,6 +88,7 @@ class Desk:
             yield from self._turn()
         if self.fatal:
             yield from self._last_answers()
+            yield from self._never_sent()
             raise StageError(
                 f"the instructor at {self.address} cannot go on: {self.fatal}\n"
                 "What was answered is kept; once this is put right, the same command goes on from there."
@@ -111,13 +115,26 @@ class Desk:
             self.waiting.append(heapq.heappop(self.resting)[1])
         room = min(self.batch, self.limits.max_in_flight - len(self.calls))
         if self.pool.up and not self.waiting and not self.asking and not self.exhausted:
-            drawn = list(itertools.islice(self.requests, max(room, 0)))
-            self.exhausted = len(drawn) < room
-            for request in drawn:
+            for request in self._drawn(room):
                 number = next(self.numbers)
                 self.calls[number] = _Call(request, estimate(request.messages, request.max_tokens))
                 self.waiting.append(number)
         return bool(self.calls) or not self.exhausted
+
+    def _drawn(self, room: int) -> list[Request]:
+        """At most so many further requests; fewer when there are no more, or none before something came home."""
+        drawn: list[Request] = []
+        while len(drawn) < room:
+            try:
+                request = next(self.requests)
+            except StopIteration:
+                self.exhausted = True
+                break
+            if request is None:
+                self.exhausted = not (drawn or self.calls)  # Nothing is out that could come home.
+                break
+            drawn.append(request)
+        return drawn
 
     def _seek_leave(self) -> None:
         if self.pool.up and self.waiting and not self.asking:
@@ -170,8 +187,7 @@ class Desk:
         try:
             outcomes = self.pool.collect(reference)
         except RayActorError as error:
-            self._lost(self.pool.replace(reference), error)
-            return []
+            return self._lost(self.pool.replace(reference), error)
         self.patience.moved()
         self.deaths = 0 if outcomes else self.deaths
         settled: dict[int, int | None] = {}
@@ -192,11 +208,11 @@ class Desk:
         self.calls[number].lease = NO_LEASE
         if isinstance(outcome, Fatal):
             self.fatal = self.fatal or outcome.words
-            return []
+            return [self._answer(number, Completion("", "error", error=outcome.words), free=outcome.free)]
         if isinstance(outcome, Retry):
             return self._again(number, outcome)
         self.patience.reached()
-        return [self._answer(number, outcome.completion)]
+        return [self._answer(number, outcome.completion, free=outcome.free)]
 
     def _again(self, number: int, retry: Retry) -> list[Answer]:
         """Arrange another attempt; an error for an answer when there were enough."""
@@ -209,7 +225,9 @@ class Desk:
             self.patience.unreached(time.monotonic(), retry.why)
         if call.attempts >= self.pace.attempts:
             words = f"gave up after {call.attempts} attempts: {retry.why}"
-            return [self._answer(number, Completion("", "error", error=words))]
+            return [self._answer(number, Completion("", "error", error=words), free=retry.free)]
+        if not retry.free and not self.may_send_again(call.request):
+            return [self._no_more(number, retry.why)]
         delay = self.patience.delay(retry, call.attempts)
         if retry.after is not None and retry.after > self.patience.stall_seconds:
             self.fatal = f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
@@ -218,9 +236,13 @@ class Desk:
         heapq.heappush(self.resting, (time.monotonic() + delay, number))
         return []
 
-    def _answer(self, number: int, completion: Completion) -> Answer:
+    def _answer(self, number: int, completion: Completion, *, free: bool = False) -> Answer:
         request = self.calls.pop(number).request
-        return Answer(request.id, request.key, completion)
+        return Answer(request.id, request.key, completion, free)
+
+    def _no_more(self, number: int, why: str) -> Answer:
+        words = f"{why}; the budget has no room for another attempt"
+        return self._answer(number, Completion("", "error", error=words))
 
     def _last_answers(self) -> Iterator[Answer]:
         """Calls in flight may be paid for: give them a moment to come home."""
@@ -229,7 +251,12 @@ class Desk:
         while self.pool.held and time.monotonic() < end:
             yield from self._turn()
 
-    def _lost(self, held: list[int], error: Exception) -> None:
+    def _never_sent(self) -> Iterator[Answer]:
+        """What no caller has was turned away for nothing or still waits: nobody is paid for it."""
+        for number in [number for number in self.calls if not self.pool.holds(number)]:
+            yield self._answer(number, Completion("", "error", error="never sent"), free=True)
+
+    def _lost(self, held: list[int], error: Exception) -> list[Answer]:
         """A caller died with these calls. They may have been sent, and count as possibly paid."""
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
@@ -242,7 +269,9 @@ class Desk:
         self.gate.settle.remote({self.calls[number].lease: None for number in held}, [])
         for number in held:
             self.calls[number].lease = NO_LEASE
-        self.waiting.extendleft(reversed(held))
+        allowed = [number for number in held if self.may_send_again(self.calls[number].request)]
+        self.waiting.extendleft(reversed(allowed))
+        return [self._no_more(number, "the caller died") for number in held if number not in allowed]
 
     def _nothing_came(self, seconds: float) -> None:
         """In so many seconds. Waiting for the quota, or for the time to try again, is not standing still."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.contracts import Again
 from lai_ray.distributed.desk import Desk, log
 from lai_ray.distributed.patience import Pace
 from lai_ray.records import Answer, Request
@@ -23,21 +24,24 @@ USUAL = Pace()
 
 
 def ask(
-    requests: Iterable[Request],
+    requests: Iterable[Request | None],
     settings: InstructorSettings,
     limits: LimitSettings,
     cluster: ClusterSettings,
     base_url: str | None = None,
     logs: str | None = None,
     *,
+    again: Again | None = None,
     pace: Pace = USUAL,
 ) -> Iterator[Answer]:
     """The instructor's answers, as they come; a request that failed for good comes back with `completion.error`.
 
     A request is drawn when a call is free, at most `limits.max_in_flight` before their answers, and only one or two
-    ahead of the quota once the quota sets the pace. No request, no actor. Ray must be initialised; `base_url` must be
-    reachable from its workers, and the key's variable set in their environment. `logs`: a folder for a line on every
-    attempt that failed; warnings (a dead caller, a long wait for the quota) go to Python's logging either way.
+    ahead of the quota once the quota sets the pace; None for a request means "nothing more before something came home".
+    `again` is asked before a request that may have been paid for is sent once more (see Executor.ask). No request, no
+    actor. Ray must be initialised; `base_url` must be reachable from its workers, and the key's variable set in their
+    environment. `logs`: a folder for a line on every attempt that failed; warnings (a dead caller, a long wait for the
+    quota) go to Python's logging either way.
 
     Raises StageError, in the provider's own words where it has some, when no request can succeed (wrong key, unknown
     model, empty account), nobody answers at the address, callers keep dying, or nothing moves for
@@ -48,7 +52,7 @@ def ask(
     if first is None:
         return
     with _logged(logs):
-        desk = Desk(itertools.chain([first], drawn), settings, limits, cluster, base_url, pace)
+        desk = Desk(itertools.chain([first], drawn), settings, limits, cluster, base_url, pace, again)
         try:
             yield from desk.answers()
         finally:

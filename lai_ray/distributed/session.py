@@ -16,7 +16,7 @@ import numpy as np
 
 from lai_ray import plugins
 from lai_ray.config import Config, InstructorSettings, LimitSettings
-from lai_ray.contracts import Executor, Model, Neighbours, Trained, TrainJob
+from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.distributed.connect import start
 from lai_ray.records import Answer, Request
 
@@ -49,7 +49,13 @@ class RayExecutor:
         everything = itertools.chain([first], drawn)
         yield from generate(everything, target, settings=config.target, cluster=config.cluster, logs=self._logs)
 
-    def ask(self, requests: Iterable[Request], settings: InstructorSettings, limits: LimitSettings) -> Iterator[Answer]:
+    def ask(
+        self,
+        requests: Iterable[Request | None],
+        settings: InstructorSettings,
+        limits: LimitSettings,
+        again: Again | None = None,
+    ) -> Iterator[Answer]:
         """See `lai_ray.distributed.instructor`. "module:serve" starts at the first call."""
         drawn = iter(requests)
         first = next(drawn, None)
@@ -59,9 +65,8 @@ class RayExecutor:
         from lai_ray.distributed.instructor import ask
 
         everything = itertools.chain([first], drawn)
-        yield from ask(
-            everything, settings, limits, self._config.cluster, self._address_of(settings.base_url), self._logs
-        )
+        address = self._address_of(settings.base_url)
+        yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """See `lai_ray.distributed.neighbours`."""

@@ -39,6 +39,8 @@ class Answered:
     """The provider dealt with the request; a refused or over-long one has `completion.error`."""
 
     completion: Completion
+    free: bool = False
+    """Turned away before any work was done on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Retry:
     """Refused for going too fast: nobody else should call meanwhile either."""
     reached: bool = True
     """False when no connection came about: nothing was sent, and nothing paid for."""
+    free: bool = False
+    """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Fatal:
     """No request can succeed before a person has done something. The provider's words, and what to do."""
 
     words: str
+    free: bool = False
 
 
 Outcome: TypeAlias = Answered | Retry | Fatal
@@ -110,7 +115,7 @@ class OpenAIEngine:
             return _read(response.http_response.content)
         except (self._openai.APITimeoutError, TimeoutError) as error:
             connecting = "Connect" in type(error.__cause__).__name__
-            return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting)
+            return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting, free=connecting)
         except self._openai.APIStatusError as error:
             return self._refused(error.status_code, error.body, error.response.text, error.response.headers)
         except self._openai.APIConnectionError as error:
@@ -122,7 +127,8 @@ class OpenAIEngine:
         while root.__cause__ or root.__context__:
             root = root.__cause__ or root.__context__ or root
         words = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
-        return Retry(f"no connection: {words}", reached="Connect" not in type(cause).__name__)
+        connecting = "Connect" in type(cause).__name__
+        return Retry(f"no connection: {words}", reached=not connecting, free=connecting)
 
     def _refused(self, status: int, body: object, text: str, headers: Mapping[str, str]) -> Outcome:
         """What an HTTP status other than 200 means for this request and for the others."""
@@ -132,10 +138,10 @@ class OpenAIEngine:
         if status in ADVICE or code in ACCOUNT_CODES or error.get("type") in ACCOUNT_CODES:
             advice = ADVICE[status if status in ADVICE else ACCOUNT]
             names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
-            return Fatal(f"{words}\n{advice.format(**names)}")
+            return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
         if status in RETRYABLE or status >= 500:
-            return Retry(words, after=retry_after(headers), limited=status == 429)
-        return Answered(Completion("", "error", error=words))
+            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500)
+        return Answered(Completion("", "error", error=words), free=status < 500)
 
     def _clean(self, words: str) -> str:
         """One line of a sensible length, without the key."""

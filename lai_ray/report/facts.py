@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lai_ray.instructor.budget import caps_of
+from lai_ray.instructor.ledger import Spent, spent_in
 from lai_ray.records import Attempt
 from lai_ray.rundir import STAGES, Run, Stage
 from lai_ray.stats import Interval, paired, score
@@ -38,12 +40,33 @@ class Iteration:
         return {name: fact["seconds"] for name, fact in facts.items() if fact}
 
     def usage(self) -> dict[str, Any]:
-        """Calls, tokens, money; empty before the instructor was asked."""
-        return self.stage("instruct").store.get_json("usage.json") or {}
+        """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked."""
+        pools = self.run.store.inside(f"iteration_{self.number}/search")
+        names = [name for name in pools.names() if name.endswith("/instruct/usage.json")]
+        found = [self.stage("instruct").store.get_json("usage.json"), *map(pools.get_json, names)]
+        sums: dict[str, Any] = {}
+        for usage in filter(None, found):
+            for name, value in usage.items():
+                sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
+        return sums
 
     def funnel(self) -> dict[str, dict[str, int]]:
         """Samples kept and dropped with their reasons, by dataset."""
         return self.stage("curate").store.get_json("funnel.json") or {}
+
+
+def budget_words(run: Run) -> str:
+    """What is left of each limit that the run's last start had; possibly paid calls count at their worst."""
+    config = run.record()["config"]
+    spent = sum(spent_in(run, config["instructor"]["max_tokens"]).values(), start=Spent())
+    found = caps_of(config["limits"], config["instructor"]).by_name(spent.at_most)
+    said = [
+        f"limits.{name} = {limit:,}: {counted:,.4f} spent, {limit - counted:,.4f} left".replace(".0000", "")
+        for name, (counted, limit) in found.items()
+    ]
+    if said and spent.unknown.calls:
+        said.append(f"of it {spent.unknown.calls} calls without a known price, at their worst")
+    return "; ".join(said) + ("." if said else "")
 
 
 def iterations(run: Run) -> list[Iteration]:

@@ -150,9 +150,9 @@ def times(run: Run) -> Table:
 def costs(run: Run) -> Table:
     """Instructor calls, tokens and money by iteration."""
     settings = run.record()["config"]["instructor"]
-    note = "" if settings["usd_per_million_input"] is not None else (
-        "No price is set for this instructor (instructor.usd_per_million_input, …_output), so no money is shown."
-    )  # fmt: skip
+    note = facts.budget_words(run)
+    if settings["usd_per_million_input"] is None:
+        note += " No price is set for this instructor (instructor.usd_per_million_input, …_output): no money is shown."
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
     columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "taken over"]

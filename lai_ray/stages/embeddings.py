@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lai_ray.config import InstructorSettings, LimitSettings
-from lai_ray.contracts import Executor, Model, Neighbours, Trained, TrainJob
+from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.records import Answer, Request
 from lai_ray.store import Store, key_of
 
@@ -48,9 +48,11 @@ class Remembering:
         """As it is."""
         return self._executor.generate(requests, target)
 
-    def ask(self, requests: Iterable[Request], settings: InstructorSettings, limits: LimitSettings) -> Iterator[Answer]:
+    def ask(
+        self, requests: Iterable[Request | None], settings: InstructorSettings, limits: LimitSettings, again: Again
+    ) -> Iterator[Answer]:
         """As it is."""
-        return self._executor.ask(requests, settings, limits)
+        return self._executor.ask(requests, settings, limits, again)
 
     def nearest(self, queries: np.ndarray, corpus: np.ndarray, k: int) -> Neighbours:
         """As it is."""

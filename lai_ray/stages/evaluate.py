@@ -230,7 +230,8 @@ def _grade(
     if part.benchmark.runs_code and tally.ungraded_n > config.limits.max_failed_fraction * tally.n:
         raise StageError(
             f"{part.name}: {tally.ungraded_n} of {tally.n} answers got no verdict, more than "
-            f"limits.max_failed_fraction = {config.limits.max_failed_fraction:g} allows. The first: {'; '.join(tally.ungraded)}. The answers are "
-            "kept; mend the cause, or raise the limit, and start the same command again."
+            f"limits.max_failed_fraction = {config.limits.max_failed_fraction:g} allows. The first: "
+            f"{'; '.join(tally.ungraded)}. The answers are kept; mend the cause, or raise the limit, and start the "
+            "same command again."
         )
     return tally

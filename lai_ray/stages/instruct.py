@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
 from lai_ray.errors import StageError
-from lai_ray.records import Answer, Case, Completion, Reply, Request
+from lai_ray.instructor.budget import NOTHING, Amount, price_of
+from lai_ray.instructor.ledger import entries, total
+from lai_ray.instructor.usage import amount_used
+from lai_ray.records import Case, Completion, Reply, Request
 from lai_ray.rundir import Stage
-from lai_ray.stages.accept import gate_for, judged, kept_before
+from lai_ray.similarity.duplicates import Kept
+from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.evaluate import stop_past_limit
+from lai_ray.stages.purse import Purse, exhausted, purse
 from lai_ray.stages.select import benchmark
+from lai_ray.stages.watch import Watch
 from lai_ray.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
 """Rounds after which what is there must do."""
-BATCH = 32
-"""Requests marked as sent in one write."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,9 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
     if not stage.done(key):
         with stage.answers() as answers:
             replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers)
-            usage = _usage(replies, answers, config)
-            if usage["inherited"]:
-                stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
+        usage = _usage(replies, answers, config)
+        if usage["inherited"]:
+            stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage, **spent)
     stage.reached()
@@ -137,6 +141,7 @@ def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
     executor: Executor, answers: Answers,
 ) -> tuple[View[Reply], dict[str, float]]:  # fmt: skip
+    budget = purse(stage.run, answers, config)
     failed: dict[str, Completion] = {}
     spent: dict[str, float] = {}
     everything: list[tuple[Dialogues, list[str], int]] = []
@@ -145,7 +150,7 @@ def _ask_all(
         strategy = strategy_for(config, settings.iteration, dataset)
         dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
-        asked = _rounds(stage, dialogues, cases, order, numbers, executor)
+        asked = _rounds(stage, dialogues, cases, order, numbers, executor, budget)
         everything.append((dialogues, order, asked))
     return stage.write("replies.jsonl", _in_order(everything, cases), Reply), spent
 
@@ -166,7 +171,7 @@ def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Itera
 
 def _rounds(
     stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], numbers: dict[str, int],
-    executor: Executor,
+    executor: Executor, purse: Purse,
 ) -> int:  # fmt: skip
     """Ask, check, ask for the shortfall; returns how many (case, draw) were asked."""
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
@@ -174,10 +179,10 @@ def _rounds(
     before = kept_before(stage, dialogues.settings.iteration, dataset, dialogues.config)
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
-        _ask(stage, dialogues, pairs, f"{stage.folder}: {dataset}, round {round_number}", executor)
+        what = f"{stage.folder}: {dataset}, round {round_number}"
+        _ask(stage, dialogues, pairs, what, executor, purse, _running(dialogues, wanted, before))
         gate = gate_for(dataset, wanted, before.copy(), dialogues.config)
-        heard = ((case, dialogues.replay(case, draw)[0]) for case, draw in pairs)
-        accepted = sum(s.dropped is None for s in judged(heard, gate, dialogues.settings, dialogues.config, dataset))
+        accepted = sum(_accepted(dialogues, case, draw, gate) for case, draw in pairs)
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
         if accepted >= wanted or accepted == 0:
             break
@@ -185,86 +190,81 @@ def _rounds(
     return asked
 
 
-def _ask(stage: Stage, dialogues: Dialogues, pairs: list[tuple[Case, int]], what: str, executor: Executor) -> None:
-    """Carry every one of these dialogues to its end, all of one turn together."""
-    config = dialogues.config
-    while pending := [request for case, draw in pairs if (request := dialogues.replay(case, draw)[1]) is not None]:
-        allowed = _within_budget(stage, dialogues.answers, pending, config)
-        with stage.progress.track(what, len(allowed)) as tracker:
-            for answer in executor.ask(_marked(allowed, dialogues.answers), config.instructor, config.limits):
-                if answer.completion.error is None:
-                    dialogues.answers.record(answer)
-                else:
+def _accepted(dialogues: Dialogues, case: Case, draw: int, gate: Gate) -> int:
+    """Samples of one dialogue that pass, once it is over."""
+    replies, further = dialogues.replay(case, draw)
+    if further is not None:
+        return 0
+    found = judged([(case, replies)], gate, dialogues.settings, dialogues.config, dialogues.benchmark.name)
+    return sum(sample.dropped is None for sample in found)
+
+
+def _running(dialogues: Dialogues, wanted: int, before: Kept) -> Callable[[Case, int], int]:
+    """Counts a round's samples as they come, for the progress line; the count that matters is made in seeded order."""
+    if dialogues.benchmark.runs_code:  # Its checks take long; they are made once, after the round.
+        return lambda case, draw: 0
+    gate = gate_for(dialogues.benchmark.name, wanted, before.copy(), dialogues.config)
+    return lambda case, draw: _accepted(dialogues, case, draw, gate)
+
+
+def _ask(
+    stage: Stage, dialogues: Dialogues, pairs: list[tuple[Case, int]], what: str, executor: Executor, purse: Purse,
+    heard: Callable[[Case, int], int],
+) -> None:  # fmt: skip
+    """Carry every one of these dialogues to its end, all of one turn together.
+
+    Raises StageError when the budget ends before they do; what was in flight has come home by then.
+    """
+    config, watch = dialogues.config, Watch(dialogues.config.limits, purse.budget)
+    while pending := {r.id: (case, draw) for case, draw, r in _pending(dialogues, pairs)}:
+        requests = (request for _, _, request in _pending(dialogues, pairs))
+        with stage.progress.track(what, len(pending)) as tracker, closing(purse.draw(requests)) as drawn:
+            for answer in executor.ask(drawn, config.instructor, config.limits, purse.again):
+                if purse.take(answer) and answer.completion.error is not None:
                     dialogues.failed[answer.key] = answer.completion
-                tracker.advance()
+                watch.saw(answer)
+                watch.accepted += heard(*pending[answer.id])
+                tracker.advance(note=watch.note(len(pending) - tracker.done - 1))
             for name, seconds in tracker.times().items():
                 dialogues.spent[name] = round(dialogues.spent.get(name, 0.0) + seconds, 2)
         asked = len(dialogues.answers) + len(dialogues.failed)
         stop_past_limit(
             len(dialogues.failed), asked, config.limits.max_failed_fraction, next(iter(dialogues.failed.values()), None)
         )
-        if len(allowed) < len(pending):
-            raise StageError(
-                f"limits.max_calls = {config.limits.max_calls} is reached with {len(pending) - len(allowed)} requests "
-                "still to ask. Every reply is kept; raise it and start the same command again."
-            )
+        if purse.reached:
+            raise StageError(exhausted(purse, [request for _, _, request in _pending(dialogues, pairs)]))
 
 
-def _marked(requests: list[Request], answers: Answers) -> Iterator[Request]:
-    """The requests, each written down as sent before it is."""
-    for start in range(0, len(requests), BATCH):
-        batch = requests[start : start + BATCH]
-        answers.mark_sent(batch)
-        yield from batch
-
-
-def _within_budget(stage: Stage, answers: Answers, pending: list[Request], config: Config) -> list[Request]:
-    if config.limits.max_calls is None:
-        return pending
-    here = int(stage.folder.partition("/")[0].removeprefix("iteration_"))
-    before = sum(
-        usage["calls"] + usage["failed"] + usage["possibly_paid"]
-        for i in range(here)
-        if (usage := stage.run.stage(i, stage.name).store.get_json("usage.json"))
-    )
-    left = config.limits.max_calls - before - answers.paid_count - answers.possibly_paid
-    return pending[: max(left, 0)]
+def _pending(dialogues: Dialogues, pairs: list[tuple[Case, int]]) -> Iterator[tuple[Case, int, Request]]:
+    """The dialogues that are not over, each with its next request."""
+    for case, draw in pairs:
+        if (request := dialogues.replay(case, draw)[1]) is not None:
+            yield case, draw, request
 
 
 def _usage(replies: View[Reply], answers: Answers, config: Config) -> dict[str, Any]:
     """What one iteration's replies cost: paid in this run, and (`inherited…`) in the run it takes over from.
 
-    `usd` is None where the job gives no price.
+    `calls`, tokens and `usd` are what the provider counted, of failed rows too; `unknown…` is the most that the calls
+    without a count may have taken beside it. Money is None where the job gives no price. The entries of the ledger
+    (`lai_ray.instructor.ledger`) add up to these figures.
     """
-    paid, inherited = _sum(answers.paid()), _sum(answers.inherited())
+    price = price_of(config.instructor.model_dump())
+    spent = total(entries(answers.store, config.instructor.max_tokens))
+    inherited = sum((amount_used(a.completion) or Amount(1) for a in answers.inherited()), start=NOTHING)
     errors = [reply.completion.error is not None for reply in replies]
     return {
         "replies": len(errors),
-        "calls": paid["calls"],
+        "calls": spent.known.calls + spent.silent,
         "failed": sum(errors),
-        "cut_off": paid["cut_off"],
-        "possibly_paid": answers.possibly_paid,
-        "prompt_tokens": paid["prompt_tokens"],
-        "completion_tokens": paid["completion_tokens"],
-        "usd": _price(paid, config),
-        "inherited": inherited["calls"],
-        "inherited_usd": _price(inherited, config),
+        "cut_off": sum(answer.completion.finish_reason == "length" for answer in answers.paid()),
+        "possibly_paid": spent.possibly_paid,
+        "prompt_tokens": spent.known.input,
+        "completion_tokens": spent.known.output,
+        "usd": price and price.usd(spent.known),
+        "unknown_prompt_tokens": spent.unknown.input,
+        "unknown_completion_tokens": spent.unknown.output,
+        "unknown_usd": price and price.usd(spent.unknown),
+        "inherited": inherited.calls,
+        "inherited_usd": price and price.usd(inherited),
     }
-
-
-def _sum(answers: Iterable[Answer]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for answer in answers:
-        done = answer.completion
-        total.update(
-            calls=1, cut_off=int(done.finish_reason == "length"),
-            prompt_tokens=done.prompt_tokens, completion_tokens=done.completion_tokens,
-        )  # fmt: skip
-    return total
-
-
-def _price(tokens: Counter[str], config: Config) -> float | None:
-    price_in, price_out = config.instructor.usd_per_million_input, config.instructor.usd_per_million_output
-    if price_in is None or price_out is None:
-        return None
-    return (tokens["prompt_tokens"] * price_in + tokens["completion_tokens"] * price_out) / 1e6

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.records import Answer, Completion, Problem, Request
+from lai_ray.records import Answer, Completion, Mark, Problem
 from lai_ray.store import Answers, Store, View, decode, encode, key_of, number_of
 
 
@@ -50,9 +50,8 @@ def test_a_segment_is_closed_after_seconds_also_when_no_further_answer_comes(tmp
 
 
 def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
-    requests = [Request(f"r{i}", key_of(i), [], 8) for i in range(5)]
     with Answers(Store(str(tmp_path))) as answers:
-        answers.mark_sent(requests)
+        answers.mark_sent([Mark(key_of(i)) for i in range(5)])
         answers.record(answer(0))
     assert Answers(Store(str(tmp_path))).possibly_paid == 4
 

@@ -1,0 +1,172 @@
+"""What an iteration's instructor calls will come to, before they are paid for.  cases -> calls and tokens
+
+Prompts are rendered, so their characters are known. A token is taken for four of them, a sample in a reply to be as
+long as a training problem with its reference answer, and every sample to be accepted, until an earlier iteration of the
+run has shown how this provider counts and how this instructor answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lai_ray.config import Config
+from lai_ray.contracts import Benchmark, Model
+from lai_ray.instructor.budget import NOTHING, Amount
+from lai_ray.instructor.usage import CHARACTERS_PER_TOKEN, characters, worst_case
+from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem, Reply
+from lai_ray.rundir import Run, Stage
+from lai_ray.stages.diagnose import improve_settings, strategy_for
+from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
+from lai_ray.stages.select import benchmark, part
+from lai_ray.store import View
+
+ACCURACIES = (0.3, 0.6, 0.9)
+"""Accuracies on the training problems for which the calls are worked out before any mistake is known."""
+LOOKED_AT = 200
+"""Training problems whose length is taken."""
+AROUND_A_SAMPLE = 24
+"""Characters of a reply beside question and answer: "1. Question: ", "Answer: ", empty lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a provider counts, and how an instructor answers."""
+
+    tokens_per_character: float
+    """Of what is sent."""
+    tokens_per_sample: float
+    """Of a reply."""
+    accepted: float = 1.0
+    """Accepted samples for each that is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Of one dataset in one iteration."""
+
+    mistakes: int
+    samples_per_request: int
+    likely: Amount
+    worst: Amount
+    """The same calls, each at its worst."""
+
+
+def usual_habits(config: Config, dataset: str) -> Habits:
+    """Before anything was asked: a quarter of a token a character, samples like the training problems."""
+    found = benchmark(config, dataset)
+    some = list(itertools.islice(part(config, dataset, "train"), LOOKED_AT))
+    length = sum(len(found.show(problem)) + len(found.reference(problem)) for problem in some) / max(len(some), 1)
+    return Habits(1 / CHARACTERS_PER_TOKEN, (length + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
+
+
+def shown_habits(run: Run, dataset: str, before: int) -> Habits | None:
+    """As the last iteration below `before` that asked for this dataset has shown them; None where none has."""
+    for i in reversed(range(before)):
+        stage, kept = run.stage(i, "instruct"), run.stage(i, "curate").facts().get("kept", {})
+        numbers = (stage.store.get_json("plan.json") or {}).get(dataset)
+        if stage.facts() and numbers and kept.get(dataset):
+            found = _shown(stage.view("replies.jsonl", Reply), dataset, numbers["samples_per_request"], kept[dataset])
+            if found is not None:
+                return found
+    return None
+
+
+def _shown(replies: View[Reply], dataset: str, samples_per_request: int, kept: int) -> Habits | None:
+    sent = counted = said = asked_for = 0
+    for reply in replies:
+        done = reply.completion
+        if reply.case_id.partition("/")[0] == dataset and done.prompt_tokens and done.completion_tokens:
+            sent, counted = sent + characters(reply.messages), counted + done.prompt_tokens
+            said, asked_for = said + done.completion_tokens, asked_for + samples_per_request
+    return Habits(counted / sent, said / asked_for, min(kept / asked_for, 1.0)) if sent else None
+
+
+def samples_wanted(config: Config) -> int:
+    """Of each dataset; in a search, the largest that is tried."""
+    listed = config.search.samples_per_dataset if config.search else []
+    return max(listed, default=config.curate.samples_per_dataset)
+
+
+def calls_wanted(wanted: int, samples_per_request: int, habits: Habits) -> int:
+    """Calls until so many samples are accepted, further rounds included."""
+    return math.ceil(wanted / samples_per_request / max(habits.accepted, 0.01))
+
+
+def forecast_of(prompts: list[list[Message]], numbers: dict[str, int], config: Config, habits: Habits) -> Forecast:
+    """What these prompts will come to. numbers: those of a dataset in plan.json."""
+    each = numbers["samples_per_request"]
+    sent = sum(map(characters, prompts))
+    reply = min(each * habits.tokens_per_sample, config.instructor.max_tokens)
+    likely = Amount(len(prompts), round(sent * habits.tokens_per_character), round(len(prompts) * reply))
+    worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
+    return Forecast(numbers["cases"], each, likely, worst)
+
+
+def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, Forecast]]:
+    """By dataset, for the cases that the finished `diagnose` beside this `instruct` stage holds. Nothing is asked."""
+    diagnosed = Stage(stage.run, f"{stage.folder.rpartition('/')[0]}/diagnose")
+    counts: dict[str, int] = diagnosed.facts().get("cases", {})
+    kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
+    view = diagnosed.view("cases.jsonl", Case)
+    for dataset, count in counts.items():
+        if count and dataset in config.evaluate.learn_from:
+            numbers = planned(kept.get(dataset), samples_wanted(config), count)
+            habits = shown_habits(stage.run, dataset, iteration) or usual_habits(config, dataset)
+            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits)
+            prompts = _prompts(view, iteration, config, dataset, numbers["samples_per_request"], calls)
+            yield dataset, forecast_of(prompts, numbers, config, habits)
+
+
+def _prompts(
+    cases: View[Case], iteration: int, config: Config, dataset: str, samples_per_request: int, calls: int
+) -> list[list[Message]]:
+    """The first requests of so many dialogues, in the order in which they are asked."""
+    strategy, found = strategy_for(config, iteration, dataset), benchmark(config, dataset)
+    settings = improve_settings(config, iteration, encoder=Model("", ""))
+    told = replace(settings, samples_per_request=samples_per_request)
+    order = seeded_order(cases, dataset, config, iteration)
+    return [strategy.next_messages(case, [], found, told) or [] for case, _ in taken_in_order(cases, order, calls)]
+
+
+def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
+    """One iteration by dataset, if the target gets this part of its training problems right."""
+    wanted, found = samples_wanted(config), {}
+    for name in config.evaluate.learn_from:
+        n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
+        numbers = planned(None, wanted, max(round(n * (1 - accuracy)), 1))
+        habits = usual_habits(config, name)
+        asked = calls_wanted(wanted, numbers["samples_per_request"], habits) * pools(config)
+        found[name] = forecast_of(
+            [example_prompt(config, name, numbers["samples_per_request"])] * asked, numbers, config, habits
+        )
+    return found
+
+
+def pools(config: Config) -> int:
+    """How often an iteration asks: once, or once for each k that a search tries and a strategy uses."""
+    if config.search is None:
+        return 1
+    uses = any(strategy_for(config, 0, name).uses_neighbours for name in config.evaluate.learn_from)
+    return max(len(set(config.search.neighbours)), 1) if uses else 1
+
+
+def example_prompt(config: Config, name: str, n: int, iteration: int = 0) -> list[Message]:
+    """A strategy's first request, made from the first training problems as if the first had been answered wrongly."""
+    found = benchmark(config, name)
+    problems = part(config, name, "train")
+    some = [problem for problem, _ in zip(problems, range(config.contrast.neighbours + 1), strict=False)]
+    contrasts = [Contrast(_attempt(found, problem, right=True), 0.1) for problem in some[1:]]
+    strategy = strategy_for(config, iteration, name)
+    attempt = _attempt(found, some[0], right=False)
+    case = Case(f"{attempt.id}>{strategy.name}", strategy.name, attempt, contrasts if strategy.uses_neighbours else [])
+    told = replace(improve_settings(config, iteration, encoder=Model("", "")), samples_per_request=n)
+    return strategy.next_messages(case, [], found, told) or []
+
+
+def _attempt(found: Benchmark, problem: Problem, *, right: bool) -> Attempt:
+    text = found.reference(problem) if right else "(the target's wrong answer stands here)"
+    grade = Grade(float(right), None, "none", "graded")
+    return Attempt(f"{problem.id}#0", problem, found.prompt(problem), Completion(text, "stop"), grade)
