@@ -36,9 +36,9 @@ Reuse = Annotated[
 @app.command()
 def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
     """Say what a job would do, before it does it: settings, counts, prompts, calls, and what is already paid for."""
-    from lai_ray import config, paid, plan, start
+    from lai_ray import jobfile, paid, plan, start
 
-    settings = config.read(job, overrides)
+    settings = jobfile.read(job, overrides)
     start.check_names(settings)
     source = start.reusable(reuse, start.place(settings))
     plan.show(settings, _console(), start.begun(settings))
@@ -48,9 +48,9 @@ def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
 @app.command("try")
 def try_(job: Job, overrides: Overrides = None) -> None:
     """20 problems through every stage, then one mistake's story."""
-    from lai_ray import config, start
+    from lai_ray import jobfile, start
 
-    outcome = start.run_job(start.tried(config.read(job, overrides)))
+    outcome = start.run_job(start.tried(jobfile.read(job, overrides)))
     if outcome.stopped_at is None:
         _tell(outcome.run, None)
 
@@ -65,14 +65,14 @@ def run(
     reuse: Reuse = None,
 ) -> None:
     """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
-    from lai_ray import config, start
+    from lai_ray import jobfile, start
     from lai_ray.rundir import STAGES
 
     if until is not None and until.rpartition("/")[2] not in STAGES:
         raise ConfigError(
             f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
         )
-    outcome = start.run_job(config.read(job, overrides), until=until, reuse=reuse)
+    outcome = start.run_job(jobfile.read(job, overrides), until=until, reuse=reuse)
     if outcome.stopped_at is not None:
         _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
         return
@@ -82,9 +82,9 @@ def run(
 @app.command()
 def evaluate(job: Job, overrides: Overrides = None) -> None:
     """Sit the job's tests, and nothing else; target.model=… names any model."""
-    from lai_ray import config, start
+    from lai_ray import jobfile, start
 
-    outcome = start.run_job(start.only_tests(config.read(job, overrides)))
+    outcome = start.run_job(start.only_tests(jobfile.read(job, overrides)))
     _report(outcome.run, _console())
 
 

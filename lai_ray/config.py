@@ -6,14 +6,11 @@ and a key that does not exist is an error with a suggestion, before anything sta
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lai_ray.errors import ConfigError
-from lai_ray.plugins import available, suggestion
+from lai_ray.plugins import available
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -362,95 +359,3 @@ class Config(Section):
     def learning_rate(self, iteration: int) -> float:
         """The starting rate of one iteration, lowered each round."""
         return self.train.learning_rate * self.train.learning_rate_decay**iteration
-
-
-def read(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The job in a TOML file, with `key=value` overrides. Raises ConfigError, which says where and what instead."""
-    table = read_table(Path(path))
-    for override in overrides or []:
-        _override(table, override)
-    table.setdefault("name", Path(path).stem)
-    return parse(table, where=str(path))
-
-
-def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """One job file as a table, laid over the file that it extends."""
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(str(p) for p in seen)}")
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        raise ConfigError(
-            f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
-        )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    parent = table.pop("extends", None)
-    if parent is None:
-        return table
-    if not isinstance(parent, str):
-        raise ConfigError(f"{path}: extends is {parent!r}; give one file name")
-    return _merged(read_table(path.parent / parent, (*seen, path.resolve())), table)
-
-
-def parse(table: dict[str, Any], *, where: str = "job") -> Config:
-    """A table as a Config. Raises ConfigError with one line for each thing that is wrong."""
-    try:
-        return Config.model_validate(table)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(where, problem) for problem in error.errors())) from error
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = dict(below)
-    for key, value in above.items():
-        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
-    return both
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"{text!r} is not an override; write section.key=value, as in train.learning_rate=1e-5")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{text!r}: {section!r} is a value, not a section")
-    table[last] = _toml_value(value.strip())
-
-
-def _toml_value(text: str) -> Any:
-    """A TOML value; a bare word is a string, so that `name=trial` needs no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(where: str, problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        *sections, key = [str(part) for part in problem["loc"]]
-        known = list(_section(sections).model_fields)
-        inside = f"[{'.'.join(sections)}]" if sections else "the top level"
-        return f"{where}: unknown key {path!r}. {suggestion(key, known)}{inside} knows: {', '.join(known)}."
-    if problem["type"] == "missing":
-        return f"{where}: {path} is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}." if path else f"{where}: {message}."
-
-
-def _section(path: list[str]) -> type[BaseModel]:
-    """The model of a (nested) table, for naming what it knows."""
-    model: type[BaseModel] = Config
-    for part in path:
-        if part.isdigit():  # a place in an array of tables
-            continue
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return model

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray import config
+from lai_ray import config, jobfile
 from lai_ray.benchmarks import _word_kinds as kinds
 from lai_ray.contracts import Model, Neighbours, Trained, TrainJob
 from lai_ray.records import Answer, Completion, Request
@@ -49,7 +49,7 @@ def job(storage: Path, **changes: Any) -> config.Config:
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[last] = value
-    return config.parse(table)
+    return jobfile.parse(table)
 
 
 class LocalExecutor:

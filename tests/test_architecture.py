@@ -15,7 +15,7 @@ RANKS = [
     ["errors"],
     ["records", "plugins"],
     ["config", "stats"],
-    ["contracts", "progress", "chat"],
+    ["contracts", "progress", "chat", "jobfile"],
     ["store", "models"],
     ["rundir"],
     ["instructor", "similarity", "engines", "training"],

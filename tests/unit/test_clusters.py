@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from lai_ray import config
+from lai_ray import jobfile
 
 ROOT = Path(__file__).parents[2]
 AWS = ROOT / "clusters/aws.yaml"
@@ -240,12 +240,14 @@ def test_the_entrypoint_names_a_job_that_exists_and_settings_that_it_has(path):
     found = commands(path)
     assert found
     for job, *overrides in found:
-        assert config.read(ROOT / job, overrides).storage.startswith("/"), "a relative path is another folder on a node"
+        assert jobfile.read(ROOT / job, overrides).storage.startswith("/"), (
+            "a relative path is another folder on a node"
+        )
 
 
 @pytest.mark.parametrize("path", [AWS, RAYJOB], ids=lambda path: path.name)
 def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(path):
-    storage = {config.read(ROOT / job, overrides).storage for job, *overrides in commands(path)}
+    storage = {jobfile.read(ROOT / job, overrides).storage for job, *overrides in commands(path)}
     assert storage == {"/mnt/lai/runs"}
     if path == AWS:
         assert "-v /mnt/lai:/mnt/lai" in loaded(AWS)["docker"]["run_options"]
@@ -258,7 +260,7 @@ def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(pat
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_a_job_file_can_be_read(path):
-    assert config.read(path).evaluate.learn_from
+    assert jobfile.read(path).evaluate.learn_from
 
 
 @pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda path: path.name)

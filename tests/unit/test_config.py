@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray import config, plugins
+from lai_ray import jobfile, plugins
 from lai_ray.errors import ConfigError
 
 MINIMAL = """
@@ -28,30 +28,32 @@ def write(tmp_path):
 
 
 def test_a_job_is_named_after_its_file_and_everything_else_has_a_default(write):
-    job = config.read(write(MINIMAL, "mine.toml"))
+    job = jobfile.read(write(MINIMAL, "mine.toml"))
     assert (job.name, job.iterations, job.contrast.neighbours, job.curate.samples_per_dataset) == ("mine", 3, 3, 3000)
 
 
 def test_a_typo_is_an_error_with_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'train.lerning_rate'. Did you mean 'learning_rate'\?"):
-        config.read(write(MINIMAL + "[train]\nlerning_rate = 1e-5\n"))
+        jobfile.read(write(MINIMAL + "[train]\nlerning_rate = 1e-5\n"))
 
 
 def test_a_misspelt_section_is_an_error_with_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'tran'. Did you mean 'train'\?"):
-        config.read(write(MINIMAL + "[tran]\n"))
+        jobfile.read(write(MINIMAL + "[tran]\n"))
 
 
 def test_every_mistake_is_told_at_once(write):
     with pytest.raises(ConfigError) as error:
-        config.read(write(MINIMAL + "[train]\nzero_stage = 4\nepochs = 0\n"))
+        jobfile.read(write(MINIMAL + "[train]\nzero_stage = 4\nepochs = 0\n"))
     assert "train.zero_stage" in str(error.value)
     assert "train.epochs" in str(error.value)
 
 
 def test_a_job_may_extend_another_and_overrides_come_last(write):
     write(MINIMAL + "[train]\nepochs = 2\nlearning_rate = 1e-4\n", "base.toml")
-    job = config.read(write('extends = "base.toml"\n[train]\nepochs = 3\n'), ["train.learning_rate=0.01", "name=other"])
+    job = jobfile.read(
+        write('extends = "base.toml"\n[train]\nepochs = 3\n'), ["train.learning_rate=0.01", "name=other"]
+    )
     assert (job.train.epochs, job.train.learning_rate, job.name) == (3, 0.01, "other")
 
 
@@ -59,7 +61,7 @@ def test_jobs_that_extend_each_other_are_refused(write):
     write('extends = "b.toml"\n', "a.toml")
     write('extends = "a.toml"\n', "b.toml")
     with pytest.raises(ConfigError, match="extends itself"):
-        config.read(write('extends = "a.toml"\n'))
+        jobfile.read(write('extends = "a.toml"\n'))
 
 
 @pytest.mark.parametrize(
@@ -72,18 +74,18 @@ def test_jobs_that_extend_each_other_are_refused(write):
 )
 def test_an_override_that_means_nothing_says_so(write, override, said):
     with pytest.raises(ConfigError, match=said):
-        config.read(write(MINIMAL), [override])
+        jobfile.read(write(MINIMAL), [override])
 
 
 def test_a_file_that_is_not_there_names_its_neighbours(write):
     write(MINIMAL, "quickstart.toml")
     with pytest.raises(ConfigError, match=r"no such job file. Did you mean 'quickstart.toml'\?"):
-        config.read(write(MINIMAL).with_name("quikstart.toml"))
+        jobfile.read(write(MINIMAL).with_name("quikstart.toml"))
 
 
 def test_broken_toml_says_where(write):
     with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
-        config.read(write("a = 1\nb = \n"))
+        jobfile.read(write("a = 1\nb = \n"))
 
 
 def test_a_list_of_strategies_goes_on_with_its_last():
@@ -93,7 +95,7 @@ def test_a_list_of_strategies_goes_on_with_its_last():
 
 def test_a_strategy_for_each_dataset_must_name_every_dataset(write):
     with pytest.raises(ConfigError, match=r"names a strategy for gsm8k; evaluate.learn_from has word_problems"):
-        config.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
+        jobfile.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
 
 
 @pytest.mark.parametrize(
