@@ -1,8 +1,4 @@
-"""Every setting and its one default; job files, overrides, and errors that help.
-
-A job is a TOML file. `extends` names another to start from, `key=value` on the command line changes one setting,
-and a key that does not exist is an error with a suggestion, before anything starts. Imports no torch and no ray.
-"""
+"""Every setting and its one default. `jobfile` reads them from a job's TOML file. Imports no torch and no ray."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray import jobfile, plugins
+from lai_ray import config, jobfile, plugins
 from lai_ray.errors import ConfigError
 
 MINIMAL = """

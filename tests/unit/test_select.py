@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lai_ray import config as jobs
+from lai_ray import jobfile as jobs
 from lai_ray.errors import ConfigError
-from lai_ray.stages.accept import evaluation_marks
+from lai_ray.stages.clear import evaluation_sets
 from lai_ray.stages.select import select
 
 
@@ -38,7 +38,7 @@ def ids(config) -> dict[str, list[str]]:
 def test_without_a_search_the_training_split_is_whole(job):
     parts = ids(job())
     assert {name: len(found) for name, found in parts.items()} == {"gsm8k.train": 300, "gsm8k.test": 5}
-    assert "gsm8k.dev" not in evaluation_marks(job())
+    assert "gsm8k.dev" not in evaluation_sets(job()).problems
 
 
 def test_with_a_search_a_fifth_of_it_is_dev_and_no_question_is_on_both_sides(job):
@@ -49,7 +49,7 @@ def test_with_a_search_a_fifth_of_it_is_dev_and_no_question_is_on_both_sides(job
     assert 60 <= len(dev) <= 62
     assert not {p.question for p in dev} & {p.question for p in train}
     assert all(p.id.startswith("gsm8k/dev/") for p in dev)
-    assert len(evaluation_marks(config)["gsm8k.dev"]) == len({p.question for p in dev})
+    assert len(list(evaluation_sets(config).problems["gsm8k.dev"])) == len(dev)
 
 
 def test_the_dev_side_is_the_same_for_every_seed_and_limit(job):
