@@ -2,13 +2,13 @@
 
 LAI_TEST_DATA=DATA python -m tests.perf.small_encoder FOLDER [--steps N] [--seed N]
 
-WordPiece, lower-cased, and a BERT of 2 layers x 256, both from nothing. Word embeddings start as the singular vectors of
-which tokens share a text; then training is by contrast: two texts of one problem (its question and its options or worked
-solution, or two halves of its words) shall be nearer than texts of two problems, by the vector that the product itself
-uses (masked mean, normalised). No subject, verdict or test split is looked at. One thread, seeded.
+WordPiece, lower-cased, and a BERT of 2 layers x 256, both from nothing. Word embeddings start as the singular vectors
+of which tokens share a text; then training is by contrast: two texts of one problem (its question and its options or
+worked solution, or two halves of its words) shall be nearer than texts of two problems, by the vector that the product
+itself uses (masked mean, normalised). No subject, verdict or test split is looked at. One thread, seeded.
 
-Prints a JSON line: minutes, and the share of MMLU's training questions whose nearest other one is of the same subject, by
-this encoder, by the same one before training, by TF-IDF, and by chance.
+Prints a JSON line: minutes, and the share of MMLU's training questions whose nearest other one is of the same subject,
+by this encoder, by the same one before training, by TF-IDF, and by chance.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def views(pair: Pair, chance: random.Random) -> tuple[str, str]:
         return some(pair.question, 0.85, chance), some(pair.other, 0.85, chance)
     words = f"{pair.question} {pair.other}".split()
     left = [chance.random() < 0.5 for _ in words]
-    halves = [" ".join(word for word, is_left in zip(words, left, strict=True) if is_left is side) for side in (True, False)]
+    sides = [[word for word, is_left in zip(words, left, strict=True) if is_left is side] for side in (True, False)]
+    halves = [" ".join(side) for side in sides]
     return halves[0] or pair.question, halves[1] or pair.question
 
 
