@@ -317,7 +317,8 @@ class Config(Section):
         if given and given != wanted:
             raise ValueError(
                 f"target.attempts names files for {', '.join(sorted(given))}; evaluate.learn_from has "
-                f"{', '.join(self.evaluate.learn_from)}"
+                f"{', '.join(self.evaluate.learn_from)}. Both must name the same; on the command line the table is "
+                'replaced by target.attempts={mmlu = "answers"}'
             )
         if given and self.search is not None:
             raise ValueError(
