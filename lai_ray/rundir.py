@@ -79,15 +79,17 @@ class Stage:
         if self.run.until in (self.name, self.folder, self.folder.replace("iteration_", "")):
             raise Stopped(self.folder)
 
-    def answers(self) -> Answers:
+    def answers(self, *, rows: int = 500) -> Answers:
         """What was paid for in this stage; with --reuse, in stages of this name of the other run too.
+
+        rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
 
         A target that stays as it is, or was a trial of a search, has answered before: those answers count as well.
         """
         mine, folder = self.store.inside("answers"), f"{self.name}/answers"
         before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name == "evaluate" else []
         others = self.run.reuse.stores_of(folder) if self.run.reuse else []
-        return Answers(mine, others=[*before, *others])
+        return Answers(mine, rows=rows, others=[*before, *others])
 
     def taken_over(self, name: str, folder: str) -> bool:
         """Whether a finished folder (weights with lineage.json) of this name in the reused run is now at `folder`."""

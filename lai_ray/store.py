@@ -330,8 +330,6 @@ class Answers:
     def _keep(self, segments: Segments, answer: Answer) -> None:
         """Called with the lock held."""
         self._where[bytes.fromhex(answer.key)] = segments, self._add(segments, answer)
-        if len(segments.open) >= self.rows:
-            segments.close()
 
     def _add(self, segments: Segments, answer: Answer) -> int:
         """Called with the lock held."""
@@ -339,7 +337,10 @@ class Answers:
             raise self._failure
         if not self._is_open:
             self._opened = time.monotonic()
-        return segments.add(answer)
+        place = segments.add(answer)
+        if len(segments.open) >= self.rows:
+            segments.close()
+        return place
 
     @property
     def _is_open(self) -> bool:

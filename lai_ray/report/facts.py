@@ -61,7 +61,7 @@ def budget_words(run: Run) -> str:
     spent = sum(spent_in(run, config["instructor"]["max_tokens"]).values(), start=Spent())
     found = caps_of(config["limits"], config["instructor"]).by_name(spent.at_most)
     said = [
-        f"limits.{name} = {limit:,}: {counted:,.4f} spent, {limit - counted:,.4f} left".replace(".0000", "")
+        f"limits.{name} = {limit:,}: {counted:,.4f} spent, {max(limit - counted, 0):,.4f} left".replace(".0000", "")
         for name, (counted, limit) in found.items()
     ]
     if said and spent.unknown.calls:

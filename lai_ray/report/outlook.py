@@ -88,9 +88,9 @@ def budget(pools: list[Known], spent: Spent, config: Config) -> Table:
     lows, highs, done = (caps.by_name(amount) for amount in (low, high, spent.at_most))
     for name, (counted, limit) in done.items():
         least, most = lows[name][0], highs[name][0]
-        words = verdict(limit - counted, least, most, counted)
+        left, words = max(limit - counted, 0), verdict(limit - counted, least, most, counted)
         between = figure(least) if figure(least) == figure(most) else f"{figure(least)} to {figure(most)}"
-        table.rows.append([f"limits.{name}", figure(limit), figure(counted), figure(limit - counted), between, words])
+        table.rows.append([f"limits.{name}", figure(limit), figure(counted), figure(left), between, words])
     return table
 
 

@@ -110,7 +110,7 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
     plan = _plan(stage, cases, wanted)
     key = key_of(cases.key, plan, config.instructor.model_dump(exclude={"api_key_env", "timeout"}), wanted)
     if not stage.done(key):
-        with stage.answers() as answers:
+        with stage.answers(rows=min(config.limits.max_in_flight, 500)) as answers:
             replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers)
         usage = _usage(replies, answers, config)
         if usage["inherited"]:

@@ -34,10 +34,12 @@ def limits(**changes) -> LimitSettings:
     return LimitSettings(**{"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "max_in_flight": 8} | changes)
 
 
-def asking(drawn, base_url, *, pace=PACE, timeout=20.0, stall_seconds=60.0, workers=2, key=None, logs=None, **limit):
+def asking(
+    drawn, base_url, *, pace=PACE, timeout=20.0, stall_seconds=60.0, workers=2, key=None, logs=None, again=None, **limit
+):
     settings = InstructorSettings(model="m", timeout=timeout, api_key_env=key)
     cluster = ClusterSettings(instructor_workers=workers, stall_seconds=stall_seconds)
-    return ask(drawn, settings, limits(**limit), cluster, base_url, logs, pace=pace)
+    return ask(drawn, settings, limits(**limit), cluster, base_url, logs, again=again, pace=pace)
 
 
 def answered(answers: list[Answer], count: int) -> None:
@@ -192,7 +194,7 @@ def test_an_empty_account_stops_the_run_but_calls_in_flight_come_home():
 def collected(answers: Iterator[Answer], came: list[str]) -> Iterator[Answer]:
     """Keeps what came before the error."""
     for answer in answers:
-        came.append(answer.key)
+        came += [answer.key] if answer.completion.error is None else []
     return iter(())
 
 

@@ -1,0 +1,42 @@
+"""The estimate of `lai check` once the mistakes are known, against what was used.  run -> ratios
+
+    python -m tests.perf.forecast JOB [section.key=value ...]      of a run whose instruct stages are complete
+
+Once as the provider counted tokens, and once by the rule of the tests' provider (a token for every four characters
+sent), which is also taken for the replies: what a tokenizer of English text would have counted, about.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lai_ray import config, start
+from lai_ray.instructor.budget import NOTHING, Amount
+from lai_ray.instructor.usage import characters
+from lai_ray.records import Reply
+from lai_ray.report.outlook import pools_known
+
+
+def main() -> None:
+    """One line a pool of replies and way of counting."""
+    job = config.read(sys.argv[1], sys.argv[2:])
+    run = start.begun(job)
+    assert run is not None, "no such run yet"
+    print("iteration  counted by          estimate in, out        used in, out      estimate / used: in, out, all")
+    for pool in pools_known(run, job):
+        if not pool.stage.facts():
+            continue
+        replies = list(pool.stage.view("replies.jsonl", Reply))
+        quarter = sum(
+            (Amount(1, characters(r.messages) // 4, -(-len(r.completion.text) // 4)) for r in replies), start=NOTHING
+        )
+        for how, used in (("the provider", pool.so_far.known), ("four characters each", quarter)):
+            found = pool.likely
+            ratios = (found.input / used.input, found.output / used.output, found.tokens / used.tokens)
+            shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+            print(f"{pool.iteration:<10} {how:<21} {found.input:>9,}, {found.output:>9,}   "
+                  f"{used.input:>9,}, {used.output:>9,}    {shown} ({found.calls} and {used.calls} calls)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
