@@ -27,16 +27,23 @@ QUIET = {
 
 
 def side(module: str, *arguments: object) -> dict[str, Any]:
-    """What `python -m module arguments` prints on its last line, as JSON; it is shown as it comes."""
+    """What `python -m module arguments` prints on its last line, as JSON; it is shown as it comes.
+
+    Started once more when it fails, which is said: a busy machine does not always start Ray in time.
+    """
     before = shlex.split(os.environ.get("LAI_BENCH_WITH", ""))
     command = [*before, sys.executable, "-m", module, *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUIET
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr[-3000:]}")
-    last = done.stdout.strip().splitlines()[-1]
-    print(last, flush=True)
-    found: dict[str, Any] = json.loads(last)
+    for last in (False, True):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+        if not done.returncode:
+            break
+        print(f"{shlex.join(command)} failed:\n{done.stderr[-1000:]}", file=sys.stderr, flush=True)
+        if last:
+            raise SystemExit("it failed twice")
+    last_line = done.stdout.strip().splitlines()[-1]
+    print(last_line, flush=True)
+    found: dict[str, Any] = json.loads(last_line)
     return found
 
 
