@@ -70,7 +70,7 @@ REACHING_OUT = {
 def daemon():
     if os.fork() == 0:
         os.setsid()
-        if os.fork() == 0: time.sleep(600)
+        if os.fork() == 0: time.sleep(20)
         os._exit(0)
     return "a daemon"
 attempt("daemon", daemon)
@@ -80,7 +80,9 @@ made = 0
 for _ in range(300):
     try: pid = os.fork()
     except OSError: break
-    if pid == 0: time.sleep(600)
+    if pid == 0:
+        time.sleep(20)
+        os._exit(0)  # else, where nothing holds it, each would go on forking
     made += 1
 if made: print("ESCAPED", made, "processes", flush=True)
 """,
