@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs are written on one line)
 """Programs that mean harm, for the sandbox. Each says ESCAPED when it got what it should not.
 
 Names in braces are filled in by `tests.faults.hostile`: {secret} a file of the user's, {home} its folder, {tcp} a port and

@@ -66,7 +66,9 @@ def main() -> None:
     rows = recorded()
     official = {key: bool(row["passed"]) for key, row in rows.items()}
     paper, seconds = graded(rows, "paper")
-    print(f"paper v. official: {sum((paper[k].score == 1) == official[k] for k in rows)} of {len(rows)}, {seconds:.1f} s")
+    print(
+        f"paper v. official: {sum((paper[k].score == 1) == official[k] for k in rows)} of {len(rows)}, {seconds:.1f} s"
+    )
     print("  differ:", [(k, rows[k]["result"], paper[k].status, paper[k].note) for k in rows
                         if (paper[k].score == 1) != official[k]])  # fmt: skip
     bodies = {key: body_only(row["response"], row["entry_point"]) for key, row in rows.items()}
