@@ -18,8 +18,8 @@ from lai_ray.benchmarks import _sandbox
 
 IMPORTS = "import typing, math, collections, re, heapq, itertools, functools\n"
 PROGRAM = IMPORTS + "def add(a, b): return a + b\n"
-CHECKS = _sandbox.Checks("def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(-1, 1) == 0", "add",
-                         check=True)  # fmt: skip
+TESTS = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(-1, 1) == 0"
+CHECKS = _sandbox.Checks(TESTS, "add", check=True)
 COUNT = 60
 
 
