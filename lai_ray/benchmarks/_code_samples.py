@@ -55,6 +55,7 @@ def _items(reply: str) -> list[_Item]:
             items[-1].lines.setdefault(section, [])
         if items:
             rest = _HEADS[section].sub("", line, count=1) if section else line
+            fenced = fenced or bool(section and _FENCE.match(rest))  # "Answer: ```python"
             items[-1].lines[items[-1].section].append(rest)
     return items
 

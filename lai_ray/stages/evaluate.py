@@ -231,7 +231,7 @@ def _grade(
     if part.benchmark.runs_code and tally.ungraded_n > limit * tally.n:
         raise StageError(
             f"{part.name}: {tally.ungraded_n} of {tally.n} answers got no verdict, more than "
-            f"limits.max_failed_fraction = {limit:g} allows. The first: {shown}. The answers are kept; mend the cause, or raise the limit, and "
-            "start the same command again."
+            f"limits.max_failed_fraction = {limit:g} allows. The first: {shown}. The answers "
+            "are kept; mend the cause, or raise the limit, and start the same command again."
         )
     return tally
