@@ -55,6 +55,7 @@ def _items(reply: str) -> list[_Item]:
             items[-1].lines.setdefault(section, [])
         if items:
             rest = _HEADS[section].sub("", line, count=1) if section else line
+            fenced = fenced or bool(section and _FENCE.match(rest))  # "Answer: ```python"
             items[-1].lines[items[-1].section].append(rest)
             fenced = fenced or bool(section and _FENCE.match(rest))
     return items
@@ -89,12 +90,21 @@ def header(text: str, code: str, entry: str, tests: list[str]) -> str:
     classes = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name in used]
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry)
     imports = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    needed = imports if function.returns or any(a.annotation for a in function.args.args) or classes else []
+    annotated = function.returns or any(a.annotation for a in function.args.args)
+    needed = imports if annotated or classes else [line for line in imports if _binds(line) & _all_names(tests)]
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
     words = " ".join(text.split()).replace("\\", "\\\\").replace('"""', "'''")
     examples = [example for test in tests if (example := _as_example(test))]
     lines = [f"def {entry}({ast.unparse(function.args)}){returns}:", f'    """ {words}', *examples, '    """']
     return "\n\n\n".join([*filter(None, ["\n".join(needed)]), *classes, "\n".join(lines)]) + "\n"
+
+
+def _binds(line: str) -> set[str]:
+    return {(alias.asname or alias.name).split(".")[0] for node in ast.parse(line).body for alias in node.names}  # type: ignore[attr-defined]
+
+
+def _all_names(tests: list[str]) -> set[str]:
+    return {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
 
 
 def _as_example(test: str) -> str | None:

@@ -42,7 +42,7 @@ class Limits:
     """Seconds of CPU time, all threads together."""
     wall: float = 60.0
     """Seconds from start to verdict."""
-    idle: float = 5.0
+    idle: float = 10.0
     """Seconds in which neither the program nor its tests used any CPU time."""
     memory: int = 1 << 30
     """Bytes of address space."""

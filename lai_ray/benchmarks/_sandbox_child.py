@@ -38,7 +38,7 @@ class Program:
     def serve(self, source: str) -> None:
         """Never returns by itself: the process is ended from outside, or by the program."""
         try:
-            exec(compile(source, "<program>", "exec"), self.names)
+            exec(compile(source, "<program>", "exec", dont_inherit=True), self.names)
         except BaseException as error:
             self._say({"raised": _described(error)})
         else:
@@ -136,7 +136,7 @@ class Tests:
         """
         space: dict[str, Any] = {"__name__": "tests"}
         try:
-            setup, tests = (compile(spec[part], f"<{part}>", "exec") for part in ("setup", "tests"))
+            setup, tests = (compile(spec[part], f"<{part}>", "exec", dont_inherit=True) for part in ("setup", "tests"))
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             return _said("error", f"the tests cannot be run: {type(error).__name__}: {error}")
         try:

@@ -227,11 +227,11 @@ def _grade(
             yield attempt
 
     stage.write(_file(part.name), attempts(), Attempt)
-    if part.benchmark.runs_code and tally.ungraded_n > config.limits.max_failed_fraction * tally.n:
+    limit, shown = config.limits.max_failed_fraction, "; ".join(tally.ungraded)
+    if part.benchmark.runs_code and tally.ungraded_n > limit * tally.n:
         raise StageError(
             f"{part.name}: {tally.ungraded_n} of {tally.n} answers got no verdict, more than "
-            f"limits.max_failed_fraction = {config.limits.max_failed_fraction:g} allows. The first: "
-            f"{'; '.join(tally.ungraded)}. The answers are kept; mend the cause, or raise the limit, and start the "
-            "same command again."
+            f"limits.max_failed_fraction = {limit:g} allows. The first: {shown}. The answers "
+            "are kept; mend the cause, or raise the limit, and start the same command again."
         )
     return tally

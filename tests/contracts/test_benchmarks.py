@@ -46,7 +46,9 @@ def squeezed(text: str) -> str:
 @pytest.mark.parametrize(("name", "split"), PARTS)
 def test_every_reference_is_right(name, split):
     benchmark = found(name)
-    wrong = [p.id for p in problems(name, split) if benchmark.grade(p, benchmark.reference(p)).score != 1.0]
+    # MBPP knows no reference for 28 refined rows (mbpp.NO_REFERENCE); no other benchmark may lack one.
+    known = [p for p in problems(name, split) if p.answer or name != "mbpp"]
+    wrong = [p.id for p in known if benchmark.grade(p, benchmark.reference(p)).score != 1.0]
     assert not wrong
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs are written on one line)
 """Programs that mean harm, for the sandbox. Each says ESCAPED when it got what it should not.
 
 Names in braces are filled in by `tests.faults.hostile`: {secret} a file of the user's, {home} its folder, {tcp} a port and
@@ -70,7 +71,7 @@ REACHING_OUT = {
 def daemon():
     if os.fork() == 0:
         os.setsid()
-        if os.fork() == 0: time.sleep(600)
+        if os.fork() == 0: time.sleep(20)
         os._exit(0)
     return "a daemon"
 attempt("daemon", daemon)
@@ -80,7 +81,9 @@ made = 0
 for _ in range(300):
     try: pid = os.fork()
     except OSError: break
-    if pid == 0: time.sleep(600)
+    if pid == 0:
+        time.sleep(20)
+        os._exit(0)  # else, where nothing holds it, each would go on forking
     made += 1
 if made: print("ESCAPED", made, "processes", flush=True)
 """,

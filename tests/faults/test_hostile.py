@@ -1,0 +1,49 @@
+"""Programs that mean harm, as whoever runs the tests and, where that is root, as an ordinary user too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lai_ray.benchmarks import _sandbox
+from tests.faults.hostile_programs import PROGRAMS
+
+REPO = Path(__file__).parents[2]
+PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+AS_A_USER = (
+    'mount --bind "$1" /mnt && exec setpriv --reuid=12345 --regid=12345 --clear-groups "/mnt/bin/$2" -m "$3" "$4"'
+)
+
+
+def got_out(command: list[str]) -> dict[str, str]:
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["programs"] == len(PROGRAMS) >= 45
+    return said["got_out"]
+
+
+def offered() -> bool:
+    try:
+        return _sandbox.strongest("namespaces") == "namespaces"
+    except _sandbox.SandboxRefusedError:
+        return False
+
+
+@pytest.mark.skipif(not offered(), reason="this machine lends no namespaces to this user: docs/sandbox.md")
+def test_no_hostile_program_gets_out_at_the_tier_accepted_by_default():
+    assert got_out([str(PYTHON), "-m", "tests.faults.hostile", "namespaces"]) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to become somebody else")
+def test_nor_does_one_started_by_an_ordinary_user():
+    # The interpreter may stand in a home folder that only root may enter: shown at /mnt, for this process alone.
+    run = ["unshare", "--mount", "sh", "-c", AS_A_USER, "sh", str(PYTHON.parents[1]), PYTHON.name]
+    assert got_out([*run, "tests.faults.hostile", "namespaces"]) == {}
