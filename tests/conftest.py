@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,13 @@ class Tutor:
         return records(self.log) if self.log.exists() else []
 
 
-@pytest.fixture
-def tutor(tmp_path: Path) -> Iterator[Tutor]:
+@contextmanager
+def tutoring(log: Path, port: int | None = None) -> Iterator[Tutor]:
     """A tutor that outlives the drivers that ask it, slow enough to be interrupted."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path / "tutor.jsonl"
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "lai_ray.world.tutor", "--port", str(port), "--log", str(log), "--latency", "0.05"]
     process = subprocess.Popen(command, cwd=REPO)
     try:
@@ -67,6 +68,13 @@ def tutor(tmp_path: Path) -> Iterator[Tutor]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def tutor(tmp_path: Path) -> Iterator[Tutor]:
+    """A tutor of this test's own."""
+    with tutoring(tmp_path / "tutor.jsonl") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import REPO, SMALL, Tutor, lai, records
+from tests.conftest import REPO, SMALL, Tutor, lai, records, tutoring
 from tests.faults.test_kills import IN_FLIGHT, NEAR_TIE, recorded, turned_answers
 
 KEPT = REPO / "build" / "soak"
@@ -34,6 +34,15 @@ ACTORS = {
 }
 """What each kind of actor's process is called."""
 MOST_RUNS = 12
+PORT = 8753
+"""A run is asked again with the address it began with."""
+
+
+@pytest.fixture
+def tutor() -> Iterator[Tutor]:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tutoring(KEPT / "tutor.jsonl", PORT) as found:
+        yield found
 
 
 def arguments(name: str, tutor: Tutor) -> list[str]:
