@@ -100,6 +100,30 @@ def contamination(
 
 
 @app.command()
+def grade(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark: gsm8k, mmlu, … or my_pkg.my_file:BENCHMARK.")],
+    responses: Annotated[
+        Path,
+        typer.Option(help="The benchmark's own records plus `response`: JSON lines or array, CSV, Parquet, gzipped."),
+    ],
+    out: Annotated[Path, typer.Option(help="The same rows with their verdicts, as JSON lines.")],
+    rules: Annotated[str, typer.Option(help='"default", or "paper": as the official release grades.')] = "default",
+    data: Annotated[
+        Path | None, typer.Option(help="The benchmark's own files, for what a row alone does not say.")
+    ] = None,
+) -> None:
+    """Grade recorded responses: the same rows, in the order they came, with correct, answer, rule and status."""
+    from lai_ray import grade as grading
+    from lai_ray.report import tables
+
+    how = grading.rules_named(rules)
+    found = grading.benchmark_named(benchmark, data)
+    summary = grading.grade_file(found, responses, out, how)
+    tables.show(summary.tables(f"{benchmark}, {rules} rules"), _console())
+    _console().print(f"written: {out}", markup=False)
+
+
+@app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
     id: Annotated[

@@ -15,7 +15,7 @@ from lai_ray.report.tables import Table
 from lai_ray.rundir import flat
 from lai_ray.stages.diagnose import improve_settings, strategy_for
 from lai_ray.stages.instruct import samples_per_request
-from lai_ray.stages.select import Part, benchmark, select
+from lai_ray.stages.select import Part, benchmark, part, select
 
 ACCURACIES = (0.3, 0.6, 0.9)
 """Accuracies on the training problems for which the calls are worked out."""
@@ -69,7 +69,7 @@ def calls(config: Config) -> Table:
         return table
     wanted = config.curate.samples_per_dataset
     for name in config.evaluate.learn_from:
-        n = sum(1 for _ in Part(benchmark(config, name), "train", config.evaluate.max_train_problems, config.seed))
+        n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
         for accuracy in ACCURACIES:
             mistakes = max(round(n * (1 - accuracy)), 1)
             each = samples_per_request(wanted, mistakes)
@@ -84,9 +84,9 @@ def calls(config: Config) -> Table:
 def prompts(config: Config) -> list[tuple[str, str]]:
     """One rendered prompt of every strategy and dataset, and of every test."""
     shown: dict[str, str] = {}
-    for part in select(config, 0):
-        problem = next(iter(part))
-        shown.setdefault(f"{part.benchmark.name}: what the target is asked", _text(part.benchmark.prompt(problem)))
+    for each in select(config, 0):
+        problem = next(iter(each))
+        shown.setdefault(f"{each.benchmark.name}: what the target is asked", _text(each.benchmark.prompt(problem)))
     for i in range(config.iterations):
         for name in config.evaluate.learn_from:
             title = f"{name}: what the instructor is asked by strategy {config.schedule.name(i, name)}"

@@ -23,7 +23,7 @@ RANKS = [
     ["strategies"],
     ["stages"],
     ["loop", "report"],
-    ["plan", "doctor", "distributed", "world", "contamination"],
+    ["plan", "doctor", "distributed", "world", "contamination", "grade"],
     ["start"],
     ["cli"],
     ["__main__"],

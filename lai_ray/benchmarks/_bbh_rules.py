@@ -20,7 +20,7 @@ from lai_ray.records import Grade
 LABELS = (("yes", "no"), ("true", "false"), ("valid", "invalid"), ("plausible", "implausible"))
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
 _LETTER = re.compile(r"\(([A-Z])\)")
-_PHRASE = re.compile(r"answer(?:\s+to\s+[^.\n:]{0,80}?)?[\s*_]*(?:is|are|would be|:)[\s*_:]*", re.I)
+_PHRASE = re.compile(r"answer(?:\s+to\s+[^.\n:]{0,80}?)?[\s*_]{0,8}(?:is|are|would be|:)[\s*_:]{0,8}", re.I)
 _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
 
 
@@ -44,7 +44,9 @@ def default_grade(question: str, target: str, response: str) -> Grade:
         return _grade(f"({found.letter})" if found.letter else None, right, found.rule)
     if read_number(target) is not None:
         number = final_number(text)
-        return _grade(number and number.text, is_right(number, target), number.rule if number else "no number")
+        if number is None:
+            return _grade(None, False, "no number in the response")
+        return _grade(number.text, is_right(number.text, target), number.rule)
     labels = next((pair for pair in LABELS if target.lower() in pair), None)
     if labels:
         return _label(labels, target, text)

@@ -42,8 +42,8 @@ _WHICH = (
 _SURELY = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
 _IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_SURELY}\s*:?|[:=])"
 _DRESSED = (
-    r"[\s\"'“‘`$*_(\[{<]*(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{)*"
-    r"(?:(?:option|choice|letter|answer)\s+)?[\s\"'“‘`*_(\[]*"
+    r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
+    r"(?:(?:option|choice|letter|answer)\s)?[\s\"'“‘`*_(\[]{0,8}"
 )
 _BEST = (
     r"\s(?:is|would\s+be|are|seems|must\s+be)\s+(?:the\s+|an?\s+|also\s+|indeed\s+)*(?:most\s+|best\s+|only\s+|single\s+)*"
@@ -54,16 +54,19 @@ _BEST = (
 @cache
 def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     # Alone: not inside a word, and no possessive, variable or abbreviation ("A's", "A=3", "vitamin B12", "A.D.").
-    alone = rf"([{letters}])(?![\w=’']|\.\w)"
+    # What may not stand before a letter is looked for once it is found: so a search skips from letter to letter.
+    one, after = f"[{letters}]", r"(?![\w=’']|\.\w)"
+    within = f"({one})"
+    alone = within + after
     return {
         name: re.compile(pattern)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DRESSED}{alone}",
-            "boxed": rf"boxed\{{[\s{{\\a-z(]*{alone}",
-            "lead": rf"[\s\"'“‘`*_#>(\[]*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]+)?[*_(\[]*{alone}",
-            "correct": rf"(?<![\w'’]){alone}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
-            "line": rf"(?m)^[ \t>*_\-•(\[]*{alone}[)\].:*_]+(?:\s|$)",
-            "letter": rf"(?<![\w'’\\&./-]){alone}",
+            "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
+            "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
+            "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
+            "line": rf"(?m)^[ \t>*_\-•(\[]{{0,8}}{alone}[)\].:*_]+(?:\s|$)",
+            "letter": rf"{within}(?<![\w'’\\&./-]{one}){after}",
         }.items()
     }
 
@@ -72,6 +75,9 @@ _NEGATED = re.compile(r"\b(?:not|n't|cannot|never|incorrect|wrong|isn’t|isn't|
 _LIST = re.compile(r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*[A-J1-9](?![\w'’.]\w|\w)")
 _SUPPOSED = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+|\n+")
+_REFUSED = re.compile(
+    r"\b(?:none|neither) of (?:the|these)\b[^.\n]{0,40}\b(?:options|choices|answers|statements)|\bnot among\b", re.I
+)
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|as|because|since|but|would|seems|which|with|if|from|in)\b)[a-z]")
 _BARE = re.compile(r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\W*(?:is\W+)?)?(\w)\W*", re.I)
 _WORDS = re.compile(r"[^\W_]+")
@@ -101,7 +107,10 @@ def default_choice(response: str, choices: Mapping[str, str]) -> Choice:
 
 def _spelt_out(text: str, choices: Mapping[str, str]) -> str | None:
     """The choice that the whole response is the text of."""
-    return next((x for x, choice in choices.items() if _spaced(choice) == _spaced(text)), None)
+    return next(
+        (x for x, choice in choices.items() if abs(len(choice) - len(text)) < 3 and _spaced(choice) == _spaced(text)),
+        None,
+    )
 
 
 def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> str | None:
@@ -141,8 +150,12 @@ def _looser(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
             return Choice(named.pop(), rule)
         if named:
             break
-    sentences = _SENTENCE.split(text)
-    for part in (text, sentences[0], sentences[-1]):
+    if _REFUSED.search(text):
+        return Choice(None, "refuses every choice")
+    sentences = [part for part in _SENTENCE.split(text) if part]
+    # Working is full of numbers: a choice that is one is looked for where the text ends.
+    numeric = not any(map(str.isalpha, "".join(choices.values())))
+    for part in (sentences[-1],) if numeric else (text, sentences[0], sentences[-1]):
         meant = _by_text(part, choices)
         if meant:
             return Choice(meant, "text")

@@ -33,7 +33,8 @@ class MathBenchmark:
     def reference(self, problem: Problem) -> str:
         """The worked solution, its final line added where it does not state the gold number that way."""
         solution = str(problem.extra.get("solution") or "")
-        if is_right(final_number(solution), problem.answer):
+        said = final_number(solution)
+        if said and is_right(said.text, problem.answer):
             return solution
         return f"{solution.replace(MARKER, '')}\n{MARKER} {problem.answer}".strip()
 

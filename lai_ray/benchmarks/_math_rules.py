@@ -35,11 +35,13 @@ _SIGN = r"(?:(?<![\w.)%])(?<![\d)%] )-\s?)?(?<![\w.])\$?\s?"  # "5-3" and "$5 - 
 _NUMBER = re.compile(
     rf"(?<!/){_SIGN}(?:{_PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{_PLAIN})", re.A
 )
-_LEAD = r"[\s*_:$\\(\[{]*(?:boxed\{)?\$?"
-_MARKED = re.compile(rf"{MARKER}(?:{_LEAD}(?:final\s+)?(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I)
-_BOXED = re.compile(rf"boxed\{{[\s$]*({_VALUE})", re.A)
+_LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{)?\$?"
+_MARKED = re.compile(
+    rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s){{0,2}}(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I
+)
+_BOXED = re.compile(rf"boxed\{{[\s$]{{0,8}}({_VALUE})", re.A)
 _PHRASE = re.compile(
-    rf"nswer[\s*_]*(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
+    rf"nswer[\s*_]{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
     re.A | re.I,
 )
@@ -48,24 +50,31 @@ _ANOTHER = re.compile(r"\n[\s*#]*(?:\d+[.)]\s*)?(?:question|problem|q)\s*\d*\s*[
 _FRAC = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _TOKEN = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 _DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.A)
-_OF_A_NUMBER = "0123456789,.+-$/ "
+_OF_A_NUMBER = "0123456789,.-−$/ "
+_TO_LAST_DIGIT = re.compile(r".*[0-9]", re.S)
 
 
 class Number(NamedTuple):
-    """A number as the text has it, its value, the decimals it is written with, and the rule that found it."""
+    """A number as the text has it, its value, and the decimals it is written with."""
 
     text: str
     value: Fraction
     decimals: int | None
     """None for a fraction, which is exact."""
+
+
+class Said(NamedTuple):
+    """A number as it stands in a response, and the rule that found it. Its value is worked out when it is needed."""
+
+    text: str
     rule: str
 
 
-def read_number(text: str, rule: str = "") -> Number | None:
+def read_number(text: str) -> Number | None:
     """The number that the whole text states: "1,234", "-$2.50", "3/4", "2 1/2"; None where it is none, or absurd."""
     bare = text.replace("$", "").replace(",", "").replace("- ", "-").strip()
     if bare.isdecimal() and bare.isascii() and len(bare) <= _LONGEST:
-        return Number(text, Fraction(int(bare)), 0, rule)
+        return Number(text, Fraction(int(bare)), 0)
     if len(bare) > _LONGEST:
         return None
     top, slash, bottom = bare.partition("/")
@@ -80,31 +89,34 @@ def read_number(text: str, rule: str = "") -> Number | None:
         value = value - share if whole.startswith("-") else value + share
     elif slash:
         value /= int(bottom)
-    return Number(text, value, None if slash else len(whole.partition(".")[2]), rule)
+    return Number(text, value, None if slash else len(whole.partition(".")[2]))
 
 
-def marked(text: str) -> Number | None:
+def marked(text: str) -> Said | None:
     """The number behind the first "####" that has one: GSM8K's strict rule."""
     at = text.find(MARKER)
     return _first(_MARKED.search(text, at), "marker") if at >= 0 else None
 
 
-def last_number(text: str) -> Number | None:
+def last_number(text: str) -> Said | None:
     """The last number of the text: the flexible rule. None where it is absurdly long, or there is none."""
-    for size in (120, 1200, _SIGHT):
-        tail = text[-size:].replace("−", "-")
-        found = deque(_NUMBER.finditer(tail), maxlen=1)
-        # A number that reaches back to the cut may have begun before it.
-        if found and (len(tail) == len(text) or size == _SIGHT or tail[: found[0].start()].strip(_OF_A_NUMBER)):
-            return read_number(found[0].group().strip(), "last_number")
-        if len(tail) == len(text):
-            return None
-    return None
+    end = _end_of_digits(text)
+    if not end:
+        return None
+    run = _run_before(text, end, _OF_A_NUMBER)
+    bare = run.strip(" ")
+    if bare.isdecimal() and run[0] == " " and bare.isascii():
+        # Nearly every number: a plain one after a space.
+        return Said(bare, "last_number") if len(bare) <= _LONGEST else None
+    # Two characters more for what may not stand before a number.
+    found = deque(_NUMBER.finditer(text[max(0, end - len(run) - 2) : end].replace("−", "-")), maxlen=1)
+    said = found[0].group().strip() if found else ""
+    return Said(said, "last_number") if said and read_number(said) else None
 
 
-def final_number(text: str) -> Number | None:
+def final_number(text: str) -> Said | None:
     """What a response commits to, by the first default rule that finds it."""
-    if "\\" in text and "frac" in text:
+    if "frac{" in text:
         text = _FRAC.sub(r"\1/\2", text)
     return _last_marked(text) or _last_said(text) or last_number(text)
 
@@ -112,11 +124,16 @@ def final_number(text: str) -> Number | None:
 def default_grade(gold: str, response: str) -> Grade:
     """The verdict by the default rules; strict and flexible stand in `further`."""
     text = sighted(response)
-    strict, flexible, found = marked(text), last_number(text), final_number(text)
-    further = {"strict": float(is_right(strict, gold)), "flexible": float(is_right(flexible, gold))}
+    strict, flexible = marked(text), last_number(text)
+    if "frac{" in text:
+        found = final_number(text)
+    else:
+        found = (_last_marked(text) if strict else None) or _last_said(text) or flexible
+    right = {said.text: float(is_right(said.text, gold)) for said in {strict, flexible, found} if said}
+    further = {"strict": right[strict.text] if strict else 0.0, "flexible": right[flexible.text] if flexible else 0.0}
     if found is None:
         return Grade(0.0, None, "none", "unparsed", "no number in the response", further)
-    return Grade(float(is_right(found, gold)), found.text, found.rule, "graded", "", further)
+    return Grade(right[found.text], found.text, found.rule, "graded", "", further)
 
 
 def paper_grade(reference: str, response: str) -> Grade:
@@ -130,15 +147,15 @@ def paper_grade(reference: str, response: str) -> Grade:
     return Grade(float(right), found, "last_number", "graded")
 
 
-def is_right(found: Number | None, gold: str) -> bool:
+def is_right(said: str, gold: str) -> bool:
     """Whether a number is the gold one: as a fraction, within 1e-4, or when the two differ by rounding alone."""
-    if found is None:
-        return False
-    if found.text == gold:
+    if said == gold:
         return True
-    wanted = read_number(gold)
-    if wanted is None:
+    found, wanted = read_number(said), read_number(gold)
+    if found is None or wanted is None:
         return False
+    if found.decimals == wanted.decimals == 0:
+        return found.value == wanted.value
     off = abs(found.value - wanted.value)
     if off <= _TOLERANCE:
         return True
@@ -151,14 +168,28 @@ def is_right(found: Number | None, gold: str) -> bool:
 
 def last_token(text: str) -> str | None:
     """The last number-like token of a text, without commas and plus sign; None where there is none."""
-    for size in (80, 800, len(text)):
-        tail = text[-size:] if size else text
-        tokens = deque(_TOKEN.finditer(tail), maxlen=1)
-        if tokens and (len(tail) == len(text) or tail[: tokens[0].start()].strip(_OF_A_NUMBER)):
-            return tokens[0].group().replace(",", "").lstrip("+")
-        if len(tail) == len(text):
-            return None
-    return None
+    run = _run_before(text, _end_of_digits(text), "0123456789,.+-")
+    if run.isdecimal():
+        return run
+    tokens = deque(_TOKEN.finditer(run), maxlen=1)
+    return tokens[0].group().replace(",", "").lstrip("+") if tokens else None
+
+
+def _end_of_digits(text: str) -> int:
+    """Where the last digit ends: every number ends there or before. 0 where there is none."""
+    match = _TO_LAST_DIGIT.match(text)
+    return match.end() if match else 0
+
+
+def _run_before(text: str, end: int, of: str) -> str:
+    """The characters of a kind that stand in a row before `end`."""
+    for size in (32, 400, end):
+        start = max(0, end - size)
+        tail = text[start:end]
+        rest = len(tail.rstrip(of))
+        if rest or not start:
+            return tail[rest:]
+    return ""
 
 
 def sighted(text: str) -> str:
@@ -166,7 +197,7 @@ def sighted(text: str) -> str:
     return text if len(text) <= 2 * _SIGHT else f"{text[:_SIGHT]}\n{text[-_SIGHT:]}"
 
 
-def _last_marked(text: str) -> Number | None:
+def _last_marked(text: str) -> Said | None:
     """The number behind the last "####" that has one, of those before the text goes on to another question."""
     at = text.find(MARKER)
     if at < 0:
@@ -179,7 +210,7 @@ def _last_marked(text: str) -> Number | None:
     return found
 
 
-def _last_said(text: str) -> Number | None:
+def _last_said(text: str) -> Said | None:
     """The last number that is boxed, or that the text calls the answer."""
     found = None
     at = text.rfind("boxed{")
@@ -199,12 +230,12 @@ def _last_said(text: str) -> Number | None:
     return found
 
 
-def _numbers(text: str, rule: str) -> Iterator[Number]:
-    return (number for match in _NUMBER.finditer(text) if (number := read_number(match.group().strip(), rule)))
+def _numbers(text: str, rule: str) -> Iterator[Said]:
+    return (Said(m.group().strip(), rule) for m in _NUMBER.finditer(text) if read_number(m.group().strip()))
 
 
-def _first(match: re.Match[str] | None, rule: str) -> Number | None:
-    return read_number(match[1].strip(), rule) if match else None
+def _first(match: re.Match[str] | None, rule: str) -> Said | None:
+    return Said(match[1].strip(), rule) if match and read_number(match[1].strip()) else None
 
 
 def _refused(token: str) -> bool:

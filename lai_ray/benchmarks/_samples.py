@@ -11,29 +11,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lai_ray.benchmarks._answers import MARKER
-from lai_ray.benchmarks._math_rules import Number, final_number, last_number, marked
+from lai_ray.benchmarks._math_rules import Said, final_number, last_number, marked
 from lai_ray.records import Piece
 
-_EDGE = r"[\s>#*_\-•]*"
-_ORDER = r"(?:\(?\d{1,4}\s*[.):\]]\)?)?[\s*_]*"
-_KIND = r"(?:new|practice|training|similar|generated)?\s*(?:question|problem|sample|exercise|q)"
+# Bounded everywhere: a reply is untrusted text, and a line of a thousand spaces must not cost a thousand cubed.
+_EDGE = r"[\s>#*_\-•]{0,12}"
+_GAP = r"[\s*_]{0,6}"
+_ORDER = rf"(?:\(?\d{{1,4}}\s?[.):\]]\)?)?{_GAP}"
+_KIND = r"(?:(?:new|practice|training|similar|generated)\s)?(?:question|problem|sample|exercise|q)"
 _HEAD = re.compile(
-    rf"^{_EDGE}{_ORDER}(?:\[\s*{_KIND}\s*\d*\s*\]|{_KIND}\s*(?:#|no\.?)?\s*\d*[\s*_]*(?:[:.)]|[-–—](?=\s)|$))[\s*_:]*",
+    rf"^{_EDGE}{_ORDER}(?:\[\s?{_KIND}\s?\d{{0,4}}\s?\]|"
+    rf"{_KIND}\s?(?:#|no\.?)?\s?\d{{0,4}}{_GAP}(?:[:.)]|[-–—](?=\s)|$))[\s*_:]{{0,6}}",
     re.I,
 )
-_NUMBERED = re.compile(rf"^{_EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]+(?=\S)")
-_QUALITY = r"(?:(?:correct|right|worked|full|final|reference|detailed|complete)\s+)*"
+_NUMBERED = re.compile(rf"^{_EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]{{1,6}}(?=\S)")
+_QUALITY = r"(?:(?:correct|right|worked|full|final|reference|detailed|complete)\s){0,3}"
 _ANSWER = re.compile(
-    rf"^{_EDGE}(?:\[\s*{_QUALITY}(?:answer|solution)\s*\d*\s*\]|"
-    rf"{_QUALITY}(?:answer|solution|calculation|working|response|a)(?:\s+(?:key|with\s+explanation))?\s*\d*"
-    r"[\s*_]*(?::|$))[\s*_:]*",
+    rf"^{_EDGE}(?:\[\s?{_QUALITY}(?:answer|solution)\s?\d{{0,4}}\s?\]|"
+    rf"{_QUALITY}(?:answer|solution|calculation|working|response|a)(?:\s(?:key|with\sexplanation))?\s?\d{{0,4}}"
+    rf"{_GAP}(?::|$))[\s*_:]{{0,6}}",
     re.I,
 )
-_WHY = re.compile(rf"^{_EDGE}(?:explanation|reason(?:ing)?|rationale|because|why)[\s*_]*:[\s*_]*", re.I)
-_RULE = re.compile(r"^\s*(?:[-*_=]\s*){3,}$")
-_OPTION = re.compile(r"^[\s>*_\-•]*\(?([A-J])[.):\]]\)?[\s*_]+(\S.*)$")
+_WHY = re.compile(rf"^{_EDGE}(?:explanation|reason(?:ing)?|rationale|because|why){_GAP}:{_GAP}", re.I)
+_OPTION = re.compile(rf"^{_EDGE}\(?([A-J])[.):\]]\)?[\s*_]{{1,6}}(\S.*)$")
 _INLINE = re.compile(r"(?:^|\s)\(?([A-J])[.):\]]\)?\s+")
-_LETTER = re.compile(r"^[\s*_\"'`$\\(\[]*(?:(?:option|choice)\s+)?[*_(\[]*([A-J])(?![\w'’])[*_)\]]*\s*(.*)$", re.S)
+_OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,6}:?[*_ ]{0,6}$", re.I)
+_RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
+_BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
+_LETTER = re.compile(
+    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:option|choice)\s)?[*_(\[]{0,4}([A-J])(?![\w'’])[*_)\]]{0,4}(.*)$", re.S
+)
 _ENDED = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
 
 
@@ -66,7 +73,8 @@ def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
 def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
     """The items of a reply. What stands before the first question is chatter."""
     items: list[_Item] = []
-    for line in reply.splitlines():
+    for raw in reply.splitlines():
+        line = _RUN.sub(r"\1\1\1\1", raw.strip())
         item = items[-1] if items else None
         number = _NUMBERED.match(line)
         head = _HEAD.match(line)
@@ -92,7 +100,7 @@ def _begins(number: int, item: _Item | None, done: Callable[[_Item], bool]) -> b
 
 
 def _take(item: _Item, line: str) -> None:
-    if _RULE.match(line):
+    if len(line) >= 3 and set(line) <= set("-*_= "):
         line = ""
     head = _ANSWER.match(line)
     if item.answer is not None:
@@ -122,7 +130,7 @@ def _math_piece(item: _Item) -> Piece:
     return Piece(question, number, response, {"solution": response})
 
 
-def _worked(lines: list[str]) -> tuple[str, Number | None]:
+def _worked(lines: list[str]) -> tuple[str, Said | None]:
     """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
     for i, line in enumerate(lines):
         found = marked(line)
@@ -159,6 +167,7 @@ def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
 
 def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
     """The stem, and the options by letter, each on a line of its own or all in one."""
+    lines = [_BULLET.sub("", line) for line in lines]
     first = next((i for i, line in enumerate(lines) if (m := _OPTION.match(line)) and m[1] == "A"), None)
     text = "\n".join(lines if first is None else lines[first:])
     starts = [(m[1], m.start(), m.end()) for m in _INLINE.finditer(text)]
@@ -168,7 +177,7 @@ def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
     ends = [start for _, start, _ in chain[1:]] + [len(text)]
     choices = {letter: _tidy([text[end:until]]) for (letter, _, end), until in zip(chain, ends, strict=True)}
     stem = _tidy([text[: chain[0][1]]] if first is None else lines[:first])
-    return re.sub(r"\n?[*_\s]*(?:options|choices)[*_\s]*:?$", "", stem, flags=re.I).strip(), choices
+    return _OPTIONS_HEAD.sub("", stem).strip(), choices
 
 
 def _chain(starts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

@@ -242,7 +242,7 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
-        if len(lines) == 1 and len(held := _items(record)) > 1:
+        if len(lines) == 1 and (held := _items(record)) != [record]:
             yield from _numbered(path, held)
         else:
             yield f"{path}:{number}", record

@@ -81,8 +81,12 @@ class Bbh:
             split=split,
             question=text_field(record, "input"),
             answer=text_field(record, "target"),
-            extra={"task": str(record.get("task", "unknown"))},
+            extra={"task": str(record.get("task") or self._tasks().get(text_field(record, "input"), "unknown"))},
         )
+
+    def _tasks(self) -> dict[str, str]:
+        """The task of every question of a local folder, for a row that does not name its own."""
+        return _tasks_of(self) if Path(self.source).expanduser().is_dir() else {}
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The three worked examples of the task, then the question. Raises ConfigError where they are not found."""
@@ -115,6 +119,11 @@ class Bbh:
         """One of the 23 tasks."""
         task = str(problem.extra["task"])
         return next((t for t in ("logical_deduction", "tracking_shuffled_objects") if task.startswith(t)), task)
+
+
+@lru_cache(maxsize=4)
+def _tasks_of(found: Bbh) -> dict[str, str]:
+    return {record["input"]: record["task"] for record in found.load("test")}
 
 
 @lru_cache(maxsize=64)

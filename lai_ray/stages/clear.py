@@ -16,7 +16,7 @@ from lai_ray.similarity.contamination import EvaluationSets, frame
 from lai_ray.similarity.nearness import Nearness
 from lai_ray.similarity.rouge import Map
 from lai_ray.similarity.words import options
-from lai_ray.stages.select import Part, benchmark
+from lai_ray.stages.select import Part, benchmark, part
 from lai_ray.store import key_of
 
 TOKENS = "words and numbers of the question, case and Unicode forms folded, no stemming"
@@ -49,14 +49,18 @@ def not_checked(config: Config) -> list[str]:
 def evaluation_sets(config: Config) -> EvaluationSets:
     """Every dev and test question to keep clear of; read once a process."""
     names = set_names(config)
-    key = key_of(names, config.data, config.seed)
+    key = key_of(names, config.data, config.seed, config.dev_wanted)
     if key not in _made:
         _made.clear()  # one job a process, mostly
-        found = [benchmark(config, name) for name in names]
-        _made[key] = sets_of(
-            [Part(b, split, None, config.seed) for b in found for split in ("dev", "test") if split in b.splits]
-        )
+        _made[key] = sets_of([each for name in names for each in _parts(config, name)])
     return _made[key]
+
+
+def _parts(config: Config, name: str) -> list[Part]:
+    """The dev and test splits of a benchmark; of one without dev, what its training split lends where dev is wanted."""
+    found = benchmark(config, name)
+    lent = ("dev",) if config.dev_wanted and "train" in found.splits else ()
+    return [part(config, name, split) for split in ("dev", "test") if split in (*found.splits, *lent)]
 
 
 def sets_of(parts: list[Part]) -> EvaluationSets:

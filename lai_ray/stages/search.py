@@ -22,7 +22,7 @@ from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, strategy_for
 from lai_ray.stages.evaluate import Attempts, evaluate
 from lai_ray.stages.instruct import instruct
-from lai_ray.stages.select import Part, benchmark
+from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.stats import Interval, paired
 from lai_ray.store import key_of
@@ -67,7 +67,7 @@ class Trial:
 
 def dev_parts(config: Config) -> list[Part]:
     """The dev splits that candidates are compared on."""
-    return [Part(benchmark(config, name), "dev", None, config.seed) for name in _metric_benchmarks(config)]
+    return [part(config, name, "dev") for name in _metric_benchmarks(config)]
 
 
 def _metric_benchmarks(config: Config) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lai_ray import plugins
 from lai_ray.config import Config
@@ -13,15 +13,22 @@ from lai_ray.errors import ConfigError
 from lai_ray.records import Problem
 from lai_ray.store import number_of
 
+DEV_SHARE, DEV_LEAST = 0.2, 200
+"""A dev split made of training problems: the smaller of a fifth of them and 200."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows."""
+    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows.
+
+    A benchmark without a dev split of its own lends one of its training split: `slice` says which side this part is.
+    """
 
     benchmark: Benchmark
     split: str
     limit: int | None
     seed: int
+    slice: Literal["whole", "dev", "rest"] = "whole"
 
     @property
     def name(self) -> str:
@@ -30,13 +37,46 @@ class Part:
 
     def __iter__(self) -> Iterator[Problem]:
         chosen = self._chosen() if self.limit is not None else None
-        for row, record in enumerate(self.benchmark.load(self.split)):
+        for row, record in self._rows():
             if chosen is None or row in chosen:
                 yield self.benchmark.problem(record, self.split, row)
 
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self.slice == "whole":
+            yield from enumerate(self.benchmark.load(self.split))
+            return
+        lent = _lent(self.benchmark)
+        for row, record in enumerate(self.benchmark.load("train")):
+            if (row in lent) == (self.slice == "dev"):
+                yield row, record
+
     def _chosen(self) -> set[int]:
-        rows = range(sum(1 for _ in self.benchmark.load(self.split)))
+        rows = [row for row, _ in self._rows()]
         return set(sorted(rows, key=lambda row: number_of(self.seed, self.name, row))[: self.limit])
+
+
+def _lent(found: Benchmark) -> set[int]:
+    """Training rows that serve as dev: those whose question hashes lowest, so that equal questions stay together.
+
+    The same in every run: a dev score compares across seeds.
+    """
+    marks = [number_of("dev", found.show(found.problem(r, "train", i))) for i, r in enumerate(found.load("train"))]
+    wanted = min(DEV_LEAST, int(DEV_SHARE * len(marks)))
+    if not wanted:
+        return set()
+    last = sorted(marks)[wanted - 1]
+    return {row for row, mark in enumerate(marks) if mark <= last}
+
+
+def part(config: Config, name: str, split: str, limit: int | None = None) -> Part:
+    """One split as the job uses it: the training split whole, unless it lends a dev split that is wanted."""
+    found = benchmark(config, name)
+    lends = "dev" not in found.splits and "train" in found.splits
+    if split == "dev" and lends:
+        return Part(found, split, limit, config.seed, "dev")
+    if split == "train" and lends and config.dev_wanted:
+        return Part(found, split, limit, config.seed, "rest")
+    return Part(found, split, limit, config.seed)
 
 
 def benchmark(config: Config, name: str) -> Benchmark:
@@ -66,10 +106,10 @@ def select(config: Config, iteration: int) -> list[Part]:
         if config.dev_wanted:
             wanted += [(name, "dev", None) for name in config.evaluate.learn_from]
     wanted += [(name, "test", config.evaluate.max_test_problems) for name in config.evaluate.report_on]
-    parts = [Part(benchmark(config, name), split, limit, config.seed) for name, split, limit in wanted]
-    for part in parts:
-        if part.split not in part.benchmark.splits:
-            raise ConfigError(_missing(part))
+    parts = [part(config, name, split, limit) for name, split, limit in wanted]
+    for each in parts:
+        if each.slice == "whole" and each.split not in each.benchmark.splits:
+            raise ConfigError(_missing(each))
     return parts
 
 
