@@ -61,7 +61,7 @@ def _run(asked: list[Request], logs: str) -> tuple[list[int], float]:
 
 
 def _config() -> Config:
-    from lai_ray.config import read
+    from lai_ray.jobfile import read
 
     changes = ["target.engine=tests.perf._timed:ENGINE", f"target.model={STUDENT}", "cluster.target_replicas=1"]
     return read(ROOT / "jobs/quickstart.toml", changes)

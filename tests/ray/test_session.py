@@ -8,10 +8,11 @@ import textwrap
 
 import pytest
 
-from lai_ray.config import Config, parse
+from lai_ray.config import Config
 from lai_ray.distributed.connect import fits
 from lai_ray.distributed.session import CHUNK, RayExecutor
 from lai_ray.errors import ConfigError, DataError
+from lai_ray.jobfile import parse
 from tests.ray.conftest import STUDENT
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,7 @@ from lai_ray.similarity.contamination import INSIDE, OVERLAP, SAME, EvaluationSe
 from lai_ray.similarity.duplicates import Kept, fingerprint
 from lai_ray.similarity.nearness import Nearness, distribution
 from lai_ray.similarity.rouge import References, code_of, coded, rouge_l, rouge_l_of_pairs
-from lai_ray.similarity.words import normalised, words
+from lai_ray.similarity.words import normalised, options, words
 from lai_ray.stages import clear
 from lai_ray.stages.select import Part
 from lai_ray.store import View
@@ -426,3 +429,36 @@ def test_an_out_file_in_no_folder_and_an_odd_data_option_are_refused(tmp_path):
 def test_fingerprints_of_odd_texts_are_no_error():
     assert fingerprint(problem("\ud800")) == fingerprint(problem("\ud800"))
     assert sets(problem("\ud800 x")).copied(problem("\ud800 y")) is None
+
+
+# Real data
+
+
+DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[3] / "shared/data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="LAI_TEST_DATA names no folder of upstream files")
+
+
+def real(name: str, folder: str, split: str) -> list[Problem]:
+    return list(Part(replace(plugins.load("benchmarks", name), source=str(DATA / folder)), split, None, 0))
+
+
+@needs_data
+def test_all_32_mmlu_dev_and_val_questions_that_stand_in_its_test_are_found():
+    tests, train = real("mmlu", "mmlu/lai", "test"), real("mmlu", "mmlu/lai", "train")
+    found = EvaluationSets.of({"mmlu.test": tests})
+    same = {p.id for p in train if (copy := found.copied(p)) and copy.why == SAME}
+    equal = {(p.question, *options(p)) for p in tests}
+    raw = {p.id for p in train if (p.question, *options(p)) in equal}
+    assert len(raw) == 32 and raw < same and len(same) == 33
+
+
+@needs_data
+def test_table_5_of_the_paper_comes_out_within_a_point_on_the_real_samples():
+    path = DATA / "lai_generated_train/mistral_LaI_LEC_raw_k_2_train_4000.jsonl.gz"
+    folders = {"gsm8k": "gsm8k/openai", "gsm_plus": "gsm_plus/lai"}
+    report = contamination.check(
+        contamination.read(path), list(folders), data={name: str(DATA / folder) for name, folder in folders.items()}
+    )
+    means = {name: 100 * of_set["all"]["mean"] for name, of_set in report["rouge_l"].items()}
+    assert means == {"gsm8k.test": pytest.approx(27.7, abs=1), "gsm_plus.test": pytest.approx(26.7, abs=1)}
+    assert report["samples"] == 4000
