@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 ROWS = 128
 """Requests in a block: what is redone when a replica dies, and how many answers come home together."""
-BLOCKS_ON_GPU, BLOCKS_ON_CPU = 16, 4
-"""Blocks that one replica works on at once: about twice the sequences that its engine decodes together."""
+BLOCKS_ON_GPU, BLOCKS_ON_CPU = 16, 6
+"""Blocks that one replica works on at once; on a CPU three times the sequences that its engine decodes together.
+A block goes home when its longest answer is there, so with twice as many the engine is not always full."""
 
 
 def generate(

@@ -14,7 +14,7 @@ import torch
 from lai_ray.chat import load_tokenizer, render
 from lai_ray.config import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
-from lai_ray.distributed.generate import ROWS, generate
+from lai_ray.distributed.generate import BLOCKS_ON_CPU, ROWS, generate
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Answer, Completion, Request
 from tests.ray.conftest import STUDENT
@@ -40,9 +40,9 @@ def engines_started(logs: str) -> int:
 
 
 def test_every_request_is_answered_once_by_two_replicas_on_two_cpus(logs):
-    n = 5 * ROWS + 3
+    n = (BLOCKS_ON_CPU + 1) * ROWS + 3
     # The first blocks are slow, so that whichever replica starts first has its hands full until the other is there.
-    slow = range(0, 4 * ROWS, ROWS)
+    slow = range(0, BLOCKS_ON_CPU * ROWS, ROWS)
     answers = run((request(i, "sleep 6" if i in slow else "") for i in range(n)), logs=logs)
     assert {key: a.completion.text for key, a in answers.items()} == {
         f"key{i}": f"The answer is {i + (7 if i in slow else 1)}." for i in range(n)
