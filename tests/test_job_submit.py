@@ -35,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """The dashboard's address of a Ray head of its own, and the environment to reach it with."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
@@ -47,6 +47,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     command = [
         BIN / "ray", "start", "--head", "--block", "--num-cpus", "2", f"--port={port}", f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={agent}",  # jobs start through it, and another Ray here may hold the usual one
     ]  # fmt: skip
     log = (tmp_path_factory.mktemp("head") / "ray.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)

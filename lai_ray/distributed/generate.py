@@ -216,7 +216,6 @@ class _Replica:
         for row, why in plan.killers.items():
             request = requests[row]
             answers.append(Answer(request.id, request.key, Completion("", "error", error=why)))
-        ray.get(self._inquest.forget.remote(number))
         return _table(answers)
 
     def _piece(self, number: int, piece: Piece, requests: list[Request]) -> list[Answer]:

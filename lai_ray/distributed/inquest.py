@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(slots=True)
 class _Note:
-    """What is known of a block that is not answered yet."""
+    """What is known of a block."""
 
     pieces: list[Piece]
     open: Piece | None = None
@@ -52,7 +52,11 @@ class _Note:
 
 
 class Inquest:
-    """The blocks, and what happened to whoever worked on them."""
+    """The blocks, and what happened to whoever worked on them.
+
+    Nothing learnt of a block is forgotten when it is answered: if its replica dies before the answers are home, it is
+    asked for once more.
+    """
 
     def __init__(self, blocks: list[Any], sizes: list[int], replicas: int) -> None:
         """blocks: references, handed out with each plan. sizes: the rows of each."""
@@ -89,10 +93,6 @@ class Inquest:
         self._starts = 0
         if note := self._notes.get(number):
             note.open = None
-
-    def forget(self, number: int) -> None:
-        """A block is answered."""
-        self._notes.pop(number, None)
 
     def _died(self, note: _Note, piece: Piece) -> None:
         note.deaths += 1

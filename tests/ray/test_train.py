@@ -21,12 +21,12 @@ from lai_ray.errors import DataError, StageError
 from tests.tiny_model import conversations, tiny_model
 
 TWO_WORKERS = ClusterSettings(train_workers=2, gpus_per_worker=0, cpus_per_worker=0.9, stall_seconds=60)
-STEPS = 280  # Long enough to be interrupted, some seconds for a model of this size.
+STEPS = 140  # Long enough to be interrupted, some seconds for a model of this size.
 
 
 def job(folder: Path, **changed: Any) -> TrainJob:
     settings = TrainSettings(
-        learning_rate=1e-3, epochs=40, sequences_per_step=6, sequences_per_device=3, max_length=64, precision="fp32",
+        learning_rate=1e-3, epochs=20, sequences_per_step=6, sequences_per_device=3, max_length=64, precision="fp32",
         gradient_checkpointing=False,
     )  # fmt: skip
     examples = [Example(c.id, c.messages, c.turns) for c in conversations(37)]

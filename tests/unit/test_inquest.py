@@ -29,7 +29,6 @@ def work(inquest: Inquest, sizes: list[int], killers: set[tuple[int, int]]) -> t
         for one in done:
             found[one] = plans[one].killers
             inquest.close(one)
-            inquest.forget(one)
             queue.remove(one)
         if died:
             deaths += 1
@@ -72,6 +71,18 @@ def test_a_block_that_only_waited_when_the_replica_died_is_not_suspected():
     inquest.plan(1)
     inquest.open(0, (0, 128), "")
     assert not inquest.plan(1).alone
+
+
+def test_a_block_whose_answers_were_lost_on_the_way_home_is_not_searched_again():
+    inquest = Inquest(["a"], [2], 1)
+    inquest.plan(0)
+    for piece in [(0, 2), (0, 2), (0, 1)]:
+        inquest.open(0, piece, "")
+        plan = inquest.plan(0)
+    assert (plan.pieces, list(plan.killers)) == ([(1, 2)], [0])
+    inquest.open(0, (1, 2), "")
+    inquest.close(0)
+    assert inquest.plan(0) == plan
 
 
 def test_replicas_that_start_over_and_over_end_the_stage_unless_something_is_answered():
