@@ -211,8 +211,15 @@ class LimitSettings(Section):
     """What a run may use. These may change between two starts."""
 
     requests_per_minute: Positive = 500
+    """Of the instructor's key, by all jobs together. What the provider's headers say holds where it is lower, or where
+    the job does not name a limit."""
     tokens_per_minute: Positive = 300_000
     max_in_flight: Positive = 64
+    counted_tokens: Literal["used", "reserved"] = "used"
+    """What the provider counts for a call that is over: the tokens it used, or still those it might have used (its
+    prompt and instructor.max_tokens)."""
+    failed_calls_count: bool = True
+    """Whether the provider counts calls that it failed or refused."""
     max_calls: Positive | None = None
     """Instructor calls in the whole run, all iterations and search pools, those possibly paid included."""
     max_tokens: Positive | None = None

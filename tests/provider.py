@@ -43,6 +43,8 @@ class Seen:
     status: int = 0
     tokens: int = 0
     """What it counts for against the limit."""
+    headers: str = ""
+    """What it is told of the limits."""
 
 
 @dataclass
@@ -55,10 +57,14 @@ class Provider:
     window: float = 60.0
     counts: str = "reserved"
     """Tokens that count: "reserved" (prompt and max_tokens) or "used" (what was, once it is known)."""
+    tells: bool = False
+    """Whether replies carry the limits and what is left of them in headers."""
     latency: float = 0.0
     reply_tokens: int = 10
     fault: Fault = lambda number, body: None
     log: list[Seen] = field(default_factory=list)
+    others: list[Seen] = field(default_factory=list)
+    """Of the log, what other clients sent."""
     in_flight: int = 0
     most_in_flight: int = 0
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -82,9 +88,34 @@ class Provider:
 
         return f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(listen(), self.loop).result(10)}/v1"
 
+    def counted(self, seen: Seen) -> list[Seen]:
+        """Earlier requests that still count when this one comes."""
+        return [s for s in self.log if s.status != 429 and s is not seen and s.at > seen.at - self.window]
+
+    def other_client(self, tokens: int) -> bool:
+        """Somebody else's request with the same key; False when it was refused."""
+        seen = Seen(time.monotonic(), {"seed": None, "messages": [{"content": "other"}]}, "", tokens=tokens)
+        seen.status = 429 if self.over_limit(seen) else 200
+        self.others.append(seen)
+        self.log.append(seen)
+        return seen.status == 200
+
+    def limits_told(self, seen: Seen) -> str:
+        """The headers of a reply to this request, as of its arrival."""
+        granted = [*self.counted(seen), seen]
+        said = ""
+        for kind, limit, used in (
+            ("requests", self.requests_per_window, len(granted)),
+            ("tokens", self.tokens_per_window, sum(s.tokens for s in granted)),
+        ):
+            if limit is not None:
+                said += f"x-ratelimit-limit-{kind}: {limit}\r\nx-ratelimit-remaining-{kind}: {max(0, limit - used)}\r\n"
+                said += f"x-ratelimit-reset-{kind}: {self.window:g}s\r\n"
+        return said
+
     def over_limit(self, seen: Seen) -> float:
         """Seconds until this request would be within the limits; 0 when it is."""
-        granted = [s for s in self.log if s.status != 429 and s is not seen and s.at > seen.at - self.window]
+        granted = self.counted(seen)
         if self.requests_per_window is not None and len(granted) >= self.requests_per_window:
             return granted[-self.requests_per_window].at + self.window - seen.at
         if self.tokens_per_window is not None and granted:
@@ -149,6 +180,7 @@ async def _reply(provider: Provider, body: dict[str, Any], key: str) -> bytes | 
     seen = Seen(time.monotonic(), body, key, tokens=prompt + body["max_tokens"])
     provider.log.append(seen)
     wait = provider.over_limit(seen)
+    seen.headers = provider.limits_told(seen) if provider.tells else ""
     if wait > 0:
         return _answer(seen, 429, {"error": _error(429)}, wait)
     fault = provider.fault(number, body) or ""
@@ -190,5 +222,6 @@ def _answer(seen: Seen, status: int, body: dict[str, Any], retry_after: float = 
     wait = ""
     if retry_after:
         wait = f"Retry-After: {math.ceil(retry_after)}\r\nRetry-After-Ms: {retry_after * 1000:.0f}\r\n"
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n{wait}\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    head = f"HTTP/1.1 {status} X\r\n{kind}{wait}{seen.headers}\r\n"
     return head.encode() + data

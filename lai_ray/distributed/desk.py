@@ -6,6 +6,8 @@ import hashlib
 import heapq
 import itertools
 import logging
+import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +18,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from lai_ray import __version__
 from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again
 from lai_ray.distributed.callers import Pool
@@ -25,11 +26,14 @@ from lai_ray.distributed.patience import Pace, Patience
 from lai_ray.engines.openai import Answered, Fatal, Outcome, Retry
 from lai_ray.errors import StageError
 from lai_ray.instructor.quota import MINUTE
+from lai_ray.instructor.shared import Headers
 from lai_ray.instructor.usage import estimate, used
 from lai_ray.records import Answer, Completion, Request
 
 log = logging.getLogger(__name__)
 
+PROTOCOL = 1
+"""Raised when what desk and gate say to each other changes: jobs of other versions may share a cluster."""
 LARGEST_BATCH = 32
 """Requests for which leave is asked at once, at most."""
 NO_LEASE = -1
@@ -45,6 +49,13 @@ class _Call:
     estimate: int
     lease: int = NO_LEASE
     attempts: int = 0
+
+
+def _gate_name(settings: InstructorSettings, base_url: str | None, pace: Pace) -> str:
+    """The same for all jobs of a cluster that share a provider, model and key; of the key there is a digest in it."""
+    key = os.environ.get(settings.api_key_env or "", settings.api_key_env)
+    account = PROTOCOL, settings.engine, settings.model, base_url, key, pace.window, pace.slack, pace.gate_idle
+    return f"quota-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
 
 
 class Desk:
@@ -74,10 +85,9 @@ class Desk:
         self.deaths = self.possibly_paid = 0
         self.gate_up = self.said_wait = False
         self.acquiring: Any = None
-        rates = limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight
-        account = __version__, settings.engine, settings.model, base_url, settings.api_key_env, *rates, pace
-        self.gate_name = f"quota-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
-        self.gate_arguments = limits, pace.window + pace.slack, settings.timeout + MINUTE, pace.gate_idle
+        self.job = secrets.token_hex(8)
+        self.gate_name = _gate_name(settings, base_url, pace)
+        self.gate_arguments = pace.window + pace.slack, pace.slack, settings.timeout + MINUTE, pace.gate_idle
         self.gate = shared_gate(self.gate_name, *self.gate_arguments)
         self.pool = Pool(min(cluster.instructor_workers, limits.max_in_flight), settings, base_url)
 
@@ -139,7 +149,8 @@ class Desk:
     def _seek_leave(self) -> None:
         if self.pool.up and self.waiting and not self.asking:
             self.asking = [self.waiting.popleft() for _ in range(min(len(self.waiting), LARGEST_BATCH))]
-            self.acquiring = self.gate.acquire.remote([self.calls[number].estimate for number in self.asking])
+            estimates = [self.calls[number].estimate for number in self.asking]
+            self.acquiring = self.gate.acquire.remote(self.job, self.limits, estimates)
             self.asked_at = self.looked = time.monotonic()
 
     def _turn(self) -> list[Answer]:
@@ -192,16 +203,34 @@ class Desk:
         self.deaths = 0 if outcomes else self.deaths
         settled: dict[int, int | None] = {}
         unsent: list[int] = []
+        told: dict[int, Headers] = {}
         answers = []
         for number, outcome in outcomes:
-            lease = self.calls[number].lease
-            if isinstance(outcome, Retry) and not outcome.reached:
-                unsent.append(lease)
-            else:  # What a provider counts for a failed call is not known: the estimate stands.
-                settled[lease] = used(outcome.completion) if isinstance(outcome, Answered) else None
+            call = self.calls[number]
+            if self._counts(outcome):
+                settled[call.lease] = self._counted(call.request, outcome)
+            else:
+                unsent.append(call.lease)
+            if not isinstance(outcome, Fatal) and outcome.told:
+                told[call.lease] = outcome.told
             answers += self._became(number, outcome)
-        self.gate.settle.remote(settled, unsent)
+        self.gate.settle.remote(settled, unsent, told)
         return answers
+
+    def _counts(self, outcome: Outcome) -> bool:
+        """Whether the provider counts this call against its limits."""
+        if isinstance(outcome, Retry) and not outcome.reached:
+            return False
+        failed = not isinstance(outcome, Answered) or outcome.free
+        return self.limits.failed_calls_count or not failed
+
+    def _counted(self, request: Request, outcome: Outcome) -> int | None:
+        """Tokens that the provider counts; None where that is not known, as for a failed call: the estimate stands."""
+        if not isinstance(outcome, Answered) or used(outcome.completion) is None:
+            return None
+        if self.limits.counted_tokens == "reserved":
+            return outcome.completion.prompt_tokens + request.max_tokens
+        return used(outcome.completion)
 
     def _became(self, number: int, outcome: Outcome) -> list[Answer]:
         """The answer, if this is one; else what happens next is arranged."""
@@ -283,7 +312,10 @@ class Desk:
         if self.asking and time.monotonic() - self.asked_at > self.pace.say_wait and not self.said_wait:
             self.said_wait = True
             rates = self.limits.requests_per_minute, self.limits.tokens_per_minute
-            log.warning("the instructor waits for the quota: %d requests and %d tokens per minute", *rates)
+            words = (
+                "the instructor waits for the quota: %d requests and %d tokens per minute, or what the provider says"
+            )
+            log.warning(words, *rates)
 
     def _awaited(self, held: int) -> str:
         idle = [name for name in ("" if self.gate_up else "the quota actor", self.pool.down()) if name]

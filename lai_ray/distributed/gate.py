@@ -1,4 +1,4 @@
-"""The quota that all callers share: one actor for an instructor and its limits.  estimates -> leave to send"""
+"""The quota that all callers share: one actor for a provider, model and key.  estimates -> leave to send"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import ray
 
 from lai_ray.config import LimitSettings
 from lai_ray.instructor.quota import Lease, Quota
+from lai_ray.instructor.shared import Headers, Terms
 
 GATE_CPUS = 0.01
 NAMESPACE = "lai_ray"
@@ -32,29 +33,29 @@ class Gate:
     """The quota actor: arithmetic in `instructor/quota.py`, the clock and the queue here. First come, first served.
 
     It outlives the call that started it, so that the next round, or another job, finds the last minute still counted.
+    Each asker brings its job's limits along; which hold is for `instructor/shared.py` to say.
     """
 
-    def __init__(self, limits: LimitSettings, window: float, lease_seconds: float, idle_seconds: float) -> None:
+    def __init__(self, window: float, slack: float, lease_seconds: float, idle_seconds: float) -> None:
+        """window: seconds, `slack` longer than the provider's."""
         self._quota = Quota(
-            requests=limits.requests_per_minute,
-            tokens=limits.tokens_per_minute,
-            in_flight=limits.max_in_flight,
-            window=window,
-            lease_seconds=lease_seconds,
+            requests=1, tokens=1, in_flight=1, window=window, slack=slack, lease_seconds=lease_seconds,
             first_id=random.getrandbits(40) << 20,
-        )
+        )  # fmt: skip
+        self._terms = Terms(window)
         self._turn = asyncio.Lock()  # asyncio's locks are first come, first served.
         self._room = asyncio.Event()
         self._idle_seconds, self._busy, self._used_at = idle_seconds, 0, time.monotonic()
         if _restarted():  # What was granted before is not known, so all of it may have been.
             self._quota.penalise(time.monotonic() + window)
 
-    async def acquire(self, estimates: list[int]) -> Leave:
+    async def acquire(self, job: str, limits: LimitSettings, estimates: list[int]) -> Leave:
         """Leases for the first of these requests, at least one, and as many more as there is leave for at once."""
         self._busy += 1
+        self._terms.say(job, limits, time.monotonic())
         try:
             async with self._turn:
-                first = await self._first(estimates[0])
+                first = await self._first(job, estimates[0])
                 leases = [first.id]
                 for tokens in estimates[1:]:
                     lease = self._quota.acquire(time.monotonic(), tokens)
@@ -66,16 +67,31 @@ class Gate:
             self._busy -= 1
             self._used_at = time.monotonic()
 
-    async def _first(self, tokens: int) -> Lease:
-        """Wait until this request has leave; time or a settled lease may give it."""
-        while isinstance(lease := self._quota.acquire(time.monotonic(), tokens), float):
+    async def _first(self, job: str, tokens: int) -> Lease:
+        """Wait until this request has leave; time, a settled lease or the provider's word may give it."""
+        while isinstance(lease := self._ask(job, tokens), float):
             self._room.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._room.wait(), lease)
         return lease
 
-    async def settle(self, used_by_lease: dict[int, int | None], unsent: list[int]) -> None:
-        """These are over, having used so many tokens (None: not known); those were never sent."""
+    def _ask(self, job: str, tokens: int) -> Lease | float:
+        now = time.monotonic()
+        hold = self._terms.hold(now, job)
+        self._quota.limit(hold.requests, hold.tokens, hold.in_flight)
+        return self._quota.acquire(now, tokens)
+
+    async def settle(
+        self, used_by_lease: dict[int, int | None], unsent: list[int], told: dict[int, Headers] | None = None
+    ) -> None:
+        """These are over, having used so many tokens (None: not known); those were never sent, or count for nothing.
+
+        told: what the provider's headers said in its replies, by lease.
+        """
+        now = time.monotonic()
+        for lease, headers in (told or {}).items():
+            self._terms.tell(headers)
+            self._quota.tell(now, lease, headers.requests.left, headers.tokens.left)
         for lease, tokens in used_by_lease.items():
             self._quota.settle(lease, tokens)
         for lease in unsent:

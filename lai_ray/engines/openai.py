@@ -11,12 +11,13 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 from lai_ray.config import InstructorSettings
 from lai_ray.errors import ConfigError
+from lai_ray.instructor import shared
 from lai_ray.records import Completion, Request
 
 CONNECT_SECONDS = 10.0
@@ -41,6 +42,8 @@ class Answered:
     completion: Completion
     free: bool = False
     """Turned away before any work was done on it."""
+    told: shared.Headers | None = None
+    """What the headers said of the provider's limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Retry:
     """False when no connection came about: nothing was sent, and nothing paid for."""
     free: bool = False
     """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
+    told: shared.Headers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class OpenAIEngine:
                     max_tokens=request.max_tokens,
                     **seed,
                 )
-            return _read(response.http_response.content)
+            return replace(_read(response.http_response.content), told=shared.read(response.headers))
         except (self._openai.APITimeoutError, TimeoutError) as error:
             connecting = "Connect" in type(error.__cause__).__name__
             return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting, free=connecting)
@@ -140,8 +144,9 @@ class OpenAIEngine:
             names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
             return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
         if status in RETRYABLE or status >= 500:
-            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500)
-        return Answered(Completion("", "error", error=words), free=status < 500)
+            told = shared.read(headers)
+            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, told=told)
+        return Answered(Completion("", "error", error=words), free=status < 500, told=shared.read(headers))
 
     def _clean(self, words: str) -> str:
         """One line of a sensible length, without the key."""
@@ -168,7 +173,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         return None
 
 
-def _read(body: bytes) -> Outcome:
+def _read(body: bytes) -> Answered | Retry:
     """A reply's body. Half a JSON or another shape is worth another attempt; no text at all is this row's failure."""
     try:
         reply = json.loads(body)

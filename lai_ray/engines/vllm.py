@@ -45,7 +45,7 @@ class VllmEngine:
             self._engine = _engine(model, settings, gpus)
         self._bad_request = _bad_request()
         self._lock = threading.Lock()  # A tokenizer is not made for several threads.
-        self._inbox: queue.SimpleQueue[tuple[str, list[int], Request, Future[Answer]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._count = 0
         self._thread = threading.Thread(target=self._serve, name="vllm-steps", daemon=True)
         self._thread.start()
@@ -59,12 +59,9 @@ class VllmEngine:
         """
         with self._lock:
             prompts = chat.render_all(self._tokenizer, [request.messages for request in requests])
-            names = [str(self._count + i) for i in range(len(requests))]
-            self._count += len(requests)
-        futures: list[Future[Answer]] = [Future() for _ in requests]
-        for item in zip(names, prompts, requests, futures, strict=True):
-            self._inbox.put(item)
-        return [future.result() for future in futures]
+        batch = _Batch(requests, prompts)
+        self._inbox.put(batch)
+        return batch.answered.result()
 
     def close(self) -> None:
         """Stop stepping and give the memory back."""
@@ -79,37 +76,56 @@ class VllmEngine:
 
     def _serve(self) -> None:
         """Add what has come, step, hand out what is finished; sleep when there is nothing to do."""
-        waiting: dict[str, tuple[Request, Future[Answer]]] = {}
+        waiting: dict[str, tuple[_Batch, int]] = {}
         try:
             while self._take_in(waiting):
                 for output in self._engine.step():
                     if output.finished:
-                        request, future = waiting.pop(output.request_id)
-                        future.set_result(_answer(request, output))
+                        batch, i = waiting.pop(output.request_id)
+                        batch.put(i, _completion(output))
         except BaseException as error:
             self._refuse(waiting, error)
 
-    def _take_in(self, waiting: dict[str, tuple[Request, Future[Answer]]]) -> bool:
+    def _take_in(self, waiting: dict[str, tuple[_Batch, int]]) -> bool:
         """Everything in the inbox, into the engine; waits for something when the engine is idle. False to stop."""
         while not (waiting and self._inbox.empty()):
-            item = self._inbox.get()
-            if item is None:
+            batch = self._inbox.get()
+            if batch is None:
                 return False
-            name, prompt, request, future = item
-            try:
-                self._engine.add_request(name, {"prompt_token_ids": prompt}, _sampling(request))
-            except self._bad_request as error:
-                future.set_result(Answer(request.id, request.key, _refused(error, len(prompt))))
-            else:
-                waiting[name] = (request, future)
+            for i, (request, prompt) in enumerate(zip(batch.requests, batch.prompts, strict=True)):
+                self._count += 1
+                name = str(self._count)
+                waiting[name] = (batch, i)
+                try:
+                    self._engine.add_request(name, {"prompt_token_ids": prompt}, _sampling(request))
+                except self._bad_request as error:
+                    del waiting[name]
+                    batch.put(i, _refused(error, len(prompt)))
         return True
 
-    def _refuse(self, waiting: dict[str, tuple[Request, Future[Answer]]], error: BaseException) -> None:
+    def _refuse(self, waiting: dict[str, tuple[_Batch, int]], error: BaseException) -> None:
         """The engine is broken: whoever waits, and whoever asks from now on, is told."""
-        for _, future in waiting.values():
-            future.set_exception(error)
-        while (item := self._inbox.get()) is not None:
-            item[3].set_exception(error)
+        for batch in {id(batch): batch for batch, _ in waiting.values()}.values():
+            batch.answered.set_exception(error)
+        while (late := self._inbox.get()) is not None:
+            late.answered.set_exception(error)
+
+
+class _Batch:
+    """The requests of one call, which is woken once, with the last of their answers."""
+
+    def __init__(self, requests: Sequence[Request], prompts: list[list[int]]) -> None:
+        self.requests, self.prompts = requests, prompts
+        self.answered: Future[list[Answer]] = Future()
+        self._answers: dict[int, Answer] = {}
+        if not requests:
+            self.answered.set_result([])
+
+    def put(self, i: int, completion: Completion) -> None:
+        """Only the thread that steps calls this."""
+        self._answers[i] = Answer(self.requests[i].id, self.requests[i].key, completion)
+        if len(self._answers) == len(self.requests):
+            self.answered.set_result([self._answers[j] for j in range(len(self.requests))])
 
 
 ENGINE = VllmEngine
@@ -193,17 +209,13 @@ def _final_only() -> Any:
     return RequestOutputKind.FINAL_ONLY
 
 
-def _answer(request: Request, output: Any) -> Answer:
+def _completion(output: Any) -> Completion:
     best = output.outputs[0]
-    return Answer(
-        request.id,
-        request.key,
-        Completion(
-            text=best.text,
-            finish_reason=best.finish_reason or "unknown",
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            completion_tokens=len(best.token_ids),
-        ),
+    return Completion(
+        text=best.text,
+        finish_reason=best.finish_reason or "unknown",
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        completion_tokens=len(best.token_ids),
     )
 
 

@@ -8,10 +8,18 @@ Nothing here reads a clock, sleeps or knows of other processes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MINUTE = 60.0
 SHORTEST_WAIT = 0.001  # A wait below the clock's resolution would have the caller ask again at the same instant.
+REPORTS = 32
+"""What a provider said is left, in so many replies, tells what others use: calls overtake each other on the way, so one
+reply alone may be wrong by as many as are under way."""
+OFTEN = 0.75
+"""So often the others are taken to use no more than this."""
+MARGIN = 0.02
+"""Share of a limit left alone once others use the same key: what they take next is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,41 @@ class _Charge:
 
     at: float
     tokens: int
+    counted: tuple[int, int]
+    """Requests and tokens of the last minute when it was granted, itself included: what the provider counts of us when
+    it arrives."""
+    old: bool = False
+    """Granted more than a minute ago: still in the window here, which is a little longer, and no more in theirs."""
+
+
+class _Kind:
+    """One thing that is limited: requests, or tokens. `total` counts in the window, `young` in the last minute."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self.limit, self.total, self.young, self._window = limit, 0, 0, window
+        self._reports: deque[tuple[float, int]] = deque(maxlen=REPORTS)
+
+    def tell(self, now: float, left: int, counted: int) -> None:
+        """The provider said that so much is left, when we had used so much."""
+        self._reports.append((now, max(0, self.limit - left - counted)))
+
+    def free(self, now: float) -> int:
+        """What may be used now, over and above what counts already."""
+        recent = [others for at, others in self._reports if now < at + self._window]
+        others = sorted(recent)[int(OFTEN * len(recent))] if recent else 0
+        return self.limit - self.total - (others + round(MARGIN * self.limit) if others else 0)
+
+    def wait(self, now: float, amount: int, charges: Iterable[tuple[float, int]]) -> float:
+        """Seconds until enough of the charges (granted at, amount; oldest first) have left; all, if it never fits."""
+        over = amount - self.free(now)
+        if over <= 0 or self.total <= 0:
+            return 0.0
+        leaves = now
+        for at, charged in charges:
+            leaves, over = at + self._window, over - charged
+            if over <= 0:
+                break
+        return leaves - now
 
 
 class Quota:
@@ -43,23 +86,30 @@ class Quota:
         tokens: int,
         in_flight: int,
         window: float = MINUTE,
+        slack: float = 0.0,
         lease_seconds: float = 10 * MINUTE,
         first_id: int = 0,
     ) -> None:
         """requests, tokens: per `window` seconds.  in_flight: leases out at once.
 
+        slack: by so many seconds `window` is longer than the provider's.
         lease_seconds: a lease neither settled nor released for so long no longer counts as in flight (its holder died).
         first_id: leases are numbered from here, so that a restarted quota does not take an old lease for its own.
         """
-        self.requests, self.tokens, self.in_flight = requests, tokens, in_flight
-        self.window, self.lease_seconds = window, lease_seconds
+        self.in_flight, self.window, self.lease_seconds = in_flight, window, lease_seconds
+        self._slack = slack
+        self._requests, self._tokens = _Kind(requests, window), _Kind(tokens, window)
         self._next_id = first_id
         self._charges: dict[int, _Charge] = {}  # Oldest first: dicts keep the order of insertion, and ids only grow.
+        self._young: deque[int] = deque()  # Leases granted in the last minute, oldest first.
         self._out: deque[int] = deque()  # Leases in the order granted; a settled one is dropped when it comes first.
         self._open: set[int] = set()
         self._granted_at: dict[int, float] = {}
-        self._charged_tokens = 0
         self._closed_until = float("-inf")
+
+    def limit(self, requests: int, tokens: int, in_flight: int) -> None:
+        """Other limits from now on."""
+        self._requests.limit, self._tokens.limit, self.in_flight = requests, tokens, in_flight
 
     def acquire(self, now: float, estimate: int) -> Lease | float:
         """A lease for one request of about `estimate` tokens, or the seconds to wait before asking again.
@@ -71,14 +121,20 @@ class Quota:
         if estimate < 0:
             raise ValueError(f"an estimate is 0 tokens or more, not {estimate}")
         self._forget(now)
-        wait = max(self._closed_until - now, self._request_wait(now), self._token_wait(now, estimate))
-        wait = max(wait, self._flight_wait(now))
+        charges = self._charges.values()
+        wait = max(
+            self._closed_until - now,
+            self._requests.wait(now, 1, ((charge.at, 1) for charge in charges)),
+            self._tokens.wait(now, estimate, ((charge.at, charge.tokens) for charge in charges)),
+            self._flight_wait(now),
+        )
         if wait > 0:
             return max(wait, SHORTEST_WAIT)
         lease = Lease(self._next_id, estimate)
         self._next_id += 1
-        self._charges[lease.id] = _Charge(now, estimate)
-        self._charged_tokens += estimate
+        self._count(1, estimate)
+        self._charges[lease.id] = _Charge(now, estimate, (self._requests.young, self._tokens.young))
+        self._young.append(lease.id)
         self._out.append(lease.id)
         self._open.add(lease.id)
         self._granted_at[lease.id] = now
@@ -89,8 +145,8 @@ class Quota:
         self._forget(now)
         if now < self._closed_until:
             return 0
-        by_count = min(self.requests - len(self._charges), self.in_flight - len(self._open))
-        return max(0, min(by_count, (self.tokens - self._charged_tokens) // max(estimate, 1)))
+        by_count = min(self._requests.free(now), self.in_flight - len(self._open))
+        return max(0, min(by_count, self._tokens.free(now) // max(estimate, 1)))
 
     def settle(self, lease_id: int, used: int | None) -> None:
         """The request is over and used so many tokens: what was reserved above that is free again.
@@ -101,7 +157,7 @@ class Quota:
         self._open.discard(lease_id)
         charge = self._charges.get(lease_id)
         if charge is not None and used is not None:
-            self._charged_tokens += used - charge.tokens
+            self._count(0, used - charge.tokens, young=not charge.old)
             charge.tokens = used
 
     def release(self, lease_id: int) -> None:
@@ -109,7 +165,21 @@ class Quota:
         self._open.discard(lease_id)
         charge = self._charges.pop(lease_id, None)
         if charge is not None:
-            self._charged_tokens -= charge.tokens
+            self._count(-1, -charge.tokens, young=not charge.old)
+
+    def tell(self, now: float, lease_id: int, requests_left: int | None, tokens_left: int | None) -> None:
+        """The reply to this request said so much is left. What neither that nor our own use explains, others use.
+
+        Their use is taken to go on as in the last replies, for one window. An unknown lease is ignored.
+        """
+        charge = self._charges.get(lease_id)
+        if charge is None:
+            return
+        for kind, left, counted in zip(
+            (self._requests, self._tokens), (requests_left, tokens_left), charge.counted, strict=True
+        ):
+            if left is not None:
+                kind.tell(now, left, counted)
 
     def penalise(self, until: float) -> None:
         """Nothing more before `until`: the provider said so. An earlier, longer closure stays."""
@@ -117,11 +187,21 @@ class Quota:
 
     def _forget(self, now: float) -> None:
         """Drop what left the window, and the leases whose holders are taken for dead."""
+        while self._young:
+            charge = self._charges.get(self._young[0])
+            if charge is not None and now < charge.at + self.window - self._slack:
+                break
+            if charge is not None:
+                charge.old = True
+                self._requests.young -= 1
+                self._tokens.young -= charge.tokens
+            self._young.popleft()
         while self._charges:
             oldest = next(iter(self._charges))
             if now < self._charges[oldest].at + self.window:
                 break
-            self._charged_tokens -= self._charges.pop(oldest).tokens
+            charge = self._charges.pop(oldest)
+            self._count(-1, -charge.tokens, young=not charge.old)
         while self._out and (
             self._out[0] not in self._open or now >= self._granted_at[self._out[0]] + self.lease_seconds
         ):
@@ -129,21 +209,10 @@ class Quota:
             self._open.discard(lease_id)
             del self._granted_at[lease_id]
 
-    def _request_wait(self, now: float) -> float:
-        if len(self._charges) < self.requests:
-            return 0.0
-        return next(iter(self._charges.values())).at + self.window - now
-
-    def _token_wait(self, now: float, estimate: int) -> float:
-        """Until enough of the oldest charges have left; all of them, for a request larger than the limit."""
-        over = self._charged_tokens + estimate - self.tokens
-        if over <= 0 or self._charged_tokens <= 0:
-            return 0.0
-        for charge in self._charges.values():
-            over -= charge.tokens
-            if over <= 0:
-                return charge.at + self.window - now
-        return charge.at + self.window - now
+    def _count(self, requests: int, tokens: int, *, young: bool = True) -> None:
+        for kind, amount in ((self._requests, requests), (self._tokens, tokens)):
+            kind.total += amount
+            kind.young += amount if young else 0
 
     def _flight_wait(self, now: float) -> float:
         """Until the oldest lease out expires; settling one is sooner, and wakes whoever waits."""

@@ -15,7 +15,8 @@ NEAR_TIE = 1e-3
 def job(storage: Path, tutor: Tutor, name: str) -> list[str]:
     return [
         "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
-        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1", f"limits.max_in_flight={IN_FLIGHT}", *SMALL,
+        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1",
+        f"limits.max_in_flight={IN_FLIGHT}", *SMALL,
     ]  # fmt: skip
 
 

@@ -305,14 +305,14 @@ def test_leave_is_given_first_come_first_served():
     """A large request in front is not overtaken by small ones that would fit."""
 
     async def order() -> list[str]:
-        gate = Gate(limits(tokens_per_minute=100), 0.3, 60.0, 60.0)
+        gate, hundred = Gate(0.3, 0.0, 60.0, 60.0), limits(tokens_per_minute=100)
         came: list[str] = []
 
         async def one(name: str, tokens: int) -> None:
-            await gate.acquire([tokens])
+            await gate.acquire("job", hundred, [tokens])
             came.append(name)
 
-        await gate.acquire([60])
+        await gate.acquire("job", hundred, [60])
         await asyncio.gather(*(one(name, tokens) for name, tokens in [("large", 90), ("small", 10), ("tiny", 1)]))
         return came
 
@@ -321,8 +321,40 @@ def test_leave_is_given_first_come_first_served():
 
 def test_leave_for_many_requests_is_one_round_trip():
     async def leave() -> Leave:
-        return await Gate(limits(requests_per_minute=5), 60.0, 60.0, 60.0).acquire([1] * 8)
+        return await Gate(60.0, 0.0, 60.0, 60.0).acquire("job", limits(requests_per_minute=5), [1] * 8)
 
     given = asyncio.run(leave())
     assert len(set(given.leases)) == 5
     assert given.room == 0
+
+
+def test_two_jobs_with_one_key_share_one_quota_and_the_lower_limit_holds():
+    with provider.serve(requests_per_window=8, window=1.0) as p:
+        came: list[Answer] = []
+        other = threading.Thread(
+            target=lambda: came.extend(asking(requests(24), p.base_url, requests_per_minute=1000)), daemon=True
+        )
+        other.start()
+        mine = list(asking(requests(24), p.base_url, requests_per_minute=8))
+        other.join(60)
+        assert len(actors("Gate")) >= 1
+    answered(mine, 24)
+    answered(came, 24)
+    assert 429 not in p.statuses
+
+
+def test_a_limit_that_the_job_does_not_name_is_the_providers():
+    unnamed = LimitSettings(max_in_flight=8)
+    with provider.serve(requests_per_window=6, window=1.0, tells=True) as p:
+        settings, cluster = InstructorSettings(model="m"), ClusterSettings(instructor_workers=1)
+        answers = list(ask(requests(30), settings, unnamed, cluster, p.base_url, pace=PACE))
+    answered(answers, 30)
+    # Until the first replies are here nobody knows; refusals tell it too.
+    assert p.statuses.count(429) <= 8
+
+
+def test_tokens_stay_reserved_where_the_provider_counts_so():
+    with provider.serve(tokens_per_window=100, window=1.0, counts="reserved", latency=0.02) as p:
+        answers = list(asking(requests(20), p.base_url, tokens_per_minute=100, counted_tokens="reserved"))
+    answered(answers, 20)
+    assert 429 not in p.statuses

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +99,69 @@ def test_room_is_how_many_more_of_that_size_would_be_let_through_now():
     assert (q.room(0.0, 10), q.room(0.0, 20), q.room(60.0, 20)) == (3, 2, 3)
     q.penalise(70.0)
     assert q.room(60.0, 20) == 0
+
+
+def test_what_the_provider_leaves_less_than_we_used_is_used_by_others():
+    q = quota(requests=100)
+    lease = granted(q.acquire(0.0, 1))
+    q.tell(1.0, lease.id, 79, None)  # One of us, twenty of others.
+    assert q.room(1.0, 1) == 100 - 1 - 20 - 2
+    assert q.room(61.0, 1) == 100, "after a window without news nothing is known of others"
+
+
+def test_one_reply_that_was_overtaken_on_its_way_changes_nothing():
+    q = quota(requests=100)
+    leases = [granted(q.acquire(0.0, 1)) for _ in range(5)]
+    for lease, left in zip(leases, [99, 98, 90, 96, 95], strict=True):
+        q.tell(1.0, lease.id, left, None)
+    assert q.room(1.0, 1) == 95
+
+
+def test_other_limits_hold_from_then_on():
+    q = quota(requests=2, tokens=100, in_flight=9)
+    granted(q.acquire(0.0, 50))
+    q.limit(1, 100, 9)
+    assert q.acquire(1.0, 1) == 59.0
+    q.limit(5, 60, 9)
+    assert q.acquire(1.0, 20) == 59.0
+    q.limit(5, 100, 1)
+    assert q.acquire(1.0, 20) > 59.0
+    q.limit(5, 100, 2)
+    granted(q.acquire(1.0, 20))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_beside_another_client_the_rest_is_used_and_nothing_refused(seed):
+    """A provider's sliding minute on a virtual clock; another client takes a fifth, our calls overtake each other."""
+    rng = random.Random(seed)
+    limit, others = 300, 60
+    q = quota(requests=limit, in_flight=64, window=MINUTE + 1, slack=1)
+    counted = [(-second, "other") for second in range(60, 0, -1)]  # (arrival, whose)
+    under_way = [(0.5, "other arrives", 0, 0)]  # A heap: (when, what, lease, left).
+    refused, late, now = 0, 0, 0.0
+    while now < 600:
+        lease = q.acquire(now, 1)
+        if isinstance(lease, Lease):
+            heapq.heappush(under_way, (now + rng.uniform(0.01, 0.2), "arrives", lease.id, 0))
+            continue
+        now = min(now + lease, under_way[0][0])
+        while under_way[0][0] <= now:
+            at, what, which, left = heapq.heappop(under_way)
+            if what == "answered":
+                q.tell(now, which, left, None)
+                q.settle(which, 1)
+                continue
+            counted = [one for one in counted if one[0] > at - MINUTE]
+            full = len(counted) >= limit
+            counted += [] if full else [(at, what)]
+            if what == "other arrives":
+                heapq.heappush(under_way, (at + rng.uniform(0.6, 1.4) * MINUTE / others, what, 0, 0))
+                continue
+            refused += full
+            late += at > 180 and not full
+            heapq.heappush(under_way, (at + rng.uniform(1, 8), "answered", which, limit - len(counted)))
+    assert refused == 0
+    assert late >= 0.95 * (limit - others) * 7, "of what the other leaves, after the first three minutes"
 
 
 def test_settling_twice_or_what_was_never_granted_changes_nothing():
