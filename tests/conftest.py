@@ -16,7 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests import submitting
+
 REPO = Path(__file__).parent.parent
+IN_FLIGHT = 8
+"""Calls at once of a run that is to be killed: so many may be paid for in vain each time."""
 SMALL = [
     "evaluate.max_train_problems=300", "evaluate.max_test_problems=150", "curate.samples_per_dataset=120",
 ]  # fmt: skip
@@ -84,6 +88,38 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = lai("run", "jobs/quickstart.toml", f"storage={storage}", timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return storage / "quickstart", done.stdout
+
+
+@dataclass
+class Submitted:
+    """One iteration of the main job, cut small, as a submitted job that nothing disturbed."""
+
+    folder: Path
+    printed: str
+    requests: list[dict[str, Any]]
+    """What it asked its tutor."""
+    refused: subprocess.CompletedProcess[str]
+    """Another job, whose storage is a relative path."""
+
+
+def small_job(storage: Path, tutor: Tutor, name: str, in_flight: int) -> list[str]:
+    """Arguments of `lai run` for one iteration of LEC that ends within a minute or two."""
+    return [
+        "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
+        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1", f"limits.max_in_flight={in_flight}",
+        *SMALL,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """Run once for all tests that compare with it."""
+    folder = tmp_path_factory.mktemp("submitted")
+    with tutoring(folder / "tutor.jsonl") as asked, submitting.head(folder) as (address, environment):
+        done = submitting.submit(address, environment, *small_job(folder, asked, "whole", IN_FLIGHT))
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+        refused = submitting.submit(address, environment, "jobs/quickstart.toml", "storage=runs")
+        return Submitted(folder / "whole", done.stdout, asked.requests(), refused)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

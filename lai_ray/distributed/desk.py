@@ -23,10 +23,10 @@ from lai_ray.contracts import Again
 from lai_ray.distributed.callers import Pool
 from lai_ray.distributed.gate import Leave, shared_gate
 from lai_ray.distributed.patience import Pace, Patience
+from lai_ray.engines._rate_limits import Headers
 from lai_ray.engines.openai import Answered, Fatal, Outcome, Retry
 from lai_ray.errors import StageError
 from lai_ray.instructor.quota import MINUTE
-from lai_ray.instructor.shared import Headers
 from lai_ray.instructor.usage import estimate, used
 from lai_ray.records import Answer, Completion, Request
 

@@ -13,8 +13,9 @@ from typing import Any
 import ray
 
 from lai_ray.config import LimitSettings
+from lai_ray.engines._rate_limits import Headers
 from lai_ray.instructor.quota import Lease, Quota
-from lai_ray.instructor.shared import Headers, Terms
+from lai_ray.instructor.terms import Terms
 
 GATE_CPUS = 0.01
 NAMESPACE = "lai_ray"
@@ -33,7 +34,7 @@ class Gate:
     """The quota actor: arithmetic in `instructor/quota.py`, the clock and the queue here. First come, first served.
 
     It outlives the call that started it, so that the next round, or another job, finds the last minute still counted.
-    Each asker brings its job's limits along; which hold is for `instructor/shared.py` to say.
+    Each asker brings its job's limits along; which hold is for `instructor/terms.py` to say.
     """
 
     def __init__(self, window: float, slack: float, lease_seconds: float, idle_seconds: float) -> None:
@@ -90,7 +91,7 @@ class Gate:
         """
         now = time.monotonic()
         for lease, headers in (told or {}).items():
-            self._terms.tell(headers)
+            self._terms.tell(headers.requests.limit, headers.tokens.limit)
             self._quota.tell(now, lease, headers.requests.left, headers.tokens.left)
         for lease, tokens in used_by_lease.items():
             self._quota.settle(lease, tokens)

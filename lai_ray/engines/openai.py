@@ -16,8 +16,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 from lai_ray.config import InstructorSettings
+from lai_ray.engines import _rate_limits
 from lai_ray.errors import ConfigError
-from lai_ray.instructor import shared
 from lai_ray.records import Completion, Request
 
 CONNECT_SECONDS = 10.0
@@ -42,7 +42,7 @@ class Answered:
     completion: Completion
     free: bool = False
     """Turned away before any work was done on it."""
-    told: shared.Headers | None = None
+    told: _rate_limits.Headers | None = None
     """What the headers said of the provider's limits."""
 
 
@@ -59,7 +59,7 @@ class Retry:
     """False when no connection came about: nothing was sent, and nothing paid for."""
     free: bool = False
     """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
-    told: shared.Headers | None = None
+    told: _rate_limits.Headers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class OpenAIEngine:
                     max_tokens=request.max_tokens,
                     **seed,
                 )
-            return replace(_read(response.http_response.content), told=shared.read(response.headers))
+            return replace(_read(response.http_response.content), told=_rate_limits.read(response.headers))
         except (self._openai.APITimeoutError, TimeoutError) as error:
             connecting = "Connect" in type(error.__cause__).__name__
             return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting, free=connecting)
@@ -144,9 +144,9 @@ class OpenAIEngine:
             names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
             return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
         if status in RETRYABLE or status >= 500:
-            told = shared.read(headers)
+            told = _rate_limits.read(headers)
             return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, told=told)
-        return Answered(Completion("", "error", error=words), free=status < 500, told=shared.read(headers))
+        return Answered(Completion("", "error", error=words), free=status < 500, told=_rate_limits.read(headers))
 
     def _clean(self, words: str) -> str:
         """One line of a sensible length, without the key."""

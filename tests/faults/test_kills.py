@@ -5,19 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tests.conftest import SMALL, Tutor, lai, records
+from tests.conftest import IN_FLIGHT, lai, records, small_job
 
 STAGES = ["evaluate", "diagnose", "instruct", "curate", "train"]
-IN_FLIGHT = 8
 NEAR_TIE = 1e-3
-
-
-def job(storage: Path, tutor: Tutor, name: str) -> list[str]:
-    return [
-        "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
-        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1",
-        f"limits.max_in_flight={IN_FLIGHT}", *SMALL,
-    ]  # fmt: skip
 
 
 def recorded(folder: Path) -> set[str]:
@@ -26,31 +17,30 @@ def recorded(folder: Path) -> set[str]:
     return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
 
 
-def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path, tutor):
-    whole = lai("run", *job(tmp_path, tutor, "whole"))
-    assert whole.returncode == 0, whole.stdout[-1500:] + whole.stderr[-1500:]
-    undisturbed = len(tutor.requests())
-
+def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path, tutor, submitted):
+    undisturbed = len(submitted.requests)
     kept: set[str] = set()
-    asked_before = undisturbed
+    asked_before = 0
     for stage in STAGES:
-        killed = lai("run", *job(tmp_path, tutor, "killed"), MORTAL=stage)
+        killed = lai("run", *small_job(tmp_path, tutor, "killed", IN_FLIGHT), MORTAL=stage)
         assert killed.returncode == -9, f"not killed in {stage}: {killed.stdout[-1500:]}{killed.stderr[-1500:]}"
         if stage == "instruct":
             kept = recorded(tmp_path / "killed/iteration_0/instruct/answers")
             asked_before = len(tutor.requests())
-    finished = lai("run", *job(tmp_path, tutor, "killed"))
+    finished = lai("run", *small_job(tmp_path, tutor, "killed", IN_FLIGHT))
     assert finished.returncode == 0, finished.stdout[-1500:] + finished.stderr[-1500:]
     assert len(list((tmp_path / "killed/driver").glob("*.json"))) == len(STAGES) + 1
 
     asked_again = [r for r in tutor.requests()[asked_before:] if r["reply_sha256"] in kept]
     assert kept, "some replies were recorded before the kill"
     assert not asked_again, "a recorded reply was asked for again"
-    for turned in turned_answers(tmp_path / "whole", tmp_path / "killed"):
+    for turned in turned_answers(submitted.folder, tmp_path / "killed"):
         assert turned < NEAR_TIE, "an answer differs between the runs and is no greedy near-tie"
-    if not turned_answers(tmp_path / "whole", tmp_path / "killed"):
-        assert len(tutor.requests()) - undisturbed <= undisturbed + IN_FLIGHT
-        one, other = (records(tmp_path / name / "iteration_0/curate/samples.jsonl") for name in ("whole", "killed"))
+    if not turned_answers(submitted.folder, tmp_path / "killed"):
+        assert len(tutor.requests()) <= undisturbed + IN_FLIGHT
+        one, other = (
+            records(run / "iteration_0/curate/samples.jsonl") for run in (submitted.folder, tmp_path / "killed")
+        )
         assert one == other
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import REPO, SMALL, Tutor, lai, records, tutoring
-from tests.faults.test_kills import IN_FLIGHT, NEAR_TIE, recorded, turned_answers
+from tests.conftest import IN_FLIGHT, REPO, Tutor, lai, records, small_job, tutoring
+from tests.faults.test_kills import NEAR_TIE, recorded, turned_answers
 
 KEPT = REPO / "build" / "soak"
 DRIVER_KILLS = 20
@@ -46,10 +46,7 @@ def tutor() -> Iterator[Tutor]:
 
 
 def arguments(name: str, tutor: Tutor) -> list[str]:
-    return [
-        "jobs/quickstart.toml", f"storage={KEPT}", f"name={name}", f"instructor.base_url={tutor.base_url}",
-        "iterations=1", "schedule.strategy=lec", f"limits.max_in_flight={IN_FLIGHT}", *SMALL,
-    ]  # fmt: skip
+    return small_job(KEPT, tutor, name, IN_FLIGHT)
 
 
 def undisturbed(tutor: Tutor) -> Path:

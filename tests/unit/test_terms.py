@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lai_ray.config import LimitSettings
-from lai_ray.instructor.shared import NOTHING, Headers, Limits, Terms, Told, read, seconds
+from lai_ray.engines._rate_limits import NOTHING, Headers, Told, read, seconds
+from lai_ray.instructor.terms import Limits, Terms
 
 
 def test_headers_say_limit_and_what_is_left():
@@ -59,7 +60,7 @@ def test_the_provider_lowers_a_named_limit_and_replaces_one_that_nobody_named():
     terms = Terms(60.0)
     terms.say("a", LimitSettings(requests_per_minute=100), 0.0)
     assert terms.hold(1.0).tokens == LimitSettings().tokens_per_minute
-    terms.tell(Headers(Told(1000, 5), Told(2_000_000, 5)))
+    terms.tell(1000, 2_000_000)
     assert terms.hold(1.0) == Limits(100, 2_000_000, LimitSettings().max_in_flight)
-    terms.tell(Headers(Told(60, 5), NOTHING))
+    terms.tell(60, None)
     assert terms.hold(1.0).requests == 60

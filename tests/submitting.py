@@ -1,0 +1,86 @@
+"""A Ray head of the tests' own, and jobs submitted to it as a user does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below those that Ray's workers take."""
+    found = []
+    for port in range(6400, 9900, 17):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                found.append(port)
+        if len(found) == count:
+            break
+    return found
+
+
+@contextmanager
+def head(logs: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The dashboard's address of a head with two logical CPUs and token authentication, and the environment for it."""
+    port, dashboard, client, agent = free_ports(4)
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    folder = Path("/tmp") / f"lai-head-{os.getpid()}"  # a socket's path may have 107 characters at most
+    command = [
+        BIN / "ray", "start", "--head", "--block", "--num-cpus", "2", f"--port={port}", f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={agent}",  # jobs start through it, and another Ray here may hold the usual one
+    ]  # fmt: skip
+    log = (logs / "ray.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait_for(dashboard, process)
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None, "ray start ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError("the head's dashboard did not come up")
+
+
+def submit(address: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`lai run` with these arguments as a submitted job, to its end."""
+    command = [
+        BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".",
+        "--runtime-env", "jobs/runtime_env.yaml", "--",
+        "python", "-m", "lai_ray", "run", *arguments,
+    ]  # fmt: skip
+    for _ in range(30):
+        done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
+        if "No available agent" not in done.stderr:  # the dashboard answers some seconds before it can start a job
+            break
+        time.sleep(2)
+    return done
