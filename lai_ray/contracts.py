@@ -43,6 +43,10 @@ class Improve:
     show_reference: bool
     contrast_text: Literal["question", "question_and_options", "question_and_response"] = "question"
     contrast_within: Literal["dataset", "subject"] = "dataset"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.templates`."""
+    explain: bool = False
+    """LE and LEC have the instructor say first what the mistake is."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def improve_settings(
         show_reference=config.instructor.show_reference,
         contrast_text=config.contrast.text,
         contrast_within=config.contrast.within,
+        prompts=config.instructor.prompts,
+        explain=config.instructor.explain,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
 from lai_ray.errors import ConfigError
 from lai_ray.instructor import prompts
+from lai_ray.instructor.templates import own_for
 from lai_ray.records import Attempt, Case, Contrast, Message
 from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
@@ -50,6 +51,8 @@ class LearningFromErrorByContrast(OneRequest):
             wrong_answer=case.attempt.completion.text,
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
+            explain=settings.explain,
+            own=own_for(settings.prompts, benchmark.name),
         )
 
 
