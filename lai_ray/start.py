@@ -61,7 +61,7 @@ def check_names(config: Config, until: str | None = None) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    """The job's own prompts can be used. A folder may serve several jobs: datasets that this one leaves out are fine."""
+    """The job's own prompts can be used. A folder may serve other jobs too, which learn from other datasets."""
     learned = [benchmark(config, name).name for name in config.evaluate.learn_from]
     datasets = {*plugins.available("benchmarks"), *(own.name for own in config.benchmark), *learned}
     asked = config.instructor
@@ -146,10 +146,8 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
 def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
     """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
     target = _first_target(config, known)
-    hashes = {
-        "target": target.identity,
-        "prompts": prompts.content_hash(config.schedule.names(), explain=config.instructor.explain),
-    }
+    wording = prompts.content_hash(config.schedule.names(), explain=config.instructor.explain)
+    hashes = {"target": target.identity, "prompts": wording}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"
     elif _wants_encoder(config):

@@ -39,7 +39,7 @@ FURTHER: Mapping[str, tuple[str, ...]] = {
 
 _PART = re.compile(r"^[ \t]*\[(system|user)\][ \t]*$", re.M | re.I)
 _SLOT = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
-_EXPLAIN_LINE = re.compile(r"^[ \t]*\{explain\}[ \t]*(?:\n|\Z)", re.M)
+_EXPLAIN_LINE = re.compile(r"^[ \t]*\{explain\}[ \t]*(?:\n+|\Z)", re.M)
 
 
 @dataclass(frozen=True, slots=True)
