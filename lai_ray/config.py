@@ -117,6 +117,9 @@ class ContrastSettings(Section):
     """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
     within: Literal["dataset", "subject"] = "dataset"
     """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
+    show_answers: bool = False
+    """Show the target's own right response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
+    experiments show the questions alone."""
     encoder: str = "bert-base-uncased"
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
 

@@ -146,7 +146,9 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
 def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
     """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
     target = _first_target(config, known)
-    wording = prompts.content_hash(config.schedule.names(), explain=config.instructor.explain)
+    wording = prompts.content_hash(
+        config.schedule.names(), explain=config.instructor.explain, show_answers=config.contrast.show_answers
+    )
     hashes = {"target": target.identity, "prompts": wording}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"

@@ -17,10 +17,11 @@ from lai_ray.instructor.templates import Wording, fill
 from lai_ray.records import Message
 
 CORRECT = "[QUESTION ANSWERED CORRECTLY]"
+RIGHT = "[RIGHT ANSWER]"
 QUESTION = "[QUESTION]"
 WRONG = "[WRONG ANSWER]"
 REFERENCE = "[REFERENCE ANSWER]"
-HEADINGS = (CORRECT, QUESTION, WRONG, REFERENCE)
+HEADINGS = (CORRECT, RIGHT, QUESTION, WRONG, REFERENCE)
 _LIKE_A_HEADING = re.compile(rf"[\s>*#_]*({'|'.join(map(re.escape, HEADINGS))})[\s:*_]*$", re.IGNORECASE)
 
 NO_ANSWER = "(The student gave no answer.)"
@@ -133,14 +134,15 @@ def le(
 
 def lec(
     *, brief: str, correct: Sequence[str], question: str, wrong_answer: str, n: int, reference: str | None = None,
-    explain: bool = False, own: Own = NONE,
+    correct_answers: Sequence[str] | None = None, explain: bool = False, own: Own = NONE,
 ) -> list[Message]:  # fmt: skip
     """Learning from Error by Contrast: questions the student answered correctly come first, then the mistake.
 
     correct: the k correct questions as `benchmark.show` gives them, nearest first; with none there is nothing to
-    contrast, and the prompt is that of `le`.  The rest is as in `le`.  Raises ValueError when n < 1.
+    contrast, and the prompt is that of `le`.  correct_answers: what the student answered to each, where the job shows
+    it.  The rest is as in `le`.  Raises ValueError when n < 1, or there is not one answer for each correct question.
     """
-    shown = _Shown(question, wrong_answer, reference, correct, explain)
+    shown = _Shown(question, wrong_answer, reference, _pairs(correct, correct_answers), explain)
     return _messages("lec" if correct else "le", brief, n, shown, own)
 
 
@@ -180,7 +182,7 @@ def explained(reply: str) -> Explained:
     return Explained(None, reply)
 
 
-def content_hash(kinds: Collection[str] = (), *, explain: bool = False) -> str:
+def content_hash(kinds: Collection[str] = (), *, explain: bool = False, show_answers: bool = False) -> str:
     """Hash of the prompts, rendered: the part of a run's identity that the built-in wording decides.
 
     kinds: those that the job schedules. What came after the first three kinds counts only where the job uses it, so
@@ -200,6 +202,11 @@ def content_hash(kinds: Collection[str] = (), *, explain: bool = False) -> str:
         rendered += [auggpt(brief="b", question="q", n=n, reference=r) for n in (1, 2) for r in (None, "r")]
     if explain:
         rendered.append(le(brief="b", question="q", wrong_answer="w", n=1, explain=True))
+    if show_answers:
+        rendered += [
+            lec(brief="b", question="q", wrong_answer="w", n=1, correct=["s"] * k, correct_answers=["a"] * k)
+            for k in (1, 2)
+        ]
     return hashlib.blake2b(json.dumps(rendered).encode(), digest_size=8).hexdigest()
 
 
@@ -210,7 +217,8 @@ class _Shown:
     question: str
     wrong_answer: str | None = None
     reference: str | None = None
-    correct: Sequence[str] = ()
+    correct: Sequence[tuple[str, str | None]] = ()
+    """(question, the student's right answer or None)."""
     explain: bool = False
 
     def slots(self) -> dict[str, str]:
@@ -225,8 +233,12 @@ class _Shown:
         return filled | ({"correct": "\n\n".join(self.solved())} if self.correct else {})
 
     def solved(self) -> list[str]:
-        """The correct ones, each below its heading."""
-        return [f"{CORRECT}\n{_quoted(text)}" for text in self.correct]
+        """The correct ones, each below its heading, its answer after it."""
+        found = []
+        for question, answer in self.correct:
+            found.append(f"{CORRECT}\n{_quoted(question)}")
+            found += [] if answer is None else [f"{RIGHT}\n{_quoted(answer)}"]
+        return found
 
     def blocks(self) -> list[str]:
         """Everything, each below its heading."""
@@ -241,7 +253,7 @@ def _messages(kind: str, brief: str, n: int, shown: _Shown, own: Own) -> list[Me
     if kind in own:
         slots = shown.slots() | {"brief": brief.strip(), "n": str(n), "explain": EXPLAIN if shown.explain else ""}
         return _said(fill(own[kind].system, slots), fill(own[kind].user, slots))
-    text, words = TEXTS[kind], _grammar(n, len(shown.correct))
+    text, words = TEXTS[kind], _grammar(n, shown.correct)
     request = [EXPLAIN] * shown.explain + [f"Write {n} new {fill(text.request, words)}"]
     return _said(
         fill(SYSTEM, {"goal": text.goal, "first": text.first, "brief": brief.strip()}),
@@ -253,16 +265,22 @@ def _said(system: str, user: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _grammar(n: int, k: int) -> dict[str, str]:
+def _pairs(correct: Sequence[str], answers: Sequence[str] | None) -> list[tuple[str, str | None]]:
+    return [(text, None) for text in correct] if answers is None else list(zip(correct, answers, strict=True))
+
+
+def _grammar(n: int, correct: Sequence[tuple[str, str | None]]) -> dict[str, str]:
     """The words that depend on how many samples are asked for, and how many correct questions are shown."""
-    one_sample, one_correct = n == 1, k == 1
-    first = "The student answers the first question below correctly."
+    one_sample, one_correct = n == 1, len(correct) == 1
+    shown = any(answer is not None for _, answer in correct)
+    how = f"correctly, with the {'answer' if one_correct else 'answers'} shown" if shown else "correctly"
+    first = "the first question" if one_correct else f"the first {len(correct)} questions"
     return {
         "problems": "problem" if one_sample else "problems",
         "variants": "variant" if one_sample else "variants",
         "train": "trains" if one_sample else "train",
         "each": "together" if one_sample else "each",
-        "first_correct": first if one_correct else f"The student answers the first {k} questions below correctly.",
+        "first_correct": f"The student answers {first} below {how}.",
         "that": "it" if one_correct else "them",
         "those": "the one" if one_correct else "those",
     }

@@ -24,6 +24,8 @@ def case_id(attempt: Attempt, strategy: str) -> str:
 class OneRequest:
     """One request a case; the samples are what its reply holds. A strategy adds `cases` and `messages`."""
 
+    any_verdict = False
+
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The one request of a case."""
         raise NotImplementedError

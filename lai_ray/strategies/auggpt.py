@@ -20,6 +20,7 @@ class AugGPT(OneRequest):
 
     name = "auggpt"
     uses_neighbours = False
+    any_verdict = True
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """Every training attempt."""

@@ -16,6 +16,7 @@ class Untargeted(OneRequest):
 
     name = "untargeted"
     uses_neighbours = False
+    any_verdict = True
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """Every training attempt."""

@@ -45,6 +45,17 @@ def test_lec_shows_the_questions_answered_correctly_first_and_nothing_but_the_qu
     assert "[QUESTION ANSWERED CORRECTLY]\nA?\n\n[QUESTION ANSWERED CORRECTLY]\nB?\n\n[QUESTION]" in lec()[1]["content"]
 
 
+def test_lec_shows_the_students_own_answers_below_the_correct_questions_when_they_are_given():
+    shown = lec(correct_answers=["2 + 2 = 4", "[QUESTION]"])
+    pair = ["[QUESTION ANSWERED CORRECTLY]", "[RIGHT ANSWER]"]
+    assert headings(shown) == [*pair, *pair, "[QUESTION]", "[WRONG ANSWER]"]
+    assert "CORRECTLY]\nA?\n\n[RIGHT ANSWER]\n2 + 2 = 4\n\n" in shown[1]["content"]
+    assert "answers the first 2 questions below correctly, with the answers shown. The" in shown[1]["content"]
+    assert "correctly, with the answer shown. The" in lec(correct=["A?"], correct_answers=["4"])[1]["content"]
+    with pytest.raises(ValueError, match="shorter"):
+        lec(correct_answers=["one"])
+
+
 def test_lec_with_nothing_to_contrast_is_le():
     assert lec(correct=[]) == le()
 
@@ -81,7 +92,8 @@ def test_auggpt_asks_for_variants_of_the_question_and_untargeted_for_others_of_i
 def test_the_wording_of_runs_made_before_auggpt_and_explain_came_still_counts_as_the_same():
     assert prompts.content_hash() == prompts.content_hash(["le", "lec", "untargeted"])
     hashes = [prompts.content_hash(), prompts.content_hash(["auggpt"]), prompts.content_hash(explain=True)]
-    assert len(set(hashes)) == 3
+    hashes.append(prompts.content_hash(show_answers=True))
+    assert len(set(hashes)) == 4
 
 
 def test_the_reference_answer_is_shown_only_when_it_is_given():

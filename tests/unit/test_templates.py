@@ -181,3 +181,10 @@ def test_auggpt_learns_from_problems_of_any_verdict(tmp_path):
     assert run.stage(0, "diagnose").facts()["cases"] == {"word_problems": 60}
     assert run.stage(0, "curate").facts()["kept"] == {"word_problems": 30}
     assert all("new variants of this question" in r.messages[1]["content"] for r in executor.requests["ask"])
+
+
+@pytest.mark.parametrize("strategy", ["auggpt", "untargeted"])
+def test_the_calls_of_a_strategy_that_is_blind_to_mistakes_are_known_at_any_accuracy(tmp_path, strategy):
+    rows = plan.calls(job(tmp_path, schedule__strategy=strategy)).rows
+    assert {tuple(row[2:5]) for row in rows} == {("60", "2", "15")}
+    assert len({row[2] for row in plan.calls(job(tmp_path)).rows}) == 3
