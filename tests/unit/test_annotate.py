@@ -12,6 +12,7 @@ from lai_ray.records import Case, Reply, Sample
 from lai_ray.report import annotate, story
 from lai_ray.rundir import Run
 from lai_ray.world import rules
+from tests.conftest import lai
 from tests.local import LocalExecutor, job
 
 
@@ -120,6 +121,19 @@ def test_a_sheet_that_cannot_be_counted_says_where(run, tmp_path):
         annotate.agreement(path)
     with pytest.raises(ConfigError, match=r"no such file. Did you mean 'a.csv'\?"):
         annotate.agreement(tmp_path / "b.csv")
+
+
+def test_the_command_writes_a_sheet_reads_it_back_and_says_what_it_wants(run, tmp_path):
+    sheet = tmp_path / "a.csv"
+    done = lai("export", run.store.where, "--annotate", "3", "--out", str(sheet))
+    assert done.returncode == 0, done.stderr
+    assert "3 of " in done.stdout
+    judged(sheet, ["yes", "no", ""])
+    assert "50.0%" in lai("export", "--agreement", str(sheet)).stdout
+    for arguments in ([], ["--annotate", "3"], [run.store.where, "--agreement", str(sheet)]):
+        done = lai("export", *arguments)
+        assert done.returncode == 2
+        assert "give RUN --annotate N --out SHEET.csv to write a sheet" in done.stderr
 
 
 def test_a_sheet_is_never_written_over_and_needs_explanations(run, tmp_path):
