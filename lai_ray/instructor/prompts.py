@@ -34,6 +34,7 @@ EXPLAIN = (
 )
 _MARKED = re.compile(r"[\s>#*_\-]{0,12}(?:\d{1,3}[.)]\s{0,4})?[\s*_]{0,6}\[\s?MISTAKE\s?\][\s*_:–—-]{0,12}(.*)", re.I)
 _NAMED = re.compile(r"[\s>#*_\-]{0,12}(?:the\s)?mistake[\s*_]{0,6}:[\s*_]{0,6}(.*)", re.I)
+_ITEM = re.compile(r"[\s>#*_\-]{0,12}(?:\(?\d{1,4}[.)]|(?:\w+\s)?(?:question|problem|sample)\b)", re.I)
 
 Own = Mapping[str, Wording]
 """A job's own wordings, by kind of prompt."""
@@ -176,8 +177,9 @@ def explained(reply: str) -> Explained:
         if found is None:
             continue
         said, end = found[1].strip(" *_"), i + 1
-        if not said and end < len(lines):
-            said, end = lines[end].strip().strip("*_"), end + 1
+        below = next((j for j in range(end, len(lines)) if lines[j].strip()), None)
+        if not said and below is not None and not _ITEM.match(lines[below]):
+            said, end = lines[below].strip(" *_"), below + 1
         return Explained(said or None, "\n".join([*lines[:i], *(x for x in lines[end:] if not _MARKED.match(x))]))
     return Explained(None, reply)
 

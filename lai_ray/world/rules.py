@@ -136,7 +136,7 @@ def _mistake(evidence: Evidence) -> list[str]:
     failed = failure(item, evidence.wrong_answer)
     step = kinds.solve(item.kind, item.numbers)[failed.step]
     words = {
-        "operation": f"the step {step} is not taken: the question was misread",
+        "operation": f"the step {step} is not taken",
         "arithmetic": f"the right step is taken, and worked out wrongly: {step}",
         "final": f"the steps are right, and the number at the end is not {item.answer}",
     }

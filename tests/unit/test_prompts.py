@@ -174,6 +174,7 @@ SAMPLE = "1. Question: What is 2 + 3?\nAnswer: 2 + 3 = 5\n#### 5"
         "[Mistake]: It adds.",
         "1. [MISTAKE] It adds.",
         "### [MISTAKE]\nIt adds.",
+        "### [MISTAKE]\n\nIt adds.",
         "\n> [MISTAKE] – It adds.",
         "Mistake: It adds.",
         "**Mistake:** It adds.",
@@ -195,6 +196,8 @@ def test_a_reply_without_the_line_is_all_rest():
 
 def test_the_mark_with_nothing_behind_it_explains_nothing():
     assert prompts.explained("[MISTAKE]") == prompts.Explained(None, "")
+    for sample in (SAMPLE, SAMPLE.removeprefix("1. "), f"**{SAMPLE}"):
+        assert prompts.explained(f"[MISTAKE]\n\n{sample}") == prompts.Explained(None, f"\n{sample}")
 
 
 def test_a_line_before_each_sample_is_read_once_and_left_out_of_all():
