@@ -117,6 +117,9 @@ class ContrastSettings(Section):
     """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
     within: Literal["dataset", "subject"] = "dataset"
     """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
+    show_answers: bool = False
+    """Show the target's own right response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
+    experiments show the questions alone."""
     encoder: str = "bert-base-uncased"
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
 
@@ -137,8 +140,14 @@ class InstructorSettings(Section):
     usd_per_million_input: float | None = Field(None, ge=0)
     """Price of a million prompt tokens; None when it is not known, and then no money is reported."""
     usd_per_million_output: float | None = Field(None, ge=0)
+    prompts: dict[str, str] = {}
+    """In a job file the folder with the job's own prompts, KIND.txt or KIND.DATASET.txt (`docs/prompts.md`), beside the
+    file that names it. It is read with the job: each text under its name without ".txt"."""
     show_reference: bool = False
-    """Show the instructor the reference answer of the failed question."""
+    """Show the instructor the reference answer of the question."""
+    explain: bool = False
+    """LE and LEC: the instructor first writes one line on what the mistake is. It stays with the reply, stands in the
+    story of `lai show`, and `lai export --annotate` puts it before a person."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report says so."""
 
