@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lai_ray.benchmarks._answers import MARKER
+from lai_ray.benchmarks._arithmetic import false_statements
 from lai_ray.benchmarks._math_rules import Said, final_number, last_number, marked
 from lai_ray.records import Piece
 
@@ -143,7 +144,11 @@ def _math_piece(item: _Item) -> Piece:
     if item.last and before and before.text != number and re.sub(r"[,$\s]", "", before.text).startswith(number):
         return Piece(question, "", steps, rejected=f"final number {number} cut off? The working ends in {before.text}")
     response = f"{steps}\n{MARKER} {number}".strip()
-    return Piece(question, number, response, {"solution": response})
+    false = false_statements(response)
+    return Piece(
+        question, number, response, {"solution": response},
+        rejected="false statement" if false else None, note="; ".join(false[:3]),
+    )  # fmt: skip
 
 
 def _worked(lines: list[str]) -> tuple[str, Said | None]:

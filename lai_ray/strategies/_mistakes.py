@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lai_ray.contracts import Benchmark, Improve
 from lai_ray.records import GENERATED, Attempt, Case, Message, Piece, Problem, Reply, Sample, Turn
@@ -38,10 +39,21 @@ class OneRequest:
         return [
             _sample(f"{reply.id}/{i}", reply, benchmark, piece)
             for reply in replies[-1:]
-            for i, piece in enumerate(benchmark.parse(reply.completion.text))
+            for i, piece in enumerate(_pieces(reply, benchmark))
         ]
+
+
+CUT_OFF = "cut off by the reply's length"
+
+
+def _pieces(reply: Reply, benchmark: Benchmark) -> list[Piece]:
+    """The pieces of a reply. Of one that ended at its token limit the last is dropped: it may be half a sample."""
+    pieces = benchmark.parse(reply.completion.text)
+    if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
+        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)
+    return pieces
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:
     problem = Problem(sample_id, benchmark.name, GENERATED, piece.question, piece.answer, piece.extra)
-    return Sample(sample_id, reply.id, problem, [Turn(piece.response)], piece.rejected)
+    return Sample(sample_id, reply.id, problem, [Turn(piece.response)], piece.rejected, piece.note)
