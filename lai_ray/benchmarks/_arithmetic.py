@@ -13,7 +13,7 @@ from itertools import pairwise, product
 
 from lai_ray.benchmarks._equations import BEFORE, Token, below, lines, segments
 
-_UNKNOWN = {"half", "twice", "squared", "cubed", "percent"}
+_UNKNOWN = {"half", "twice", "squared", "cubed", "percent", "am", "pm"}
 """Units that change a number's value in ways that are not followed: a side with one is not judged."""
 _MEASURES = {
     unit: (kind, Fraction(size))
@@ -152,7 +152,7 @@ def _side(tokens: list[Token], start: int, end: int) -> _Side | None:
     taken = tokens[start:end]
     for token in taken:
         unknown = any(
-            u.startswith("?") or (len(u) == 1 and u not in "aLmghl") or u.lower() in _UNKNOWN for u in token.units
+            "?" in u or "_" in u or (len(u) == 1 and u not in "aLmghl") or u.lower() in _UNKNOWN for u in token.units
         )
         if unknown or token.kind not in ("number", "op", "open", "close"):
             return None
@@ -161,7 +161,7 @@ def _side(tokens: list[Token], start: int, end: int) -> _Side | None:
 
 def _judged(left: _Side, right: _Side, chained: bool) -> bool:
     if left.computes:
-        return not _names_a_share(left, right)
+        return not (_names_a_share(left, right) or _mixes_units(left) or _relates(left, right))
     # "= 12 = 13" at the end of a chain; but "60 minutes = 1 hour" is no arithmetic.
     return (
         chained
@@ -179,6 +179,19 @@ def _names_a_share(left: _Side, right: _Side) -> bool:
     top, bottom = left.tokens[0], left.tokens[2]
     above = any(token.value is not None and token.value > 1 for token in right.tokens)
     return left.tokens[1].tight and bottom.tight and below(top, bottom) and above
+
+
+def _mixes_units(side: _Side) -> bool:
+    """ "1 hour + 20 minutes" is worth what no single unit says; but "20 minutes/hour * 3 hours" is."""
+    measured = {_MEASURES[unit] for unit in side.units if unit in _MEASURES}
+    sums = any(token.text in ("+", "-") for token in side.tokens)
+    return sums and len({kind for kind, _ in measured}) < len(measured)
+
+
+def _relates(left: _Side, right: _Side) -> bool:
+    """ "25 minutes * 3 = 5 pages * 3" and "1/4 of the total = 16" relate two quantities."""
+    apart = right.computes and left.units and right.units and not left.units & right.units
+    return bool(apart) or left.tokens[-1].units[:1] == ["of"]
 
 
 def _holds(left: _Side, right: _Side) -> bool:
@@ -199,6 +212,8 @@ def _close(found: Fraction, stated: Fraction, right: _Side) -> bool:
     last = right.tokens[-1]
     places = last.decimals + (2 if last.percent and abs(stated) < 1 else 0)
     unit = Fraction(1, 10**places)
+    if right.computes and any(token.decimals >= 2 for token in right.tokens):
+        return abs(found - stated) <= abs(found) / 1000  # "180 * 2/3 = 180 * 0.6667"
     return abs(found - stated) <= unit / 2 or (0 < found - stated < unit)
 
 

@@ -24,6 +24,7 @@ _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "·": "*",
                         "}": ")", "∗": "*"})  # fmt: skip
 _LATEX = [
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed)\{([^{}]{0,80})\}"), r" \1 "),
+    (re.compile(r"(?<=\d)\\[dt]?frac\{(\d+)\}\{(\d+)\}"), r" \1/\2 "),
     (re.compile(r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}"), r"((\1)/(\2))"),
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -77,6 +78,7 @@ def _plain(line: str) -> str:
             for pattern, into in _LATEX:
                 line = pattern.sub(into, line)
     line = re.sub(r"²", "^2", re.sub(r"³", "^3", line)).translate(_SIGNS)
+    line = re.sub(r"(?<=[A-Za-z])\s?\^\s?\(?\d\)?", "", line)  # "40 cm^3" is 40
     line = re.sub(r"<<[^<>]{0,200}>>", "", line)
     return re.sub(r"^\s*(?:[-*+•]|\(?\d{1,2}[.)])\s+", "", _AFTER.sub("", line))
 
@@ -153,6 +155,8 @@ def _reduced(segment: list[Token]) -> list[Token]:
             and (token.text == "/" or following.tight)
         )  # fmt: skip
         if slash:
+            if token.text == "-" and holder is not None:
+                holder.units.append("?")  # "3-point" counts no points.
             at += 1
             continue
         if unit and holder is not None and token.text.lower() in _SCALES and not holder.units:
@@ -170,11 +174,20 @@ def _unnamed(segment: list[Token]) -> list[Token]:
     made: list[Token] = []
     for i, token in enumerate(segment):
         if token.kind == "word" and made and made[-1].kind == "op" and len(token.text) > 1:
-            following = next((later for later in segment[i + 1 : i + 3] if later.kind != "word"), None)
-            if following and following.kind == "number" and token.text.lower() not in BEFORE | {"of"}:
+            nearest = segment[i + 1 : i + 3]
+            following = next((later for later in nearest if later.kind != "word"), None)
+            said = [token, *nearest[: 1 if nearest and nearest[0].kind == "word" else 0]]
+            if following and following.kind == "number" and all(map(_plain_word, said)):
                 continue
         made.append(token)
     return made
+
+
+def _plain_word(token: Token) -> bool:
+    """ "Riley's 5", "her original 98"; but "Semester 2" is a name, and "minutes in 8 hours" another quantity."""
+    if token.text.endswith(("'s", "’s", "s'")):
+        return True
+    return token.text.islower() and token.text not in BEFORE | {"of", "in", "per", "for", "with", "at", "on"}
 
 
 def _brackets(segment: list[Token]) -> list[Token]:
@@ -189,8 +202,9 @@ def _brackets(segment: list[Token]) -> list[Token]:
                 continue
             begun = opened.pop()
             if not any(inside.kind in ("number", "bad", "op") for inside in segment[begun:i]):
+                named = any(len(inside.text) == 1 and inside.kind == "word" for inside in segment[begun:i])
                 for k in range(begun, i + 1):
-                    made[k] = Token("comment", "", token.start, token.end)
+                    made[k] = Token("comment", "?" if named else "", token.start, token.end)
     for i in opened:
         made[i] = Token("stop", "(", segment[i].start, segment[i].end)
     return made
