@@ -39,6 +39,8 @@ _TEXT_CALLED_RIGHT = re.compile(
     rf"\b{_RIGHT}\s(?:answer|option|choice)\s(?:is|would\sbe|should\sbe):?\s([^.;\n]{{1,200}})", re.I
 )
 _DENIED = re.compile(r"\b(?:not|n't|never|neither|incorrect|less|almost|partly|partially)\b|n['’]t\b", re.I)
+_ANSWERED = re.compile(r"\[[^\]\n]{0,40}\b(?:answer|solution)\b[^\]\n]{0,40}\]", re.I)
+"""A heading of the prompt that an instructor copied, with what it heads."""
 _ENDED = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
 
 
@@ -142,6 +144,8 @@ def _math_piece(item: _Item) -> Piece:
         return Piece("", "", "", rejected="no question")
     if item.answer is None:
         return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
+    if _ANSWERED.search(question):
+        return Piece(question, "", "", rejected="its question holds an answer")
     steps, found = _worked(item.answer)
     if found is None:
         return Piece(question, "", steps, rejected=f"no final {MARKER} line (cut off?)")
