@@ -1,4 +1,4 @@
-"""The 4,000 word problems of GPT-4 that the paper's release trained on, through the checks: kept, and dropped by reason.
+"""The 4,000 word problems by GPT-4 that the paper's release trained on, through the checks: kept, dropped by reason.
 
 LAI_TEST_DATA=DATA python -m tests.perf.real_samples [--show REASON]
 
@@ -68,7 +68,8 @@ def drawn(rows: list[tuple[int, Sample]]) -> list[tuple[int, Sample]]:
 
 def main() -> None:
     """Print both tables, or ten rows of one reason."""
-    rows = json.loads(gzip.open(ROWS).read())
+    with gzip.open(ROWS) as file:
+        rows = json.load(file)
     if "--show" in sys.argv:
         for at, sample in drawn(by_reason(rows, finished=True)[sys.argv[sys.argv.index("--show") + 1]]):
             print(f"--- {at} | {sample.note}\nQ: {rows[at]['question']}\nA: {rows[at]['response']}")
