@@ -13,7 +13,7 @@ EDGE = rf"[\s>#*_\-•{_EMOJI}]{{0,12}}"
 GAP = r"[\s*_]{0,6}"
 _ORDER = rf"(?:\(?\d{{1,4}}\s?[.):\]]\)?)?{GAP}"
 _KIND = r"(?:(?:new|practice|training|similar|generated)\s)?(?:question|problem|sample|exercise|task|q)"
-_ENDS = r"(?::|[-–—](?=\s)|$)"
+_ENDS = r"(?::|[-–—](?=\s|$)|$)"
 HEAD = re.compile(
     rf"^{EDGE}{_ORDER}(?:\[\s?{_KIND}\s?\d{{0,4}}\s?\]|"
     rf"{_KIND}\s?(?:#|no\.?)?\s?\d{{0,4}}{GAP}(?:[:.)]|[-–—](?=\s)|$))[\s*_:]{{0,6}}",
@@ -39,7 +39,7 @@ TESTS = re.compile(rf"^{EDGE}{_ORDER}(?:\[\s?{_CHECKS}\s?\]|{_CHECKS}\s?\d{{0,4}
 """The head of a new problem's tests."""
 _FENCE = re.compile(r"\s{0,12}(?:`{3,}|~{3,})")
 _BARE_FENCE = re.compile(r"^\s{0,12}(?:`{3,}|~{3,})[ \t]*(?:markdown|md|text|txt|plaintext)?[ \t]*$", re.I)
-_BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}", re.I)
+_BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}|^\s{{0,3}}\d{{1,4}}[.)]\s{{0,3}}$", re.I)
 
 
 def reply_lines(reply: str) -> list[str]:

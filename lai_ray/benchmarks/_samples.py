@@ -62,7 +62,13 @@ class _Item:
 
 def math_pieces(reply: str) -> list[Piece]:
     """Worked problems with one final number behind "####" (or boxed, or called the answer)."""
-    return [_math_piece(item) for item in _items(reply, done=lambda item: MARKER in "\n".join(item.answer or ()))]
+    return [_math_piece(item) for item in _items(reply, done=_resulted)]
+
+
+def _resulted(item: _Item) -> bool:
+    """Whether its answer has come to a result, marked, boxed or called the answer."""
+    text = "\n".join(item.answer or ())
+    return MARKER in text or "boxed{" in text or "answer is" in text
 
 
 def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
