@@ -183,3 +183,5 @@ class Piece:
     response: str
     extra: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
+    note: str = ""
+    """What exactly the reason is about: the statement that is false."""

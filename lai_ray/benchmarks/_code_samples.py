@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from dataclasses import dataclass, field
 
 from lai_ray.benchmarks._code_rules import defined_names
+from lai_ray.benchmarks._reply_heads import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
 from lai_ray.records import Piece
 
 FEWEST = 2
 """Tests that a new problem must bring."""
-_EDGE = r"^[\s>#*_\-]*(?:\(?\d{1,4}[.):]\)?)?[\s*_]*"
-_HEADS = {
-    "question": re.compile(_EDGE + r"(?:new\s+)?(?:question|problem|task)\s*#?\d*[\s*_]*(?::|$)[\s*_]*", re.I),
-    "answer": re.compile(_EDGE + r"(?:correct\s+)?(?:answer|solution|code)\s*\d*[\s*_]*(?::|$)[\s*_]*", re.I),
-    "tests": re.compile(_EDGE + r"(?:unit\s+)?(?:tests?|test\s+cases?|asserts?)\s*\d*[\s*_]*(?::|$)[\s*_]*", re.I),
-}
+_HEADS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
+_NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 _EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
 
@@ -32,6 +30,11 @@ class _Item:
     lines: dict[str, list[str]] = field(default_factory=lambda: {"question": []})
     section: str = "question"
 
+    @property
+    def empty(self) -> bool:
+        """Nothing but a head so far: "Sample 3:" and then "Question:" are one."""
+        return self.section == "question" and not any(line.strip() for line in self.lines["question"])
+
 
 def code_pieces(reply: str) -> list[Piece]:
     """The samples in order; one that is incomplete is rejected, with the reason."""
@@ -41,24 +44,38 @@ def code_pieces(reply: str) -> list[Piece]:
 def _items(reply: str) -> list[_Item]:
     items: list[_Item] = []
     fenced = False
-    for line in reply.splitlines():
+    for line in reply_lines(reply):
         if _FENCE.match(line):
             fenced = not fenced
             if items:
                 items[-1].lines[items[-1].section].append(line)
             continue
-        section = None if fenced else next((name for name, head in _HEADS.items() if head.match(line)), None)
-        if section == "question":
+        section, rest = (None, line) if fenced else _section(line, items)
+        if section == "question" and not (items and items[-1].empty):
             items.append(_Item())
-        elif section and items:
+        elif section and section != "question" and items:
             items[-1].section = section
             items[-1].lines.setdefault(section, [])
         if items:
-            rest = _HEADS[section].sub("", line, count=1) if section else line
             fenced = fenced or bool(section and _FENCE.match(rest))  # "Answer: ```python"
             items[-1].lines[items[-1].section].append(rest)
-            fenced = fenced or bool(section and _FENCE.match(rest))
     return items
+
+
+def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
+    """Which part of a sample this line begins, if any, and what else stands in it."""
+    for name, head in _HEADS:
+        found = head.match(line)
+        if found:
+            return name, line[found.end() :]
+    number = NUMBERED.match(line) or _NUMBER_ALONE.match(line)
+    if number and not re.match(r"assert\b", line[number.end() :]):
+        # "2." begins an item where none is open, or the one before has its answer and this is the next number.
+        if items and "answer" in items[-1].lines and int(number[1]) == len(items) + 1:
+            return "question", line[number.end() :]
+        if not items and number[1] == "1":
+            return "question", line[number.end() :]
+    return None, line
 
 
 def _piece(item: _Item) -> Piece:
@@ -72,6 +89,7 @@ def _piece(item: _Item) -> Piece:
     if not names:
         return Piece(question, "", response, rejected="its answer is no Python function (cut off?)")
     tests = _asserts("\n".join(item.lines.get("tests", ()))) or _examples(question)
+    tests = list(dict.fromkeys(tests or _asserts("\n".join(item.lines["answer"]))))
     entry = _entry(question, tests, names)
     if entry is None or len(calls := [test for test in tests if entry in _names_in(test)]) < FEWEST:
         return Piece(question, "", response, rejected="no test")
@@ -124,7 +142,7 @@ def _code(lines: list[str]) -> str:
     if at:
         before = "\n".join(lines[: at[0]]).strip("*_ \n")
         end = at[1] if len(at) > 1 else len(lines)
-        inside = "\n".join(lines[at[0] + 1 : end]).strip("\n").rstrip()
+        inside = textwrap.dedent("\n".join(lines[at[0] + 1 : end])).strip("\n").rstrip()
         return inside if not before or defined_names(_whole(inside)) else f"{before}\n{inside}"
     return "\n".join(lines).strip("\n").rstrip()
 

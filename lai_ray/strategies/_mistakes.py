@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lai_ray.contracts import Benchmark, Improve
 from lai_ray.instructor.prompts import explained
@@ -41,15 +42,25 @@ class OneRequest:
         return [
             _sample(f"{reply.id}/{i}", reply, benchmark, piece)
             for reply in replies[-1:]
-            for i, piece in enumerate(benchmark.parse(_for_samples(reply.completion.text, settings)))
+            for i, piece in enumerate(_pieces(reply, benchmark, settings))
         ]
 
 
-def _for_samples(text: str, settings: Improve) -> str:
-    """The reply without its line on what the mistake is, which no parser may take for a sample."""
-    return explained(text).rest if settings.explain else text
+CUT_OFF = "cut off by the reply's length"
+
+
+def _pieces(reply: Reply, benchmark: Benchmark, settings: Improve) -> list[Piece]:
+    """The pieces of a reply, less its line on what the mistake is, which no parser may take for a sample.
+
+    Of one that ended at its token limit the last is dropped: it may be half a sample.
+    """
+    text = reply.completion.text
+    pieces = benchmark.parse(explained(text).rest if settings.explain else text)
+    if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
+        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)
+    return pieces
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:
     problem = Problem(sample_id, benchmark.name, GENERATED, piece.question, piece.answer, piece.extra)
-    return Sample(sample_id, reply.id, problem, [Turn(piece.response)], piece.rejected)
+    return Sample(sample_id, reply.id, problem, [Turn(piece.response)], piece.rejected, piece.note)

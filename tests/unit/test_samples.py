@@ -104,6 +104,9 @@ def test_several_choice_items_in_a_row():
         (f"1. Question: {STEM}\n{LINES}\nAnswer: E - none", "none of the choices"),
         (f"1. Question: {STEM}\n{LINES}\nAnswer: it depends", "none of the choices"),
         (f"1. Question: {STEM}\n{LINES}\nAnswer: B - a bird", "with the text of C"),
+        (f"1. Question: {STEM}\n{LINES}\nAnswer: B - The correct answer is C, a bird.", "names another choice"),
+        (f"1. Question: {STEM}\n{LINES}\nAnswer: B - So option (D) is the best one.", "names another choice"),
+        (f"1. Question: {STEM}\n{LINES}\nAnswer: B - The right choice is a cloud.", "names another choice"),
         (f"1. Question: {STEM}\nA. a\nB. b\nC. A\nD. d\nAnswer: B", "two equal choices"),
         (f"1. Question: {STEM}\n{LINES}\nAnswer: B - A pear grows on a tree and that is why", "mid-sentence"),
     ],
@@ -111,6 +114,27 @@ def test_several_choice_items_in_a_row():
 def test_a_choice_item_that_is_wrong_or_cut_off_says_so(reply, reason):
     (piece,) = choice_pieces(reply)
     assert reason in str(piece.rejected)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "Option C is not right, since a bird is an animal.",
+        "The answer is B; A, C and D grow on no tree.",
+        "The correct answer is a pear.",
+        "Choice A is incorrect because a stone is none.",
+        "The best answer is A pear, which is a fruit.",
+    ],
+)
+def test_an_explanation_may_say_why_the_others_are_wrong(why):
+    (piece,) = choice_pieces(f"1. Question: {STEM}\n{LINES}\nAnswer: B - {why}")
+    assert (piece.answer, piece.rejected) == ("B", None)
+
+
+def test_a_solution_with_a_false_step_is_rejected_and_the_step_quoted():
+    (piece,) = math_pieces(f"1. Question: {PLUMS}\nAnswer: 3 x 4 = 13\n#### 13")
+    assert (piece.rejected, piece.note) == ("false statement", "3 x 4 = 13")
+    assert piece.answer == "13"
 
 
 @pytest.mark.parametrize("reply", ["", "I would rather not.", "\n\n---\n", "x" * 100_000, "1. " * 10_000])

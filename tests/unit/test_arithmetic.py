@@ -1,0 +1,87 @@
+"""What a worked solution computes is checked, however it is written."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lai_ray.benchmarks._arithmetic import false_statements
+from tests.perf import arithmetic
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 bags of 4: 3 * 4 = 12 plums, and 12 - 2 = 10 are left.",
+        "$1,200 + $300 = $1,500",
+        "2.5 x 4 = 10.0",
+        "20% of 50 = 10, and 20/100 = 20%",
+        "100% - 25% = 75%",
+        "5 + 3 = 8 * 2 = 16",
+        "2 + 2 * 3 = 2 + 6 = 8",
+        "2(3 + 4) = 14 and (20-10)/2=5",
+        "6 pounds / (1/4 pound per skewer) = 24 skewers",
+        "6 / 1/4 = 24",
+        "2 1/2 * 4 = 10",
+        "10 / 3 = 3.33 and 10 / 3 = 3",
+        "25 cents * 4 = $1",
+        "2 hours x 60 minutes/hour = 120 minutes",
+        "2 hours * 3 = 360 minutes",
+        "$3.25 (sandwich) + $1.25 (water) = $4.50",
+        "half of 10 + 2 = 7",
+        "1/4 cup = 60 grams",
+        "x + 5 = 20, so x = 20 - 5 = 15",
+        "Price = Cost * 3",
+        "7 million * 2 = 14 million and 3 dozen * 2 = 72",
+        "Total cost\n= 9 * 4\n= 36",
+        r"\[3 \times 200 + 25 = 600 + 25 = \boxed{625}\]",
+        r"\frac{1}{2} \times 10 = 5",
+        "5 km at 6:30 + 45 = 7:15",
+        "1 / 0 = 3",
+        "2 ^ 99999999 = 1",
+        "The code is a == b, and 3 != 4, 3 + 1 >= 2",
+    ],
+)
+def test_what_holds_or_cannot_be_told_is_no_false_statement(text):
+    assert false_statements(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "false"),
+    [
+        ("So 3 * 4 = 13 plums.", "3 * 4 = 13"),
+        ("$1,200 + $300 = $1,600", "$1,200 + $300 = $1,600"),
+        ("20% of 50 = 11", "20% of 50 = 11"),
+        ("2 + 2 * 3 = 2 + 6 = 9", "2 + 6 = 9"),
+        ("2 hours x 60 minutes/hour = 130 minutes", "2 hours x 60 minutes/hour = 130"),
+        ("- **8 apples + Ana's 5 = 12 apples**", "8 apples + Ana's 5 = 12"),
+        ("Total cost\n= 9 * 4\n= 35", "9 * 4 = 35"),
+        (r"\(600 \div 25 = 25\)", "600 / 25 = 25"),
+        ("10 / 3 = 3.34", "10 / 3 = 3.34"),
+        ("12 * 5 = 60 = 61", "60 = 61"),
+        ("25 cents * 4 = $2", "25 cents * 4 = $2"),
+    ],
+)
+def test_a_false_statement_is_quoted(text, false):
+    assert false_statements(text) == [false]
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 1900 + "1" + "=2", "1+" * 900 + "1=2", "9" * 1000 + "=1", "1=" * 900, "((9^20)^20)^20 = 1\n" * 50]
+)
+def test_absurd_text_costs_little_and_raises_nothing(text):
+    begun = time.process_time()
+    false_statements(text)
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.skipif(not arithmetic.TRAIN.exists(), reason="GSM8K is not here (LAI_TEST_DATA)")
+def test_gsm8k_is_not_called_false_and_planted_errors_are_found():
+    rows = arithmetic.solutions()[::5]  # All of them are in docs/results/checks.md.
+    assert len(rows) > 1400
+    assert len(arithmetic.alarms(rows)) <= 0.01 * len(rows)
+    found = list(arithmetic.planted(rows))
+    for form in {each.form for each in found}:
+        caught = [each.caught for each in found if each.form == form]
+        assert sum(caught) >= 0.85 * len(caught), form
