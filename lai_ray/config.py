@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lai_ray.plugins import available
+from lai_ray.plugins import available, runs_in_cluster
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -125,11 +125,17 @@ class InstructorSettings(Section):
     """The model that writes the samples."""
 
     engine: str = "openai"
+    """"openai" asks a server; "vllm" runs a model in the cluster: no key, no pace, no price unless one is given."""
     model: str
+    """As the server calls it. In the cluster: as a target's, or "target" for the target of the iteration itself."""
     base_url: str | None = None
     """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
     api_key_env: str | None = None
     """The NAME of the environment variable that holds the key, never the key."""
+    max_model_len: Positive | None = None
+    """In the cluster, as the next two: see the target's."""
+    tensor_parallel: Positive = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     temperature: float = Field(0.8, ge=0, le=2)
     max_tokens: Positive = 4096
     timeout: float = Field(120.0, gt=0)
@@ -141,6 +147,28 @@ class InstructorSettings(Section):
     """Show the instructor the reference answer of the failed question."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report says so."""
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether its engine runs the model in the cluster."""
+        return runs_in_cluster(self.engine)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nobody_bills_for_the_cluster(cls, given: Any) -> Any:
+        if isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai"))):
+            prices = ("usd_per_million_input", "usd_per_million_output")
+            return given | {name: 0.0 for name in prices if given.get(name) is None}
+        return given
+
+    @model_validator(mode="after")
+    def _a_target_that_can_be_asked(self) -> InstructorSettings:
+        if self.model == "target" and not self.in_cluster:
+            raise ValueError(
+                f'model = "target" lets the target teach itself, in the cluster, and engine = {self.engine!r} does not '
+                'run there. Set engine = "vllm", or name the model of the server that is asked'
+            )
+        return self
 
 
 class CurateSettings(Section):
@@ -246,6 +274,9 @@ class ClusterSettings(Section):
     gpus_per_worker: float = Field(1, ge=0)
     cpus_per_worker: float = Field(1, gt=0)
     instructor_workers: Positive = 2
+    """Callers of a server."""
+    instructor_replicas: Positive = 1
+    """Engine actors of an instructor in the cluster, with as many GPUs and CPUs each as the target's."""
     index_shards: Positive = 2
     """FAISS actors that share the correct cases of one dataset."""
     stall_seconds: float = Field(600, gt=0)
