@@ -20,7 +20,7 @@ from lai_ray.errors import StageError
 from lai_ray.instructor.budget import NOTHING, Amount, price_of
 from lai_ray.instructor.ledger import entries, total
 from lai_ray.instructor.usage import amount_used
-from lai_ray.records import Case, Completion, Reply, Request
+from lai_ray.records import Case, Completion, Message, Reply, Request
 from lai_ray.rundir import Stage
 from lai_ray.similarity.duplicates import Kept
 from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
@@ -73,6 +73,8 @@ class Dialogues:
         if messages is None:
             return None
         asked = self.config.instructor
+        if self.instructor is not None:
+            messages = without_system(messages)
         run_seed = None if asked.reuse_across_seeds else self.settings.seed
         # The iteration is in it, so that a mistake made again is met with new problems, not with last round's.
         seed = number_of(run_seed, self.settings.iteration, case.id, len(replies), draw)
@@ -95,6 +97,14 @@ class Dialogues:
             if completion.error is not None:
                 break
         return replies, None
+
+
+def without_system(messages: list[Message]) -> list[Message]:
+    """A system message at the head of the user's: the chat templates of many open models know no system role."""
+    match messages:
+        case [{"role": "system", "content": system}, {"role": "user", "content": user}, *rest]:
+            return [{"role": "user", "content": f"{system}\n\n{user}"}, *rest]
+    return messages
 
 
 def samples_per_request(wanted: int, cases: int) -> int:
