@@ -171,7 +171,8 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
         # Ray's own executor would ask Ray for GPUs that this actor already holds.
         arguments["distributed_executor_backend"] = "mp"
     if not gpus:
-        arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES}
+        # No prompt in parts: after one vLLM turns a seeded request's generator back, which those of a CPU cannot.
+        arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES, "enable_chunked_prefill": False}
         if settings.dtype == "auto":
             arguments["dtype"] = "float32"
         _inspect_here()
