@@ -19,12 +19,12 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
 
     run: the job's own folder, where it was started before.
     """
+    # All of it first: what is wrong with the data shows in the counting.
+    made = [settings(config), counts(config), calls(config), *outlook.of(config, run)]
+    rendered = prompts(config)
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
-    tables.show(
-        [table for table in (settings(config), counts(config), calls(config), *outlook.of(config, run)) if table.rows],
-        console,
-    )
-    for title, text in prompts(config):
+    tables.show([table for table in made if table.rows], console)
+    for title, text in rendered:
         console.print(title, style="bold cyan", markup=False)
         console.print(text + "\n", markup=False)
 

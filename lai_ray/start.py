@@ -49,6 +49,8 @@ def check_names(config: Config, until: str | None = None) -> None:
     if isinstance(config.curate.keep_clear_of, list):
         for name in config.curate.keep_clear_of:
             benchmark(config, name)
+    for name in config.data:
+        benchmark(config, name)
     plugins.load("engines", config.target.engine)
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):
