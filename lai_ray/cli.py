@@ -162,6 +162,37 @@ def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> N
 
 
 @app.command()
+def export(
+    run: Annotated[str | None, typer.Argument(help="A run's folder.", show_default=False)] = None,
+    annotate: Annotated[
+        int | None, typer.Option(help="Write a sheet of so many explained mistakes, for a person to judge.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The sheet to write (CSV).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Chooses the mistakes; the run's own seed when left out.")] = None,
+    agreement: Annotated[Path | None, typer.Option(help="A judged sheet to read back: the share of yes.")] = None,
+) -> None:
+    """What the instructor takes mistakes to be (instructor.explain = true): a sheet to judge, and the judgements."""
+    from lai_ray.report import annotate as sheets
+    from lai_ray.report import tables
+    from lai_ray.rundir import Run
+
+    if agreement is not None and run is None and annotate is None and out is None:
+        tables.show([sheets.agreement(agreement)], _console())
+        return
+    if agreement is not None or run is None or annotate is None or out is None:
+        raise ConfigError(
+            "give RUN --annotate N --out SHEET.csv to write a sheet, or --agreement SHEET.csv to read one"
+        )
+    written = sheets.write_sheet(Run.read(run), annotate, out, seed)
+    _console().print(
+        f"written: {out}, {written.rows} of {written.explained} explained mistakes "
+        f"({written.silent} replies explain nothing). Fill the last column, then: lai export --agreement {out}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, what works together, and what to do about the rest."""
     from lai_ray import doctor as examine

@@ -117,6 +117,9 @@ class ContrastSettings(Section):
     """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
     within: Literal["dataset", "subject"] = "dataset"
     """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
+    show_answers: bool = False
+    """Show the target's own right response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
+    experiments show the questions alone."""
     encoder: str = "bert-base-uncased"
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
 
@@ -143,8 +146,14 @@ class InstructorSettings(Section):
     usd_per_million_input: float | None = Field(None, ge=0)
     """Price of a million prompt tokens; None when it is not known, and then no money is reported."""
     usd_per_million_output: float | None = Field(None, ge=0)
+    prompts: dict[str, str] = {}
+    """In a job file the folder with the job's own prompts, KIND.txt or KIND.DATASET.txt (`docs/prompts.md`), beside the
+    file that names it. It is read with the job: each text under its name without ".txt"."""
     show_reference: bool = False
-    """Show the instructor the reference answer of the failed question."""
+    """Show the instructor the reference answer of the question."""
+    explain: bool = False
+    """LE and LEC: the instructor first writes one line on what the mistake is. It stays with the reply, stands in the
+    story of `lai show`, and `lai export --annotate` puts it before a person."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report says so."""
 
@@ -156,18 +165,16 @@ class InstructorSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _nobody_bills_for_the_cluster(cls, given: Any) -> Any:
-        if isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai"))):
-            prices = ("usd_per_million_input", "usd_per_million_output")
-            return given | {name: 0.0 for name in prices if given.get(name) is None}
-        return given
+        if not (isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai")))):
+            return given
+        free = {f"usd_per_million_{way}": 0.0 for way in ("input", "output")}
+        return free | {name: value for name, value in given.items() if name not in free or value is not None}
 
     @model_validator(mode="after")
     def _a_target_that_can_be_asked(self) -> InstructorSettings:
         if self.model == "target" and not self.in_cluster:
-            raise ValueError(
-                f'model = "target" lets the target teach itself, in the cluster, and engine = {self.engine!r} does not '
-                'run there. Set engine = "vllm", or name the model of the server that is asked'
-            )
+            said = 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". '
+            raise ValueError(f"{said}With engine = {self.engine!r}, name the model as its server does")
         return self
 
 
@@ -239,13 +246,11 @@ class LimitSettings(Section):
     """What a run may use. These may change between two starts."""
 
     requests_per_minute: Positive = 500
-    """Of the instructor's key, by all jobs together. What the provider's headers say holds where it is lower, or where
-    the job does not name a limit."""
+    """Of the key, by all jobs together. The provider's headers hold where lower, or where the job names no limit."""
     tokens_per_minute: Positive = 300_000
     max_in_flight: Positive = 64
     counted_tokens: Literal["used", "reserved"] = "used"
-    """What the provider counts for a call that is over: the tokens it used, or still those it might have used (its
-    prompt and instructor.max_tokens)."""
+    """What the provider counts for a call that is over: tokens used, or its prompt and instructor.max_tokens."""
     failed_calls_count: bool = True
     """Whether the provider counts calls that it failed or refused."""
     max_calls: Positive | None = None
@@ -274,9 +279,8 @@ class ClusterSettings(Section):
     gpus_per_worker: float = Field(1, ge=0)
     cpus_per_worker: float = Field(1, gt=0)
     instructor_workers: Positive = 2
-    """Callers of a server."""
     instructor_replicas: Positive = 1
-    """Engine actors of an instructor in the cluster, with as many GPUs and CPUs each as the target's."""
+    """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
     index_shards: Positive = 2
     """FAISS actors that share the correct cases of one dataset."""
     stall_seconds: float = Field(600, gt=0)

@@ -43,6 +43,12 @@ class Improve:
     show_reference: bool
     contrast_text: Literal["question", "question_and_options", "question_and_response"] = "question"
     contrast_within: Literal["dataset", "subject"] = "dataset"
+    show_answers: bool = False
+    """LEC shows the target's own right response below each correct question."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.templates`."""
+    explain: bool = False
+    """LE and LEC have the instructor say first what the mistake is."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ class Strategy(Protocol):
     name: str
     uses_neighbours: bool
     """Whether its requests depend on k, so that a search over k needs a pool of replies for each."""
+    any_verdict: bool
+    """Whether its cases are all training problems, answered wrongly or not: then their number is known beforehand."""
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """The evidence for one dataset. `attempts` is re-iterable and holds training attempts of that dataset only."""

@@ -38,6 +38,9 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    instructor = table.get("instructor")
+    if isinstance(instructor, dict) and instructor.get("prompts") and isinstance(instructor["prompts"], str):
+        instructor["prompts"] = str(path.parent / Path(instructor["prompts"]).expanduser())
     parent = table.pop("extends", None)
     if parent is None:
         return table
@@ -47,11 +50,45 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def parse(table: dict[str, Any], *, where: str = "job") -> Config:
-    """A table as a Config. Raises ConfigError with one line for each thing that is wrong."""
+    """A table as a Config. Raises ConfigError with one line for each thing that is wrong.
+
+    `instructor.prompts` may be a folder (on the command line: from the current one), whose texts take its place.
+    """
+    instructor = table.get("instructor")
+    if isinstance(instructor, dict) and isinstance(instructor.get("prompts"), str):
+        table = table | {"instructor": instructor | {"prompts": _texts_in(instructor["prompts"])}}
     try:
         return Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(where, problem) for problem in error.errors())) from error
+
+
+def _texts_in(folder: str) -> dict[str, str]:
+    """The prompts of a folder by file name without ".txt"; none of "". Raises ConfigError when it holds anything else.
+
+    README files, hidden files and an editor's copies ("le.txt~") are passed over.
+    """
+    if not folder:
+        return {}
+    path, where = Path(folder), f"instructor.prompts = {folder!r}"
+    if not path.is_dir():
+        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{where}: no such folder. {suggestion(path.name, beside)}Folders beside it: {', '.join(beside) or 'none'}."
+        )
+    found = {}
+    for file in sorted(path.iterdir()):
+        if file.name.startswith((".", "README")) or file.name.endswith("~"):
+            continue
+        if file.suffix != ".txt" or not file.is_file():
+            raise ConfigError(f"{where}: {file.name} is no prompt; they are named KIND.txt or KIND.DATASET.txt")
+        try:
+            found[file.name.removesuffix(".txt")] = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: not readable as UTF-8 text: {error}") from error
+    if not found:
+        raise ConfigError(f"{where}: no prompt in it; put KIND.txt or KIND.DATASET.txt there, or leave the setting out")
+    return found
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

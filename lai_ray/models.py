@@ -22,6 +22,8 @@ DECIDING = (
     "vocab.*",
 )
 """The files of a model folder that decide what it answers."""
+WEIGHTS = ("*.safetensors", "*.bin")
+TOKENIZERS = ("tokenizer*", "vocab.*", "*.model")
 
 
 def locate(name: str, *, setting: str) -> str:
@@ -31,6 +33,10 @@ def locate(name: str, *, setting: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{setting}: {place} is a folder without config.json, so not a Hugging Face model")
+        if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+            raise ConfigError(f"{setting}: {place} has a config.json but no weights (no {' or '.join(WEIGHTS)})")
+        if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+            raise ConfigError(f"{setting}: {place} has no tokenizer; save it there with tokenizer.save_pretrained(...)")
         return str(folder.absolute())
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", place):
         return place

@@ -173,6 +173,8 @@ def _difference(
                 return f"{request_id}: {_short(one)} → {_short(other)}"
     earlier, present = (flat(table) for table in (run.record()["config"], config.model_dump(mode="json")))
     for key in sorted(present):
+        if key.startswith("instructor.prompts."):
+            continue  # The messages are the same: another prompt it is not.
         if (key == "seed" or key.startswith(f"{section}.")) and earlier.get(key) != present[key]:
             return f"{key}: {earlier.get(key)!r} → {present[key]!r}"
     return f"{request_id}: the same prompt to another {section}"

@@ -9,7 +9,7 @@ from lai_ray.instructor.budget import Amount, price_of
 from lai_ray.records import Message
 from lai_ray.report import outlook, tables
 from lai_ray.report.tables import Table
-from lai_ray.rundir import Run, flat
+from lai_ray.rundir import Run, flat, in_short
 from lai_ray.stages.forecast import ACCURACIES, before_evaluation, example_prompt
 from lai_ray.stages.select import select
 
@@ -32,7 +32,8 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
 def settings(config: Config) -> Table:
     """Every setting as it will be used."""
     table = Table("Settings", ["setting", "value"])
-    table.rows = [[key, str(value)] for key, value in flat(config.model_dump(mode="json")).items() if value is not None]
+    known = {key: value for key, value in flat(config.model_dump(mode="json")).items() if value is not None}
+    table.rows = [[key, str(in_short(key, value))] for key, value in known.items()]
     return table
 
 

@@ -28,7 +28,7 @@ from lai_ray import __version__
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.progress import Progress
-from lai_ray.store import Answers, Store, View, encode
+from lai_ray.store import Answers, Store, View, encode, key_of
 
 T = TypeVar("T")
 
@@ -174,7 +174,8 @@ class Run:
         known = before | {k: v for k, v in now.items() if not k.startswith("content.")} if before else {}
         changed = [k for k in sorted(known) if before.get(k) != now.get(k)]
         if changed:
-            lines = [f"  {k}: {before.get(k, 'not set')!r} there, {now.get(k, 'not set')!r} now" for k in changed]
+            there, here = ({k: in_short(k, v) for k, v in side.items()} for side in (before, now))
+            lines = [f"  {k}: {there.get(k, 'not set')!r} there, {here.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
                 f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
                 "Only [limits], [cluster], [report], more iterations and a longer evaluate.report_on may change. "
@@ -232,6 +233,11 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+def in_short(key: str, value: Any) -> Any:
+    """A setting's value as a person wants to see it: a prompt by its length and hash."""
+    return f"{len(value)} characters, {key_of(value)[:8]}" if key.startswith("instructor.prompts.") else value
 
 
 def identity_of(config: Config, **hashes: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError
-from lai_ray.instructor import prompts
+from lai_ray.instructor import prompts, templates
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
@@ -46,6 +46,7 @@ def check_names(config: Config, until: str | None = None) -> None:
     for i in range(config.iterations):
         for dataset in config.evaluate.learn_from:
             strategy_for(config, i, dataset)
+    _check_prompts(config)
     if isinstance(config.curate.keep_clear_of, list):
         for name in config.curate.keep_clear_of:
             benchmark(config, name)
@@ -73,6 +74,14 @@ def _check_instructor(config: Config, *, asked: bool) -> None:
         models.locate(settings.model, setting="instructor.model")
     if (asked or settings.in_cluster) and hasattr(engine, "check"):
         engine.check(settings)
+
+
+def _check_prompts(config: Config) -> None:
+    """The job's own prompts can be used. A folder may serve other jobs too, which learn from other datasets."""
+    learned = [benchmark(config, name).name for name in config.evaluate.learn_from]
+    datasets = {*plugins.available("benchmarks"), *(own.name for own in config.benchmark), *learned}
+    asked = config.instructor
+    templates.check(asked.prompts, datasets, show_reference=asked.show_reference, explain=asked.explain)
 
 
 def _wants_encoder(config: Config) -> bool:
@@ -153,7 +162,10 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
 def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
     """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
     target = _first_target(config, known)
-    hashes = {"target": target.identity, "prompts": prompts.content_hash()}
+    wording = prompts.content_hash(
+        config.schedule.names(), explain=config.instructor.explain, show_answers=config.contrast.show_answers
+    )
+    hashes = {"target": target.identity, "prompts": wording}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"
     elif _wants_encoder(config):

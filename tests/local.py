@@ -22,13 +22,19 @@ class Crash(BaseException):
     """The process dies here, as far as the loop can tell."""
 
 
+def pretend_model(folder: Path, skill: int = 0) -> None:
+    """A folder that looks like a model's; its skill is the percentage of problems that it answers rightly."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    (folder / "skill.json").write_text(str(skill))
+
+
 def job(storage: Path, **changes: Any) -> config.Config:
     """A small job on the built-in world; changes as section__key=value."""
     model = storage / "model"
     if not model.is_dir():
-        model.mkdir(parents=True)
-        (model / "config.json").write_text("{}")
-        (model / "skill.json").write_text("40")
+        pretend_model(model, skill=40)
     table: dict[str, Any] = {
         "name": "small",
         "iterations": 1,
@@ -107,9 +113,7 @@ class LocalExecutor:
         self.jobs.append(job)
         skill = int((Path(job.model.path) / "skill.json").read_text())
         out = Path(job.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text("{}")
-        (out / "skill.json").write_text(str(min(skill + 20, 100)))
+        pretend_model(out, skill=min(skill + 20, 100))
         (out / "lineage.json").write_text(json.dumps(job.lineage))
         return Trained(job.out, {"loss": 1.0})
 

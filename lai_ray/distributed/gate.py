@@ -53,10 +53,10 @@ class Gate:
     async def acquire(self, job: str, limits: LimitSettings, estimates: list[int]) -> Leave:
         """Leases for the first of these requests, at least one, and as many more as there is leave for at once."""
         self._busy += 1
-        self._terms.say(job, limits, time.monotonic())
+        self._terms.enter(job, limits, time.monotonic())
         try:
             async with self._turn:
-                first = await self._first(job, estimates[0])
+                first = await self._first(estimates[0])
                 leases = [first.id]
                 for tokens in estimates[1:]:
                     lease = self._quota.acquire(time.monotonic(), tokens)
@@ -67,18 +67,19 @@ class Gate:
         finally:
             self._busy -= 1
             self._used_at = time.monotonic()
+            self._terms.leave(job, self._used_at)
 
-    async def _first(self, job: str, tokens: int) -> Lease:
+    async def _first(self, tokens: int) -> Lease:
         """Wait until this request has leave; time, a settled lease or the provider's word may give it."""
-        while isinstance(lease := self._ask(job, tokens), float):
+        while isinstance(lease := self._ask(tokens), float):
             self._room.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._room.wait(), lease)
         return lease
 
-    def _ask(self, job: str, tokens: int) -> Lease | float:
+    def _ask(self, tokens: int) -> Lease | float:
         now = time.monotonic()
-        hold = self._terms.hold(now, job)
+        hold = self._terms.hold(now)
         self._quota.limit(hold.requests, hold.tokens, hold.in_flight)
         return self._quota.acquire(now, tokens)
 

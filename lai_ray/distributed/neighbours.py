@@ -145,9 +145,10 @@ class _Shard:
         import faiss
 
         faiss.omp_set_num_threads(1)
-        self._rows, self._first = rows, first
-        self._index = faiss.IndexFlatL2(rows.shape[1])
+        self._first, self._index = first, faiss.IndexFlatL2(rows.shape[1])
         self._index.add(rows)
+        # The index has its own copy; ours is a view of that, so that the rows are held once.
+        self._rows = faiss.rev_swig_ptr(self._index.get_xb(), rows.size).reshape(rows.shape)
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
         """This shard's k nearest, ids counted in the whole corpus, distances float64."""

@@ -22,6 +22,7 @@ class Limits:
 @dataclass(slots=True)
 class _Job:
     limits: LimitSettings
+    asking: int
     seen: float
 
 
@@ -29,7 +30,7 @@ class Terms:
     """The limits that several jobs name for one key, and those that the provider's headers name.
 
     The lowest holds. A limit that no job names is the provider's; where that says nothing either, the default of
-    LimitSettings. A job counts while it waits for leave, and until `patience` seconds after it last asked.
+    LimitSettings. A job counts while it waits for leave, and for `patience` seconds after.
     """
 
     def __init__(self, patience: float) -> None:
@@ -37,21 +38,29 @@ class Terms:
         self._jobs: dict[str, _Job] = {}
         self._said: dict[str, int] = {}
 
-    def say(self, job: str, limits: LimitSettings, now: float) -> None:
+    def enter(self, job: str, limits: LimitSettings, now: float) -> None:
         """A job asks for leave, and names its limits."""
-        self._jobs[job] = _Job(limits, now)
+        asking = self._jobs[job].asking if job in self._jobs else 0
+        self._jobs[job] = _Job(limits, asking + 1, now)
+
+    def leave(self, job: str, now: float) -> None:
+        """It waits no longer."""
+        self._jobs[job].asking -= 1
+        self._jobs[job].seen = now
 
     def tell(self, requests: int | None, tokens: int | None) -> None:
         """The provider names its limits; None where it does not."""
         said = {"requests": requests, "tokens": tokens}
         self._said |= {kind: limit for kind, limit in said.items() if limit is not None}
 
-    def hold(self, now: float, waiting: str = "") -> Limits:
-        """What holds now, for the jobs that asked lately and the one that waits. Somebody must have asked before."""
-        if waiting in self._jobs:
-            self._jobs[waiting].seen = now
-        lately = {name: job for name, job in self._jobs.items() if now < job.seen + self._patience}
-        self._jobs = lately or dict([max(self._jobs.items(), key=lambda item: item[1].seen)])
+    def hold(self, now: float) -> Limits:
+        """What holds now. Some job must have entered before."""
+        last = max(job.seen for job in self._jobs.values())
+        self._jobs = {
+            name: job
+            for name, job in self._jobs.items()
+            if job.asking or now < job.seen + self._patience or job.seen == last
+        }
         named = [job.limits for job in self._jobs.values()]
         return Limits(
             self._rate("requests", named), self._rate("tokens", named), min(limits.max_in_flight for limits in named)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lai_ray.errors import ConfigError
+from lai_ray.instructor.prompts import explained
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.report import facts
 from lai_ray.rundir import Run
@@ -59,6 +60,9 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
     for reply in _records(iteration, "instruct", "replies.jsonl", Reply):
         if reply.case_id.partition("#")[0] == problem_id:
             yield Chapter(f"{where}: the instructor is asked", reply.messages[-1]["content"])
+            mistake = explained(reply.completion.text).mistake
+            if mistake is not None:
+                yield Chapter(f"{where}: what the mistake is, says the instructor", mistake)
             yield Chapter(f"{where}: the instructor writes", reply.completion.text)
     for name in ("samples.jsonl", "dropped.jsonl"):
         for sample in _records(iteration, "curate", name, Sample):

@@ -46,6 +46,9 @@ def improve_settings(
         show_reference=config.instructor.show_reference,
         contrast_text=config.contrast.text,
         contrast_within=config.contrast.within,
+        show_answers=config.contrast.show_answers,
+        prompts=config.instructor.prompts,
+        explain=config.instructor.explain,
     )
 
 

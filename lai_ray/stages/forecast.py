@@ -136,7 +136,8 @@ def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
     wanted, found = samples_wanted(config), {}
     for name in config.evaluate.learn_from:
         n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
-        numbers = planned(None, wanted, max(round(n * (1 - accuracy)), 1))
+        blind = getattr(strategy_for(config, 0, name), "any_verdict", False)
+        numbers = planned(None, wanted, n if blind else max(round(n * (1 - accuracy)), 1))
         habits = usual_habits(config, name)
         asked = calls_wanted(wanted, numbers["samples_per_request"], habits) * pools(config)
         found[name] = forecast_of(

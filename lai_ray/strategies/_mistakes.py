@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lai_ray.contracts import Benchmark, Improve
+from lai_ray.instructor.prompts import explained
 from lai_ray.records import GENERATED, Attempt, Case, Message, Piece, Problem, Reply, Sample, Turn
 
 
@@ -23,6 +24,8 @@ def case_id(attempt: Attempt, strategy: str) -> str:
 class OneRequest:
     """One request a case; the samples are what its reply holds. A strategy adds `cases` and `messages`."""
 
+    any_verdict = False
+
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The one request of a case."""
         raise NotImplementedError
@@ -38,8 +41,13 @@ class OneRequest:
         return [
             _sample(f"{reply.id}/{i}", reply, benchmark, piece)
             for reply in replies[-1:]
-            for i, piece in enumerate(benchmark.parse(reply.completion.text))
+            for i, piece in enumerate(benchmark.parse(_for_samples(reply.completion.text, settings)))
         ]
+
+
+def _for_samples(text: str, settings: Improve) -> str:
+    """The reply without its line on what the mistake is, which no parser may take for a sample."""
+    return explained(text).rest if settings.explain else text
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:

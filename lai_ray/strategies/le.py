@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from lai_ray.contracts import Benchmark, Executor, Improve
 from lai_ray.instructor import prompts
+from lai_ray.instructor.templates import own_for
 from lai_ray.records import Attempt, Case, Message
 from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
@@ -31,6 +32,8 @@ class LearningFromError(OneRequest):
             wrong_answer=case.attempt.completion.text,
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
+            explain=settings.explain,
+            own=own_for(settings.prompts, benchmark.name),
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
 from lai_ray.errors import ConfigError
 from lai_ray.instructor import prompts
+from lai_ray.instructor.templates import own_for
 from lai_ray.records import Attempt, Case, Contrast, Message
 from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
@@ -41,8 +42,11 @@ class LearningFromErrorByContrast(OneRequest):
                 yield Case(case_id(attempt, self.name), self.name, attempt, contrasts)
 
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
-        """The correct questions (questions only, as in the paper's experiments), the failed one, the wrong answer."""
+        """The correct questions (alone, as in the paper's experiments, or with the target's responses), the failed one,
+        the wrong answer.
+        """
         problem = case.attempt.problem
+        responses = [contrast.attempt.completion.text for contrast in case.contrasts]
         return prompts.lec(
             brief=benchmark.brief(),
             correct=[benchmark.show(contrast.attempt.problem) for contrast in case.contrasts],
@@ -50,6 +54,9 @@ class LearningFromErrorByContrast(OneRequest):
             wrong_answer=case.attempt.completion.text,
             n=settings.samples_per_request,
             reference=benchmark.reference(problem) if settings.show_reference else None,
+            correct_answers=responses if settings.show_answers else None,
+            explain=settings.explain,
+            own=own_for(settings.prompts, benchmark.name),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from lai_ray.contracts import Benchmark, Executor, Improve
 from lai_ray.instructor import prompts
+from lai_ray.instructor.templates import own_for
 from lai_ray.records import Attempt, Case, Message
 from lai_ray.strategies._mistakes import OneRequest, case_id
 
@@ -15,6 +16,7 @@ class Untargeted(OneRequest):
 
     name = "untargeted"
     uses_neighbours = False
+    any_verdict = True
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """Every training attempt."""
@@ -24,7 +26,12 @@ class Untargeted(OneRequest):
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The question alone."""
         question = benchmark.show(case.attempt.problem)
-        return prompts.untargeted(brief=benchmark.brief(), question=question, n=settings.samples_per_request)
+        return prompts.untargeted(
+            brief=benchmark.brief(),
+            question=question,
+            n=settings.samples_per_request,
+            own=own_for(settings.prompts, benchmark.name),
+        )
 
 
 STRATEGY = Untargeted()

@@ -32,6 +32,8 @@ CANNOT = (
 _HEADING = re.compile(r"^[ \t>*#_]*\[([A-Za-z][^\]\n]*)\][ \t:*_]*$", re.M)
 _WANTED = re.compile(r"\bwrite\s+(?:exactly\s+|about\s+|at\s+least\s+)?[*_]*(\d{1,6})", re.I)
 _NEW = re.compile(r"\b(\d{1,6})\s+new\b", re.I)
+_VARIANTS = re.compile(r"\bwrite\s+[*_]*\d{1,6}[*_]*\s+new\s+(?:variants?|versions?)\b", re.I)
+_EXPLAIN = re.compile(r'\bwrite first, on one line that begins with "\[MISTAKE\]"', re.I)
 _REQUEST = re.compile(r"^\s*(?:now\s+|please\s+)?write\b", re.I)
 
 
@@ -45,6 +47,10 @@ class Evidence:
     correct: list[kinds.Item] = field(default_factory=list)
     """The questions answered correctly."""
     count: int = DEFAULT_COUNT
+    variants: bool = False
+    """The question is to be said anew, not to be followed by others of its kind."""
+    explain: bool = False
+    """What the mistake is comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
     text = json.dumps([list(messages), seed], sort_keys=True, ensure_ascii=False)
     rng = Random(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     made = write(evidence, rng)
-    return "\n\n".join(f"{i}. Question: {item.question}\nAnswer: {item.response}" for i, item in enumerate(made, 1))
+    items = [f"{i}. Question: {item.question}\nAnswer: {item.response}" for i, item in enumerate(made, 1)]
+    return "\n\n".join([*_mistake(evidence), *items])
 
 
 def read(messages: Sequence[Mapping[str, Any]]) -> Evidence | None:
@@ -95,7 +102,9 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Evidence | None:
         item for name, body in sections if "CORRECT" in name and "QUESTION" in name and (item := _question(body))
     ]
     wrong = next((_answer(body) for name, body in sections if "WRONG" in name), None)
-    return Evidence(shown[-1], wrong, correct, _count(text))
+    return Evidence(
+        shown[-1], wrong, correct, _count(text), _VARIANTS.search(text) is not None, _EXPLAIN.search(text) is not None
+    )
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -119,9 +128,29 @@ def failure(item: kinds.Item, answer: str) -> Failure:
     return Failure(len(kinds.KINDS[item.kind].steps) - 1, "final")
 
 
-def focus(evidence: Evidence) -> Focus:
-    """What to practise: by the wrong answer alone, against correct ones, or (no wrong answer) anything of the kind."""
+def _mistake(evidence: Evidence) -> list[str]:
+    """What the mistake is, on one line, where that is asked for."""
+    if not evidence.explain or evidence.wrong_answer is None:
+        return []
     item = evidence.question
+    failed = failure(item, evidence.wrong_answer)
+    step = kinds.solve(item.kind, item.numbers)[failed.step]
+    words = {
+        "operation": f"the step {step} is not taken",
+        "arithmetic": f"the right step is taken, and worked out wrongly: {step}",
+        "final": f"the steps are right, and the number at the end is not {item.answer}",
+    }
+    return [f"[MISTAKE] Step {failed.step + 1}: {words[failed.what]}."]
+
+
+def focus(evidence: Evidence) -> Focus:
+    """What to practise: by the wrong answer alone, against correct ones; with no wrong answer, anything of the kind,
+    or where variants are asked for the same size in other words.
+    """
+    item = evidence.question
+    if evidence.wrong_answer is None and evidence.variants:
+        others = tuple(words for words in kinds.KINDS[item.kind].wordings if words != item.wording)
+        return Focus([item.kind], [item.size], wordings=others)
     if evidence.wrong_answer is None:
         return Focus([item.kind], kinds.SIZES)
     failed = failure(item, evidence.wrong_answer)

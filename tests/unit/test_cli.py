@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lai_ray import models
+from lai_ray.errors import ConfigError
 from tests.conftest import lai
 
 QUICK = "jobs/quickstart.toml"
@@ -34,6 +36,17 @@ def test_a_bad_setting_is_refused_before_anything_starts(tmp_path, arguments, sa
         assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("iteration_0"))
+
+
+def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_paid_for(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="contrast.encoder: .* has a config.json but no weights"):
+        models.locate(str(tmp_path), setting="contrast.encoder")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="has no tokenizer"):
+        models.locate(str(tmp_path), setting="contrast.encoder")
+    (tmp_path / "vocab.txt").touch()
+    assert models.locate(str(tmp_path), setting="contrast.encoder") == str(tmp_path)
 
 
 def test_check_shows_settings_counts_calls_and_one_prompt_of_every_kind():

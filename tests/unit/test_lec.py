@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lai_ray.benchmarks.gsm8k import BENCHMARK as GSM8K
 from lai_ray.contracts import Improve, Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Completion, Grade, Problem
@@ -69,6 +70,14 @@ def test_what_is_compared_is_the_jobs_choice(text, seen):
 
     list(STRATEGY.cases(ATTEMPTS, replace(TOLD, contrast_text=text), Watching()))
     assert embedded[0] == seen
+
+
+def test_the_targets_right_answers_are_shown_when_the_job_says_so():
+    (case,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=2), LocalExecutor())
+    bare, told = (STRATEGY.messages(case, GSM8K, replace(TOLD, show_answers=show))[1]["content"] for show in (0, 1))
+    assert "RIGHT ANSWER" not in bare
+    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the boiling point of iron\n\n[RIGHT ANSWER]\ntwo\n" in told
+    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the melting point of water\n\n[RIGHT ANSWER]\nfour\n" in told
 
 
 def test_a_dataset_without_subjects_is_said():

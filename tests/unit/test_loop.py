@@ -9,7 +9,7 @@ from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.rundir import Run
 from lai_ray.store import View
-from tests.local import Crash, LocalExecutor, job
+from tests.local import Crash, LocalExecutor, job, pretend_model
 
 
 def samples(run: Run, iteration: int = 0) -> list[Sample]:
@@ -103,9 +103,7 @@ def test_replies_without_one_usable_sample_stop_the_run_and_say_why(tmp_path):
 
 
 def test_a_target_without_mistakes_ends_the_run_as_a_success(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "skill.json").write_text("100")
+    pretend_model(tmp_path / "model", skill=100)
     executor = LocalExecutor()
     outcome = start.run_job(job(tmp_path), executor=executor)
     assert executor.asked["ask"] == executor.asked["train"] == 0

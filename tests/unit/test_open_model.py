@@ -38,6 +38,7 @@ def teacher(folder: Path, weights: str = "open") -> str:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text(weights)
+    (folder / "tokenizer.json").write_text("{}")
     return str(folder)
 
 

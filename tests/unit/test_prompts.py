@@ -45,6 +45,17 @@ def test_lec_shows_the_questions_answered_correctly_first_and_nothing_but_the_qu
     assert "[QUESTION ANSWERED CORRECTLY]\nA?\n\n[QUESTION ANSWERED CORRECTLY]\nB?\n\n[QUESTION]" in lec()[1]["content"]
 
 
+def test_lec_shows_the_students_own_answers_below_the_correct_questions_when_they_are_given():
+    shown = lec(correct_answers=["2 + 2 = 4", "[QUESTION]"])
+    pair = ["[QUESTION ANSWERED CORRECTLY]", "[RIGHT ANSWER]"]
+    assert headings(shown) == [*pair, *pair, "[QUESTION]", "[WRONG ANSWER]"]
+    assert "CORRECTLY]\nA?\n\n[RIGHT ANSWER]\n2 + 2 = 4\n\n" in shown[1]["content"]
+    assert "answers the first 2 questions below correctly, with the answers shown. The" in shown[1]["content"]
+    assert "correctly, with the answer shown. The" in lec(correct=["A?"], correct_answers=["4"])[1]["content"]
+    with pytest.raises(ValueError, match="shorter"):
+        lec(correct_answers=["one"])
+
+
 def test_lec_with_nothing_to_contrast_is_le():
     assert lec(correct=[]) == le()
 
@@ -55,6 +66,34 @@ def test_untargeted_shows_the_question_alone_and_speaks_of_no_mistake():
     everything = (messages[0]["content"] + messages[1]["content"]).lower()
     assert "wrong" not in everything
     assert "mistake" not in everything
+
+
+def test_auggpt_asks_for_variants_of_the_question_and_untargeted_for_others_of_its_kind():
+    augmented = prompts.auggpt(brief=BRIEF, question="How many?", n=3)
+    assert headings(augmented) == ["[QUESTION]"]
+    assert augmented[1]["content"].split("\n\n")[-1].startswith("Write 3 new variants of this question, ")
+    assert (
+        prompts.auggpt(brief=BRIEF, question="q", n=1)[1]["content"]
+        .split("\n\n")[-1]
+        .startswith("Write 1 new variant of this question, ")
+    )
+    assert "nor a rewording" not in augmented[0]["content"]
+    assert "nor a rewording" in prompts.untargeted(brief=BRIEF, question="How many?", n=3)[0]["content"]
+    everything = (augmented[0]["content"] + augmented[1]["content"]).lower()
+    assert "wrong" not in everything
+    assert "mistake" not in everything
+    assert "{" not in everything
+    assert headings(prompts.auggpt(brief=BRIEF, question="q", n=3, reference="7")) == [
+        "[QUESTION]",
+        "[REFERENCE ANSWER]",
+    ]
+
+
+def test_the_wording_of_runs_made_before_auggpt_and_explain_came_still_counts_as_the_same():
+    assert prompts.content_hash() == prompts.content_hash(["le", "lec", "untargeted"])
+    hashes = [prompts.content_hash(), prompts.content_hash(["auggpt"]), prompts.content_hash(explain=True)]
+    hashes.append(prompts.content_hash(show_answers=True))
+    assert len(set(hashes)) == 4
 
 
 def test_the_reference_answer_is_shown_only_when_it_is_given():
@@ -111,3 +150,56 @@ def test_the_hash_is_stable_and_changes_with_a_word(monkeypatch):
     assert before == prompts.content_hash()
     monkeypatch.setattr(prompts, "SYSTEM", prompts.SYSTEM.replace("experienced", "seasoned"))
     assert prompts.content_hash() != before
+
+
+# --- one line on what the mistake is
+
+
+def test_explain_asks_for_one_line_before_the_request():
+    for messages in (le(explain=True), lec(explain=True)):
+        *_, line, request = messages[1]["content"].split("\n\n")
+        assert line == prompts.EXPLAIN
+        assert request.startswith("Write 3 new problems")
+    assert prompts.MARK not in le()[1]["content"]
+
+
+SAMPLE = "1. Question: What is 2 + 3?\nAnswer: 2 + 3 = 5\n#### 5"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[MISTAKE] It adds.",
+        "**[MISTAKE]** It adds.",
+        "[Mistake]: It adds.",
+        "1. [MISTAKE] It adds.",
+        "### [MISTAKE]\nIt adds.",
+        "### [MISTAKE]\n\nIt adds.",
+        "\n> [MISTAKE] – It adds.",
+        "Mistake: It adds.",
+        "**Mistake:** It adds.",
+        "Sure, here it is.\n[MISTAKE] It adds.",
+    ],
+)
+def test_the_line_is_found_in_many_guises_and_is_never_part_of_a_sample(line):
+    found = prompts.explained(f"{line}\n\n{SAMPLE}")
+    assert found.mistake == "It adds."
+    assert "adds" not in found.rest
+    assert found.rest.endswith(SAMPLE)
+
+
+def test_a_reply_without_the_line_is_all_rest():
+    assert prompts.explained(SAMPLE) == prompts.Explained(None, SAMPLE)
+    later = f"{SAMPLE}\nMistake: none"
+    assert prompts.explained(later) == prompts.Explained(None, later), "without brackets only the first line is one"
+
+
+def test_the_mark_with_nothing_behind_it_explains_nothing():
+    assert prompts.explained("[MISTAKE]") == prompts.Explained(None, "")
+    for sample in (SAMPLE, SAMPLE.removeprefix("1. "), f"**{SAMPLE}"):
+        assert prompts.explained(f"[MISTAKE]\n\n{sample}") == prompts.Explained(None, f"\n{sample}")
+
+
+def test_a_line_before_each_sample_is_read_once_and_left_out_of_all():
+    found = prompts.explained(f"[MISTAKE] It adds.\n{SAMPLE}\n[MISTAKE] It adds.\n{SAMPLE}")
+    assert found == prompts.Explained("It adds.", f"{SAMPLE}\n{SAMPLE}")

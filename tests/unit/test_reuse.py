@@ -17,7 +17,7 @@ from lai_ray.instructor import prompts
 from lai_ray.records import Sample
 from lai_ray.rundir import Run
 from lai_ray.store import View
-from tests.local import LocalExecutor, job
+from tests.local import LocalExecutor, job, pretend_model
 
 ALL = {"evaluate__max_train_problems": None, "evaluate__learn_from": ["tests_own:BENCHMARK"],
        "evaluate__report_on": ["word_problems"], "evaluate__max_test_problems": 30}  # fmt: skip
@@ -216,8 +216,7 @@ def test_a_run_cannot_take_over_from_itself_or_from_nothing(tmp_path):
 
 
 def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):
-    (tmp_path / "encoder").mkdir()
-    (tmp_path / "encoder" / "config.json").write_text("{}")
+    pretend_model(tmp_path / "encoder")
     texts: Counter[str] = Counter()
 
     class Counting(LocalExecutor):

@@ -39,26 +39,35 @@ def test_how_providers_write_a_time(text, expected):
     assert seconds(text) == pytest.approx(expected)
 
 
+def asks(terms: Terms, job: str, now: float, **limits: int) -> None:
+    """Asks and is let through at once."""
+    terms.enter(job, LimitSettings(**limits), now)
+    terms.leave(job, now)
+
+
 def test_the_lower_of_two_jobs_limits_holds_while_both_are_there():
     terms = Terms(60.0)
-    terms.say("a", LimitSettings(requests_per_minute=100, tokens_per_minute=10, max_in_flight=4), 0.0)
-    terms.say("b", LimitSettings(requests_per_minute=50, tokens_per_minute=20, max_in_flight=8), 1.0)
+    asks(terms, "a", 0.0, requests_per_minute=100, tokens_per_minute=10, max_in_flight=4)
+    asks(terms, "b", 1.0, requests_per_minute=50, tokens_per_minute=20, max_in_flight=8)
     assert terms.hold(2.0) == Limits(50, 10, 4)
     assert terms.hold(60.5) == Limits(50, 20, 8)
+    assert terms.hold(1000.0) == Limits(50, 20, 8), "the last one that asked, when that was long ago"
 
 
 def test_a_job_that_waits_for_long_is_still_there():
     terms = Terms(60.0)
-    terms.say("a", LimitSettings(requests_per_minute=100), 0.0)
-    terms.say("b", LimitSettings(requests_per_minute=50), 0.0)
-    assert terms.hold(50.0, waiting="b").requests == 50
-    assert terms.hold(100.0, waiting="b").requests == 50
-    assert terms.hold(1000.0).requests == 50, "the last one that asked, when all were long ago"
+    terms.enter("b", LimitSettings(requests_per_minute=50), 0.0)
+    asks(terms, "a", 500.0, requests_per_minute=100)
+    assert terms.hold(501.0).requests == 50
+    terms.leave("b", 502.0)
+    assert terms.hold(503.0).requests == 50
+    asks(terms, "a", 570.0, requests_per_minute=100)
+    assert terms.hold(570.0).requests == 100
 
 
 def test_the_provider_lowers_a_named_limit_and_replaces_one_that_nobody_named():
     terms = Terms(60.0)
-    terms.say("a", LimitSettings(requests_per_minute=100), 0.0)
+    asks(terms, "a", 0.0, requests_per_minute=100)
     assert terms.hold(1.0).tokens == LimitSettings().tokens_per_minute
     terms.tell(1000, 2_000_000)
     assert terms.hold(1.0) == Limits(100, 2_000_000, LimitSettings().max_in_flight)

@@ -1,0 +1,102 @@
+"""What every strategy must be, run over every one that is found, with every benchmark that can be learned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lai_ray import plugins
+from lai_ray.benchmarks._own import own
+from lai_ray.config import BenchmarkSettings
+from lai_ray.contracts import Improve, Model
+from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Problem, Reply
+from tests.contracts.test_benchmarks import LEARNED, found, problems
+from tests.local import LocalExecutor
+
+STRATEGIES = plugins.available("strategies")
+TOLD = Improve(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+SAID = "what the target said, word for word"
+EVERY_SLOT = "[system]\nMine. {brief}\n[user]\n{question}\n{n}"
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A user's own data, as the job's [[benchmark]] table would say."""
+    file = tmp_path_factory.mktemp("own") / "reviews.csv"
+    file.write_text("text,sentiment\nGood {n} {question}.,good\nBad.,bad\nNot bad.,good\n")
+    return own(BenchmarkSettings(name="reviews", kind="label", train=str(file), question="text", answer="sentiment"))
+
+
+@pytest.fixture(params=[*LEARNED, "own data"])
+def data(request, mine):
+    """A benchmark with its first three training problems."""
+    if request.param != "own data":
+        return found(request.param), problems(request.param, "train")[:3]
+    return mine, [mine.problem(record, "train", row) for row, record in enumerate(mine.load("train"))]
+
+
+def attempt(problem: Problem, *, right: bool) -> Attempt:
+    done = Completion(f"right: {problem.id}" if right else SAID, "stop")
+    return Attempt(f"{problem.id}#0", problem, [], done, Grade(float(right), None, "r", "graded"))
+
+
+def case_of(strategy, some: list[Problem]) -> Case:
+    wrong, *others = some
+    contrasts = [Contrast(attempt(other, right=True), 0.1) for other in others] if strategy.uses_neighbours else []
+    return Case(f"{wrong.id}#0>{strategy.name}", strategy.name, attempt(wrong, right=False), contrasts)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_first_request_holds_the_return_format_and_the_whole_question(name, data):
+    strategy, (benchmark, some) = plugins.load("strategies", name), data
+    for reference in (False, True):
+        case, told = case_of(strategy, some), replace(TOLD, show_reference=reference)
+        system, user = strategy.next_messages(case, [], benchmark, told)
+        assert (system["role"], user["role"]) == ("system", "user")
+        assert system["content"].endswith(benchmark.brief().strip())
+        assert benchmark.show(some[0]).strip("\n") in user["content"]
+        assert user["content"].split("\n\n")[-1].startswith("Write 4 new ")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_the_target_said_is_shown_by_those_that_learn_from_mistakes_alone(name, data):
+    strategy, (benchmark, some) = plugins.load("strategies", name), data
+    told = replace(TOLD, explain=True, show_answers=True)
+    user = strategy.next_messages(case_of(strategy, some), [], benchmark, told)[1]["content"]
+    assert (SAID in user) == ("[MISTAKE]" in user) == (not strategy.any_verdict)
+    assert ("right: " in user) == strategy.uses_neighbours
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_cases_are_the_mistakes_or_all_that_was_attempted(name, data):
+    strategy, (_, some) = plugins.load("strategies", name), data
+    attempts = [attempt(some[0], right=False), *(attempt(problem, right=True) for problem in some[1:])]
+    ids = [case.attempt.id for case in strategy.cases(attempts, TOLD, LocalExecutor())]
+    assert ids == [a.id for a in attempts if strategy.any_verdict or not a.right]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_jobs_own_prompt_takes_the_place_of_the_built_in_one(name, data):
+    strategy, (benchmark, some) = plugins.load("strategies", name), data
+    told = replace(TOLD, prompts={name: "never", f"{name}.{benchmark.name}": EVERY_SLOT})
+    system, user = strategy.next_messages(case_of(strategy, some), [], benchmark, told)
+    assert system["content"] == f"Mine. {benchmark.brief().strip()}"
+    assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
+
+
+@pytest.mark.parametrize("name", ["le", "lec"])
+@pytest.mark.parametrize("mark", ["[MISTAKE] ", "1. [MISTAKE] ", "**[MISTAKE]**\n"])
+def test_the_line_on_the_mistake_changes_no_sample(name, mark, data):
+    strategy, (benchmark, some) = plugins.load("strategies", name), data
+    case, told = case_of(strategy, some), replace(TOLD, explain=True)
+    text = "\n\n".join(
+        f"{i}. Question: {benchmark.show(problem)}\nAnswer: {benchmark.reference(problem)}"
+        for i, problem in enumerate(some, start=1)
+    )
+    bare, dressed = (
+        strategy.samples(case, [Reply(f"{case.id}@0.0", case.id, 0, 0, [], Completion(said, "stop"))], benchmark, told)
+        for said in (text, f"{mark}It adds 2 + 2 = 5 where it should take away. Question: why?\n\n{text}")
+    )
+    assert bare
+    assert dressed == bare
