@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lai_ray.plugins import available
+from lai_ray.plugins import available, runs_in_cluster
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -128,11 +128,17 @@ class InstructorSettings(Section):
     """The model that writes the samples."""
 
     engine: str = "openai"
+    """"openai" asks a server; "vllm" runs a model in the cluster: no key, no pace, no price unless one is given."""
     model: str
+    """As the server calls it. In the cluster: as a target's, or "target" for the target of the iteration itself."""
     base_url: str | None = None
     """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
     api_key_env: str | None = None
     """The NAME of the environment variable that holds the key, never the key."""
+    max_model_len: Positive | None = None
+    """In the cluster, as the next two: see the target's."""
+    tensor_parallel: Positive = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     temperature: float = Field(0.8, ge=0, le=2)
     max_tokens: Positive = 4096
     timeout: float = Field(120.0, gt=0)
@@ -150,6 +156,26 @@ class InstructorSettings(Section):
     story of `lai show`, and `lai export --annotate` puts it before a person."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report says so."""
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether its engine runs the model in the cluster."""
+        return runs_in_cluster(self.engine)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nobody_bills_for_the_cluster(cls, given: Any) -> Any:
+        if not (isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai")))):
+            return given
+        free = {f"usd_per_million_{way}": 0.0 for way in ("input", "output")}
+        return free | {name: value for name, value in given.items() if name not in free or value is not None}
+
+    @model_validator(mode="after")
+    def _a_target_that_can_be_asked(self) -> InstructorSettings:
+        if self.model == "target" and not self.in_cluster:
+            said = 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". '
+            raise ValueError(f"{said}With engine = {self.engine!r}, name the model as its server does")
+        return self
 
 
 class CurateSettings(Section):
@@ -220,13 +246,11 @@ class LimitSettings(Section):
     """What a run may use. These may change between two starts."""
 
     requests_per_minute: Positive = 500
-    """Of the instructor's key, by all jobs together. What the provider's headers say holds where it is lower, or where
-    the job does not name a limit."""
+    """Of the key, by all jobs together. The provider's headers hold where lower, or where the job names no limit."""
     tokens_per_minute: Positive = 300_000
     max_in_flight: Positive = 64
     counted_tokens: Literal["used", "reserved"] = "used"
-    """What the provider counts for a call that is over: the tokens it used, or still those it might have used (its
-    prompt and instructor.max_tokens)."""
+    """What the provider counts for a call that is over: tokens used, or its prompt and instructor.max_tokens."""
     failed_calls_count: bool = True
     """Whether the provider counts calls that it failed or refused."""
     max_calls: Positive | None = None
@@ -255,6 +279,8 @@ class ClusterSettings(Section):
     gpus_per_worker: float = Field(1, ge=0)
     cpus_per_worker: float = Field(1, gt=0)
     instructor_workers: Positive = 2
+    instructor_replicas: Positive = 1
+    """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
     index_shards: Positive = 2
     """FAISS actors that share the correct cases of one dataset."""
     stall_seconds: float = Field(600, gt=0)

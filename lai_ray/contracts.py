@@ -132,7 +132,11 @@ class Strategy(Protocol):
 
 
 class Engine(Protocol):
-    """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray."""
+    """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray.
+
+    A target's or an instructor's. It may have `check(settings)`, which raises ConfigError before anything starts where
+    an instructor's settings cannot work.
+    """
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, in any order. A request that fails comes back with `completion.error`.
@@ -200,6 +204,9 @@ class Executor(Protocol):
 
         None among the requests means: nothing more now, draw again when an answer came home. `again` is asked before
         a request that may have been paid for is sent once more; where it says no, the request comes back as failed.
+
+        Where `settings.in_cluster`, `settings.model` is the place of an open model, and its engines answer as the
+        target's do; whatever is drawn before None, or the end, goes through one lifetime of them.
         """
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:

@@ -12,7 +12,7 @@ from lai_ray.rundir import Run
 from lai_ray.stages.curate import curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
 from lai_ray.stages.evaluate import Attempts, evaluate
-from lai_ray.stages.instruct import instruct
+from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.search import search
 from lai_ray.stages.select import select
 from lai_ray.stages.train import train
@@ -43,6 +43,7 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, config: Config,
     if not any(cases.counts.values()):
         run.progress.say("  no mistakes anywhere: nothing to learn from; the target stays as it is", style="green")
         return target
-    replies = instruct(run.stage(i, "instruct"), cases, settings, config, executor)
+    instructor = instructor_for(config, target, run.record())
+    replies = instruct(run.stage(i, "instruct"), cases, settings, config, executor, instructor)
     samples = curate(run.stage(i, "curate"), cases, replies, settings, config, executor)
     return train(run.stage(i, "train"), samples, target, i, config, executor)

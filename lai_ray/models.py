@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def locate(name: str, *, setting: str) -> str:
 def is_local(place: str) -> bool:
     """Whether nothing has to be fetched."""
     return Path(place).is_dir()
+
+
+def has_chat_template(folder: str) -> bool:
+    """Whether a model's folder says how messages are written for it."""
+    if any(Path(folder).glob("chat_template*")):
+        return True
+    told = Path(folder) / "tokenizer_config.json"
+    return told.is_file() and bool(json.loads(told.read_bytes()).get("chat_template"))
 
 
 def resolve(name: str, *, setting: str, known: dict[str, Any] | None = None) -> Model:

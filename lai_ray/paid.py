@@ -18,7 +18,7 @@ from lai_ray.rundir import Run, flat
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.diagnose import improve_settings, strategy_for
 from lai_ray.stages.evaluate import request_for
-from lai_ray.stages.instruct import Dialogues, planned, seeded_order, taken_in_order
+from lai_ray.stages.instruct import Dialogues, instructor_for, planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, select
 from lai_ray.stages.train import training_key
 from lai_ray.start import admission, begun
@@ -85,7 +85,7 @@ def _say_refusal(run: Run, config: Config, console: Console) -> None:
 def applying(run: Run, config: Config) -> Found:
     """Stage by stage, as far as the job and the run have the same target."""
     found = Found()
-    target, _ = admission(config, dict(run.record().get("folders", {})))
+    target, identity = admission(config, dict(run.record().get("folders", {})))
     for i in range(config.iterations + 1):
         stage = run.stage(i, "evaluate")
         if not stage.store.exists("done.json") and not stage.store.names("answers"):
@@ -96,7 +96,8 @@ def applying(run: Run, config: Config) -> Found:
             found.end = "What a search asked is not looked into." if config.search is not None else ""
             break
         if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
-            found.rows.append(_of_instructor(run, i, target, config))
+            instructor = instructor_for(config, target, identity["content"])
+            found.rows.append(_of_instructor(run, i, target, config, instructor))
         lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
         if lineage is None or not run.stage(i, "curate").facts():
             break
@@ -130,7 +131,7 @@ def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) ->
     return _difference(request.id, there, request.messages, run, config, "target") if there else ""
 
 
-def _of_instructor(run: Run, i: int, target: Model, config: Config) -> Applying:
+def _of_instructor(run: Run, i: int, target: Model, config: Config, instructor: Model | None) -> Applying:
     stage = run.stage(i, "instruct")
     answers = Answers(stage.store.inside("answers"))
     kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
@@ -142,7 +143,7 @@ def _of_instructor(run: Run, i: int, target: Model, config: Config) -> Applying:
         strategy = strategy_for(config, i, dataset)
         numbers = planned(kept.get(dataset), config.curate.samples_per_dataset, count)
         settings = improve_settings(config, i, encoder=target, samples_per_request=numbers["samples_per_request"])
-        dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {})
+        dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {}, {}, instructor)
         order = seeded_order(view, dataset, config, i)
         for case, draw in taken_in_order(view, order, min(len(answers), len(order) * 50)):
             if case.strategy != strategy.name:

@@ -19,12 +19,12 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
 
     run: the job's own folder, where it was started before.
     """
+    # All of it first: what is wrong with the data shows in the counting.
+    made = [settings(config), counts(config), calls(config), *outlook.of(config, run)]
+    rendered = prompts(config)
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
-    tables.show(
-        [table for table in (settings(config), counts(config), calls(config), *outlook.of(config, run)) if table.rows],
-        console,
-    )
-    for title, text in prompts(config):
+    tables.show([table for table in made if table.rows], console)
+    for title, text in rendered:
         console.print(title, style="bold cyan", markup=False)
         console.print(text + "\n", markup=False)
 
@@ -55,17 +55,25 @@ def calls(config: Config) -> Table:
         "Instructor calls in one iteration", columns,
         note="If every sample is accepted; further rounds ask for what the checks refuse. Tokens are estimated: one "
         "for four characters, a sample as long as a training problem with its answer. Below it, at most: a token for "
-        "every byte sent, and every reply as long as instructor.max_tokens allows. Minutes are those of the limits "
-        "per minute.",
+        "every byte sent, and every reply as long as instructor.max_tokens allows. " + _pace(config),
     )  # fmt: skip
     for accuracy in ACCURACIES if config.iterations else ():
         for name, found in before_evaluation(config, accuracy).items():
             usd = f"{price.usd(found.likely):,.2f}\n≤ {price.usd(found.worst):,.2f}" if price else "–"
             tokens = f"{found.likely.tokens:,}\n≤ {found.worst.tokens:,}"
-            cells = [found.mistakes, found.samples_per_request, found.likely.calls, tokens, usd]
-            table.rows.append([name, f"{accuracy:.0%}", *map(str, cells), f"{minutes(found.likely, config):.1f}"])
+            lasting = "–" if config.instructor.in_cluster else f"{minutes(found.likely, config):.1f}"
+            cells = [found.mistakes, found.samples_per_request, found.likely.calls, tokens, usd, lasting]
+            table.rows.append([name, f"{accuracy:.0%}", *map(str, cells)])
     table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
     return table
+
+
+def _pace(config: Config) -> str:
+    """Who sets the pace and sends a bill."""
+    if not config.instructor.in_cluster:
+        return "Minutes are those of the limits per minute."
+    who = "The target itself" if config.instructor.model == "target" else config.instructor.model
+    return f"{who} is asked in the cluster: no key, no limits per minute, and a price only where the job gives one."
 
 
 def minutes(amount: Amount, config: Config) -> float:

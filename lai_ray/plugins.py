@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def load(kind: str, name: str) -> Any:
             f'There are: {", ".join(known)}. Your own is named by import: "my_pkg.my_file:{ATTRIBUTES[kind]}".'
         )
     return getattr(importlib.import_module(f"lai_ray.{kind}.{name}"), ATTRIBUTES[kind])
+
+
+def runs_in_cluster(engine: str) -> bool:
+    """Whether an engine runs its model in the cluster, as a target's does, instead of asking a server.
+
+    False for one that does not exist: that is said elsewhere, with those that do.
+    """
+    with suppress(ConfigError):
+        return hasattr(load("engines", engine), "generate")
+    return False
 
 
 def attribute(name: str, *, what: str) -> Any:

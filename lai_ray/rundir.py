@@ -251,7 +251,7 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
         for key in ("train", "dev", "test"):
             own.pop(key)
     table["contrast"].pop("encoder")
-    for key in HOW_REACHED:
+    for key in (*HOW_REACHED, *(["model"] if config.instructor.in_cluster else [])):
         table["instructor"].pop(key)
     return {**table, "content": hashes}
 

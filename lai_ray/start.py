@@ -50,14 +50,30 @@ def check_names(config: Config, until: str | None = None) -> None:
     if isinstance(config.curate.keep_clear_of, list):
         for name in config.curate.keep_clear_of:
             benchmark(config, name)
+    for name in config.data:
+        benchmark(config, name)
     plugins.load("engines", config.target.engine)
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):
         models.locate(config.contrast.encoder, setting="contrast.encoder")
-    engine = plugins.load("engines", config.instructor.engine)
-    stops_before = until in ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
-    if config.iterations and not stops_before and hasattr(engine, "check"):
-        engine.check(config.instructor)
+    if config.iterations:
+        _check_instructor(config, asked=until not in ("evaluate", "diagnose", "0/evaluate", "0/diagnose"))
+
+
+def _check_instructor(config: Config, *, asked: bool) -> None:
+    """A model that runs in the cluster is part of what a run is, and must be there even where it is not asked yet."""
+    settings, engine = config.instructor, plugins.load("engines", config.instructor.engine)
+    if not (settings.in_cluster or hasattr(engine, "call")):
+        raise ConfigError(
+            f"instructor.engine = {settings.engine!r} answers no requests of an instructor. Use openai (a server), or "
+            "vllm (a model in the cluster)."
+        )
+    if settings.in_cluster:
+        if settings.model == "target":
+            settings = settings.model_copy(update={"model": config.target.model})
+        models.locate(settings.model, setting="instructor.model")
+    if (asked or settings.in_cluster) and hasattr(engine, "check"):
+        engine.check(settings)
 
 
 def _check_prompts(config: Config) -> None:
@@ -154,11 +170,17 @@ def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, A
         hashes["encoder"] = "target"
     elif _wants_encoder(config):
         hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
+    if config.iterations and config.instructor.in_cluster:
+        hashes["instructor"] = _instructor_identity(config.instructor.model, known)
     for name in config.evaluate.learn_from:
         if not config.target.attempts:
             training = part(config, name, "train", config.evaluate.max_train_problems)
             hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in training])
     return target, identity_of(config, **hashes)
+
+
+def _instructor_identity(model: str, known: dict[str, Any]) -> str:
+    return model if model == "target" else models.resolve(model, setting="instructor.model", known=known).identity
 
 
 def _first_target(config: Config, known: dict[str, Any]) -> Model:
@@ -176,7 +198,7 @@ def _admitted(run: Run, config: Config) -> Model:
     known: dict[str, Any] = dict(run.record().get("folders", {}))
     target, identity = admission(config, known)
     run.admit(config, identity)
-    run.remember(folders=known, encoder=identity["content"].get("encoder", ""))
+    run.remember(folders=known, **{name: identity["content"].get(name, "") for name in ("encoder", "instructor")})
     run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
     return target
 

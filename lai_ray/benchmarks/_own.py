@@ -84,12 +84,12 @@ class Own:
         """The rows of one split. Raises ConfigError for a file or a column that is not there, DataError for a row."""
         if split not in self.splits:
             raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        for row in _rows(self.settings, split):
+        for number, row in enumerate(_rows(self.settings, split)):
             try:
                 self.problem(row.record, split, 0)
-            except ConfigError:
-                raise
             except LaiError as error:
+                if isinstance(error, ConfigError) and not number:  # Of the settings, not of this row.
+                    raise
                 raise DataError(f"{row.where}: {error}") from error
             yield row.record
 
@@ -185,7 +185,7 @@ class OwnChoice(Own, ChoiceBenchmark):
             return by_text
         if answer.isdigit() and int(answer) < len(choices):
             return LETTERS[int(answer)]
-        return answer.upper()
+        return answer.upper() if len(answer) == 1 else answer
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question with its choices."""
@@ -348,8 +348,14 @@ def _rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
         return
     path = Path(named).expanduser()
     if not path.is_file():
-        raise ConfigError(f"benchmark {settings.name}: no file {named!r} (looked for {path.absolute()})")
-    yield from read_rows(path)
+        what = f"{named!r} is a folder; name the file" if path.is_dir() else f"no file {named!r}"
+        raise ConfigError(f"benchmark {settings.name}: {what} (looked for {path.absolute()})")
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"benchmark {settings.name}: {path} holds no rows")
+    yield first
+    yield from rows
 
 
 @lru_cache(maxsize=32)

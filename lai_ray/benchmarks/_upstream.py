@@ -88,7 +88,10 @@ def rows(benchmark: str, source: str, place: Place, folders: tuple[str, ...] = (
     if not _is_here(source):
         return _from_hub(benchmark, source, place)
     paths = files(benchmark, source, place, folders)
-    return _read(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths), place.columns)
+    found = _read(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths), place.columns)
+    if not found:
+        raise DataError(f"{benchmark}: {', '.join(map(str, paths))}: no rows. Get the file from {place.get}.")
+    return found
 
 
 def files(benchmark: str, source: str, place: Place, folders: tuple[str, ...] = ()) -> list[Path]:

@@ -104,8 +104,10 @@ def _environment(config: Config) -> dict[str, str]:
     package = str(Path(lai_ray.__file__).parent.parent)
     paths = [package, os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     found = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
-    names = [config.target.model] + [e for e in [config.contrast.encoder] if e != "target"]
+    names = [config.target.model]
     with contextlib.suppress(ConfigError):
+        asked = [config.instructor.model] if config.instructor.in_cluster else []
+        names += [name for name in (config.contrast.encoder, *asked) if name != "target"]
         if all(models.is_local(models.locate(name, setting="model")) for name in names):
             found |= {"HF_HUB_OFFLINE": "1"}
     return found
@@ -113,9 +115,11 @@ def _environment(config: Config) -> dict[str, str]:
 
 def fits(config: Config, there: dict[str, float]) -> None:
     """Raises ConfigError when one engine actor or one training worker asks for more than this machine has at all."""
-    cluster = config.cluster
+    cluster, parallel = config.cluster, config.target.tensor_parallel
+    if config.iterations and config.instructor.in_cluster:
+        parallel = max(parallel, config.instructor.tensor_parallel)
     for what, needs in (
-        ("replica", {"CPU": cluster.cpus_per_replica, "GPU": cluster.gpus_per_replica * config.target.tensor_parallel}),
+        ("replica", {"CPU": cluster.cpus_per_replica, "GPU": cluster.gpus_per_replica * parallel}),
         ("worker", {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}),
     ):
         for kind, wanted in needs.items():

@@ -56,15 +56,23 @@ class RayExecutor:
         limits: LimitSettings,
         again: Again | None = None,
     ) -> Iterator[Answer]:
-        """See `lai_ray.distributed.instructor`. "module:serve" starts at the first call."""
+        """See `lai_ray.distributed.instructor`, and `open_model` for one that runs in the cluster.
+
+        "module:serve" starts at the first call.
+        """
         drawn = iter(requests)
         first = next(drawn, None)
         if first is None:
             return
         self._start()
+        everything = itertools.chain([first], drawn)
+        if settings.in_cluster:
+            from lai_ray.distributed import open_model
+
+            yield from open_model.ask(everything, settings, self._config.cluster, self._logs)
+            return
         from lai_ray.distributed.instructor import ask
 
-        everything = itertools.chain([first], drawn)
         address = self._address_of(settings.base_url)
         yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again)
 

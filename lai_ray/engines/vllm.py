@@ -19,9 +19,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lai_ray import chat
-from lai_ray.config import TargetSettings
+from lai_ray import chat, models
+from lai_ray.config import InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
+from lai_ray.errors import ConfigError
 from lai_ray.records import Answer, Completion, Request
 
 CPU_CACHE_GIB = 1.0
@@ -30,8 +31,21 @@ CPU_SEQUENCES = 256
 """Sequences decoded at once on a CPU."""
 
 
+def check(settings: InstructorSettings) -> None:
+    """Raises ConfigError for an instructor whose folder has no chat template. Of a hub model its engine will say so."""
+    place = models.locate(settings.model, setting="instructor.model")
+    if models.is_local(place) and not models.has_chat_template(place):
+        raise ConfigError(
+            f"instructor.model: {place} has no chat template (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json), so it cannot be asked in messages. Name an instruction-tuned model, or put its "
+            "template there."
+        )
+
+
 class VllmEngine:
     """One vLLM engine that answers with `model`."""
+
+    check = staticmethod(check)
 
     def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
         """gpus: how many this process was given; 0 runs on the CPU. Raises DataError for a model without tokenizer.
@@ -157,7 +171,8 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
         # Ray's own executor would ask Ray for GPUs that this actor already holds.
         arguments["distributed_executor_backend"] = "mp"
     if not gpus:
-        arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES}
+        # No prompt in parts: after one vLLM turns a seeded request's generator back, which those of a CPU cannot.
+        arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES, "enable_chunked_prefill": False}
         if settings.dtype == "auto":
             arguments["dtype"] = "float32"
         _inspect_here()

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lai_ray.config import Config
+from lai_ray.plugins import runs_in_cluster
 from lai_ray.report import facts
 from lai_ray.rundir import STAGES, Run
 from lai_ray.stages.select import benchmark
@@ -151,6 +152,8 @@ def costs(run: Run) -> Table:
     """Instructor calls, tokens and money by iteration."""
     settings = run.record()["config"]["instructor"]
     note = facts.budget_words(run)
+    if runs_in_cluster(settings["engine"]):
+        note += " It ran in the cluster: nobody sends a bill, and US$ is what the job's own price makes of the tokens."
     if settings["usd_per_million_input"] is None:
         note += " No price is set for this instructor (instructor.usd_per_million_input, …_output): no money is shown."
     if settings["reuse_across_seeds"]:

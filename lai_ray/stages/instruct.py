@@ -13,13 +13,14 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lai_ray import models
 from lai_ray.config import Config
-from lai_ray.contracts import Benchmark, Executor, Improve, Strategy
+from lai_ray.contracts import Benchmark, Executor, Improve, Model, Strategy
 from lai_ray.errors import StageError
 from lai_ray.instructor.budget import NOTHING, Amount, price_of
 from lai_ray.instructor.ledger import entries, total
 from lai_ray.instructor.usage import amount_used
-from lai_ray.records import Case, Completion, Reply, Request
+from lai_ray.records import Case, Completion, Message, Reply, Request
 from lai_ray.rundir import Stage
 from lai_ray.similarity.duplicates import Kept
 from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
@@ -63,6 +64,8 @@ class Dialogues:
     failed: dict[str, Completion]
     spent: dict[str, float] = field(default_factory=dict)
     """Seconds until first replies came ("starting"), and from then on ("working")."""
+    instructor: Model | None = None
+    """The open model that is asked; None for a server's."""
 
     def request(self, case: Case, replies: list[Reply], draw: int) -> Request | None:
         """The next request of one dialogue, or None when it is over."""
@@ -70,10 +73,13 @@ class Dialogues:
         if messages is None:
             return None
         asked = self.config.instructor
+        if self.instructor is not None:
+            messages = without_system(messages)
         run_seed = None if asked.reuse_across_seeds else self.settings.seed
         # The iteration is in it, so that a mistake made again is met with new problems, not with last round's.
         seed = number_of(run_seed, self.settings.iteration, case.id, len(replies), draw)
-        key = key_of(asked.engine, asked.model, messages, asked.temperature, asked.max_tokens, seed)
+        who = [self.instructor.identity, asked.max_model_len] if self.instructor else asked.model
+        key = key_of(asked.engine, who, messages, asked.temperature, asked.max_tokens, seed)
         reply_id = f"{case.id}@{len(replies)}.{draw}"
         return Request(reply_id, key, messages, asked.max_tokens, asked.temperature, seed)
 
@@ -93,6 +99,14 @@ class Dialogues:
         return replies, None
 
 
+def without_system(messages: list[Message]) -> list[Message]:
+    """A system message at the head of the user's: the chat templates of many open models know no system role."""
+    match messages:
+        case [{"role": "system", "content": system}, {"role": "user", "content": user}, *rest]:
+            return [{"role": "user", "content": f"{system}\n\n{user}"}, *rest]
+    return messages
+
+
 def samples_per_request(wanted: int, cases: int) -> int:
     """n of the paper's prompts: enough that one request a mistake would do, and one more (official scripts)."""
     return math.ceil(wanted / cases) + 1
@@ -104,14 +118,31 @@ def seeded_order(cases: Iterable[Case], dataset: str, config: Config, iteration:
     return sorted(ids, key=lambda case_id: (number_of(config.seed, iteration, case_id), case_id))
 
 
-def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, executor: Executor) -> Replies:
-    """Replies enough for `curate.samples_per_dataset` accepted samples, or as many as the limits allow."""
+def instructor_for(config: Config, target: Model, known: dict[str, str]) -> Model | None:
+    """The open model that is asked in an iteration: a named one, or its target. None where a server is asked.
+
+    `known` is the identity of a named one, resolved once at the start.
+    """
+    if not config.instructor.in_cluster:
+        return None
+    if config.instructor.model == "target":
+        return target
+    return Model(models.locate(config.instructor.model, setting="instructor.model"), known["instructor"])
+
+
+def instruct(
+    stage: Stage, cases: Cases, settings: Improve, config: Config, executor: Executor, instructor: Model | None = None
+) -> Replies:
+    """Replies enough for `curate.samples_per_dataset` accepted samples, or as many as the limits allow.
+
+    instructor: see `instructor_for`.
+    """
     wanted = config.curate.samples_per_dataset
     plan = _plan(stage, cases, wanted)
-    key = key_of(cases.key, plan, config.instructor.model_dump(exclude={"api_key_env", "timeout"}), wanted)
+    key = key_of(cases.key, plan, _deciding(config, instructor), wanted)
     if not stage.done(key):
         with stage.answers(rows=min(config.limits.max_in_flight, 500)) as answers:
-            replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers)
+            replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers, instructor)
         usage = _usage(replies, answers, config)
         if usage["inherited"]:
             stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
@@ -119,6 +150,15 @@ def instruct(stage: Stage, cases: Cases, settings: Improve, config: Config, exec
         stage.finish(key, **usage, **spent)
     stage.reached()
     return Replies(cases, stage.view("replies.jsonl", Reply), key)
+
+
+def _deciding(config: Config, instructor: Model | None) -> dict[str, Any]:
+    """The instructor's settings as far as replies depend on them, an open model by what it is."""
+    if instructor is None:
+        here = {"max_model_len", "tensor_parallel", "dtype"}
+        return config.instructor.model_dump(exclude={"api_key_env", "timeout", *here})
+    server = {"api_key_env", "timeout", "base_url"}
+    return config.instructor.model_dump(exclude=server) | {"model": instructor.identity}
 
 
 def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
@@ -139,7 +179,7 @@ def planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, i
 
 def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], settings: Improve, config: Config,
-    executor: Executor, answers: Answers,
+    executor: Executor, answers: Answers, instructor: Model | None,
 ) -> tuple[View[Reply], dict[str, float]]:  # fmt: skip
     budget = purse(stage.run, answers, config)
     failed: dict[str, Completion] = {}
@@ -148,7 +188,7 @@ def _ask_all(
     for dataset, numbers in plan.items():
         told = replace(settings, samples_per_request=numbers["samples_per_request"])
         strategy = strategy_for(config, settings.iteration, dataset)
-        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent)
+        dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent, instructor)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
         asked = _rounds(stage, dialogues, cases, order, numbers, executor, budget)
         everything.append((dialogues, order, asked))
@@ -215,11 +255,14 @@ def _ask(
 
     Raises StageError when the budget ends before they do; what was in flight has come home by then.
     """
-    config, watch = dialogues.config, Watch(dialogues.config.limits, purse.budget)
+    config, settings = dialogues.config, dialogues.config.instructor
+    if dialogues.instructor is not None:
+        settings = settings.model_copy(update={"model": dialogues.instructor.path})
+    watch = Watch(None if dialogues.instructor else config.limits, purse.budget)
     while pending := {r.id: (case, draw) for case, draw, r in _pending(dialogues, pairs)}:
         requests = (request for _, _, request in _pending(dialogues, pairs))
         with stage.progress.track(what, len(pending)) as tracker, closing(purse.draw(requests)) as drawn:
-            for answer in executor.ask(drawn, config.instructor, config.limits, purse.again):
+            for answer in executor.ask(drawn, settings, config.limits, purse.again):
                 if purse.take(answer) and answer.completion.error is not None:
                     dialogues.failed[answer.key] = answer.completion
                 watch.saw(answer)

@@ -28,6 +28,9 @@ class Purse:
     budget: Budget
     answers: Answers
     max_in_flight: int
+    marks: bool = True
+    """Whether requests are marked as sent. Not to a model in the cluster: what a kill loses there nobody was paid for.
+    """
     out: dict[str, Amount] = field(default_factory=dict)
     """What is reserved for each request that is marked and not home, by key."""
     held_back: set[str] = field(default_factory=set)
@@ -97,6 +100,8 @@ class Purse:
                 raise
 
     def _mark(self, requests: list[Request]) -> None:
+        if not self.marks:
+            return
         price = self.budget.caps.price
         given = (price.input, price.output) if price else None
         amounts = ((request, self.out[request.key]) for request in requests)
@@ -107,7 +112,8 @@ def purse(run: Run, answers: Answers, config: Config) -> Purse:
     """With what every earlier start and every other stage of the run has spent, possibly paid calls at their worst."""
     spent = sum(spent_in(run, config.instructor.max_tokens).values(), start=Spent())
     caps = caps_of(config.limits.model_dump(), config.instructor.model_dump())
-    return Purse(Budget(caps, spent.at_most), answers, config.limits.max_in_flight)
+    marks = not config.instructor.in_cluster
+    return Purse(Budget(caps, spent.at_most), answers, config.limits.max_in_flight, marks)
 
 
 def money(price: Price | None, amount: Amount) -> str:

@@ -21,7 +21,7 @@ from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, strategy_for
 from lai_ray.stages.evaluate import Attempts, evaluate
-from lai_ray.stages.instruct import instruct
+from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.stats import Interval, paired
@@ -132,6 +132,7 @@ def _pools(
 ) -> dict[int, Samples]:
     """Samples by k. Strategies that do not use k share one pool, found complete the second time."""
     largest = max(trial["samples_per_dataset"] for trial in trials)
+    instructor = instructor_for(config, target, run.record())
     pools: dict[int, Samples] = {}
     for k in sorted({trial["neighbours"] for trial in trials}):
         shown = k if _asks_k(config, i) else trials[0]["neighbours"]
@@ -139,7 +140,7 @@ def _pools(
         folder = _pool_folder(config, i, k)
         settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
         cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
-        replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor)
+        replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor, instructor)
         pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor)
     return pools
 

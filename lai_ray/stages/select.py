@@ -44,7 +44,7 @@ class Part:
 
     def __iter__(self) -> Iterator[Problem]:
         for row, record in self.chosen(self.numbered):
-            yield self.benchmark.problem(record, self.split, row)
+            yield _problem(self.benchmark, record, self.split, row)
 
     def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Every record of the part under its number in the split that it comes from."""
@@ -96,6 +96,16 @@ class RecordedPart(Part):
         return enumerate(itertools.chain.from_iterable(read_rows(path) for path in self.files))
 
 
+def _problem(found: Benchmark, record: dict[str, Any], split: str, row: int) -> Problem:
+    """One record's problem. Raises DataError that says which row of which data is none."""
+    try:
+        return found.problem(record, split, row)
+    except DataError as error:
+        source = getattr(found, "source", None)
+        of = f" of {source}" if source else ""
+        raise DataError(f"{found.name}, split {split}, row {row + 1}{of}: {error}") from error
+
+
 RECORDED = "recorded"
 """The split in the ids of problems that came with their answers."""
 
@@ -105,7 +115,7 @@ def _lent(found: Benchmark) -> set[int]:
 
     The same in every run: a dev score compares across seeds.
     """
-    marks = [number_of("dev", found.show(found.problem(r, "train", i))) for i, r in enumerate(found.load("train"))]
+    marks = [number_of("dev", found.show(_problem(found, r, "train", i))) for i, r in enumerate(found.load("train"))]
     wanted = min(DEV_LEAST, int(DEV_SHARE * len(marks)))
     if not wanted:
         return set()

@@ -16,7 +16,8 @@ from lai_ray.records import Answer
 class Watch:
     """Counts what comes home in one stage."""
 
-    limits: LimitSettings
+    limits: LimitSettings | None
+    """None where nobody limits the pace."""
     budget: Budget
     accepted: int = 0
     came: Amount = NOTHING
@@ -32,10 +33,10 @@ class Watch:
         """Accepted samples; the last minute's requests and tokens against the limits; spent, and after `left` more."""
         requests, tokens = self.meter.per_minute(time.monotonic())
         limits, spent = self.limits, self.budget.spent
+        most = (f"/{short(limits.requests_per_minute)}", f"/{short(limits.tokens_per_minute)}") if limits else ("", "")
         parts = [
             f"{self.accepted} samples accepted",
-            f"{requests:.0f}/{short(limits.requests_per_minute)} requests and "
-            f"{short(tokens)}/{short(limits.tokens_per_minute)} tokens a minute",
+            f"{requests:.0f}{most[0]} requests and {short(tokens)}{most[1]} tokens a minute",
             f"{spent.calls} calls, {short(spent.tokens)} tokens",
         ]
         if price := self.budget.caps.price:

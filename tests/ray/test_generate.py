@@ -153,6 +153,8 @@ def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(l
     model = Model(path=str(STUDENT), identity="student")
     asked = [request(i, "apples?", max_tokens=24) for i in range(4 * ROWS)]
     asked[5] = request(5, "apples " * 600)
+    # With a seed, as an instructor is asked, and more than one step can read: vLLM must not cut such a prompt in parts.
+    asked += [request(i, "apples " * 90, max_tokens=4, temperature=0.8, seed=i) for i in range(5 * ROWS, 6 * ROWS)]
     answers, killed = {}, False
     for answer in generate(iter(asked), model, settings=settings, cluster=TWO, logs=logs):
         answers[answer.key] = answer.completion
@@ -164,7 +166,7 @@ def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(l
     assert "maximum context length" in answers.pop("key5").error
     assert all(c.error is None and c.prompt_tokens and c.completion_tokens and c.text for c in answers.values())
     assert {c.finish_reason for c in answers.values()} <= {"stop", "length"}
-    gaps = [short_of_greedy(r, answers[r.key]) for r in asked if r.key in answers]
+    gaps = [short_of_greedy(r, answers[r.key]) for r in asked if r.key in answers and not r.temperature]
     assert max(gaps) < NEAR_TIE
     assert sum(gap > 0 for gap in gaps) < len(gaps) / 50
 

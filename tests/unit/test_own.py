@@ -125,6 +125,9 @@ NUMBER = {"kind": "number", "question": "q", "answer": "n"}
         ([*SUMS, {"q": "", "n": 3}], NUMBER, DataError, "rows.jsonl:7: column 'q' is empty"),
         ([{"q": "how many?", "n": "many"}], NUMBER, DataError, "rows.jsonl:1: no number in column 'n': 'many'"),
         ([{**QUIZ[0], "right": "E"}], CHOICE, DataError, "rows.jsonl:1: the answer 'E' is none of the choices A, B"),
+        ([{**QUIZ[0], "right": "zebra"}], CHOICE, DataError, "rows.jsonl:1: the answer 'zebra' is none of the choices"),
+        ([QUIZ[0], {"q": "?", "right": "A"}], CHOICE, DataError, "rows.jsonl:2: .*no column 'one'. There are: q,"),
+        ([], NUMBER, DataError, "rows.jsonl holds no rows"),
         ([{**CODE[0], "asserts": ["assert 1"]}], FUNCTION, DataError, "no test in column 'asserts' calls a function"),
         (
             [{"question": f"{i}", "answer": f"a{i}"} for i in range(60)], {"kind": "label"}, ConfigError,
@@ -142,6 +145,11 @@ def test_a_file_that_is_not_there_and_a_broken_line_are_named(tmp_path):
     missing = own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "nothing.jsonl")))
     with pytest.raises(ConfigError, match="no file"):
         list(missing.load("train"))
+    with pytest.raises(ConfigError, match="is a folder; name the file"):
+        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path))).load("train"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\n{"question": "\xff"}\n')
+    with pytest.raises(DataError, match=r"latin.jsonl:2: not valid UTF-8"):
+        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "latin.jsonl"))).load("train"))
     (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
     with pytest.raises(DataError, match=r"broken.jsonl:2: not valid JSON"):
         list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "broken.jsonl"))).load("train"))

@@ -1,0 +1,112 @@
+"""Programs graded on the cluster as a run does it: verdicts as in this process, the weakest sandbox written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lai_ray.benchmarks import _sandbox
+from lai_ray.config import Config
+from lai_ray.contracts import Model
+from lai_ray.distributed.session import CHUNK, RayExecutor
+from lai_ray.jobfile import parse
+from lai_ray.records import Attempt
+from lai_ray.rundir import Run
+from lai_ray.stages.evaluate import evaluate
+from lai_ray.stages.select import select
+from tests.local import LocalExecutor
+
+RIGHT = "def double(n):\n    return 2 * n"
+PROGRAMS = {
+    "right": RIGHT,
+    "wrong": "def double(n):\n    return 2 + n",
+    "raises": "def double(n):\n    return n / 0",
+    "exits": "import os\ndef double(n):\n    os._exit(0)",
+    "crashes": "import ctypes\ndef double(n):\n    ctypes.string_at(0)",
+    "killed": "import os, signal\ndef double(n):\n    os.kill(os.getpid(), signal.SIGKILL)",
+    "no program": "def double(n:",
+}
+HANGS = "def double(n):\n    while True:\n        n += 1"
+ROWS = CHUNK + 6
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_sandbox():
+    try:
+        _sandbox.strongest("namespaces")
+    except _sandbox.SandboxRefusedError as refused:
+        pytest.skip(str(refused))
+
+
+def answered(tmp_path: Path, programs: Iterable[str]) -> Config:
+    """A job whose target gave these programs to a data set of the user's own."""
+    row = {"question": "Write a function that doubles.", "answer": RIGHT, "asserts": ["assert double(3) == 6"]}
+    rows = [row | {"response": f"```python\n{program}\n```"} for program in programs]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    own = {"name": "doubling", "kind": "code", "train": str(file), "tests": "asserts"}
+    return parse(
+        {
+            "name": "test", "storage": str(tmp_path), "iterations": 1, "benchmark": [own],
+            "target": {"model": "m", "engine": "recorded", "attempts": {"doubling": str(file)}},
+            "evaluate": {"learn_from": ["doubling"]}, "contrast": {"encoder": "target"},
+            "instructor": {"model": "m"}, "cluster": {"gpus_per_replica": 0, "gpus_per_worker": 0},
+        }
+    )  # fmt: skip
+
+
+def graded(config: Config, folder: Path, executor: Any) -> tuple[list[Attempt], dict[str, Any]]:
+    """The attempts of the stage that a run begins with, and its scores."""
+    stage = Run(str(folder), create=True).stage(0, "evaluate")
+    attempts = evaluate(stage, select(config, 0), Model("m", "m"), config, executor)
+    return list(attempts.of("doubling", "train")), attempts.scores()["doubling.train"]
+
+
+def test_programs_get_the_same_verdicts_on_the_cluster_as_here(tmp_path):
+    given = [*islice(cycle(PROGRAMS), ROWS - 1), "hangs"]
+    config = answered(tmp_path, [(PROGRAMS | {"hangs": HANGS})[name] for name in given])
+    executor = RayExecutor(config, None)
+    with ThreadPoolExecutor() as both:  # What hangs takes its three seconds in both.
+        local = both.submit(graded, config, tmp_path / "local", LocalExecutor())
+        there, scores = graded(config, tmp_path / "ray", executor)
+        here, same = local.result()
+    executor.close()
+    assert [a.id for a in there] == [a.id for a in here]
+    assert [(a.grade.score, a.grade.status, a.grade.rule) for a in there] == [
+        (a.grade.score, a.grade.status, a.grade.rule) for a in here
+    ]
+    right = {name for name, attempt in zip(given, there, strict=True) if attempt.grade.score == 1}
+    assert right == {"right"} and "CPU time" in there[-1].grade.note
+    assert scores == same
+    assert (scores["n"], scores["right"], scores["weakest_tier"]) == (ROWS, given.count("right"), "namespaces")
+
+
+class Uneven(RayExecutor):
+    """A cluster of which one node offered less isolation than the others."""
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        def graded(item: tuple[Any, ...]) -> Any:
+            if not item[0].id.endswith(f"{CHUNK:05d}"):
+                return function(item)
+            used = _sandbox._pool().used
+            used.add("landlock")
+            try:
+                return function(item)
+            finally:
+                used.discard("landlock")
+
+        return super().map(graded, items)
+
+
+def test_the_weakest_sandbox_that_any_program_met_is_written_down(tmp_path):
+    config = answered(tmp_path, [RIGHT] * (CHUNK + 2))
+    executor = Uneven(config, None)
+    _, scores = graded(config, tmp_path / "run", executor)
+    executor.close()
+    assert (scores["right"], scores["weakest_tier"]) == (CHUNK + 2, "landlock")

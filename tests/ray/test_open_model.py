@@ -1,0 +1,62 @@
+"""An open model as the instructor, over Ray: the target's engines, the instructor's requests, the budget's draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lai_ray.config import InstructorSettings, LimitSettings
+from lai_ray.distributed.session import RayExecutor
+from lai_ray.errors import DataError
+from lai_ray.instructor.budget import Budget, Caps
+from lai_ray.instructor.usage import worst_case
+from lai_ray.records import Answer, Request
+from lai_ray.stages.purse import Purse
+from lai_ray.store import Answers, Store, key_of
+from tests.ray.test_session import config
+
+SETTINGS = InstructorSettings(engine="scripted", model="toy", max_tokens=50)
+
+
+def request(i: int, text: str = "") -> Request:
+    return Request(f"p/{i}", key_of(i), [{"role": "user", "content": f"{i} plus 1 {text}"}], 50, 0.8, i)
+
+
+def asked(requests: Iterator[Request | None], logs: str) -> Iterator[Answer]:
+    executor = RayExecutor(config(cpus_per_replica=0.9, instructor_replicas=2, target_replicas=1), logs)
+    yield from executor.ask(requests, SETTINGS, LimitSettings())
+    executor.close()
+
+
+def lifetimes(logs: str) -> int:
+    return sum(path.read_text().count("engine ready") for path in Path(logs).glob("engine-*.log"))
+
+
+def test_all_that_may_be_drawn_goes_through_one_lifetime_of_the_engines(logs):
+    answers = {a.id: a for a in asked((request(i, "refuse this" if i == 3 else "") for i in range(300)), logs)}
+    assert len(answers) == 300
+    assert answers["p/7"].completion.text == "The answer is 8."
+    assert [(a.id, a.free) for a in answers.values() if a.completion.error] == [("p/3", True)]
+    assert lifetimes(logs) in (1, 2)  # One of two may have been quick enough for all.
+
+
+def test_nothing_more_is_drawn_before_something_came_home_and_every_answer_is_taken(tmp_path, logs):
+    worst = worst_case(request(0).messages, 50)
+    with Answers(Store(str(tmp_path / "answers"))) as answers:
+        # Room for five at their worst, and, since most use a fraction of that, for all of them in a few waves.
+        purse = Purse(Budget(Caps(tokens=5 * worst.tokens + 20)), answers, max_in_flight=64, marks=False)
+        most = 0
+        for answer in asked(purse.draw(request(i) for i in range(12)), logs):
+            most = max(most, len(purse.out))
+            assert purse.take(answer)
+        assert most == 5
+        assert purse.reached is None and not purse.out
+        assert len(answers) == 12
+    assert not [name for name in Store(str(tmp_path / "answers")).names() if name.startswith("sent/")]
+
+
+def test_an_error_of_the_model_ends_the_stage_in_its_own_words(logs):
+    with pytest.raises(DataError, match="told to break"):
+        list(asked(iter([request(1), request(2, "break the engine")]), logs))
