@@ -149,8 +149,9 @@ class _Shard:
         self._index.add(rows)
         # The index has its own copy; ours is a view of that, so that the rows are held once.
         self._rows = faiss.rev_swig_ptr(self._index.get_xb(), rows.size).reshape(rows.shape)
+        self._length = topk.longest(rows)
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
         """This shard's k nearest, ids counted in the whole corpus, distances float64."""
-        found = topk.nearest_in(queries, self._rows, k, self._index.search)
+        found = topk.nearest_in(queries, self._rows, k, self._index.search, self._length)
         return Neighbours(found.ids + self._first, found.distances)
