@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lai_ray.benchmarks import _sandbox
 from tests import submitting
 
 REPO = Path(__file__).parent.parent
@@ -88,6 +89,15 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = lai("run", "jobs/quickstart.toml", f"storage={storage}", timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return storage / "quickstart", done.stdout
+
+
+@pytest.fixture
+def sandbox() -> None:
+    """Skips where this machine does not lend what the sandbox needs."""
+    try:
+        _sandbox.strongest("namespaces")
+    except _sandbox.SandboxRefusedError as refused:
+        pytest.skip(str(refused))
 
 
 @dataclass

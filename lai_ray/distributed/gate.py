@@ -93,7 +93,7 @@ class Gate:
         now = time.monotonic()
         for lease, headers in (told or {}).items():
             self._terms.tell(headers.requests.limit, headers.tokens.limit)
-            self._quota.tell(now, lease, headers.requests.left, headers.tokens.left)
+            self._quota.tell(now, lease, headers.requests, headers.tokens)
         for lease, tokens in used_by_lease.items():
             self._quota.settle(lease, tokens)
         for lease in unsent:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 HEADER = "x-ratelimit-{}-{}"
 """OpenAI's names for the limit, what remains and the reset of requests and tokens; most such servers have them."""
@@ -15,8 +16,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What the headers of one reply say of one kind: requests or tokens, a minute."""
 
     limit: int | None

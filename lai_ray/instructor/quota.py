@@ -22,6 +22,9 @@ MARGIN = 0.02
 """Share of a limit left alone once others use the same key: what they take next is not known yet."""
 
 
+Said = tuple[int | None, int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Leave to send one request now."""
@@ -48,17 +51,21 @@ class _Kind:
 
     def __init__(self, limit: int, window: float) -> None:
         self.limit, self.total, self.young, self._window = limit, 0, 0, window
+        self._said: int | None = None
         self._reports: deque[tuple[float, int]] = deque(maxlen=REPORTS)
 
-    def tell(self, now: float, left: int, counted: int) -> None:
-        """The provider said that so much is left, when we had used so much."""
-        self._reports.append((now, max(0, self.limit - left - counted)))
+    def tell(self, now: float, limit: int | None, left: int, counted: int) -> None:
+        """The provider said that so much is left of its limit, when we had used so much."""
+        self._said = limit
+        self._reports.append((now, max(0, (self.limit if limit is None else limit) - left - counted)))
 
     def free(self, now: float) -> int:
         """What may be used now, over and above what counts already."""
         recent = [others for at, others in self._reports if now < at + self._window]
         others = sorted(recent)[int(OFTEN * len(recent))] if recent else 0
-        return self.limit - self.total - (others + round(MARGIN * self.limit) if others else 0)
+        theirs = self.limit if self._said is None else self._said  # A job's own limit may be lower: that is ours alone.
+        left = theirs - others - round(MARGIN * theirs) if others else self.limit
+        return min(self.limit, left) - self.total
 
     def wait(self, now: float, amount: int, charges: Iterable[tuple[float, int]]) -> float:
         """Seconds until enough of the charges (granted at, amount; oldest first) have left; all, if it never fits."""
@@ -167,19 +174,19 @@ class Quota:
         if charge is not None:
             self._count(-1, -charge.tokens, young=not charge.old)
 
-    def tell(self, now: float, lease_id: int, requests_left: int | None, tokens_left: int | None) -> None:
+    def tell(self, now: float, lease_id: int, requests: Said, tokens: Said) -> None:
         """The reply to this request said so much is left. What neither that nor our own use explains, others use.
 
+        requests, tokens: (the provider's limit a minute, what is left of it), each None where it was not said.
         Their use is taken to go on as in the last replies, for one window. An unknown lease is ignored.
         """
         charge = self._charges.get(lease_id)
         if charge is None:
             return
-        for kind, left, counted in zip(
-            (self._requests, self._tokens), (requests_left, tokens_left), charge.counted, strict=True
-        ):
+        kinds = (self._requests, requests), (self._tokens, tokens)
+        for (kind, (limit, left)), counted in zip(kinds, charge.counted, strict=True):
             if left is not None:
-                kind.tell(now, left, counted)
+                kind.tell(now, limit, left, counted)
 
     def penalise(self, until: float) -> None:
         """Nothing more before `until`: the provider said so. An earlier, longer closure stays."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lai_ray.contracts import Benchmark, Improve
+from lai_ray.contracts import Benchmark, Executor, Improve
 from lai_ray.instructor.prompts import explained
 from lai_ray.records import GENERATED, Attempt, Case, Message, Piece, Problem, Reply, Sample, Turn
 
@@ -44,6 +44,19 @@ class OneRequest:
             for reply in replies[-1:]
             for i, piece in enumerate(_pieces(reply, benchmark, settings))
         ]
+
+
+class AnyVerdict(OneRequest):
+    """One request a training problem, whatever its verdict; the seeded order of cases makes it a random draw."""
+
+    name: str
+    uses_neighbours = False
+    any_verdict = True
+
+    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+        """Every training attempt."""
+        for attempt in attempts:
+            yield Case(case_id(attempt, self.name), self.name, attempt)
 
 
 CUT_OFF = "cut off by the reply's length"

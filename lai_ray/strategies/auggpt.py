@@ -6,26 +6,17 @@ other problems of the course's kind; here it stays with the question it is shown
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from lai_ray.contracts import Benchmark, Executor, Improve
+from lai_ray.contracts import Benchmark, Improve
 from lai_ray.instructor import prompts
 from lai_ray.instructor.templates import own_for
-from lai_ray.records import Attempt, Case, Message
-from lai_ray.strategies._mistakes import OneRequest, case_id
+from lai_ray.records import Case, Message
+from lai_ray.strategies._mistakes import AnyVerdict
 
 
-class AugGPT(OneRequest):
-    """One request a training problem, whatever its verdict; the seeded order of cases makes it a random draw."""
+class AugGPT(AnyVerdict):
+    """The question, said anew."""
 
     name = "auggpt"
-    uses_neighbours = False
-    any_verdict = True
-
-    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
-        """Every training attempt."""
-        for attempt in attempts:
-            yield Case(case_id(attempt, self.name), self.name, attempt)
 
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The question, and its right answer where the job shows it; never what the target said."""

@@ -36,12 +36,7 @@ HANGS = "def double(n):\n    while True:\n        n += 1"
 ROWS = CHUNK + 6
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_sandbox():
-    try:
-        _sandbox.strongest("namespaces")
-    except _sandbox.SandboxRefusedError as refused:
-        pytest.skip(str(refused))
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 def answered(tmp_path: Path, programs: Iterable[str]) -> Config:

@@ -13,6 +13,8 @@ from lai_ray.instructor.quota import MINUTE, Lease, Quota
 from lai_ray.instructor.usage import estimate, used
 from lai_ray.records import Completion
 
+UNSAID = (None, None)
+
 
 def quota(requests: int = 1000, tokens: int = 10**9, in_flight: int = 1000, **more: float) -> Quota:
     return Quota(requests=requests, tokens=tokens, in_flight=in_flight, **more)  # type: ignore[arg-type]
@@ -104,16 +106,31 @@ def test_room_is_how_many_more_of_that_size_would_be_let_through_now():
 def test_what_the_provider_leaves_less_than_we_used_is_used_by_others():
     q = quota(requests=100)
     lease = granted(q.acquire(0.0, 1))
-    q.tell(1.0, lease.id, 79, None)  # One of us, twenty of others.
+    q.tell(1.0, lease.id, (100, 79), UNSAID)  # One of us, twenty of others.
     assert q.room(1.0, 1) == 100 - 1 - 20 - 2
     assert q.room(61.0, 1) == 100, "after a window without news nothing is known of others"
+
+
+def test_a_limit_found_out_from_a_reply_is_not_taken_for_others_use():
+    q = quota(requests=500)
+    lease = granted(q.acquire(0.0, 1))
+    q.tell(1.0, lease.id, (60, 59), UNSAID)
+    q.limit(60, 10**9, 1000)
+    assert q.room(1.0, 1) == 59
+
+
+def test_a_lower_limit_of_our_own_is_not_shared_with_others():
+    q = quota(requests=100)
+    lease = granted(q.acquire(0.0, 1))
+    q.tell(1.0, lease.id, (1000, 599), UNSAID)  # Four hundred of others.
+    assert q.room(1.0, 1) == 99
 
 
 def test_one_reply_that_was_overtaken_on_its_way_changes_nothing():
     q = quota(requests=100)
     leases = [granted(q.acquire(0.0, 1)) for _ in range(5)]
     for lease, left in zip(leases, [99, 98, 90, 96, 95], strict=True):
-        q.tell(1.0, lease.id, left, None)
+        q.tell(1.0, lease.id, (None, left), UNSAID)
     assert q.room(1.0, 1) == 95
 
 
@@ -148,7 +165,7 @@ def test_beside_another_client_the_rest_is_used_and_nothing_refused(seed):
         while under_way[0][0] <= now:
             at, what, which, left = heapq.heappop(under_way)
             if what == "answered":
-                q.tell(now, which, left, None)
+                q.tell(now, which, (limit, left), UNSAID)
                 q.settle(which, 1)
                 continue
             counted = [one for one in counted if one[0] > at - MINUTE]

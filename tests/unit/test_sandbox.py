@@ -20,12 +20,7 @@ def judged(program: str, *tests: str, **more) -> _sandbox.Outcome:
     return _sandbox.run(program, checks, limits=QUICK)
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_sandbox():
-    try:
-        _sandbox.strongest("namespaces")
-    except _sandbox.SandboxRefusedError as refused:
-        pytest.skip(str(refused))
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 @pytest.mark.parametrize(
