@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import IN_FLIGHT, lai, records, small_job
 
-STAGES = ["evaluate", "diagnose", "instruct", "curate", "train"]
+AT_WORK = ("evaluate", "instruct", "train")
+"""Stages in which engines, callers or training workers are at work when the driver dies. tests/unit/test_loop.py kills
+in the others too, without real parts."""
+EVERY_STAGE = ("evaluate", "diagnose", "instruct", "curate", "train")
 NEAR_TIE = 1e-3
 
 
@@ -17,11 +22,12 @@ def recorded(folder: Path) -> set[str]:
     return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
 
 
-def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path, tutor, submitted):
+@pytest.mark.parametrize("stages", [AT_WORK, pytest.param(EVERY_STAGE, marks=pytest.mark.soak)], ids=["3", "all"])
+def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path, tutor, submitted, stages):
     undisturbed = len(submitted.requests)
     kept: set[str] = set()
     asked_before = 0
-    for stage in STAGES:
+    for stage in stages:
         killed = lai("run", *small_job(tmp_path, tutor, "killed", IN_FLIGHT), MORTAL=stage)
         assert killed.returncode == -9, f"not killed in {stage}: {killed.stdout[-1500:]}{killed.stderr[-1500:]}"
         if stage == "instruct":
@@ -29,7 +35,7 @@ def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_sampl
             asked_before = len(tutor.requests())
     finished = lai("run", *small_job(tmp_path, tutor, "killed", IN_FLIGHT))
     assert finished.returncode == 0, finished.stdout[-1500:] + finished.stderr[-1500:]
-    assert len(list((tmp_path / "killed/driver").glob("*.json"))) == len(STAGES) + 1
+    assert len(list((tmp_path / "killed/driver").glob("*.json"))) == len(stages) + 1
 
     asked_again = [r for r in tutor.requests()[asked_before:] if r["reply_sha256"] in kept]
     assert kept, "some replies were recorded before the kill"

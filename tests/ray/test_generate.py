@@ -135,8 +135,12 @@ def test_replicas_that_fit_nowhere_are_an_error_that_names_what_is_wanted_and_wh
 
 def test_an_engine_that_hangs_is_an_error_that_says_how_far_it_was():
     stuck = [request(i, "sleep 300" if i == 4 * ROWS - 1 else "") for i in range(4 * ROWS)]
-    with pytest.raises(StageError, match=rf"after {3 * ROWS} results"):
-        run(stuck, cluster=TWO.model_copy(update={"stall_seconds": 20.0}))
+    impatient = TWO.model_copy(update={"stall_seconds": 12.0})
+    home: list[Answer] = []
+    with pytest.raises(StageError) as caught:
+        home.extend(generate(iter(stuck), MODEL, settings=SETTINGS, cluster=impatient, logs=None))
+    assert f"nothing came for 12 s, after {len(home)} results" in str(caught.value)
+    assert f"key{4 * ROWS - 1}" not in {answer.key for answer in home}
 
 
 @pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
