@@ -15,7 +15,7 @@ from lai_ray.records import Answer, Attempt, Case, Grade, Message, Piece, Proble
 if TYPE_CHECKING:
     import numpy as np
 
-    from lai_ray.config import InstructorSettings, LimitSettings, TrainSettings
+    from lai_ray.settings import InstructorSettings, LimitSettings, TrainSettings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.rundir import Run, flat
 from lai_ray.stages.curate import Samples
-from lai_ray.stages.diagnose import improve_settings, strategy_for
+from lai_ray.stages.diagnose import dialogue_for, improve_settings
 from lai_ray.stages.evaluate import request_for
 from lai_ray.stages.instruct import Dialogues, instructor_for, planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, select
@@ -140,7 +140,7 @@ def _of_instructor(run: Run, i: int, target: Model, config: Config, instructor: 
     for dataset, count in run.stage(i, "diagnose").facts()["cases"].items():
         if not count or dataset not in config.evaluate.learn_from:
             continue
-        strategy = strategy_for(config, i, dataset)
+        strategy = dialogue_for(config, i, dataset)
         numbers = planned(kept.get(dataset), config.curate.samples_per_dataset, count)
         settings = improve_settings(config, i, encoder=target, samples_per_request=numbers["samples_per_request"])
         dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {}, {}, instructor)

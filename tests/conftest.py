@@ -22,10 +22,6 @@ from tests import submitting
 REPO = Path(__file__).parent.parent
 IN_FLIGHT = 8
 """Calls at once of a run that is to be killed: so many may be paid for in vain each time."""
-SMALL = [
-    "evaluate.max_train_problems=300", "evaluate.max_test_problems=150", "curate.samples_per_dataset=120",
-]  # fmt: skip
-"""The quickstart, cut to what a test can wait for; still real vLLM, Ray, FAISS and DeepSpeed."""
 
 
 def lai(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,15 +78,6 @@ def tutor(tmp_path: Path) -> Iterator[Tutor]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The main job, whole, as `make quickstart` runs it: the run's folder, and what was printed."""
-    storage = tmp_path_factory.mktemp("quickstart")
-    done = lai("run", "jobs/quickstart.toml", f"storage={storage}", timeout=1200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return storage / "quickstart", done.stdout
-
-
 @pytest.fixture
 def sandbox() -> None:
     """Skips where this machine does not lend what the sandbox needs."""
@@ -102,34 +89,29 @@ def sandbox() -> None:
 
 @dataclass
 class Submitted:
-    """One iteration of the main job, cut small, as a submitted job that nothing disturbed."""
+    """The main job, whole, run by `ray job submit`."""
 
     folder: Path
     printed: str
-    requests: list[dict[str, Any]]
-    """What it asked its tutor."""
     refused: subprocess.CompletedProcess[str]
     """Another job, whose storage is a relative path."""
 
 
-def small_job(storage: Path, tutor: Tutor, name: str, in_flight: int) -> list[str]:
-    """Arguments of `lai run` for one iteration of LEC that ends within a minute or two."""
-    return [
-        "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
-        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1", f"limits.max_in_flight={in_flight}",
-        *SMALL,
-    ]  # fmt: skip
+@pytest.fixture(scope="session")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """Run once for all tests that look at it or compare with it; nothing disturbs it."""
+    storage = tmp_path_factory.mktemp("submitted")
+    with submitting.head(storage) as (address, environment):
+        done = submitting.submit(address, environment, "jobs/quickstart.toml", f"storage={storage}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+        refused = submitting.submit(address, environment, "jobs/quickstart.toml", "storage=runs")
+        return Submitted(storage / "quickstart", done.stdout, refused)
 
 
 @pytest.fixture(scope="session")
-def submitted(tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """Run once for all tests that compare with it."""
-    folder = tmp_path_factory.mktemp("submitted")
-    with tutoring(folder / "tutor.jsonl") as asked, submitting.head(folder) as (address, environment):
-        done = submitting.submit(address, environment, *small_job(folder, asked, "whole", IN_FLIGHT))
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-        refused = submitting.submit(address, environment, "jobs/quickstart.toml", "storage=runs")
-        return Submitted(folder / "whole", done.stdout, asked.requests(), refused)
+def quickstart(submitted: Submitted) -> tuple[Path, str]:
+    """The main job's folder, and what was printed."""
+    return submitted.folder, submitted.printed
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

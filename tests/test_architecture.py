@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "lai_ray"
 RANKS = [
     ["errors"],
     ["records", "plugins"],
+    ["settings"],
     ["config", "stats"],
     ["contracts", "progress", "chat", "jobfile"],
     ["store", "models"],

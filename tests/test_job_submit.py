@@ -8,8 +8,8 @@ import json
 def test_the_main_job_runs_as_a_submitted_job_on_two_logical_cpus(submitted):
     assert "Test scores" in submitted.printed
     run = json.loads((submitted.folder / "run.json").read_text())
-    assert run["config"]["iterations"] == 1
-    assert (submitted.folder / "iteration_0/train/checkpoint/model.safetensors").is_file()
+    assert run["config"]["iterations"] == 2
+    assert (submitted.folder / "iteration_1/train/checkpoint/model.safetensors").is_file()
 
 
 def test_a_relative_storage_is_refused_where_it_would_be_lost(submitted):

@@ -1,4 +1,4 @@
-"""The main job, whole: `make quickstart`'s own command, real vLLM, Ray, FAISS, DeepSpeed and the openai client."""
+"""The main job, whole, as a submitted job: real vLLM, Ray, FAISS, DeepSpeed and the openai client."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ from lai_ray.benchmarks._math import MathBenchmark
 from lai_ray.benchmarks._math_rules import final_number, marked
 from lai_ray.benchmarks._samples import answer_pieces, choice_pieces
 from lai_ray.benchmarks._upstream import Row, hub_rows, read_rows
-from lai_ray.config import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
 from lai_ray.plugins import suggestion
 from lai_ray.records import Grade, Message, Piece, Problem
+from lai_ray.settings import BenchmarkSettings
 
 MOST_LABELS = 50
 LETTERS = "ABCDEFGHIJ"

@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 
-from lai_ray.config import InstructorSettings
 from lai_ray.distributed.gate import start
 from lai_ray.engines.openai import Fatal, Outcome
 from lai_ray.errors import LaiError
 from lai_ray.plugins import load
 from lai_ray.records import Request
+from lai_ray.settings import InstructorSettings
 
 log = logging.getLogger(__name__)
 

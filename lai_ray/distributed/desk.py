@@ -18,7 +18,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again
 from lai_ray.distributed.callers import Pool
 from lai_ray.distributed.gate import Leave, shared_gate
@@ -29,6 +28,7 @@ from lai_ray.errors import StageError
 from lai_ray.instructor.quota import MINUTE
 from lai_ray.instructor.usage import estimate, used
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import ray
 
-from lai_ray.config import LimitSettings
 from lai_ray.engines._rate_limits import Headers
 from lai_ray.instructor.quota import Lease, Quota
 from lai_ray.instructor.terms import Terms
+from lai_ray.settings import LimitSettings
 
 GATE_CPUS = 0.01
 NAMESPACE = "lai_ray"

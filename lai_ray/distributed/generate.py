@@ -23,12 +23,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray import plugins
-from lai_ray.config import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import explained, stalled, to_log
 from lai_ray.distributed.inquest import Inquest, Piece, Plan
 from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.settings import ClusterSettings, TargetSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa

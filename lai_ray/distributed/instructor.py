@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lai_ray.config import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again
 from lai_ray.distributed.desk import Desk, log
 from lai_ray.distributed.patience import Pace
 from lai_ray.records import Answer, Request
+from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 
 USUAL = Pace()
 

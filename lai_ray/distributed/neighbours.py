@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from lai_ray.config import ClusterSettings
 from lai_ray.contracts import Model, Neighbours
 from lai_ray.distributed.actors import outcomes, to_log
+from lai_ray.settings import ClusterSettings
 from lai_ray.similarity import topk
 
 TEXTS_PER_ENCODER = 2000

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from lai_ray.config import ClusterSettings, InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.distributed.generate import generate
 from lai_ray.records import Answer, Request
+from lai_ray.settings import ClusterSettings, InstructorSettings, TargetSettings
 
 
 def ask(

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from lai_ray import plugins
-from lai_ray.config import Config, InstructorSettings, LimitSettings
+from lai_ray.config import Config
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.distributed.connect import start
 from lai_ray.records import Answer, Request
+from lai_ray.settings import InstructorSettings, LimitSettings
 
 CHUNK = 64
 """Items of `map` in one task."""

@@ -26,8 +26,8 @@ from lai_ray.training.recipe import Conversation, recipe_for, write_job
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from lai_ray.config import ClusterSettings
     from lai_ray.contracts import Trained, TrainJob
+    from lai_ray.settings import ClusterSettings
 
 Progress = Callable[[int, int], None]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
-from lai_ray.config import InstructorSettings
 from lai_ray.engines import _rate_limits
 from lai_ray.errors import ConfigError
 from lai_ray.records import Completion, Request
+from lai_ray.settings import InstructorSettings
 
 CONNECT_SECONDS = 10.0
 LONGEST_WORDS = 500

@@ -20,10 +20,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from lai_ray import chat, models
-from lai_ray.config import InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.settings import InstructorSettings, TargetSettings
 
 CPU_CACHE_GIB = 1.0
 """At most so much memory for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""

@@ -24,6 +24,10 @@ class Amount:
     def __sub__(self, other: Amount) -> Amount:
         return Amount(self.calls - other.calls, self.input - other.input, self.output - other.output)
 
+    def times(self, count: int) -> Amount:
+        """So many of them."""
+        return Amount(self.calls * count, self.input * count, self.output * count)
+
     @property
     def tokens(self) -> int:
         """In and out together."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lai_ray.config import LimitSettings
+from lai_ray.settings import LimitSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,12 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
             yield Chapter(f"{where}: beside it, what the target got right", _contrasts(case))
     for reply in _records(iteration, "instruct", "replies.jsonl", Reply):
         if reply.case_id.partition("#")[0] == problem_id:
-            yield Chapter(f"{where}: the instructor is asked", reply.messages[-1]["content"])
+            turn = f", turn {reply.turn + 1}" if reply.turn else ""
+            yield Chapter(f"{where}: the instructor is asked{turn}", reply.messages[-1]["content"])
             mistake = explained(reply.completion.text).mistake
             if mistake is not None:
                 yield Chapter(f"{where}: what the mistake is, says the instructor", mistake)
-            yield Chapter(f"{where}: the instructor writes", reply.completion.text)
+            yield Chapter(f"{where}: the instructor writes{turn}", reply.completion.text)
     for name in ("samples.jsonl", "dropped.jsonl"):
         for sample in _records(iteration, "curate", name, Sample):
             if sample.id.partition("#")[0] == problem_id:

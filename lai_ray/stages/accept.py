@@ -12,7 +12,7 @@ from lai_ray.rundir import Stage
 from lai_ray.similarity.contamination import EvaluationSets
 from lai_ray.similarity.duplicates import Kept
 from lai_ray.stages.clear import evaluation_sets
-from lai_ray.stages.diagnose import strategy_for
+from lai_ray.stages.diagnose import dialogue_for
 from lai_ray.stages.select import benchmark, grading
 
 COPY = "copy of "
@@ -106,7 +106,7 @@ def judged(
     dialogues: Iterable[tuple[Case, list[Reply]]], gate: Gate, settings: Improve, config: Config, dataset: str
 ) -> Iterator[Sample]:
     """Every sample of these dialogues in their order, kept ones and dropped ones."""
-    strategy = strategy_for(config, settings.iteration, dataset)
+    strategy = dialogue_for(config, settings.iteration, dataset)
     for case, replies in dialogues:
         for sample in strategy.samples(case, replies, gate.benchmark, settings):
             yield gate.judged(sample)

@@ -14,7 +14,9 @@ from lai_ray.rundir import Stage
 from lai_ray.stages.clear import evaluation_sets
 from lai_ray.stages.embeddings import Remembering
 from lai_ray.stages.evaluate import Attempts
+from lai_ray.stages.select import grading
 from lai_ray.store import View, key_of
+from lai_ray.strategies._solved_again import SolvedAgain
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ def strategy_for(config: Config, iteration: int, dataset: str) -> Strategy:
     """The strategy the schedule names."""
     found: Strategy = plugins.load("strategies", config.schedule.name(iteration, dataset))
     return found
+
+
+def dialogue_for(config: Config, iteration: int, dataset: str) -> Strategy:
+    """The strategy the schedule names, as instructor and gate meet it: with the paid check where the job wants it."""
+    found = strategy_for(config, iteration, dataset)
+    return SolvedAgain(found, grading(config)) if config.curate.solve_again else found
 
 
 def improve_settings(

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray.config import InstructorSettings, LimitSettings
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.records import Answer, Request
+from lai_ray.settings import InstructorSettings, LimitSettings
 from lai_ray.store import Store, key_of
 
 DIGEST = 16

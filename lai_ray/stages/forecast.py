@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from lai_ray.config import Config
@@ -68,17 +68,18 @@ def shown_habits(run: Run, dataset: str, before: int) -> Habits | None:
         stage, kept = run.stage(i, "instruct"), run.stage(i, "curate").facts().get("kept", {})
         numbers = (stage.store.get_json("plan.json") or {}).get(dataset)
         if stage.facts() and numbers and kept.get(dataset):
-            found = _shown(stage.view("replies.jsonl", Reply), dataset, numbers["samples_per_request"], kept[dataset])
+            replies = (reply for reply in stage.view("replies.jsonl", Reply) if reply.case_id.startswith(f"{dataset}/"))
+            found = _shown(replies, numbers["samples_per_request"], kept[dataset])
             if found is not None:
                 return found
     return None
 
 
-def _shown(replies: View[Reply], dataset: str, samples_per_request: int, kept: int) -> Habits | None:
+def _shown(replies: Iterable[Reply], samples_per_request: int, kept: int) -> Habits | None:
     sent = counted = said = asked_for = 0
     for reply in replies:
         done = reply.completion
-        if reply.case_id.partition("/")[0] == dataset and done.prompt_tokens and done.completion_tokens:
+        if reply.turn == 0 and done.prompt_tokens and done.completion_tokens:  # Later turns solve what it wrote.
             sent, counted = sent + characters(reply.messages), counted + done.prompt_tokens
             said, asked_for = said + done.completion_tokens, asked_for + samples_per_request
     return Habits(counted / sent, said / asked_for, min(kept / asked_for, 1.0)) if sent else None
@@ -95,14 +96,28 @@ def calls_wanted(wanted: int, samples_per_request: int, habits: Habits) -> int:
     return math.ceil(wanted / samples_per_request / max(habits.accepted, 0.01))
 
 
-def forecast_of(prompts: list[list[Message]], numbers: dict[str, int], config: Config, habits: Habits) -> Forecast:
-    """What these prompts will come to. numbers: those of a dataset in plan.json."""
+def forecast_of(
+    dataset: str, prompts: list[list[Message]], numbers: dict[str, int], config: Config, habits: Habits
+) -> Forecast:
+    """What these prompts will come to, and the paid check of their samples. numbers: a dataset's in plan.json."""
     each = numbers["samples_per_request"]
     sent = sum(map(characters, prompts))
     reply = min(each * habits.tokens_per_sample, config.instructor.max_tokens)
     likely = Amount(len(prompts), round(sent * habits.tokens_per_character), round(len(prompts) * reply))
     worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
+    if config.curate.solve_again:
+        problem, calls = _usual_problem(config, dataset), len(prompts) * each
+        said = round(min(habits.tokens_per_sample, config.instructor.max_tokens) * calls)
+        likely += Amount(calls, round(characters(problem) * habits.tokens_per_character * calls), said)
+        worst += worst_case(problem, config.instructor.max_tokens).times(calls)
     return Forecast(numbers["cases"], each, likely, worst)
+
+
+def _usual_problem(config: Config, dataset: str) -> list[Message]:
+    """The training problem of middling length, as it is put to whoever is to solve it."""
+    found = benchmark(config, dataset)
+    some = [found.prompt(problem) for problem in itertools.islice(part(config, dataset, "train"), LOOKED_AT)]
+    return sorted(some, key=characters)[len(some) // 2]
 
 
 def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, Forecast]]:
@@ -117,7 +132,7 @@ def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, F
             habits = shown_habits(stage.run, dataset, iteration) or usual_habits(config, dataset)
             calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits)
             prompts = _prompts(view, iteration, config, dataset, numbers["samples_per_request"], calls)
-            yield dataset, forecast_of(prompts, numbers, config, habits)
+            yield dataset, forecast_of(dataset, prompts, numbers, config, habits)
 
 
 def _prompts(
@@ -140,9 +155,8 @@ def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
         numbers = planned(None, wanted, n if blind else max(round(n * (1 - accuracy)), 1))
         habits = usual_habits(config, name)
         asked = calls_wanted(wanted, numbers["samples_per_request"], habits) * pools(config)
-        found[name] = forecast_of(
-            [example_prompt(config, name, numbers["samples_per_request"])] * asked, numbers, config, habits
-        )
+        prompts = [example_prompt(config, name, numbers["samples_per_request"])] * asked
+        found[name] = forecast_of(name, prompts, numbers, config, habits)
     return found
 
 

@@ -24,7 +24,7 @@ from lai_ray.records import Case, Completion, Message, Reply, Request
 from lai_ray.rundir import Stage
 from lai_ray.similarity.duplicates import Kept
 from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
-from lai_ray.stages.diagnose import Cases, strategy_for
+from lai_ray.stages.diagnose import Cases, dialogue_for
 from lai_ray.stages.evaluate import stop_past_limit
 from lai_ray.stages.purse import Purse, exhausted, purse
 from lai_ray.stages.select import benchmark
@@ -139,7 +139,7 @@ def instruct(
     """
     wanted = config.curate.samples_per_dataset
     plan = _plan(stage, cases, wanted)
-    key = key_of(cases.key, plan, _deciding(config, instructor), wanted)
+    key = key_of(cases.key, plan, _deciding(config, instructor), wanted, *["solve again"] * config.curate.solve_again)
     if not stage.done(key):
         with stage.answers(rows=min(config.limits.max_in_flight, 500)) as answers:
             replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers, instructor)
@@ -187,7 +187,7 @@ def _ask_all(
     everything: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
         told = replace(settings, samples_per_request=numbers["samples_per_request"])
-        strategy = strategy_for(config, settings.iteration, dataset)
+        strategy = dialogue_for(config, settings.iteration, dataset)
         dialogues = Dialogues(strategy, benchmark(config, dataset), told, config, answers, failed, spent, instructor)
         order = seeded_order(cases.view, dataset, config, settings.iteration)
         asked = _rounds(stage, dialogues, cases, order, numbers, executor, budget)

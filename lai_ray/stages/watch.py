@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from lai_ray.config import LimitSettings
 from lai_ray.instructor.budget import NOTHING, Amount, Budget
 from lai_ray.instructor.meter import Meter
 from lai_ray.instructor.usage import amount_used
 from lai_ray.records import Answer
+from lai_ray.settings import LimitSettings
 
 
 @dataclass

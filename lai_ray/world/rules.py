@@ -77,7 +77,9 @@ class Focus:
 
 
 def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
-    """The whole answer: a numbered list of new problems, or a polite sentence where no known question is shown."""
+    """The whole answer: a numbered list of new problems; the solution of a bare question; or else a polite sentence."""
+    if len(messages) == 1 and (bare := kinds.recognise(text_of(messages[0]))) is not None:
+        return bare.response
     evidence = read(messages)
     if evidence is None:
         return CANNOT

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lai_ray.config import LimitSettings
 from lai_ray.distributed.desk import LARGEST_BATCH
+from lai_ray.settings import LimitSettings
 from tests.perf.bench import Figure
 
 CALLERS = (1, 4, 16)

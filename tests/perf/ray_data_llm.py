@@ -46,10 +46,10 @@ def question(i: int) -> list[dict[str, str]]:
 
 def ours(args: argparse.Namespace) -> Iterator[int]:
     """Yields the tokens of each answer as it arrives."""
-    from lai_ray.config import ClusterSettings, TargetSettings
     from lai_ray.contracts import Model
     from lai_ray.distributed.generate import generate
     from lai_ray.records import Request
+    from lai_ray.settings import ClusterSettings, TargetSettings
 
     settings = TargetSettings(engine="tests.perf._timed:ENGINE", model=STUDENT, max_model_len=LONGEST)
     cluster = ClusterSettings(target_replicas=args.replicas, gpus_per_replica=0, cpus_per_replica=0.9)

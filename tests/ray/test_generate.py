@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from lai_ray.chat import load_tokenizer, render
-from lai_ray.config import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.distributed.generate import BLOCKS_ON_CPU, ROWS, generate
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.settings import ClusterSettings, TargetSettings
 from tests.ray.conftest import STUDENT
 
 MODEL = Model(path="nowhere", identity="scripted")
@@ -136,11 +136,14 @@ def test_replicas_that_fit_nowhere_are_an_error_that_names_what_is_wanted_and_wh
 def test_an_engine_that_hangs_is_an_error_that_says_how_far_it_was():
     stuck = [request(i, "sleep 300" if i == 4 * ROWS - 1 else "") for i in range(4 * ROWS)]
     impatient = TWO.model_copy(update={"stall_seconds": 12.0})
-    home: list[Answer] = []
-    with pytest.raises(StageError) as caught:
-        home.extend(generate(iter(stuck), MODEL, settings=SETTINGS, cluster=impatient, logs=None))
-    assert f"nothing came for 12 s, after {len(home)} results" in str(caught.value)
-    assert f"key{4 * ROWS - 1}" not in {answer.key for answer in home}
+    home, said = set(), ""
+    try:  # Not pytest.raises: what it keeps of the error keeps the hanging replica, and its CPU, for later tests.
+        for answer in generate(iter(stuck), MODEL, settings=SETTINGS, cluster=impatient, logs=None):
+            home.add(answer.key)
+    except StageError as error:
+        said = str(error)
+    assert f"nothing came for 12 s, after {len(home)} results" in said
+    assert f"key{4 * ROWS - 1}" not in home
 
 
 @pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")

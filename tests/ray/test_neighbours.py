@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lai_ray.config import ClusterSettings
 from lai_ray.contracts import Model
 from lai_ray.distributed.neighbours import embed, nearest
 from lai_ray.errors import DataError
+from lai_ray.settings import ClusterSettings
 from tests.ray.conftest import STUDENT
 
 RNG = np.random.default_rng(0)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray.config import InstructorSettings, LimitSettings
 from lai_ray.distributed.session import RayExecutor
 from lai_ray.errors import DataError
 from lai_ray.instructor.budget import Budget, Caps
 from lai_ray.instructor.usage import worst_case
 from lai_ray.records import Answer, Request
+from lai_ray.settings import InstructorSettings, LimitSettings
 from lai_ray.stages.purse import Purse
 from lai_ray.store import Answers, Store, key_of
 from tests.ray.test_session import config

@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lai_ray.config import ClusterSettings, TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
 from lai_ray.distributed.train import train
 from lai_ray.errors import DataError, StageError
+from lai_ray.settings import ClusterSettings, TrainSettings
 from tests.tiny_model import conversations, tiny_model
 
 TWO_WORKERS = ClusterSettings(train_workers=2, gpus_per_worker=0, cpus_per_worker=0.9, stall_seconds=60)

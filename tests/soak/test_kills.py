@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import IN_FLIGHT, REPO, Tutor, lai, records, small_job, tutoring
+from tests.conftest import IN_FLIGHT, REPO, Tutor, lai, records, tutoring
 from tests.faults.test_kills import NEAR_TIE, recorded, turned_answers
 
 KEPT = REPO / "build" / "soak"
@@ -46,7 +46,12 @@ def tutor() -> Iterator[Tutor]:
 
 
 def arguments(name: str, tutor: Tutor) -> list[str]:
-    return small_job(KEPT, tutor, name, IN_FLIGHT)
+    """One iteration of LEC, cut small: it ends within a minute or two."""
+    return [
+        "jobs/quickstart.toml", f"storage={KEPT}", f"name={name}", f"instructor.base_url={tutor.base_url}",
+        "iterations=1", "schedule.strategy=lec", "cluster.target_replicas=1", f"limits.max_in_flight={IN_FLIGHT}",
+        "evaluate.max_train_problems=300", "evaluate.max_test_problems=150", "curate.samples_per_dataset=120",
+    ]  # fmt: skip
 
 
 def undisturbed(tutor: Tutor) -> Path:

@@ -9,10 +9,10 @@ import pytest
 
 from lai_ray import config, start
 from lai_ray.benchmarks._own import own
-from lai_ray.config import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Case, Completion, Sample
 from lai_ray.report import tables
+from lai_ray.settings import BenchmarkSettings
 from lai_ray.stages.select import select
 from lai_ray.store import View
 from tests.local import LocalExecutor, job

@@ -1,0 +1,119 @@
+"""The paid check: what the instructor solves otherwise is not learned from, and it costs what was foretold."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from lai_ray import plugins, start
+from lai_ray.contracts import DEFAULT_GRADING, Improve, Model
+from lai_ray.records import Attempt, Case, Completion, Grade, Reply
+from lai_ray.report.story import story
+from lai_ray.rundir import Run
+from lai_ray.stages.forecast import known
+from lai_ray.strategies import le
+from lai_ray.strategies._solved_again import DISAGREES, NOT_SOLVED, UNPARSED, SolvedAgain
+from lai_ray.world import rules
+from tests.conftest import records
+from tests.local import Crash, LocalExecutor, job
+
+GSM8K = plugins.load("benchmarks", "gsm8k")
+TOLD = Improve(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+PROBLEM = GSM8K.problem({"question": "What are 1 and 1?", "answer": "1 + 1 = 2\n#### 2"}, "train", 0)
+CASE = Case(
+    "gsm8k/train/00000#0>le", "le",
+    Attempt("gsm8k/train/00000#0", PROBLEM, [], Completion("3", "stop"), Grade(0.0, "3", "r", "graded")),
+)  # fmt: skip
+WRITTEN = (
+    "1. Question: What are 2 and 2?\nAnswer: 2 + 2 = 4\n#### 4\n\n"
+    "2. Question: What are 3 and 3?\nAnswer: 3 + 3 = 7\n#### 7\n\n"
+    "3. Question: What are 4 and 4?\nAnswer: 4 + 4 = 8\n#### 8\n\n"
+    "4. Question: What are 5 and 5?\nAnswer: 5 + 5 = 10\n#### 10\n"
+)
+CHECKED = SolvedAgain(le.STRATEGY, DEFAULT_GRADING)
+
+
+def dialogue(*solutions: Completion | str) -> list[Reply]:
+    said = [Completion(each, "stop") if isinstance(each, str) else each for each in (WRITTEN, *solutions)]
+    return [Reply(f"{CASE.id}@{turn}.0", CASE.id, turn, 0, [], done) for turn, done in enumerate(said)]
+
+
+def test_after_its_own_dialogue_each_sample_that_is_still_good_is_asked_bare_one_a_turn():
+    assert CHECKED.next_messages(CASE, [], GSM8K, TOLD) == le.STRATEGY.next_messages(CASE, [], GSM8K, TOLD)
+    asked = []
+    replies = dialogue()
+    while (messages := CHECKED.next_messages(CASE, replies, GSM8K, TOLD)) is not None:
+        asked.append(messages)
+        replies = dialogue(*["#### 0"] * len(asked))
+    # The second states 3 + 3 = 7: the free check has dropped it, and nothing is paid for it.
+    assert [re.findall(r"What are (\d) and", m[-1]["content"]) for m in asked] == [["2"], ["4"], ["5"]]
+    assert asked[0] == GSM8K.prompt(CHECKED.samples(CASE, dialogue(), GSM8K, TOLD)[0].problem)
+
+
+def test_only_samples_whose_second_solution_agrees_are_kept():
+    samples = CHECKED.samples(CASE, dialogue("#### 4", "#### 9", "I cannot say."), GSM8K, TOLD)
+    assert samples[0].dropped is None
+    assert "=" in samples[1].note and samples[1].dropped not in (None, DISAGREES)
+    assert [s.dropped for s in samples[2:]] == [DISAGREES, UNPARSED]
+    assert samples[2].note == "gsm8k/train/00000#0>le@2.0: '9', not '8'"
+
+
+@pytest.mark.parametrize("solutions", [[], [Completion("", "error", error="HTTP 500")]])
+def test_a_sample_that_was_not_solved_again_is_not_learned_from(solutions):
+    samples = CHECKED.samples(CASE, dialogue(*solutions), GSM8K, TOLD)
+    assert [s.dropped for s in samples if not s.note or "500" in s.note] == [NOT_SOLVED] * 3
+
+
+def doubtful(request) -> str:
+    """The tutor's rules, but every third bare question is solved wrongly."""
+    said = rules.reply(request.messages, request.seed)
+    if not request.messages[-1]["content"].startswith("The student") and (request.seed or 0) % 3 == 0:
+        return "The answer is 1000003."
+    return said
+
+
+def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_path):
+    executor = LocalExecutor(reply=doubtful)
+    config = job(tmp_path, curate__solve_again=True)
+    outcome = start.run_job(config, executor=executor)
+    folder = tmp_path / "small/iteration_0"
+    funnel = json.loads((folder / "curate/funnel.json").read_text())["word_problems"]
+    usage = json.loads((folder / "instruct/usage.json").read_text())
+    assert funnel["kept"] == 30 and funnel[DISAGREES] > 5
+    asked = len(executor.requests["ask"])
+    first = [r for r in executor.requests["ask"] if r.messages[0]["role"] == "system"]
+    assert usage["calls"] == asked > len(first) + 30
+    again = LocalExecutor(reply=doubtful)
+    start.run_job(config, executor=again)
+    assert not again.asked
+    dropped = next(s for s in records(folder / "curate/dropped.jsonl") if s["dropped"] == DISAGREES)
+    titles = [chapter.title for chapter in story(Run.read(str(tmp_path / "small")), dropped["id"])]
+    assert "iteration 0: the instructor is asked, turn 2" in titles
+    assert f"iteration 0: dropped, {DISAGREES}" in titles
+    assert outcome.run is not None
+
+
+def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path):
+    whole = start.run_job(job(tmp_path, name="whole", curate__solve_again=True), executor=LocalExecutor(reply=doubtful))
+    broken = LocalExecutor(reply=doubtful, die_after={"ask": 25})
+    with pytest.raises(Crash):
+        start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=broken)
+    start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=LocalExecutor(reply=doubtful))
+    one, other = (tmp_path / name / "iteration_0/curate/samples.jsonl" for name in ("whole", "killed"))
+    assert one.read_text() == other.read_text() and whole.run is not None
+
+
+def test_the_calls_of_the_check_are_foretold(tmp_path):
+    executor = LocalExecutor()
+    config = job(tmp_path, curate__solve_again=True)
+    start.run_job(config, executor=executor, until="diagnose")
+    run = Run.read(str(tmp_path / "small"))
+    [(_, foretold)] = known(run.stage(0, "instruct"), 0, config)
+    [(_, without)] = known(run.stage(0, "instruct"), 0, job(tmp_path))
+    start.run_job(config, executor=executor)
+    paid = json.loads((tmp_path / "small/iteration_0/instruct/usage.json").read_text())
+    assert without.likely.calls < foretold.likely.calls
+    assert abs(foretold.likely.calls / paid["calls"] - 1) <= 0.2
+    assert foretold.worst.tokens >= paid["prompt_tokens"] + paid["completion_tokens"]
