@@ -57,9 +57,12 @@ def test_the_report_has_what_a_reader_looks_for(quickstart):
 
 def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(quickstart):
     folder, _ = quickstart
+    command = ["run", "jobs/quickstart.toml", f"storage={folder.parent}"]
+    here = lai(*command)  # The job ran in a copy of this folder; the weights here are other files, looked at once.
+    assert here.returncode == 0, here.stderr
     opened = (
         "import sys\n"
-        f"sys.argv = ['lai', 'run', 'jobs/quickstart.toml', 'storage={folder.parent}']\n"
+        f"sys.argv = {['lai', *command]}\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event == 'open' else None)\n"
         "from lai_ray.cli import main\n"

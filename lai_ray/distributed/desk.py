@@ -32,7 +32,7 @@ from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when what desk and gate say to each other changes: jobs of other versions may share a cluster."""
 LARGEST_BATCH = 32
 """Requests for which leave is asked at once, at most."""
@@ -205,8 +205,10 @@ class Desk:
         unsent: list[int] = []
         told: dict[int, Headers] = {}
         answers = []
-        for number, outcome in outcomes:
+        lasted: dict[int, float] = {}
+        for number, outcome, seconds in outcomes:
             call = self.calls[number]
+            lasted[call.lease] = seconds
             if self._counts(outcome):
                 settled[call.lease] = self._counted(call.request, outcome)
             else:
@@ -214,7 +216,7 @@ class Desk:
             if not isinstance(outcome, Fatal) and outcome.told:
                 told[call.lease] = outcome.told
             answers += self._became(number, outcome)
-        self.gate.settle.remote(settled, unsent, told)
+        self.gate.settle.remote(settled, unsent, told, lasted)
         return answers
 
     def _counts(self, outcome: Outcome) -> bool:

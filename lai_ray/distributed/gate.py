@@ -84,18 +84,23 @@ class Gate:
         return self._quota.acquire(now, tokens)
 
     async def settle(
-        self, used_by_lease: dict[int, int | None], unsent: list[int], told: dict[int, Headers] | None = None
+        self,
+        used_by_lease: dict[int, int | None],
+        unsent: list[int],
+        told: dict[int, Headers] | None = None,
+        lasted: dict[int, float] | None = None,
     ) -> None:
         """These are over, having used so many tokens (None: not known); those were never sent, or count for nothing.
 
-        told: what the provider's headers said in its replies, by lease.
+        told: what the provider's headers said in its replies, by lease.  lasted: seconds from leaving for the provider
+        to the reply, by lease. Counted back from now, as other machines have other clocks: never too early.
         """
-        now = time.monotonic()
+        now, sent = time.monotonic(), lasted or {}
         for lease, headers in (told or {}).items():
             self._terms.tell(headers.requests.limit, headers.tokens.limit)
             self._quota.tell(now, lease, headers.requests, headers.tokens)
         for lease, tokens in used_by_lease.items():
-            self._quota.settle(lease, tokens)
+            self._quota.settle(lease, tokens, now - sent[lease] if lease in sent else None)
         for lease in unsent:
             self._quota.release(lease)
         self._room.set()

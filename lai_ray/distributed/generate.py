@@ -1,6 +1,6 @@
 """The target's answers: Ray Data over a fixed pool of engine actors.  requests -> answers, in any order
 
-The only module that meets Ray Data. The requests go into the object store in small blocks as they are drawn (Ray spills
+The requests go into the object store in small blocks as they are drawn (Ray spills
 what does not fit); the dataset has a row for each block, its number, and each block of answers is handed on at once, so
 that it can be stored. A replica works on several blocks at a time, which keeps its engine full to the end of each. A
 replica that dies is started again and its blocks are redone, until the request that kills it is found (`inquest`).
@@ -24,8 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray import plugins
 from lai_ray.contracts import Engine, Model
-from lai_ray.distributed.actors import explained, stalled, to_log
+from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.inquest import Inquest, Piece, Plan
+from lai_ray.distributed.ray_data import blocks, quiet
 from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.settings import ClusterSettings, TargetSettings
@@ -41,13 +42,15 @@ A block goes home when its longest answer is there, so with twice as many the en
 
 
 def generate(
-    requests: Iterable[Request], target: Model, *, settings: TargetSettings, cluster: ClusterSettings, logs: str | None
-) -> Iterator[Answer]:
+    requests: Iterable[Request], target: Model, *, settings: TargetSettings, cluster: ClusterSettings, logs: str | None,
+    what: str = "generate",
+) -> Iterator[Answer]:  # fmt: skip
     """One answer a request, as they come; a request that failed has `completion.error`. No requests start no replica.
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
-    one engine. Ray must be initialised. All requests are drawn before the first answer is given. A request on which
-    the engine dies, alone and after it died on it in company, is one that failed.
+    one engine. `what` is the name of the work in errors. Ray must be initialised. All requests are drawn before the
+    first answer is given. A request on which the engine dies, alone and after it died on it in company, is one that
+    failed.
 
     Raises StageError when engines keep dying with nothing answered, too many requests kill one, or nothing moves for
     `cluster.stall_seconds` (say so when the actors cannot be placed); errors that an engine raises in our own words
@@ -78,24 +81,8 @@ def generate(
         batch_format="pyarrow",
         **needs,
     )
-    yield from _handed_on(answered, cluster, needs)
-
-
-def _handed_on(answered: Any, cluster: ClusterSettings, needs: dict[str, Any]) -> Iterator[Answer]:
-    """The answers of a running dataset, with its errors in words for a person."""
-    from ray.data.exceptions import ExecutionTimeoutError, RayDataUserCodeException
-    from ray.exceptions import RayError
-
-    done = 0
-    try:
-        # No prefetching: it would hold each block back until the next one is there.
-        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            done += block.num_rows
-            yield from _answers(block)
-    except ExecutionTimeoutError as error:
-        raise StageError(stalled("generate", done, cluster.stall_seconds, needs)) from error
-    except (RayError, RayDataUserCodeException) as error:
-        raise explained(error, "generate") from error
+    for block in blocks(answered, what, cluster.stall_seconds, needs):
+        yield from _answers(block)
 
 
 def _pool(cluster: ClusterSettings) -> Any:
@@ -111,17 +98,11 @@ def _pool(cluster: ClusterSettings) -> Any:
     )
 
 
-def _dataset(blocks: int, stall_seconds: float) -> Any:
+def _dataset(count: int, stall_seconds: float) -> Any:
     """The numbers of the blocks, each a block of its own."""
     from ray.data import from_items
 
-    dataset = from_items([{"block": i} for i in range(blocks)], override_num_blocks=blocks)
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # So that an error of ours arrives as itself.
-    context.execution_no_progress_timeout_s = stall_seconds
-    return dataset
+    return quiet(from_items([{"block": i} for i in range(count)], override_num_blocks=count), stall_seconds)
 
 
 def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[pa.Table]:

@@ -35,7 +35,8 @@ def ask(
     replicas = cluster.model_copy(update={"target_replicas": cluster.instructor_replicas})
     # None with nothing on its way is the end as well: there is nothing to wait for.
     while (first := next(drawn, None)) is not None:
-        for answer in generate(_wave(first, drawn), model, settings=engine, cluster=replicas, logs=logs):
+        wave = _wave(first, drawn)
+        for answer in generate(wave, model, settings=engine, cluster=replicas, logs=logs, what="instruct"):
             yield answer if answer.completion.error is None else replace(answer, free=True)
 
 

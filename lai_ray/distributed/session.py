@@ -78,9 +78,9 @@ class RayExecutor:
         yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
-        """See `lai_ray.distributed.neighbours`."""
+        """See `lai_ray.distributed.embed`."""
         self._start()
-        from lai_ray.distributed.neighbours import embed
+        from lai_ray.distributed.embed import embed
 
         return embed(texts, encoder, cluster=self._config.cluster, logs=self._logs)
 

@@ -35,9 +35,10 @@ class Lease:
 
 @dataclass(slots=True)
 class _Charge:
-    """What one granted request counts for, from the moment it was granted until a window later."""
+    """What one granted request counts for, until a window later."""
 
     at: float
+    """When it was granted; once it is settled, when it was sent: the provider counts it from then on."""
     tokens: int
     counted: tuple[int, int]
     """Requests and tokens of the last minute when it was granted, itself included: what the provider counts of us when
@@ -68,13 +69,14 @@ class _Kind:
         return min(self.limit, left) - self.total
 
     def wait(self, now: float, amount: int, charges: Iterable[tuple[float, int]]) -> float:
-        """Seconds until enough of the charges (granted at, amount; oldest first) have left; all, if it never fits."""
+        """Seconds until enough of the charges (at, amount; in the order granted) have left; all, if it never fits."""
         over = amount - self.free(now)
         if over <= 0 or self.total <= 0:
             return 0.0
         leaves = now
         for at, charged in charges:
-            leaves, over = at + self._window, over - charged
+            # One that was sent late keeps those granted after it waiting, as in `_forget`.
+            leaves, over = max(leaves, at + self._window), over - charged
             if over <= 0:
                 break
         return leaves - now
@@ -155,14 +157,17 @@ class Quota:
         by_count = min(self._requests.free(now), self.in_flight - len(self._open))
         return max(0, min(by_count, self._tokens.free(now) // max(estimate, 1)))
 
-    def settle(self, lease_id: int, used: int | None) -> None:
+    def settle(self, lease_id: int, used: int | None, sent_at: float | None = None) -> None:
         """The request is over and used so many tokens: what was reserved above that is free again.
 
-        None keeps the estimate, for a call of which nobody knows what the provider counted. An unknown lease is
-        ignored: its holder was given up for dead, or the quota was restarted since.
+        None keeps the estimate, for a call of which nobody knows what the provider counted. sent_at: when it left for
+        the provider, where that is known: its window begins then, however long it was on the way from here. An unknown
+        lease is ignored: its holder was given up for dead, or the quota was restarted since.
         """
         self._open.discard(lease_id)
         charge = self._charges.get(lease_id)
+        if charge is not None and sent_at is not None:
+            charge.at = max(charge.at, sent_at)
         if charge is not None and used is not None:
             self._count(0, used - charge.tokens, young=not charge.old)
             charge.tokens = used

@@ -1,13 +1,21 @@
-"""Embeddings and FAISS shards on actors: what one process would compute, in the order asked."""
+"""Embeddings and FAISS shards on actors: what one process would compute, in the order asked, whatever dies."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 
 from lai_ray.contracts import Model
-from lai_ray.distributed.neighbours import embed, nearest
-from lai_ray.errors import DataError
+from lai_ray.distributed.embed import embed
+from lai_ray.distributed.neighbours import nearest
+from lai_ray.errors import DataError, StageError
 from lai_ray.settings import ClusterSettings
 from tests.ray.conftest import STUDENT
 
@@ -69,3 +77,52 @@ def test_a_vector_is_the_one_its_text_has_alone(logs):
             alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
         assert found[row] == pytest.approx((alone / alone.norm()).numpy(), abs=1e-5)
     assert found.dtype == np.float32
+
+
+def kill_one(name: str, killed: list[int], over: threading.Event) -> None:
+    """SIGKILL for the first actor of that name that this test's Ray has at work."""
+    while not killed and not over.is_set():
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if f"ray::{name}." in "".join(process.cmdline()[:1]):  # "ray::_Shard.nearest": in the midst of a call.
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    break
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+
+
+def test_a_shard_that_is_killed_in_a_search_is_replaced_and_the_answer_is_the_same():
+    corpus, queries = (RNG.normal(size=(n, 128)).astype(np.float32) for n in (120_000, 1500))
+    quiet = nearest(queries, corpus, 3, cluster=shards(2), logs=None)
+    killed: list[int] = []
+    over = threading.Event()
+    killer = threading.Thread(target=kill_one, args=("_Shard", killed, over))
+    killer.start()
+    found = nearest(queries, corpus, 3, cluster=shards(2), logs=None)
+    over.set()
+    killer.join()
+    assert killed, "no shard was at work long enough to be killed"
+    assert (found.ids == quiet.ids).all() and (found.distances == quiet.distances).all()
+
+
+@pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
+def test_an_encoder_that_is_killed_is_replaced_and_the_vectors_are_the_same(logs):
+    texts = [f"Tom has {i} apples" + " and gives some" * (i % 70) + "?" for i in range(300)]
+    quiet = embed(texts, Model(str(STUDENT), "student"), cluster=CPU, logs=logs)
+    killed: list[int] = []
+    over = threading.Event()
+    killer = threading.Thread(target=kill_one, args=("MapWorker(MapBatches(_Encoder))", killed, over))
+    killer.start()
+    found = embed(texts, Model(str(STUDENT), "student"), cluster=CPU, logs=logs)
+    over.set()
+    killer.join()
+    assert killed, "no encoder was at work long enough to be killed"
+    assert (found == quiet).all()
+
+
+def test_what_is_no_encoder_is_an_error_of_the_embedding(tmp_path, logs):
+    with pytest.raises(StageError, match="^embedding failed in a worker: ValueError: "):
+        embed(["a"], Model(str(tmp_path), "none"), cluster=CPU, logs=logs)
+    assert len(list(Path(logs).glob("encoder-*.log"))) == 1, "it is not started again"

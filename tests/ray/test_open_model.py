@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lai_ray.distributed.session import RayExecutor
-from lai_ray.errors import DataError
+from lai_ray.errors import DataError, StageError
 from lai_ray.instructor.budget import Budget, Caps
 from lai_ray.instructor.usage import worst_case
 from lai_ray.records import Answer, Request
@@ -60,3 +60,10 @@ def test_nothing_more_is_drawn_before_something_came_home_and_every_answer_is_ta
 def test_an_error_of_the_model_ends_the_stage_in_its_own_words(logs):
     with pytest.raises(DataError, match="told to break"):
         list(asked(iter([request(1), request(2, "break the engine")]), logs))
+
+
+def test_engines_that_fit_nowhere_are_said_to_be_the_instructors(logs):
+    executor = RayExecutor(config(cpus_per_replica=3.0, instructor_replicas=1, stall_seconds=3), logs)
+    with pytest.raises(StageError, match=r"^instruct: nothing came for 3 s, after 0 results. One actor asks for 3 CPU"):
+        list(executor.ask(iter([request(0)]), SETTINGS, LimitSettings()))
+    executor.close()

@@ -243,3 +243,44 @@ def check_the_window(sent: list[list], now: float, requests: int, tokens: int) -
     assert len(window) <= requests
     others = counted - window[-1][1]
     assert counted <= tokens or others == 0, "over the limit, and not alone"
+
+
+def test_a_request_counts_from_when_it_was_sent_however_late_that_was():
+    q = quota(requests=2, tokens=1000)
+    late = granted(q.acquire(0.0, 1))
+    granted(q.acquire(0.5, 1))
+    q.settle(late.id, 1, sent_at=4.0)
+    # The provider got it at 4: of the two, the later granted must wait with it, for order is by grant.
+    assert q.acquire(30.0, 1) == pytest.approx(34.0)
+    assert isinstance(q.acquire(63.9, 1), float)
+    assert granted(q.acquire(64.1, 1))
+
+
+def test_a_request_never_counts_from_before_it_was_granted():
+    q = quota(requests=1, tokens=1000)
+    q.settle(granted(q.acquire(10.0, 1)).id, 1, sent_at=3.0)
+    assert q.acquire(20.0, 1) == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calls_that_are_long_on_their_way_are_never_refused(seed):
+    """From leave to provider up to 20 s, as beside a busy process; the window here is exactly the provider's."""
+    rng, q, limit = random.Random(seed), quota(requests=20), 20
+    arrivals: list[float] = []
+    events: list[tuple[float, int, float]] = []  # (reply at, lease, sent at)
+    now = 0.0
+    while now < 600:
+        while events and events[0][0] <= now:
+            _, lease, sent = heapq.heappop(events)
+            q.settle(lease, 1, sent_at=sent)
+        got = q.acquire(now, 1)
+        if isinstance(got, Lease):
+            sent = now + rng.choice([0.01, 0.1, rng.uniform(0, 20)])
+            arrivals.append(sent)
+            heapq.heappush(events, (sent + rng.uniform(0.1, 30), got.id, sent))
+        else:
+            now = min([now + got, *(event[0] for event in events[:1])])
+    arrivals.sort()
+    most = max(sum(a - MINUTE < b <= a for b in arrivals) for a in arrivals)
+    assert most <= limit
+    assert len(arrivals) > 0.75 * limit * 10, "and most of the limit is used all the same"
