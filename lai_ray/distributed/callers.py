@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,6 @@ from lai_ray.plugins import load
 from lai_ray.records import Request
 from lai_ray.settings import InstructorSettings
 
-Home = tuple[int, Outcome, float]
-"""A call's number, what became of it, and how many seconds it took."""
-
 log = logging.getLogger(__name__)
 
 CALLER_CPUS = 0.05
@@ -33,7 +29,7 @@ class Caller:
     """An actor with one client. Takes calls without waiting, and brings home what is finished."""
 
     def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
-        self._finished: asyncio.Queue[Home] = asyncio.Queue()
+        self._finished: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._engine: Any = None
         self._greeted = False
@@ -49,7 +45,7 @@ class Caller:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def collect(self) -> list[Home]:
+    async def collect(self) -> list[tuple[int, Outcome]]:
         """What became of calls that are over, at least one. The first time nothing, at once: it says "I am up"."""
         if not self._greeted:
             self._greeted = True
@@ -61,13 +57,12 @@ class Caller:
         return outcomes
 
     async def _call(self, number: int, request: Request) -> None:
-        began = time.monotonic()
         try:
             outcome = await self._engine.call(request) if self._engine else Fatal(self._unfit, free=True)
         except Exception as error:  # An engine raises nothing that a provider causes: this is a fault of its own.
             log.exception("call %s", request.id)
             outcome = Fatal(f"the instructor's engine broke: {type(error).__name__}: {error}")
-        await self._finished.put((number, outcome, time.monotonic() - began))
+        await self._finished.put((number, outcome))
 
 
 @dataclass
@@ -123,12 +118,12 @@ class Pool:
         for place, share in shares.items():
             self._members[place].actor.submit.remote(share)
 
-    def collect(self, reference: Any) -> list[Home]:
+    def collect(self, reference: Any) -> list[tuple[int, Outcome]]:
         """What a caller brings home. Raises RayActorError when it is dead; `replace` it then."""
         member = self._member(reference)
-        outcomes: list[Home] = ray.get(reference)
+        outcomes: list[tuple[int, Outcome]] = ray.get(reference)
         member.collecting, member.up = member.actor.collect.remote(), True
-        member.held.difference_update(number for number, _, _ in outcomes)
+        member.held.difference_update(number for number, _ in outcomes)
         return outcomes
 
     def replace(self, reference: Any) -> list[int]:

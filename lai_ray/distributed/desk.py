@@ -206,9 +206,10 @@ class Desk:
         told: dict[int, Headers] = {}
         answers = []
         lasted: dict[int, float] = {}
-        for number, outcome, seconds in outcomes:
+        for number, outcome in outcomes:
             call = self.calls[number]
-            lasted[call.lease] = seconds
+            if outcome.lasted is not None:
+                lasted[call.lease] = outcome.lasted
             if self._counts(outcome):
                 settled[call.lease] = self._counted(call.request, outcome)
             else:

@@ -15,8 +15,8 @@ class Pace:
     """Constants of this room rather than settings, given by name so that tests need not wait for minutes. Seconds."""
 
     window: float = MINUTE
-    slack: float = 1.0
-    """Longest way from leave to provider that is reckoned with; the quota's window is longer than a minute by it."""
+    slack: float = 2.0
+    """Longest way from a caller to the provider that is reckoned with: the quota's window is a minute and this."""
     attempts: int = 8
     """Of one request. An attempt that nobody answered at all does not count."""
     backoff: float = 1.0

@@ -11,7 +11,8 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
@@ -44,6 +45,8 @@ class Answered:
     """Turned away before any work was done on it."""
     told: _rate_limits.Headers | None = None
     """What the headers said of the provider's limits."""
+    lasted: float | None = field(default=None, compare=False)
+    """Seconds from when the request left for the provider, as in the others; None where it never did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Retry:
     free: bool = False
     """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
     told: _rate_limits.Headers | None = None
+    lasted: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,18 @@ class Fatal:
 
     words: str
     free: bool = False
+    lasted: float | None = field(default=None, compare=False)
 
 
 Outcome: TypeAlias = Answered | Retry | Fatal
+
+
+LEFT: ContextVar[float | None] = ContextVar("LEFT", default=None)
+"""When the request of this task left for the provider: some time after `call` began, where many calls begin at once."""
+
+
+async def _leaves(_: object) -> None:
+    LEFT.set(time.monotonic())
 
 
 def check(settings: InstructorSettings) -> None:
@@ -100,11 +113,20 @@ class OpenAIEngine:
         self._settings = settings
         self._key = _key(settings)
         timeout = openai.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout))
-        client = openai.AsyncOpenAI(api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout)
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_leaves]})
+        client = openai.AsyncOpenAI(
+            api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout, http_client=transport
+        )
         self._create = client.chat.completions.with_raw_response.create  # Imported now, not in the first call.
 
     async def call(self, request: Request) -> Outcome:
         """One attempt at one request, of at most `settings.timeout` seconds. Nothing that a provider does raises."""
+        LEFT.set(None)
+        outcome = await self._attempt(request)
+        left = LEFT.get()
+        return outcome if left is None else replace(outcome, lasted=time.monotonic() - left)
+
+    async def _attempt(self, request: Request) -> Outcome:
         seed: dict[str, Any] = {} if request.seed is None else {"seed": request.seed}
         messages: Any = request.messages  # The SDK wants its own TypedDicts.
         try:

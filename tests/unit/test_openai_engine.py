@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 
@@ -148,3 +149,19 @@ def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(monkeypatch
     with pytest.raises(ConfigError, match="LAI_TEST_KEY") as error:
         engine.check(InstructorSettings(model="m", api_key_env="LAI_TEST_KEY"))
     assert "schl" not in str(error.value)
+
+
+def test_how_long_a_call_lasted_counts_from_when_it_left():
+    """Many calls that begin at once leave one after the other, and the first must not count for the last."""
+
+    async def many() -> tuple[list[float], float]:
+        asked = OpenAIEngine(InstructorSettings(model="m"), p.base_url)
+        began = time.monotonic()
+        outcomes = await asyncio.gather(*(asked.call(request(str(i))) for i in range(40)))
+        return [outcome.lasted for outcome in outcomes], time.monotonic() - began
+
+    with provider.serve(latency=0.3) as p:
+        lasted, whole = asyncio.run(many())
+    assert all(0.3 <= seconds <= whole for seconds in lasted)
+    assert len({round(seconds, 6) for seconds in lasted}) > 1
+    assert after("500").lasted is not None and after("401").lasted is not None
