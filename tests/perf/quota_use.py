@@ -1,8 +1,8 @@
 """How much of a provider's limit is used: whole minutes against the enforcing provider of the tests.
 
-    python -m tests.perf.quota_use [MINUTES] [CALLERS ...]
+    python -m tests.perf.quota_use [MINUTES] [CALLERS ...] [alone]
 
-For each number of callers, at once: tokens bind and the provider counts what was reserved, or what was used; requests
+For each number of callers, at once or each alone: tokens bind and the provider counts what was reserved, or what was used; requests
 bind; requests bind, the job names no limit, another client uses a fifth of the key and the headers tell. The first
 minute is ramp-up and left out. A JSON line each: what the provider granted ÷ (what it would have × time), and refusals.
 """
@@ -84,7 +84,7 @@ def _cluster(callers: int) -> ClusterSettings:
     return ClusterSettings(instructor_workers=callers, stall_seconds=600.0)
 
 
-def main(minutes: int, callers: list[int]) -> None:
+def main(minutes: int, callers: list[int], alone: bool) -> None:
     """See the module."""
     import ray
 
@@ -100,10 +100,13 @@ def main(minutes: int, callers: list[int]) -> None:
         ]
         for thread in threads:
             thread.start()
+            if alone:
+                thread.join()
         for thread in threads:
             thread.join()
     ray.shutdown()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, [int(n) for n in sys.argv[2:]] or [1, 4, 16])
+    numbers = [int(word) for word in sys.argv[1:] if word != "alone"] or [3]
+    main(numbers[0], numbers[1:] or [1, 4, 16], "alone" in sys.argv)
