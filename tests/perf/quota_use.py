@@ -2,9 +2,10 @@
 
     python -m tests.perf.quota_use [MINUTES] [CALLERS ...] [alone]
 
-For each number of callers, at once or each alone: tokens bind and the provider counts what was reserved, or what was used; requests
-bind; requests bind, the job names no limit, another client uses a fifth of the key and the headers tell. The first
-minute is ramp-up and left out. A JSON line each: what the provider granted ÷ (what it would have × time), and refusals.
+For each number of callers, at once or each alone: tokens bind and the provider counts what was reserved, or what was
+used; requests bind; requests bind, the job names no limit, another client uses a fifth of the key and the headers tell.
+The first minute is ramp-up and left out. A JSON line each: what the provider granted ÷ (what it would have × time), and
+refusals.
 """
 
 from __future__ import annotations
