@@ -189,7 +189,7 @@ class CurateSettings(Section):
     somewhere, so it is off unless asked for; the distribution is reported in any case."""
     solve_again: bool = False
     """A paid check: the instructor solves each new problem once more, unseen its own answer, and must agree. One more
-    call for each sample that passes the free checks."""
+    call for each sample that its own reply does not rule out; copies, repeats and what is over the cap are paid for."""
     near_duplicates: float | None = Field(None, gt=0, le=1)
     """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None keeps
     all that are not the same question."""

@@ -16,7 +16,7 @@ class Pace:
 
     window: float = MINUTE
     slack: float = 2.0
-    """Longest way from a caller to the provider that is reckoned with: the quota's window is a minute and this."""
+    """Longest way from a caller to the provider, connecting included: the quota's window is a minute and this."""
     attempts: int = 8
     """Of one request. An attempt that nobody answered at all does not count."""
     backoff: float = 1.0

@@ -62,13 +62,17 @@ def usual_habits(config: Config, dataset: str) -> Habits:
     return Habits(1 / CHARACTERS_PER_TOKEN, (length + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
 
 
-def shown_habits(run: Run, dataset: str, before: int) -> Habits | None:
-    """As the last iteration below `before` that asked for this dataset has shown them; None where none has."""
+def shown_habits(run: Run, dataset: str, before: int, solved_again: bool = False) -> Habits | None:
+    """As the last iteration below `before` that asked for this dataset has shown them; None where none has.
+
+    solved_again: later turns of a dialogue solve what the first wrote, and say nothing of how samples are written.
+    """
     for i in reversed(range(before)):
         stage, kept = run.stage(i, "instruct"), run.stage(i, "curate").facts().get("kept", {})
         numbers = (stage.store.get_json("plan.json") or {}).get(dataset)
         if stage.facts() and numbers and kept.get(dataset):
-            replies = (reply for reply in stage.view("replies.jsonl", Reply) if reply.case_id.startswith(f"{dataset}/"))
+            everything = stage.view("replies.jsonl", Reply)
+            replies = (r for r in everything if r.case_id.startswith(f"{dataset}/") and not (solved_again and r.turn))
             found = _shown(replies, numbers["samples_per_request"], kept[dataset])
             if found is not None:
                 return found
@@ -79,7 +83,7 @@ def _shown(replies: Iterable[Reply], samples_per_request: int, kept: int) -> Hab
     sent = counted = said = asked_for = 0
     for reply in replies:
         done = reply.completion
-        if reply.turn == 0 and done.prompt_tokens and done.completion_tokens:  # Later turns solve what it wrote.
+        if done.prompt_tokens and done.completion_tokens:
             sent, counted = sent + characters(reply.messages), counted + done.prompt_tokens
             said, asked_for = said + done.completion_tokens, asked_for + samples_per_request
     return Habits(counted / sent, said / asked_for, min(kept / asked_for, 1.0)) if sent else None
@@ -106,18 +110,19 @@ def forecast_of(
     likely = Amount(len(prompts), round(sent * habits.tokens_per_character), round(len(prompts) * reply))
     worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
     if config.curate.solve_again:
-        problem, calls = _usual_problem(config, dataset), len(prompts) * each
+        problems, calls = _problems(config, dataset), len(prompts) * each
+        usual, longest = problems[len(problems) // 2], problems[-1]
         said = round(min(habits.tokens_per_sample, config.instructor.max_tokens) * calls)
-        likely += Amount(calls, round(characters(problem) * habits.tokens_per_character * calls), said)
-        worst += worst_case(problem, config.instructor.max_tokens).times(calls)
+        likely += Amount(calls, round(characters(usual) * habits.tokens_per_character * calls), said)
+        worst += worst_case(longest, config.instructor.max_tokens).times(calls)
     return Forecast(numbers["cases"], each, likely, worst)
 
 
-def _usual_problem(config: Config, dataset: str) -> list[Message]:
-    """The training problem of middling length, as it is put to whoever is to solve it."""
+def _problems(config: Config, dataset: str) -> list[list[Message]]:
+    """The first training problems as they are put to whoever is to solve them, the longest last."""
     found = benchmark(config, dataset)
     some = [found.prompt(problem) for problem in itertools.islice(part(config, dataset, "train"), LOOKED_AT)]
-    return sorted(some, key=characters)[len(some) // 2]
+    return sorted(some, key=characters)
 
 
 def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, Forecast]]:
@@ -129,7 +134,9 @@ def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, F
     for dataset, count in counts.items():
         if count and dataset in config.evaluate.learn_from:
             numbers = planned(kept.get(dataset), samples_wanted(config), count)
-            habits = shown_habits(stage.run, dataset, iteration) or usual_habits(config, dataset)
+            habits = shown_habits(stage.run, dataset, iteration, config.curate.solve_again) or usual_habits(
+                config, dataset
+            )
             calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits)
             prompts = _prompts(view, iteration, config, dataset, numbers["samples_per_request"], calls)
             yield dataset, forecast_of(dataset, prompts, numbers, config, habits)

@@ -77,7 +77,9 @@ class Dialogues:
             messages = without_system(messages)
         run_seed = None if asked.reuse_across_seeds else self.settings.seed
         # The iteration is in it, so that a mistake made again is met with new problems, not with last round's.
-        seed = number_of(run_seed, self.settings.iteration, case.id, len(replies), draw)
+        # A later turn by what it asks: an edited parser finds other samples before it, and must not have it paid again.
+        place = key_of(messages) if replies else 0
+        seed = number_of(run_seed, self.settings.iteration, case.id, place, draw)
         who = [self.instructor.identity, asked.max_model_len] if self.instructor else asked.model
         key = key_of(asked.engine, who, messages, asked.temperature, asked.max_tokens, seed)
         reply_id = f"{case.id}@{len(replies)}.{draw}"
@@ -94,7 +96,7 @@ class Dialogues:
             else:
                 return replies, request
             replies.append(Reply(request.id, case.id, len(replies), draw, request.messages, completion))
-            if completion.error is not None:
+            if completion.error is not None and not getattr(self.strategy, "after_errors", False):
                 break
         return replies, None
 

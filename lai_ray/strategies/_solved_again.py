@@ -18,16 +18,20 @@ from lai_ray.records import Attempt, Case, Grade, Message, Reply, Sample
 DISAGREES = "solved again with another answer"
 UNPARSED = "solved again without an answer"
 NOT_SOLVED = "not solved again"
-"""The call failed, or the budget ended before it."""
+"""The call failed."""
 
 
 class SolvedAgain:
     """A strategy whose samples hold only where a second solution agrees; its name, and all else, is the inner one's."""
 
+    after_errors = True
+    """A solution that failed costs its own sample, not those after it."""
+
     def __init__(self, inner: Strategy, how: Grading) -> None:
         self.inner, self._how = inner, how
         self.name, self.uses_neighbours = inner.name, inner.uses_neighbours
         self.any_verdict = getattr(inner, "any_verdict", False)
+        self._known: dict[tuple[str, ...], list[tuple[Sample, bool]]] = {}
 
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """As the strategy inside."""
@@ -40,19 +44,32 @@ class SolvedAgain:
         turns, messages = self._inside(case, replies, benchmark, settings)
         if messages is not None:
             return messages
-        samples = self.inner.samples(case, replies[:turns], benchmark, settings)
-        unsolved = [s for s in samples if self._worth_solving(s, benchmark)][len(replies) - turns :]
-        return benchmark.prompt(unsolved[0].problem) if unsolved else None
+        solved = {_asked(reply.messages) for reply in replies[turns:]}
+        wanted = (
+            benchmark.prompt(s.problem) for s, worth in self._found(case, replies[:turns], benchmark, settings) if worth
+        )
+        return next((prompt for prompt in wanted if _asked(prompt) not in solved), None)
 
     def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
         """The samples inside, each with the verdict of its second solution."""
         turns, _ = self._inside(case, replies, benchmark, settings)
-        solutions = iter(replies[turns:])
-        found = self.inner.samples(case, replies[:turns], benchmark, settings)
+        solutions = {_asked(reply.messages): reply for reply in replies[turns:]}
         return [
-            self._judged(sample, next(solutions, None), benchmark) if self._worth_solving(sample, benchmark) else sample
-            for sample in found
+            self._judged(sample, solutions.get(_asked(benchmark.prompt(sample.problem))), benchmark)
+            if worth
+            else sample
+            for sample, worth in self._found(case, replies[:turns], benchmark, settings)
         ]
+
+    def _found(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
+    ) -> list[tuple[Sample, bool]]:
+        """The samples inside, each with whether it is worth solving. Remembered: a dialogue is replayed many times."""
+        key = (case.id, *(text for reply in replies for text in (reply.id, reply.completion.text)))
+        if key not in self._known:
+            found = self.inner.samples(case, replies, benchmark, settings)
+            self._known[key] = [(sample, self._worth_solving(sample, benchmark)) for sample in found]
+        return self._known[key]
 
     def _inside(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
@@ -61,6 +78,8 @@ class SolvedAgain:
         # Who reads replies need not know how many samples were asked for; how long a dialogue is does not hang on it.
         told = replace(settings, samples_per_request=max(settings.samples_per_request, 1))
         for turns in range(len(replies) + 1):
+            if turns and replies[turns - 1].completion.error is not None:
+                return turns, None
             messages = self.inner.next_messages(case, replies[:turns], benchmark, told)
             if messages is None:
                 return turns, None
@@ -88,6 +107,11 @@ class SolvedAgain:
 
     def _grade(self, sample: Sample, response: str, benchmark: Benchmark) -> Grade:
         return benchmark.grade(sample.problem, response, self._how)
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    """All that is asked, the same where a system message was put before the user's."""
+    return "\n\n".join(message["content"] for message in messages)
 
 
 def _said(sample: Sample) -> str:

@@ -37,7 +37,12 @@ CHECKED = SolvedAgain(le.STRATEGY, DEFAULT_GRADING)
 
 def dialogue(*solutions: Completion | str) -> list[Reply]:
     said = [Completion(each, "stop") if isinstance(each, str) else each for each in (WRITTEN, *solutions)]
-    return [Reply(f"{CASE.id}@{turn}.0", CASE.id, turn, 0, [], done) for turn, done in enumerate(said)]
+    asked = [[], *(GSM8K.prompt(p) for p in (problem(2), problem(4), problem(5)))]
+    return [Reply(f"{CASE.id}@{i}.0", CASE.id, i, 0, asked[i], done) for i, done in enumerate(said)]
+
+
+def problem(number: int):
+    return GSM8K.problem({"question": f"What are {number} and {number}?", "answer": "#### 0"}, "train", 0)
 
 
 def test_after_its_own_dialogue_each_sample_that_is_still_good_is_asked_bare_one_a_turn():
@@ -97,10 +102,13 @@ def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_
 
 def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path):
     whole = start.run_job(job(tmp_path, name="whole", curate__solve_again=True), executor=LocalExecutor(reply=doubtful))
-    broken = LocalExecutor(reply=doubtful, die_after={"ask": 25})
+    broken, again = LocalExecutor(reply=doubtful, die_after={"ask": 25}), LocalExecutor(reply=doubtful)
     with pytest.raises(Crash):
         start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=broken)
-    start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=LocalExecutor(reply=doubtful))
+    start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=again)
+    before, after = ({r.key for r in each.requests["ask"]} for each in (broken, again))
+    assert any(len(r.messages) == 1 for r in broken.requests["ask"]), "it died among the solutions"
+    assert len(before) == 25 and not before & after, "nothing is asked twice"
     one, other = (tmp_path / name / "iteration_0/curate/samples.jsonl" for name in ("whole", "killed"))
     assert one.read_text() == other.read_text() and whole.run is not None
 
@@ -117,3 +125,19 @@ def test_the_calls_of_the_check_are_foretold(tmp_path):
     assert without.likely.calls < foretold.likely.calls
     assert abs(foretold.likely.calls / paid["calls"] - 1) <= 0.2
     assert foretold.worst.tokens >= paid["prompt_tokens"] + paid["completion_tokens"]
+
+
+def test_a_solution_that_failed_costs_its_own_sample_alone():
+    failed = Completion("", "error", error="HTTP 500")
+    assert CHECKED.next_messages(CASE, dialogue(failed), GSM8K, TOLD) == GSM8K.prompt(problem(4))
+    samples = CHECKED.samples(CASE, dialogue(failed, "#### 8", "#### 10"), GSM8K, TOLD)
+    assert [samples[i].dropped for i in (0, 2, 3)] == [NOT_SOLVED, None, None]
+
+
+def test_a_solution_belongs_to_the_problem_it_solves_whatever_stands_before_it():
+    """As when a parser is edited and finds another sample ahead of it."""
+    replies = dialogue("#### 4", "#### 8", "#### 10")
+    shuffled = [replies[0], replies[3], replies[1], replies[2]]
+    assert CHECKED.next_messages(CASE, shuffled, GSM8K, TOLD) is None
+    samples = CHECKED.samples(CASE, shuffled, GSM8K, TOLD)
+    assert [samples[i].dropped for i in (0, 2, 3)] == [None, None, None]
