@@ -111,6 +111,8 @@ class Strategy(Protocol):
     """A dialogue with the instructor, without state: pure functions of the replies so far.
 
     `instruct` calls them with live replies, `curate` again with the recorded ones.
+    It may have `texts(attempts, settings)`, whatever `cases` will have embedded: the encoder then starts once an
+    iteration, for the texts of all datasets, and not once a dataset.
     """
 
     name: str

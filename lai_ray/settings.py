@@ -284,8 +284,8 @@ class ClusterSettings(Section):
     instructor_workers: Positive = 2
     instructor_replicas: Positive = 1
     """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
-    index_shards: Positive = 2
-    """FAISS actors that share the correct cases of one dataset."""
+    index_shards: Positive | None = None
+    """FAISS actors that share the correct cases of one dataset; None: as many as their size and the search ask for."""
     stall_seconds: float = Field(600, gt=0)
     """A stage without progress for so long fails, and says what it was waiting for."""
 

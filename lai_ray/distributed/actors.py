@@ -58,9 +58,8 @@ def outcomes(
 
 def stalled(what: str, done: int, seconds: float, needs: dict[str, Any]) -> str:
     """A message for a pool that stood still: how far it was, what one actor asks for, and what there is."""
-    wanted = ", ".join(
-        f"{needs[key]:g} {name}" for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if needs.get(key)
-    )
+    units = (("num_cpus", 1, "CPU"), ("num_gpus", 1, "GPU"), ("memory", 2**30, "GiB of memory"))
+    wanted = ", ".join(f"{needs[key] / unit:.3g} {name}" for key, unit, name in units if needs.get(key))
     return (
         f"{what}: nothing came for {seconds:g} s, after {done} results. One actor asks for {wanted or 'nothing'}; "
         f"the cluster has {_kinds(ray.cluster_resources())}, of which free {_kinds(ray.available_resources())}. "
@@ -71,7 +70,8 @@ def stalled(what: str, done: int, seconds: float, needs: dict[str, Any]) -> str:
 
 
 def _kinds(resources: dict[str, float]) -> str:
-    return ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+    counted = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+    return f"{counted}, {resources.get('memory', 0) / 2**30:.3g} GiB of memory"
 
 
 def explained(error: BaseException, what: str) -> LaiError:

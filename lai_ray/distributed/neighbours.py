@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,12 @@ from lai_ray.similarity import topk
 
 SHARD_CPUS = 0.1
 """A search is short, and two logical CPUs must do for a whole run."""
+SHARD_BYTES = 1 << 29
+"""Of vectors in one shard, at most: 170,000 rows of 768."""
+SHARD_BASE = 1 << 28
+"""Of a shard's process besides."""
+WORTH = 2 * 10**11
+"""Products (queries x rows x width) that are worth another shard: some 4 s of a core, an actor's start being 1 to 2."""
 
 
 def nearest(
@@ -35,8 +42,11 @@ def nearest(
     if not len(queries) or not len(corpus):
         shape = len(queries), min(k, len(corpus))
         return Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
-    cuts = np.linspace(0, len(corpus), min(cluster.index_shards, len(corpus)) + 1).astype(int)
-    needs = {"num_cpus": SHARD_CPUS}
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    wanted = cluster.index_shards or shards_for(len(queries), *corpus.shape, cores=cores)
+    cuts = np.linspace(0, len(corpus), min(wanted, len(corpus)) + 1).astype(int)
+    # Placed where there is room for its rows.
+    needs = {"num_cpus": SHARD_CPUS, "memory": SHARD_BASE + corpus.nbytes // (len(cuts) - 1)}
     start = _actor(_Shard, needs)
     pool = [start(corpus[a:b], int(a), logs) for a, b in itertools.pairwise(cuts)]
     try:
@@ -47,6 +57,13 @@ def nearest(
     finally:
         _kill(pool)
     return topk.merge([parts[i] for i in range(len(pool))], min(k, len(corpus)))
+
+
+def shards_for(queries: int, rows: int, width: int, *, cores: int) -> int:
+    """How many shards a search of that size is worth: none above SHARD_BYTES, and for its speed no more than cores."""
+    for_size = math.ceil(rows * width * 4 / SHARD_BYTES)
+    for_speed = min(cores, queries * rows * width // WORTH)
+    return max(1, for_size, for_speed)
 
 
 def _actor(cls: type, needs: dict[str, float]) -> Callable[..., Any]:

@@ -93,12 +93,17 @@ def diagnose(
         contrasts: dict[str, dict[str, float]] = {}
         copies: dict[str, dict[str, str]] = {}
 
+        views: dict[str, Without] = {}
+        for dataset in datasets:
+            copies[dataset] = {} if config.evaluate.learn_from_copies else _in_tests(attempts, dataset, config)
+            if copies[dataset]:
+                stage.progress.say(_left_out(dataset, copies[dataset]))
+            views[dataset] = Without(attempts.of(dataset, "train"), frozenset(copies[dataset]))
+        _embed_together(strategies, views, settings, remembering)
+
         def cases() -> Iterator[Case]:
             for dataset, strategy in strategies.items():
-                copies[dataset] = {} if config.evaluate.learn_from_copies else _in_tests(attempts, dataset, config)
-                if copies[dataset]:
-                    stage.progress.say(_left_out(dataset, copies[dataset]))
-                view = Without(attempts.of(dataset, "train"), frozenset(copies[dataset]))
+                view = views[dataset]
                 counted[dataset] = _count(view)
                 stage.progress.say(_said(dataset, counted[dataset], strategy.name))
                 short, quality = 0, ContrastQuality()
@@ -123,6 +128,19 @@ def diagnose(
         )
     stage.reached()
     return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+
+
+def _embed_together(
+    strategies: dict[str, Strategy], views: dict[str, Without], settings: Improve, remembering: Remembering
+) -> None:
+    """The texts that more than one dataset's cases will have embedded, in one start of the encoder."""
+    texts = {
+        dataset: found
+        for dataset, strategy in strategies.items()
+        if hasattr(strategy, "texts") and (found := strategy.texts(views[dataset], settings))
+    }
+    if len(texts) > 1:
+        remembering.embed([text for found in texts.values() for text in found], settings.encoder)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,14 @@ class LearningFromErrorByContrast(OneRequest):
     name = "lec"
     uses_neighbours = True
 
+    def texts(self, attempts: Iterable[Attempt], settings: Improve) -> list[str]:
+        """What `cases` compares: every mistake and every success; nothing where one of them is missing."""
+        wrong, right = _wrong_and_right(attempts, settings)
+        return [one.text for one in (*wrong, *right)] if wrong and right else []
+
     def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
         """Every mistake with its neighbours. With no correct case there is nothing to contrast: bare mistakes."""
-        wrong = [_compared(a, settings) for a in attempts if is_mistake(a, settings)]
-        right = [_compared(a, settings) for a in attempts if a.right]
+        wrong, right = _wrong_and_right(attempts, settings)
         if not wrong:
             return
         found = _nearest(wrong, right, settings, executor)
@@ -67,6 +71,11 @@ class _Compared:
     id: str
     text: str
     subject: str
+
+
+def _wrong_and_right(attempts: Iterable[Attempt], settings: Improve) -> tuple[list[_Compared], list[_Compared]]:
+    wrong = [_compared(attempt, settings) for attempt in attempts if is_mistake(attempt, settings)]
+    return wrong, [_compared(attempt, settings) for attempt in attempts if attempt.right]
 
 
 def _compared(attempt: Attempt, settings: Improve) -> _Compared:

@@ -133,14 +133,15 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name, label, axis in (
+    for name, what, axis in (
         ("seconds", f"seconds for {ASKED} queries", axes[0]),
         ("gib_per_shard", "GiB in each shard's process, at most", axes[1]),
     ):
         for shards in SHARDS:
             mine = [line for line in lines if line["shards"] == shards]
-            axis.loglog([x["rows"] for x in mine], [x[name] for x in mine], marker="o", label=f"{shards} shards")
-        axis.set(xlabel=f"rows of {WIDTH} numbers", ylabel=label)
+            label = f"{shards} shard" + "s" * (shards > 1)
+            axis.loglog([x["rows"] for x in mine], [x[name] for x in mine], marker="o", label=label)
+        axis.set(xlabel=f"rows of {WIDTH} numbers", ylabel=what)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.savefig(path, dpi=110)

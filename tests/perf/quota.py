@@ -30,7 +30,7 @@ class _Caller:
         done, began = 0, time.monotonic()
         while (took := time.monotonic() - began) < seconds:
             leave = ray.get(gate.acquire.remote("bench", LIMITS, [100] * at_once))
-            gate.settle.remote(dict.fromkeys(leave.leases, 60), [])
+            gate.settle.remote(dict.fromkeys(leave.leases, 60), [], None, dict.fromkeys(leave.leases, 0.001))
             done += len(leave.leases)
         return done, took
 

@@ -14,7 +14,7 @@ import pytest
 
 from lai_ray.contracts import Model
 from lai_ray.distributed.embed import embed
-from lai_ray.distributed.neighbours import nearest
+from lai_ray.distributed.neighbours import nearest, shards_for
 from lai_ray.errors import DataError, StageError
 from lai_ray.settings import ClusterSettings
 from tests.ray.conftest import STUDENT
@@ -40,6 +40,28 @@ def test_any_number_of_shards_finds_the_same_neighbours_ties_included():
         assert (each.distances == found[0].distances).all()
         assert each.distances == pytest.approx(np.take_along_axis(exact, want, axis=1), abs=1e-5)
     assert found[0].ids[0].tolist() == [7, 100, 101, 102, 103]
+
+
+def test_shards_are_as_many_as_their_size_and_the_search_are_worth():
+    assert shards_for(3000, 7_473, 768, cores=64) == 1, "the paper's largest search is done before another would start"
+    assert shards_for(500, 1_000_000, 768, cores=1) == 6, "none holds more than half a GiB"
+    assert shards_for(9_000, 100_000, 768, cores=64) == 3
+    assert shards_for(9_000, 100_000, 768, cores=2) == 2
+
+
+def test_a_search_without_a_number_of_shards_finds_what_one_with_it_finds():
+    corpus = RNG.normal(size=(50, 4)).astype(np.float32)
+    asked, wanted = (nearest(corpus, corpus, 3, cluster=each, logs=None) for each in (CPU, shards(3)))
+    assert CPU.index_shards is None
+    assert (asked.ids == wanted.ids).all()
+
+
+def test_shards_that_no_node_has_memory_for_are_said_with_what_they_need(monkeypatch):
+    monkeypatch.setattr("lai_ray.distributed.neighbours.SHARD_BASE", 1 << 45)
+    cluster = CPU.model_copy(update={"stall_seconds": 3})
+    ones = np.ones((2, 2), np.float32)
+    with pytest.raises(StageError, match=r"0\.1 CPU, 3\.28e\+04 GiB of memory; the cluster has .* GiB of memory"):
+        nearest(ones, ones, 1, cluster=cluster, logs=None)
 
 
 def test_more_neighbours_than_rows_gives_the_rows():

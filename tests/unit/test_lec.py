@@ -11,7 +11,10 @@ from lai_ray.benchmarks.gsm8k import BENCHMARK as GSM8K
 from lai_ray.contracts import Improve, Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Completion, Grade, Problem
-from lai_ray.stages.diagnose import ContrastQuality
+from lai_ray.stages.diagnose import ContrastQuality, _embed_together
+from lai_ray.stages.embeddings import Remembering
+from lai_ray.store import Store
+from lai_ray.strategies.le import STRATEGY as LE
 from lai_ray.strategies.lec import STRATEGY
 from tests.local import LocalExecutor
 
@@ -94,3 +97,15 @@ def test_quality_says_how_near_of_what_subject_and_how_often():
     table = quality.table()
     assert table["nearest"] <= table["farthest"]
     assert (table["same_subject"], table["questions_shown"], table["most_often"]) == (0.0, 2.0, 2.0)
+
+
+def test_the_texts_of_all_datasets_are_embedded_in_one_start_of_the_encoder(tmp_path):
+    executor = LocalExecutor()
+    remembering = Remembering(executor, Store(str(tmp_path)))
+    others = [replace(a, problem=replace(a.problem, question=f"{a.problem.question} or oil")) for a in ATTEMPTS]
+    by_dataset = {"mmlu": STRATEGY, "other": STRATEGY, "plain": LE, "all wrong": STRATEGY}
+    views = {"mmlu": ATTEMPTS, "other": others, "plain": ATTEMPTS, "all wrong": ATTEMPTS[:1]}
+    _embed_together(by_dataset, views, TOLD, remembering)
+    for dataset, strategy in by_dataset.items():
+        assert list(strategy.cases(views[dataset], TOLD, remembering))
+    assert (executor.asked["embed"], executor.asked["nearest"]) == (1, 2)
