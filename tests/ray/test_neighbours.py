@@ -27,19 +27,28 @@ def shards(n: int) -> ClusterSettings:
     return CPU.model_copy(update={"index_shards": n})
 
 
-def test_any_number_of_shards_finds_the_same_neighbours_ties_included():
-    corpus = RNG.normal(size=(300, 24)).astype(np.float32)
-    corpus[100:160] = corpus[7]  # sixty exact ties, over several shards
-    queries = np.concatenate([corpus[[7, 200]], RNG.normal(size=(20, 24)).astype(np.float32)])
+def test_any_number_of_shards_and_any_batch_finds_what_float64_finds():
+    """Over several shards: sixty exact ties, a thousand identical rows, and rows that differ by less than float32's
+    rounding of a distance.
+    """
+    corpus = RNG.normal(size=(3000, 24)).astype(np.float32)
+    corpus[100:160] = corpus[7]
+    corpus[1200:2200] = corpus[300]
+    corpus[2200:2400] = corpus[40] + np.float32(2e-7) * np.arange(200, dtype=np.float32)[:, None]
+    queries = np.concatenate([corpus[[7, 200, 300, 40, 2290]], RNG.normal(size=(20, 24)).astype(np.float32)])
     exact = ((queries[:, None].astype(np.float64) - corpus[None].astype(np.float64)) ** 2).sum(axis=2)
     rows = np.broadcast_to(np.arange(len(corpus)), exact.shape)
     want = np.lexsort((rows, exact), axis=-1)[:, :5]
-    found = [nearest(queries, corpus, 5, cluster=shards(n), logs=None) for n in (1, 2, 4)]
+    found = [nearest(queries, corpus, 5, cluster=shards(n), logs=None) for n in (1, 2, 4, 8)]
     for each in found:
         assert (each.ids == want).all()
         assert (each.distances == found[0].distances).all()
         assert each.distances == pytest.approx(np.take_along_axis(exact, want, axis=1), abs=1e-5)
     assert found[0].ids[0].tolist() == [7, 100, 101, 102, 103]
+    assert found[0].ids[2].tolist() == [300, 1200, 1201, 1202, 1203]
+    for part in (slice(2, 3), slice(0, 11)):
+        alone = nearest(queries[part], corpus, 5, cluster=shards(3), logs=None)
+        assert (alone.ids == want[part]).all() and (alone.distances == found[0].distances[part]).all()
 
 
 def test_shards_are_as_many_as_their_size_and_the_search_are_worth():
