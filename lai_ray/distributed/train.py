@@ -52,9 +52,8 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
 
     logs: folder for the workers' output (train-<rank>.log); None leaves it to Ray. progress: called with (steps done,
     steps). What `job.out` already holds under this job's name is returned as it is. A worker that dies is replaced and
-    the training begun again, or gone on with from its last state (`cluster.train_state_every`), with the same result.
-    A state that an earlier driver left is gone on from too. Raises StageError in the worker's own words; what was at `job.out`
-    before stays.
+    the training begun again, or gone on with from its last state (`cluster.train_state_every`), an earlier driver's
+    too, with the same result. Raises StageError in the worker's own words; what was at `job.out` before stays.
     """
     from lai_ray.contracts import Trained
 
