@@ -159,15 +159,21 @@ def _work(config: dict[str, Any]) -> dict[str, float]:
         _redirect(Path(config["logs"]) / f"train-{ray.train.get_context().get_world_rank()}.log")
     placed = time.time() - config["began"]
     from lai_ray.training import sft
+    from lai_ray.training.board import Board
     from lai_ray.training.recipe import read_job
 
     recipe, lineage, examples = read_job(Path(config["job"]))
-    metrics = sft.train(recipe, examples, report=_said, lineage=lineage, threads=config["threads"])
+    board = Board(recipe.out)
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        print(json.dumps(metrics), flush=True)
+        board(step, metrics)
+
+    try:
+        metrics = sft.train(recipe, examples, report=report, lineage=lineage, threads=config["threads"])
+    finally:
+        board.close()
     return metrics | {"seconds_placing": placed, "seconds_in_worker": time.time() - config["began"] - placed}
-
-
-def _said(step: int, metrics: dict[str, float]) -> None:
-    print(json.dumps(metrics), flush=True)
 
 
 def _redirect(log: Path) -> None:
