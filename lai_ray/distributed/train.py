@@ -256,4 +256,6 @@ def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | 
     wanted = f"{cluster.train_workers} workers with {each} each"
     cause = getattr(error, "cause", None) or error
     first = (str(cause).strip().splitlines() or ["no message"])[0].rstrip(".")
+    if type(cause).__name__ == "OutOfMemoryError":
+        first += ". `lai check` names settings that need less (the [train] table)"
     return StageError(f"training on {wanted} failed: {type(cause).__name__}: {first}.{where}")

@@ -69,7 +69,7 @@ def test_progress_is_told_up_to_the_last_step(undisturbed):
 
 def test_workers_speak_into_their_logs_and_nothing_else_is_left(undisturbed):
     folder = undisturbed[0]
-    assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out"]
+    assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out", "tensorboard"]
     assert '"loss"' in (folder / "logs" / "train-0.log").read_text()
     assert (folder / "logs" / "train-1.log").exists()
 
