@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmarks import _sandbox
@@ -135,7 +136,8 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
             tallies = {part.name: _grade(stage, part, answers, failed, target, config, executor) for part in parts}
         scores = {name: tally.table() for name, tally in tallies.items()}
         stage.store.put_json("scores.json", scores)
-        card.write(target.path, scores)
+        if Path(target.path).absolute().is_relative_to(Path(stage.run.store.where).absolute()):
+            card.write(target.path, scores)  # A model of this run, and no other's.
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
     return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))

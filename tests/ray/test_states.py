@@ -110,7 +110,7 @@ def test_a_killed_worker_goes_on_and_ends_in_the_same_bits(undisturbed, tmp_path
         assert trained.metrics["resumed_at"] == killer.found["step"] < STEPS - EVERY / 2
     mine, whole = weights(trained.path), undisturbed(stage)
     assert all(torch.equal(mine[name], whole[name]) for name in whole)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "logs", "out", "tensorboard"], "no state is left behind"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "logs", "out", "tensorboard"]  # And no state.
 
 
 def test_a_driver_that_dies_leaves_a_state_that_its_successor_goes_on_from(ray_session, tmp_path, monkeypatch):
