@@ -105,8 +105,11 @@ def train(
 
 def key_of(recipe: Recipe, data: Data, lineage: dict[str, Any]) -> str:
     """Hash of what decides every step of a training, so that no state of another is ever gone on from."""
-    settings = {name: value for name, value in asdict(recipe).items() if name not in ("out", "state_every")}
-    made = hashlib.sha256(json.dumps([settings, lineage.get("name"), data.names], sort_keys=True).encode())
+    name = lineage.get("name")
+    # A name stands for the base model too, wherever that lies after a run was moved.
+    decides_nothing = {"out", "state_every"} | ({"model"} if name else set())
+    settings = {setting: value for setting, value in asdict(recipe).items() if setting not in decides_nothing}
+    made = hashlib.sha256(json.dumps([settings, name, data.names], sort_keys=True).encode())
     for ids, weights in zip(data.ids, data.weights, strict=True):
         made.update(ids.tobytes() + b"/" + weights.tobytes() + b"/")
     return made.hexdigest()[:16]

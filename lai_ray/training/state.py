@@ -118,6 +118,12 @@ class States:
 def _finish(made: Path, state: State, part: Part) -> None:
     if not part.is_mine():
         raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
+    here = len(list(made.glob("*optim_states.pt")))
+    if here != state.workers:
+        raise StageError(
+            f"{made.parent}: of the state of step {state.step} the parts of {here} of {state.workers} workers are here. "
+            "Do all nodes see this folder?"
+        )
     shutil.copyfile(part.path / METRICS, made / METRICS)
     (made / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
     for file in made.rglob("*"):

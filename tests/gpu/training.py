@@ -50,7 +50,9 @@ def conversations(count: int, length: int) -> list[Conversation]:
     chance = random.Random(0)
     words = [word for word in WORDS if word.startswith("w")]
     return [
-        Conversation(f"gpu/{i}", [{"role": "user", "content": "w1"}], [(" ".join(chance.choices(words, k=length)), 1.0)])
+        Conversation(
+            f"gpu/{i}", [{"role": "user", "content": "w1"}], [(" ".join(chance.choices(words, k=length)), 1.0)]
+        )
         for i in range(count)
     ]
 

@@ -1,20 +1,15 @@
 """A training worker is SIGKILLed at every awkward moment: gone on from the last whole state, the same bits at the end.
 
-Three ZeRO stages times three moments are nine; `make test` holds one moment of one stage, `make soak` the rest.
+`make test` holds one stage and moment, in test_train.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,13 +17,12 @@ from safetensors.torch import load_file
 from lai_ray.contracts import TrainJob
 from lai_ray.distributed.train import train
 from lai_ray.errors import StageError
-from lai_ray.training import export, state
-from tests.ray.test_train import STEPS, TWO_WORKERS, job, workers
+from lai_ray.training import state
+from tests.ray.killing import MOMENTS, Killer, workers
+from tests.ray.test_train import EVERY, KEEPING, STEPS, TWO_WORKERS, job
 
-EVERY = 40
-KEEPING = TWO_WORKERS.model_copy(update={"train_state_every": EVERY})
-IN_TEST = (2, "during a save")
-CASES = list(itertools.product((1, 2, 3), ("before the first state", "between states", "during a save")))
+pytestmark = pytest.mark.soak
+CASES = list(itertools.product((1, 2, 3), MOMENTS))
 
 
 def staged(folder: Path, stage: int) -> TrainJob:
@@ -53,46 +47,7 @@ def undisturbed(ray_session, tmp_path_factory) -> Callable[[int], dict[str, torc
     return by_stage
 
 
-def is_time(moment: str, out: str) -> bool:
-    kept, states = state.last_whole(out), state.folder_of(out)
-    if moment == "before the first state":
-        metrics = export.part_of(out) / export.METRICS
-        return kept is None and not states.exists() and metrics.exists() and metrics.stat().st_size > 0
-    if kept is None:
-        return False  # Something to lose: the second save is the one that is broken off.
-    being_written = any(any(folder.iterdir()) for folder in states.glob(".*"))
-    return being_written if moment == "during a save" else not being_written
-
-
-class Killer(threading.Thread):
-    """Kills one worker as soon as the moment is there; looks all the time."""
-
-    def __init__(self, moment: str, out: str) -> None:
-        super().__init__(daemon=True)
-        self.moment, self.out, self.over = moment, out, threading.Event()
-        self.found: dict[str, int] = {}
-        self.half: list[str] = []
-
-    def run(self) -> None:
-        victims: list[int] = []
-        while not self.over.is_set() and not self.found:
-            try:
-                # Whom to kill is found beforehand: a look at all processes takes longer than a save.
-                if not victims and (export.part_of(self.out) / export.METRICS).exists():
-                    victims = [each.pid for each in workers()]
-                if victims and is_time(self.moment, self.out):
-                    os.kill(victims[-1], signal.SIGKILL)
-                    kept = state.last_whole(self.out)
-                    self.half = [each.name for each in state.folder_of(self.out).glob(".*")]
-                    self.found = {"step": kept[1].step if kept else 0}
-            except (FileNotFoundError, ProcessLookupError, psutil.Error):  # Renamed, or ended, in between.
-                pass
-            time.sleep(0.001 if victims else 0.05)
-
-
-@pytest.mark.parametrize(
-    ("stage", "moment"), [case if case == IN_TEST else pytest.param(*case, marks=pytest.mark.soak) for case in CASES]
-)
+@pytest.mark.parametrize(("stage", "moment"), CASES)
 def test_a_killed_worker_goes_on_and_ends_in_the_same_bits(undisturbed, tmp_path, stage, moment):
     wanted = staged(tmp_path, stage)
     killer = Killer(moment, wanted.out)
