@@ -121,7 +121,7 @@ def _finish(made: Path, state: State, part: Part) -> None:
     here = len(list(made.glob("*optim_states.pt")))
     if here != state.workers:
         raise StageError(
-            f"{made.parent}: of the state of step {state.step} the parts of {here} of {state.workers} workers are here. "
+            f"{made.parent}: of step {state.step} the parts of {here} of {state.workers} workers are here. "
             "Do all nodes see this folder?"
         )
     shutil.copyfile(part.path / METRICS, made / METRICS)
