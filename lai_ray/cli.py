@@ -29,7 +29,8 @@ def _console() -> Console:
 
 
 Reuse = Annotated[
-    str | None, typer.Option(help="Another run's folder: its answers and checkpoints are used where they apply.")
+    list[str] | None,
+    typer.Option(help="Another run's folder: its answers and checkpoints are used where they apply. May be repeated."),
 ]
 
 
@@ -40,7 +41,7 @@ def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
 
     settings = jobfile.read(job, overrides)
     start.check_names(settings)
-    source = start.reusable(reuse, start.place(settings))
+    source = start.reusable(reuse or [], start.place(settings))
     plan.show(settings, _console(), start.begun(settings))
     paid.show(settings, source, _console())
 
@@ -72,7 +73,7 @@ def run(
         raise ConfigError(
             f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
         )
-    outcome = start.run_job(jobfile.read(job, overrides), until=until, reuse=reuse)
+    outcome = start.run_job(jobfile.read(job, overrides), until=until, reuse=reuse or [])
     if outcome.stopped_at is not None:
         _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
         return

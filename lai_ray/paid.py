@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +59,11 @@ class Found:
     """Where and why the job leaves this run."""
 
 
-def show(config: Config, reuse: Run | None, console: Console) -> None:
-    """Print, for the job's own folder and for the run to take over from, what applies. Nothing where neither exists."""
-    for run in filter(None, (begun(config), reuse)):
-        if run is not reuse:
+def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
+    """Print, for the job's own folder and for the runs to take over from, what applies. Nothing where none exists."""
+    own = begun(config)
+    for run in [*([own] if own else []), *reuse]:
+        if run is own:
             _say_refusal(run, config, console)
         found = applying(run, config)
         if not found.rows:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,7 +80,7 @@ class Stage:
             raise Stopped(self.folder)
 
     def answers(self, *, rows: int = 500) -> Answers:
-        """What was paid for in this stage; with --reuse, in stages of this name of the other run too.
+        """What was paid for in this stage; with --reuse, in stages of this name of the other runs too.
 
         rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
 
@@ -88,12 +88,12 @@ class Stage:
         """
         mine, folder = self.store.inside("answers"), f"{self.name}/answers"
         before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name == "evaluate" else []
-        others = self.run.reuse.stores_of(folder) if self.run.reuse else []
+        others = [store for run in self.run.reuse for store in run.stores_of(folder)]
         return Answers(mine, rows=rows, others=[*before, *others])
 
     def taken_over(self, name: str, folder: str) -> bool:
-        """Whether a finished folder (weights with lineage.json) of this name in the reused run is now at `folder`."""
-        for store in self.run.reuse.stores_of(folder) if self.run.reuse else []:
+        """Whether a finished folder (weights with lineage.json) of this name in a reused run is now at `folder`."""
+        for store in [store for run in self.run.reuse for store in run.stores_of(folder)]:
             lineage = store.get_json("lineage.json")
             if lineage and lineage.get("name") == name and store.local is not None:
                 out = Path(self.local(folder))
@@ -133,8 +133,8 @@ class Run:
         self.name = where.rstrip("/").rpartition("/")[2]
         self.progress = progress or Progress(quiet=True)
         self.until: str | None = None
-        self.reuse: Run | None = None
-        """A run whose answers and checkpoints are taken over wherever they apply. It is only read."""
+        self.reuse: Sequence[Run] = ()
+        """Runs whose answers and checkpoints are taken over wherever they apply. They are only read."""
 
     @classmethod
     def read(cls, where: str) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -99,21 +99,21 @@ class Outcome:
 
 
 def run_job(
-    config: Config, *, until: str | None = None, reuse: str | None = None, executor: Executor | None = None,
+    config: Config, *, until: str | None = None, reuse: Sequence[str] = (), executor: Executor | None = None,
     console: Console | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
 
-    `reuse` is the folder of another run: its answers and checkpoints are taken over wherever they apply.
+    `reuse` are folders of other runs: their answers and checkpoints are taken over wherever they apply.
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
     check_names(config, until)
     where = place(config)
-    source = reusable(reuse, where)
+    sources = reusable(reuse, where)
     driver = Driver(where)
     try:
         run = Run(where, fence=driver.fence, create=True)
-        run.until, run.reuse = until, source
+        run.until, run.reuse = until, sources
         target = _admitted(run, config)
         with chatter_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
@@ -134,13 +134,12 @@ def begun(config: Config) -> Run | None:
         return None
 
 
-def reusable(reuse: str | None, where: str) -> Run | None:
-    """The run named by --reuse. Raises ConfigError when there is none, or it is the run itself."""
-    if reuse is None:
-        return None
-    if os.path.abspath(reuse) == os.path.abspath(where):
-        raise ConfigError(f"--reuse {reuse}: that is this run itself; it finds its own answers without being told")
-    return Run.read(reuse)
+def reusable(reuse: Sequence[str], where: str) -> list[Run]:
+    """The runs named by --reuse. Raises ConfigError when one is not there, or is the run itself."""
+    for other in reuse:
+        if os.path.abspath(other) == os.path.abspath(where):
+            raise ConfigError(f"--reuse {other}: that is this run itself; it finds its own answers without being told")
+    return [Run.read(other) for other in reuse]
 
 
 def _looped(run: Run, config: Config, target: Model, executor: Executor | None) -> Outcome:

@@ -86,7 +86,7 @@ def diagnose(
         plugins.code_hash("lai_ray.similarity", "lai_ray.stages.clear", *strategies.values()),
     )
     if not stage.done(key):
-        others = [stage.run.reuse.store.inside("embeddings")] if stage.run.reuse else []
+        others = [run.store.inside("embeddings") for run in stage.run.reuse]
         remembering = Remembering(executor, stage.run.store.inside("embeddings"), others)
         counted: dict[str, Counter[str]] = {}
         counts: Counter[str] = Counter()

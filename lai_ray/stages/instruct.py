@@ -147,7 +147,7 @@ def instruct(
             replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers, instructor)
         usage = _usage(replies, answers, config)
         if usage["inherited"]:
-            stage.progress.say(f"  {usage['inherited']} replies were taken over from the run that is reused")
+            stage.progress.say(f"  {usage['inherited']} replies were taken over from what is reused")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage, **spent)
     stage.reached()
@@ -166,8 +166,8 @@ def _deciding(config: Config, instructor: Model | None) -> dict[str, Any]:
 def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
     """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
     kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
-    if kept is None and stage.run.reuse is not None:
-        kept = stage.run.reuse.store.get_json(f"{stage.folder}/plan.json")
+    others = (run.store.get_json(f"{stage.folder}/plan.json") for run in stage.run.reuse)
+    kept = kept or next(filter(None, others), None)
     plan = {dataset: planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)
     return plan

@@ -42,14 +42,14 @@ class Trial:
     config: Config
     pools: dict[int, str]
     """The folder of the pool for each k."""
-    reuse: str | None
-    """The run that is taken over from."""
+    reuse: tuple[str, ...]
+    """The runs that are taken over from."""
 
     def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
         """Dev counts and the new target of one trial."""
         started = time.monotonic()
         run = Run(self.where)
-        run.reuse = Run.read(self.reuse) if self.reuse else None
+        run.reuse = [Run.read(where) for where in self.reuse]
         folder = f"iteration_{self.iteration}/search/{settings['name']}"
         tried = with_settings(self.config, settings)
         pool = Stage(run, f"{self.pools[settings['neighbours']]}/curate")
@@ -111,7 +111,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     )
     if not stage.done(key):
         folders = {k: _pool_folder(config, i, k) for k in pools}
-        reuse = run.reuse.store.where if run.reuse else None
+        reuse = tuple(other.store.where for other in run.reuse)
         trial = Trial(run.store.where, i, target, config, folders, reuse)
         results = _tried(stage, trial, trials, executor)
         facts = _choose(stage, i, attempts, target, config, trials, results)

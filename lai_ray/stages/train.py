@@ -55,14 +55,14 @@ def training_key(
 
 
 def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
-    """The metrics of this very training where its model is here already, or in the run that is reused; else None."""
+    """The metrics of this very training where its model is here already, or in a run that is reused; else None."""
     taken = False
     made = stage.store.get_json("checkpoint/lineage.json")
     if not (made and made.get("name") == key):
         if not (taken := stage.taken_over(key, "checkpoint")):
             return None
         made = stage.store.get_json("checkpoint/lineage.json")
-    stage.progress.say("  the checkpoint was " + ("taken over from the run that is reused" if taken else "made before"))
+    stage.progress.say("  the checkpoint was " + ("taken over from what is reused" if taken else "made before"))
     metrics: dict[str, float] = made.get("metrics", {})
     return metrics
 

@@ -97,7 +97,7 @@ def test_another_length_or_model_asks_anew_under_another_name(tmp_path):
     cases = [({}, False), ({"instructor__max_model_len": 900}, True), ({"instructor__dtype": "float16"}, False)]
     for number, (changes, new) in enumerate(cases):
         executor, mine = LocalExecutor(), job(tmp_path, name=f"more{number}", **ITSELF, **changes)
-        start.run_job(mine, executor=executor, reuse=run.store.where)
+        start.run_job(mine, executor=executor, reuse=[run.store.where])
         assert bool(executor.asked["ask"]) == new
 
 

@@ -140,6 +140,6 @@ def test_another_run_can_take_over_what_was_asked_on_recorded_answers(tmp_path):
     run = start.run_job(recorded(tmp_path), executor=LocalExecutor()).run
     executor = LocalExecutor()
     config = recorded(tmp_path, name="faster", train__learning_rate=1e-4)
-    start.run_job(config, executor=executor, reuse=run.store.where)
+    start.run_job(config, executor=executor, reuse=[run.store.where])
     assert executor.asked["ask"] == 0
     assert Run.read(str(tmp_path / "faster")).stage(0, "instruct").store.get_json("usage.json")["inherited"] > 0

@@ -29,14 +29,14 @@ def finished(tmp_path: Path, **changes) -> Run:
 
 def asked(tmp_path: Path, reuse: Run | None = None, **changes) -> Counter[str]:
     executor = LocalExecutor()
-    where = reuse.store.where if reuse else None
+    where = [reuse.store.where] if reuse else []
     start.run_job(job(tmp_path, **changes), executor=executor, reuse=where)
     return +executor.asked
 
 
 def said(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
     console = Console(width=400, file=io.StringIO())
-    paid.show(job(tmp_path, **changes), reuse, console)
+    paid.show(job(tmp_path, **changes), [reuse] if reuse else [], console)
     return console.file.getvalue()
 
 
@@ -203,7 +203,7 @@ def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path,
     assert (found.rows[0].recorded, found.rows[0].applying) == (90, 89)
     assert "rings" in found.rows[0].difference and "stones" in found.rows[0].difference
     executor = LocalExecutor()
-    start.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=run.store.where, until="evaluate")
+    start.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=[run.store.where], until="evaluate")
     assert executor.asked["generate"] == 1
 
 
@@ -212,7 +212,7 @@ def test_a_run_cannot_take_over_from_itself_or_from_nothing(tmp_path):
     with pytest.raises(ConfigError, match="this run itself"):
         asked(tmp_path, run)
     with pytest.raises(ConfigError, match="no run there"):
-        start.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=str(tmp_path / "nowhere"))
+        start.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=[str(tmp_path / "nowhere")])
 
 
 def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):

@@ -161,7 +161,7 @@ def test_a_changed_prompt_is_refused_and_under_another_name_re_asks_exactly_its_
         start.run_job(job(tmp_path, **small, instructor__prompts={"lec": LEC}), executor=LocalExecutor())
     executor = LocalExecutor()
     change = small | {"name": "own", "instructor__prompts": {"lec": LEC, "untargeted": PLAIN}}
-    own = start.run_job(job(tmp_path, **change), executor=executor, reuse=run.store.where).run
+    own = start.run_job(job(tmp_path, **change), executor=executor, reuse=[run.store.where]).run
     assert _replies(own, 0) == _replies(run, 0), "le is as before"
     assert executor.asked["ask"] == sum(_replies(own, 1).values())
     assert all("Solved:" in request.messages[1]["content"] for request in executor.requests["ask"])
