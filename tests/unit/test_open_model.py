@@ -86,7 +86,7 @@ def test_an_open_model_is_known_by_its_weights_not_by_its_folder(tmp_path):
     other = teacher(tmp_path / "other", "other weights")
     with pytest.raises(ConfigError, match=r"content\.instructor: .* there, .* now"):
         start.run_job(job(tmp_path, instructor__model=other, **HERE), executor=Heard())
-    told = shown(paid.show, job(tmp_path, instructor__model=named, **HERE), None)
+    told = shown(paid.show, job(tmp_path, instructor__model=named, **HERE), [])
     [row] = [line for line in told.splitlines() if "iteration_0/instruct" in line]
     _, recorded, applying, *_ = row.split()
     assert recorded == applying != "0"
