@@ -218,6 +218,8 @@ class TrainSettings(Section):
     zero_stage: Literal[1, 2, 3] = 2
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
+    offload: bool = False
+    """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
 
 
 class SearchSettings(Section):
@@ -286,6 +288,9 @@ class ClusterSettings(Section):
     """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
     index_shards: Positive | None = None
     """FAISS actors that share the correct cases of one dataset; None: as many as their size and the search ask for."""
+    train_state_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps after which a training's whole state is kept, to go on from when a worker, a node or the driver
+    dies: 12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: begin anew."""
     stall_seconds: float = Field(600, gt=0)
     """A stage without progress for so long fails, and says what it was waiting for."""
 

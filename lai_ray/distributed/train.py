@@ -6,6 +6,7 @@ that the model goes to, so no text travels through the driver's memory, and writ
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lai_ray.errors import LaiError, StageError
-from lai_ray.training import export
+from lai_ray.training import export, peers, state
 from lai_ray.training.recipe import Conversation, recipe_for, write_job
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 ATTEMPTS = 4
-"""How often a training is begun before the deaths of its workers are given up on."""
+"""How often a training is begun at one place before the deaths of its workers are given up on."""
 POLL_SECONDS = 0.3
 RAY_TRAIN_ENV = {
     # The controller asks its workers how they are every 2 s by default: every training would end so much later.
@@ -51,14 +52,15 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
 
     logs: folder for the workers' output (train-<rank>.log); None leaves it to Ray. progress: called with (steps done,
     steps). What `job.out` already holds under this job's name is returned as it is. A worker that dies is replaced and
-    the training begun again, with the same result. Raises StageError in the worker's own words; what was at `job.out`
+    the training begun again, or gone on with from its last state (`cluster.train_state_every`), with the same result.
+    A state that an earlier driver left is gone on from too. Raises StageError in the worker's own words; what was at `job.out`
     before stays.
     """
     from lai_ray.contracts import Trained
 
     done, timings = export.lineage_of(job.out), {}
     if done is None or done.get("name") != job.name:
-        with _scratch(job) as scratch:
+        with _scratch(job, cluster) as scratch:
             timings = _until_whole(job, cluster, scratch, logs and os.path.abspath(logs), progress)
         done = export.lineage_of(job.out)
     if done is None or done.get("name") != job.name:
@@ -67,7 +69,7 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
 
 
 @contextmanager
-def _scratch(job: TrainJob) -> Iterator[Path]:
+def _scratch(job: TrainJob, cluster: ClusterSettings) -> Iterator[Path]:
     """A folder beside `job.out` for the job file and Ray Train's own files, gone at the end."""
     out = Path(job.out).absolute()
     scratch = out.with_name(f".{out.name}.scratch")
@@ -75,7 +77,8 @@ def _scratch(job: TrainJob) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         conversations = (Conversation(e.id, e.messages, e.turns) for e in job.examples)
-        write_job(scratch / "job.json", recipe_for(job), conversations, job.lineage | {"name": job.name})
+        recipe = recipe_for(job, state_every=cluster.train_state_every)
+        write_job(scratch / "job.json", recipe, conversations, job.lineage | {"name": job.name})
     except OSError as error:
         raise StageError(f"{job.out}: the training cannot be prepared ({error}). Is its folder writable?") from error
     try:
@@ -89,15 +92,18 @@ def _until_whole(
     job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, progress: Progress | None
 ) -> dict[str, float]:
     """Begin until a training ends well, or in a way that another try cannot mend. Rank 0's metrics."""
-    attempt = 1
-    while True:
+    from_here, stood = 0, None
+    for attempt in itertools.count(1):
         trainer = _trainer(job, cluster, scratch, logs, attempt)
         ended = _fitted(trainer, job, progress)
         if not ended.failures:
             return ended.metrics
-        if attempt == ATTEMPTS or not all(_is_death(error) for error in ended.failures):
+        # A state that has been written since is progress: what died there may die again further on.
+        stands = state.last_whole(job.out)
+        from_here, stood = (from_here if stands == stood else 0) + 1, stands
+        if from_here == ATTEMPTS or not all(_is_death(error) for error in ended.failures):
             raise _explained(ended.failures, cluster, logs)
-        attempt += 1
+    raise AssertionError("unreachable")
 
 
 SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
@@ -228,12 +234,9 @@ def _is_death(error: Exception) -> bool:
 
     if isinstance(error, RayTaskError | RaySystemError):
         return False  # The worker lives and what it was given failed: a module it cannot import, say.
-    if isinstance(error, WorkerHealthCheckFailedError | RayError | ConnectionError):
+    if isinstance(error, WorkerHealthCheckFailedError | RayError):
         return True
-    # What torch.distributed raises in the workers that are left: RuntimeError from gloo, DistBackendError from NCCL.
-    lost = ("connection", "gloo", "nccl", "socket", "peer")
-    of_torch = type(error) is RuntimeError or type(error).__name__.startswith("Dist")
-    return of_torch and any(word in str(error).lower() for word in lost)
+    return peers.lost(error)
 
 
 def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | None) -> StageError:

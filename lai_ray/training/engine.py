@@ -43,10 +43,13 @@ def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
 
 
 def engine_for(recipe: Recipe, model: PreTrainedModel) -> Any:
-    """The DeepSpeed engine around `model`, with torch's own AdamW."""
+    """The DeepSpeed engine around `model`, with torch's own AdamW (the fused one where the host takes the step)."""
     deepspeed = _deepspeed()
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas
+        parameter_groups(model, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        fused=True if recipe.offload else None,
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(recipe, model))
     return engine
@@ -67,8 +70,11 @@ def settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
             "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in model.parameters())),
             "overlap_comm": cuda,
             "stage3_gather_16bit_weights_on_model_save": True,
+            **({"offload_optimizer": {"device": "cpu", "pin_memory": cuda}} if recipe.offload else {}),
         },
         "zero_allow_untested_optimizer": True,
+        # With offload too: DeepSpeed's own AdamW for the host has to be compiled on every node.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
 

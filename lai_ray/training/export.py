@@ -58,7 +58,7 @@ class Part:
 
 
 def begin(out: str, *, needed: int) -> Part:
-    """An empty folder to make `out` in. needed: bytes its weights will take.
+    """An empty folder to make `out` in. needed: bytes that will be written, of weights and states.
 
     Raises StageError, before anything is trained, when it cannot be written or the disk has not so much room.
     """
@@ -123,13 +123,13 @@ def publish(made: Part, out: str) -> None:
     for file in part.rglob("*"):
         if file.is_file():
             file.chmod(0o644)  # safetensors makes them for their owner alone; engines may run as somebody else.
-            _flush(file)
+            flush(file)
     target, old = Path(out).absolute(), part.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     part.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -175,7 +175,8 @@ def _copy_beside(base: str, part: Path) -> None:
             copy(source, part / source.name)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """To the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -54,6 +54,10 @@ class Recipe:
     zero_stage: Literal[1, 2, 3]
     precision: Literal["bf16", "fp32"]
     gradient_checkpointing: bool
+    offload: bool
+    """Optimizer states and their step in the hosts' memory."""
+    state_every: int
+    """Steps after which the whole state is kept beside `out`, to go on from; 0 for never. Decides nothing learned."""
     seed: int
 
     def rate(self, step: int, steps: int) -> float:
@@ -69,8 +73,12 @@ class Recipe:
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         return self.learning_rate * (1 - done) if self.schedule == "linear" else self.learning_rate
 
+    def keeps_state(self, step: int, steps: int) -> bool:
+        """After so many steps, the last of them excepted: the model itself follows."""
+        return bool(self.state_every) and step < steps and step % self.state_every == 0
 
-def recipe_for(job: TrainJob) -> Recipe:
+
+def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
     """What a TrainJob says, as the loop wants it; folders as absolute paths, because workers may stand elsewhere."""
     here = Path(job.model.path)
     settings = {name: getattr(job.settings, name) for name in _FROM_SETTINGS}
@@ -79,11 +87,12 @@ def recipe_for(job: TrainJob) -> Recipe:
         out=str(Path(job.out).absolute()),
         learning_rate=job.learning_rate,
         seed=job.seed,
+        state_every=state_every,
         **settings,
     )
 
 
-_FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "learning_rate", "seed"}
+_FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "learning_rate", "seed", "state_every"}
 
 
 def recipe_from(table: dict[str, Any]) -> Recipe:

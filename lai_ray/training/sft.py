@@ -9,9 +9,11 @@ workers share it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import random
 import sys
 import time
 from array import array
@@ -26,7 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from lai_ray import chat
 from lai_ray.errors import DataError
-from lai_ray.training import batches, export
+from lai_ray.training import batches, export, state
 from lai_ray.training.engine import consolidated, engine_for, load_model
 from lai_ray.training.recipe import Conversation, Recipe, read_job
 
@@ -49,6 +51,10 @@ class Data:
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.ids]
 
+    def tokens(self, rows: Iterable[int]) -> int:
+        """How many tokens these rows have."""
+        return sum(len(self.ids[row]) for row in rows)
+
     def targets(self, rows: Iterable[int]) -> int:
         """How many tokens of these rows are learned."""
         return sum(sum(weight > 0 for weight in self.weights[row]) for row in rows)
@@ -64,8 +70,10 @@ def train(
 ) -> dict[str, float]:
     """Train, and leave the model at `recipe.out`. Every worker calls this; rank 0 writes, and is the one to `report`.
 
+    With `recipe.state_every` the state of the middle is kept beside it, and the same call goes on from there.
     Raises DataError (nothing to learn, a sequence longer than the model's positions, a loss that is no number, with the
-    step and the samples) and StageError (the folder cannot be written). Neither leaves anything at `recipe.out`.
+    step and the samples) and StageError (the folder cannot be written, the state is another number of workers').
+    Neither leaves anything at `recipe.out`, and the last whole state stays.
     Returns the last step's metrics, with totals. threads: of each worker, explicit because torch would take all cores.
     """
     began = time.monotonic()
@@ -74,20 +82,38 @@ def train(
     _join()
     data = tokenized(recipe, examples)
     model = load_model(recipe, longest=max(data.lengths))
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    part = export.begin(recipe.out, needed=size) if dist.get_rank() == 0 else None
+    part = export.begin(recipe.out, needed=_bytes_written(recipe, model)) if dist.get_rank() == 0 else None
     engine = engine_for(recipe, model)
     try:
+        key = key_of(recipe, data, lineage)
+        done = state.load(engine, recipe.out, key, part)
         starting = {"seconds_starting": time.monotonic() - began}
-        metrics = _loop(recipe, data, engine, report, part) | starting
+        metrics = _loop(recipe, data, engine, report, part, key, done) | starting
         weights = consolidated(engine, recipe.zero_stage)
         if part:
             with export.explained(recipe.out):
                 export.write(part.path, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
                 export.publish(part, recipe.out)
+            state.remove(recipe.out)
     finally:
         engine.destroy()
     return metrics
+
+
+def key_of(recipe: Recipe, data: Data, lineage: dict[str, Any]) -> str:
+    """Hash of what decides every step of a training, so that no state of another is ever gone on from."""
+    settings = {name: value for name, value in asdict(recipe).items() if name not in ("out", "state_every")}
+    made = hashlib.sha256(json.dumps([settings, lineage.get("name"), data.names], sort_keys=True).encode())
+    for ids, weights in zip(data.ids, data.weights, strict=True):
+        made.update(ids.tobytes() + b"/" + weights.tobytes() + b"/")
+    return made.hexdigest()[:16]
+
+
+def _bytes_written(recipe: Recipe, model: torch.nn.Module) -> int:
+    """The weights', and two states': the last one stays until the next is whole."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters()))
+    return weights + (of_states if recipe.state_every else 0)
 
 
 def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
@@ -113,24 +139,30 @@ def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
     return Data(data.names, data.ids, data.weights, dropped, truncated)
 
 
-def _loop(recipe: Recipe, data: Data, engine: Any, report: Report, part: export.Part | None) -> dict[str, float]:
-    """All steps. The metrics of each go to `part` (rank 0's alone) and to `report`; the last ones come back."""
+def _loop(
+    recipe: Recipe, data: Data, engine: Any, report: Report, part: export.Part | None, key: str, done: int
+) -> dict[str, float]:
+    """The steps after the first `done`. Each one's metrics go to `part` (rank 0's alone) and to `report`; the last come
+    back.
+    """
     plan = batches.steps(
         data.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
     )
-    lines = (part.path / export.METRICS).open("w", encoding="utf-8", buffering=1) if part else None
-    started, tokens, metrics = time.monotonic(), 0, {}
-    for step, rows in enumerate(plan):
+    lines = (part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if part else None
+    started, metrics = time.monotonic(), {}
+    for step, rows in enumerate(plan[done:], done):
         metrics = _step(recipe, data, engine, rows, step=step, steps=len(plan))
-        tokens += int(metrics["tokens"])
         if lines:
             lines.write(json.dumps(metrics) + "\n")
             report(step + 1, metrics)
+        if recipe.keeps_state(step + 1, len(plan)):
+            state.save(engine, recipe.out, key, step + 1, part)
     if lines:
         lines.close()
-    seconds = time.monotonic() - started
+    seconds, tokens = time.monotonic() - started, sum(data.tokens(rows) for rows in plan[done:])
     totals = {"seconds": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
-    return metrics | totals | {"dropped": float(data.dropped), "truncated": float(data.truncated)}
+    resumed = {"resumed_at": float(done)} if done else {}
+    return metrics | totals | resumed | {"dropped": float(data.dropped), "truncated": float(data.truncated)}
 
 
 def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int, steps: int) -> dict[str, float]:
@@ -140,15 +172,17 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
         rows, data.lengths, workers=dist.get_world_size(), sequences_per_device=recipe.sequences_per_device
     )
     targets, rate = data.targets(rows), recipe.rate(step, steps)
+    # Random numbers (of dropout, where a model has it) are a function of the step too.
+    torch.manual_seed(random.Random(f"{recipe.seed}/{step}/{dist.get_rank()}").getrandbits(63))
     losses = _backward(data, engine, rows, [shares[dist.get_rank()] for shares in passes], targets)
-    _check(losses, data, rows, step)
+    _check(losses, data, rows, step, recipe.out)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     engine.step()
     norm = float(engine.get_global_grad_norm() or 0.0)
     if not math.isfinite(norm):
         raise DataError(f"the gradient is not a number at step {step + 1}; a lower learning rate may help")
-    real = sum(len(data.ids[row]) for row in rows)
+    real = data.tokens(rows)
     return {
         "step": step + 1,
         "steps": steps,
@@ -204,13 +238,13 @@ def _sequence_losses(engine: Any, ids: torch.Tensor, weights: torch.Tensor) -> t
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, losses * weights[:, 1:][learned])
 
 
-def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int) -> None:
+def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, out: str) -> None:
     bad = [data.names[row] for row, loss in zip(rows, losses.tolist(), strict=True) if not math.isfinite(loss)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
-            f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. Nothing was written. "
-            "A lower learning rate, fp32, or leaving these samples out may help."
+            f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. No model was written. "
+            f"{state.kept(out)} A lower learning rate, fp32, or leaving these samples out may help."
         )
 
 

@@ -1,0 +1,137 @@
+"""The whole state of a training in its middle: weights, optimizer, metrics so far. Every worker's part, or none of it.
+
+    .<out>.state/step_00000040/    whole: every worker's files, metrics.jsonl, and state.json written last
+    .<out>.state/.<mark>/          being written, or half-written for ever
+
+What else a step depends on (order of samples, learning rate, random numbers) is a function of the step, so a training
+that goes on from here ends in the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lai_ray.errors import StageError
+from lai_ray.training import peers
+from lai_ray.training.export import METRICS, Part, flush
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a state without reading it."""
+
+    key: str
+    """Of the training it belongs to."""
+    step: int
+    """Steps done."""
+    workers: int
+
+
+def folder_of(out: str) -> Path:
+    """Where the states of the training that makes `out` are."""
+    path = Path(out).absolute()
+    return path.with_name(f".{path.name}.state")
+
+
+def last_whole(out: str) -> tuple[Path, State] | None:
+    """The last whole state and its folder; None where there is none."""
+    for folder in sorted(folder_of(out).glob("step_*"), reverse=True):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return folder, State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    return None
+
+
+def kept(out: str) -> str:
+    """What there is to go on from, in a sentence."""
+    found = last_whole(out)
+    return f"The state of step {found[1].step} is kept." if found else "No state was kept before it."
+
+
+def remove(out: str) -> None:
+    """All states of a training: it is over."""
+    shutil.rmtree(folder_of(out), ignore_errors=True)
+
+
+def save(engine: Any, out: str, key: str, step: int, part: Part | None) -> None:
+    """Every worker calls this after the same step. part: rank 0's folder in the making, with the metrics so far.
+
+    Older states are removed once this one is whole. Raises StageError when it cannot be written; they stay then.
+    """
+    folder = folder_of(out)
+    mark = peers.from_first(part and part.mark)
+    made = folder / mark
+    with _explained(out, step):
+        if part:
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
+        engine.save_checkpoint(str(folder), tag=mark, save_latest=False)
+        peers.wait_for_all()
+        if part:
+            _finish(made, State(key, step, peers.count()), part)
+
+
+def load(engine: Any, out: str, key: str, part: Part | None) -> int:
+    """The steps that are done already: 0, or those of this training's last whole state, which the engine then has.
+
+    Every worker calls this. Rank 0's metrics so far are put into its `part`. A state of another training (another
+    `key`) is left alone. Raises StageError when another number of workers wrote it.
+    """
+    found: tuple[Path, State] | None = peers.from_first(last_whole(out) if part else None)
+    if found is None or found[1].key != key:
+        return 0
+    folder, state = found
+    if state.workers != peers.count():
+        raise StageError(
+            f"this training stands at step {state.step}, in {folder}, as {state.workers} workers left it, and "
+            f"{peers.count()} would go on: its parts are cut by worker. Set cluster.train_workers = "
+            f"{state.workers} to go on from there, or remove that folder to begin anew."
+        )
+    try:
+        engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
+        if part:
+            shutil.copyfile(folder / METRICS, part.path / METRICS)
+    except Exception as error:  # Whatever torch and DeepSpeed say of a broken file.
+        if peers.lost(error):
+            raise
+        raise StageError(
+            f"{folder}: the state of step {state.step} cannot be read ({error}). Remove that folder to begin anew."
+        ) from error
+    return state.step
+
+
+def _finish(made: Path, state: State, part: Part) -> None:
+    if not part.is_mine():
+        raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
+    shutil.copyfile(part.path / METRICS, made / METRICS)
+    (made / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    for file in made.rglob("*"):
+        if file.is_file():
+            flush(file)
+    whole = made.with_name(f"step_{state.step:08d}")
+    shutil.rmtree(whole, ignore_errors=True)
+    made.rename(whole)
+    flush(whole.parent)
+    for other in whole.parent.iterdir():
+        if other != whole:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _explained(out: str, step: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter when a disk is full.
+        if peers.lost(error):
+            raise
+        raise StageError(
+            f"{folder_of(out)}: the state of step {step} could not be saved ({error}). {kept(out)} "
+            "Make room or mend the folder, and start the same command again."
+        ) from error

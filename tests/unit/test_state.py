@@ -1,0 +1,192 @@
+"""A training that was stopped in the middle goes on from its last whole state and ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lai_ray.errors import DataError, StageError
+from lai_ray.training import export, peers, sft, state
+from lai_ray.training.recipe import Recipe, write_job
+from tests.tiny_model import conversations, recipe, tiny_model
+
+ROOT = Path(__file__).parents[2]
+COUNT, EVERY = 37, 4  # 14 steps: states after 4, 8 and 12.
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def run(job: Recipe, *, stop_at: int = 0, name: str = "one") -> dict[str, float]:
+    def report(step: int, metrics: dict[str, float]) -> None:
+        if step == stop_at:
+            raise Stopped
+
+    return sft.train(job, conversations(COUNT), report=report, lineage={"name": name})
+
+
+def stopped(job: Recipe, at: int) -> Path:
+    """The folder of the states that a training left which was stopped at a step."""
+    with pytest.raises(Stopped):
+        run(job, stop_at=at)
+    return state.folder_of(job.out)
+
+
+def same(a: str, b: str) -> bool:
+    one, other = (load_file(Path(folder) / "model.safetensors") for folder in (a, b))
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("stage", "precision", "offload"), [
+    (1, "fp32", False), (2, "bf16", False), (3, "fp32", True),
+])  # fmt: skip
+def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision, offload):
+    settings = {"zero_stage": stage, "precision": precision, "offload": offload}
+    run(recipe(model, tmp_path / "whole", **settings))
+    job = recipe(model, tmp_path / "out", state_every=EVERY, **settings)
+    left = stopped(job, at=10)
+    assert state.last_whole(job.out) == (left / "step_00000008", state.State(state.last_whole(job.out)[1].key, 8, 1))
+    metrics = run(job)
+    assert metrics["resumed_at"] == 8.0
+    assert same(job.out, str(tmp_path / "whole"))
+    lines = [(Path(folder) / "metrics.jsonl").read_text().splitlines() for folder in (job.out, tmp_path / "whole")]
+    mine, whole = ([(json.loads(line)["step"], json.loads(line)["loss"]) for line in each] for each in lines)
+    assert mine == whole
+    assert not left.exists(), "it is over: nothing to go on from"
+
+
+def test_offload_learns_what_the_device_learns(model, tmp_path):
+    here, there = (recipe(model, tmp_path / str(offload), offload=offload) for offload in (False, True))
+    assert run(here)["loss"] == pytest.approx(run(there)["loss"], abs=1e-5)
+
+
+def test_dropout_too_is_a_function_of_the_step(tmp_path):
+    base = tiny_model(tmp_path / "base")
+    config = json.loads((Path(base) / "config.json").read_text())
+    (Path(base) / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.3}))
+    run(recipe(base, tmp_path / "whole"))
+    job = recipe(base, tmp_path / "out", state_every=EVERY)
+    stopped(job, at=6)
+    assert run(job)["resumed_at"] == 4.0
+    assert same(job.out, str(tmp_path / "whole"))
+
+
+def test_a_half_written_state_is_never_taken_for_a_whole_one(model, tmp_path):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    left = stopped(job, at=10)
+    shutil.copytree(left / "step_00000008", left / ".somebody")
+    shutil.copytree(left / "step_00000008", left / "step_00000012")
+    (left / "step_00000012" / state.STATE).unlink()
+    assert run(job)["resumed_at"] == 8.0
+
+
+def test_the_state_of_another_training_is_not_gone_on_from(model, tmp_path):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    stopped(job, at=10)
+    assert "resumed_at" not in run(job, name="two")
+    stopped(job, at=10)
+    other = recipe(model, tmp_path / "out", state_every=EVERY, learning_rate=1e-4)
+    left = stopped(other, at=2)
+    assert [each.name for each in left.glob("step*")] == ["step_00000008"], "it stays until another is whole"
+    stopped(other, at=6)
+    assert [each.name for each in left.glob("step*")] == ["step_00000004"]
+
+
+def test_another_number_of_workers_is_refused_with_both_ways_out(model, tmp_path, monkeypatch):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    left = stopped(job, at=10)
+    monkeypatch.setattr(peers, "count", lambda: 4)
+    with pytest.raises(StageError, match=r"step 8.* 1 workers .* 4 would .*train_workers = 1 .*remove that folder"):
+        run(job)
+    assert (left / "step_00000008").exists()
+
+
+def test_how_often_states_are_kept_may_change_in_between(model, tmp_path):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    stopped(job, at=10)
+    assert run(recipe(model, tmp_path / "out", state_every=0))["resumed_at"] == 8.0
+
+
+def test_a_broken_state_is_said(model, tmp_path):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    left = stopped(job, at=10)
+    for file in (left / "step_00000008").glob("*.pt"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StageError, match="step 8 cannot be read .* Remove that folder"):
+        run(job)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(model, tmp_path, monkeypatch):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    losses = sft._sequence_losses
+    seen: list[Any] = []
+
+    def broken(*arguments: Any) -> Any:
+        seen.append(1)
+        return losses(*arguments) * (float("nan") if len(seen) > 20 else 1.0)
+
+    monkeypatch.setattr(sft, "_sequence_losses", broken)
+    with pytest.raises(DataError, match=r"not a number at step 8, in tiny/train/.*state of step 4 is kept"):
+        run(job)
+    found = state.last_whole(job.out)
+    assert found and found[1].step == 4
+
+
+def test_an_orphan_writes_no_state_once_its_successor_has_begun(model, tmp_path):
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        if step == 6:
+            export.begin(job.out, needed=0)
+
+    with pytest.raises(StageError, match="another training has begun"):
+        sft.train(job, conversations(COUNT), report=report, lineage={"name": "one"})
+    found = state.last_whole(job.out)
+    assert found and found[1].step == 4
+
+
+def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(model, tmp_path):
+    """The limit on a file's size stands for the disk, set after the first state."""
+    job = recipe(model, tmp_path / "out", state_every=EVERY)
+    write_job(tmp_path / "job.json", job, conversations(COUNT), {"name": "one"})
+    code = (
+        "import resource, sys; from pathlib import Path; from lai_ray.training import sft\n"
+        "from lai_ray.training.recipe import read_job; from lai_ray.errors import StageError\n"
+        "job, lineage, examples = read_job(Path(sys.argv[1]))\n"
+        "def full(step, metrics):\n"
+        "    if step == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
+        "try: sft.train(job, examples, report=full, lineage=lineage)\n"
+        "except StageError as error: print('SAID', error)"
+    )
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert "SAID" in done.stdout, done.stderr[-2000:]
+    assert "state of step 8 could not be saved" in done.stdout and "The state of step 4 is kept." in done.stdout
+    assert run(job)["resumed_at"] == 4.0
+    run(recipe(model, tmp_path / "whole"))
+    assert same(job.out, str(tmp_path / "whole"))
+
+
+def test_room_for_two_states_is_asked_for(model, tmp_path, monkeypatch):
+    asked: list[int] = []
+    begin = export.begin
+    monkeypatch.setattr(export, "begin", lambda out, *, needed: (asked.append(needed), begin(out, needed=needed))[1])
+    run(recipe(model, tmp_path / "a"))
+    run(recipe(model, tmp_path / "b", state_every=EVERY))
+    assert asked[1] == 9 * asked[0]  # 4 bytes a number; 2 x 16 besides.
