@@ -5,6 +5,7 @@ The start is after every import and before the model. With torchrun each worker 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -12,8 +13,10 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+
 WATCHED = ("RssAnon", "RssShmem")
-"""What a process holds for itself. Pages of files (the weights as they lie on disk) can be dropped, and are not counted."""
+"""What a process holds for itself. Pages of files (the weights on disk) can be dropped, and are not counted."""
 EVERY = 0.002
 
 
@@ -28,7 +31,7 @@ class Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.phase = "start"
+        self.phase = "rest"
         self.peaks: dict[str, int] = {}
         self.over = False
 
@@ -42,7 +45,11 @@ def main(job: str, out: str) -> None:
     from lai_ray.training import engine, sft
 
     sft._join()
-    engine._deepspeed()  # Imported before the start is taken, as everything else.
+    engine._deepspeed()
+    importlib.import_module("transformers.models.llama.modeling_llama")
+    importlib.import_module("transformers.modeling_utils")
+    warm = torch.nn.Linear(64, 64)
+    warm(torch.ones(1, 64)).sum().backward()
     watch, before = Watch(), resident()
 
     def within(name: str, module: object, function: str) -> None:
@@ -67,7 +74,9 @@ def main(job: str, out: str) -> None:
     watch.over = True
     watch.join()
     rank = os.environ.get("RANK", "0")
-    Path(f"{out}.{rank}").write_text(json.dumps({name: peak - before for name, peak in watch.peaks.items()}))
+    Path(f"{out}.{rank}").write_text(
+        json.dumps({"before": before} | {name: peak - before for name, peak in watch.peaks.items()})
+    )
 
 
 if __name__ == "__main__":

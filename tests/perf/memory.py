@@ -4,7 +4,7 @@ python -m tests.perf.memory [--only WORDS] [--out ROWS.json]
 
 Randomly initialised Llamas are trained for two steps by `lai_ray.training.sft` on this machine's CPU, in one process or
 two. What counts is the memory a process holds for itself (RssAnon and RssShmem) above what it held when everything was
-imported and no model was there, looked at every 2 ms (tests/perf/_resident.py). The page cache is not counted.
+imported and no model was there, looked at every 2 ms (tests/perf/_resident.py). Pages of files are not counted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.tiny_model import TEMPLATE
+from lai_ray.training import memory
+from lai_ray.training.model_size import size_of
+from tests import tiny_model
 
 VOCABULARY = 16_000
 SHAPES = {
@@ -41,13 +43,22 @@ class Case:
     """In one pass of one worker."""
     length: int = 128
     passes: int = 2
-    more: dict[str, Any] = field(default_factory=dict)
+    offload: bool = False
 
 
 def cases() -> list[Case]:
-    """Every stage in both precisions with one worker and two; then one thing changed at a time."""
+    """Every stage in both precisions with one worker and two; then checkpointing, a larger model, and offloading."""
     plain = [Case(precision=p, zero_stage=z, workers=w) for w in (1, 2) for p in ("fp32", "bf16") for z in (1, 2, 3)]
-    return plain
+    long = Case(shape="50M", precision="bf16", sequences=8, length=256)
+    return [
+        *plain,
+        long,
+        replace(long, checkpointing=True),
+        replace(long, precision="fp32"),
+        Case(shape="110M", precision="bf16", checkpointing=True),
+        Case(shape="110M", precision="fp32", workers=2, checkpointing=True),
+        *(Case(precision="bf16", zero_stage=z, offload=True) for z in (2, 3)),
+    ]
 
 
 def model(folder: Path, shape: str) -> str:
@@ -62,9 +73,11 @@ def model(folder: Path, shape: str) -> str:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = tiny_model.TEMPLATE
     tokenizer.save_pretrained(folder)
-    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=False, **SHAPES[shape])
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=False, **SHAPES[shape]
+    )
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
@@ -72,17 +85,15 @@ def model(folder: Path, shape: str) -> str:
 
 def recipe(case: Case, model: str, out: Path) -> dict[str, Any]:
     """The recipe of a job file."""
-    return {
-        "model": model, "out": str(out), "learning_rate": 1e-5, "epochs": 1,
-        "sequences_per_step": case.sequences * case.workers * case.passes, "sequences_per_device": case.sequences,
-        "max_length": case.length, "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0,
-        "betas": (0.9, 0.95), "clip": 1.0, "zero_stage": case.zero_stage, "precision": case.precision,
-        "gradient_checkpointing": case.checkpointing, "seed": 0,
-        **case.more,
+    settings: dict[str, Any] = {
+        "epochs": 1, "sequences_per_step": case.sequences * case.workers * case.passes, "weight_decay": 0.0,
+        "sequences_per_device": case.sequences, "max_length": case.length, "zero_stage": case.zero_stage,
+        "precision": case.precision, "gradient_checkpointing": case.checkpointing, "offload": case.offload,
     }  # fmt: skip
+    return asdict(tiny_model.recipe(model, out, **settings))
 
 
-def measured(case: Case, models: dict[str, str], scratch: Path) -> dict[str, float]:
+def measured(case: Case, models: dict[str, str], scratch: Path) -> dict[str, int]:
     """The most that any worker held, in bytes, by phase."""
     table = recipe(case, models[case.shape], scratch / "out")
     rows = 2 * table["sequences_per_step"]
@@ -98,19 +109,33 @@ def measured(case: Case, models: dict[str, str], scratch: Path) -> dict[str, flo
     if case.workers > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.workers), *launch]
     # One arena, and large blocks go back to the system when they are freed: what is held is what is needed.
-    calm = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch, str(job), str(out)], env={**os.environ, **calm}, capture_output=True, text=True)
+    calm = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **calm, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, str(job), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-4000:])
     found = [json.loads((scratch / f"peaks.{rank}").read_text()) for rank in range(case.workers)]
     return {name: max(each.get(name, 0) for each in found) for name in found[0]}
 
 
+def said(case: Case, folder: str) -> tuple[int, str]:
+    """The estimate in bytes, less what a process is before its model, and the moment that it names."""
+    plan = memory.Plan(
+        precision=case.precision, zero_stage=case.zero_stage, gradient_checkpointing=case.checkpointing,
+        sequences_per_device=case.sequences, max_length=case.length, offload=case.offload, workers=case.workers,
+        gpu=False,
+    )  # fmt: skip
+    need = memory.estimate(size_of(folder), plan)
+    return need.total - memory.PROCESS, need.worst
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         models = {shape: model(Path(scratch) / shape, shape) for shape in SHAPES}
         for case in cases():
@@ -119,7 +144,15 @@ def main() -> None:
             place = Path(scratch) / "run"
             place.mkdir(exist_ok=True)
             peaks = measured(case, models, place)
-            print(json.dumps(asdict(case)), {k: round(v / 1e6) for k, v in peaks.items()}, flush=True)
+            before = peaks.pop("before")
+            seen, (expected, worst) = max(peaks.values()), said(case, models[case.shape])
+            cells = [case.shape, case.precision, case.zero_stage, case.workers, f"{case.sequences} × {case.length}"]
+            cells += ["yes" if case.checkpointing else "no", "yes" if case.offload else "no"]
+            cells += [f"{seen / 1e6:.0f}", f"{expected / 1e6:.0f}", f"{expected / seen - 1:+.0%}", worst]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+            rows.append({**asdict(case), "before": before, "peaks": peaks, "expected": expected, "moment": worst})
+            if options.out:
+                options.out.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
