@@ -41,16 +41,16 @@ def table(size: Size, plan: Plan, room: Room, whose: str) -> Table:
     moments = [name for name in MOMENTS if name in need.moments]
     made = Table(TITLE if well else f"{TITLE}: it does not fit", ["GiB of each worker", *moments])
     parts = dict.fromkeys(part for name in moments for part in need.moments[name])
-    made.rows = [[part, *(_gib(need.moments[name].get(part, 0)) for name in moments)] for part in parts]
+    amounts = {part: [need.moments[name].get(part, 0) for name in moments] for part in parts}
+    made.rows = [[part, *map(_gib, found)] for part, found in amounts.items() if any(found)]
     made.rows.append(["sum", *(_gib(sum(need.moments[name].values())) for name in moments)])
     counted = "counted in the weights' files" if size.exact else "computed from config.json"
+    by = f" by each of {plan.workers} workers" if plan.workers > 1 else ""
     sentences = [
-        f"{size.parameters:,} parameters, {counted}. An estimate for sequences of max_length tokens.",
-        f"Most is held in {need.worst}: {_gib(need.total)} GiB by each of {plan.workers} workers"
-        if plan.workers > 1
-        else f"Most is held in {need.worst}: {_gib(need.total)} GiB",
+        f"{size.parameters:,} parameters, {counted}. An estimate, for sequences of max_length tokens.",
+        f"Most is held in {need.worst}: {_gib(need.total)} GiB{by}; "
+        f"{_gib(room.of_worker(plan.workers))} GiB are there ({whose}).",
     ]
-    sentences[-1] += f"; {_gib(room.of_worker(plan.workers))} GiB are there ({whose})."
     if plan.gpu:
         sentences.append(_on_the_host(need, plan, room))
     sentences.append("It fits." if well else _what_would(size, plan, room))
@@ -82,7 +82,9 @@ def _unknown(why: str) -> Table:
 
 
 def _gib(count: int) -> str:
-    return "–" if not count else f"{count / GIB:.2f}" if count < 10 * GIB else f"{count / GIB:.1f}"
+    if not count:
+        return "–"
+    return "<0.01" if count < GIB / 200 else f"{count / GIB:.2f}" if count < 10 * GIB else f"{count / GIB:.1f}"
 
 
 def _folder(config: Config) -> str:
