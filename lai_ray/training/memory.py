@@ -1,7 +1,7 @@
 """What a training holds in memory, before it is begun, and what would fit.  Size, Plan -> Estimate, Remedies. Pure.
 
 The arithmetic is what DeepSpeed 0.19 does with the configuration that engine.py asks for, read in its stage_1_and_2.py,
-stage3.py and bf16_optimizer.py and measured on CPUs (docs/results/training.md, Memory). On GPUs it was not measured.
+stage3.py and bf16_optimizer.py, and measured on CPUs (docs/results/training.md, Memory). On GPUs it was not measured.
 All sizes are bytes.
 """
 
@@ -94,16 +94,17 @@ def estimate(size: Size, plan: Plan) -> Estimate:
     state = _state(size, plan)
     overhead = {"process": CUDA if plan.gpu else PROCESS}
     held = {"weights": state.weights, "optimizer": state.optimizer, "buckets": state.bucket_kept} | overhead
-    forward = {
-        "gradients": state.gradients, "activations": activations(size, plan), "logits": logits(size, plan),
-    }  # fmt: skip
-    backward = {"gradients": state.gradients + state.gradients_new}
-    buckets = state.bucket_kept + state.bucket
-    if plan.gpu:  # The bucket is there from the first gradient on, when all activations still are.
-        a_pass = {**held, **forward, **backward, "buckets": buckets, "gathered": state.gathered}
-    else:  # Pages count when they are written, and the bucket fills as activations are freed.
-        end = {**held, **backward, "buckets": buckets, "gathered": state.gathered}
-        a_pass = max({**held, **forward, "gathered": state.gathered}, end, key=_sum)
+    passing = {"activations": activations(size, plan), "logits": logits(size, plan), "gathered": state.gathered}
+    if plan.gpu:  # Two buckets in turn are there from the first gradient on, when all activations still are.
+        buckets = state.bucket_kept + 2 * state.bucket + state.sent
+        a_pass = {**held, "gradients": state.gradients + state.gradients_new, "buckets": buckets, **passing}
+    else:  # Pages count when they are written: buckets fill as activations are freed, and gradients move into them.
+        forward = {**held, "gradients": state.gradients, **passing}
+        buckets = state.bucket_kept + (state.bucket if plan.zero_stage == 2 else 0)
+        reduced = {"gradients": state.gradients + state.gradients_new, "buckets": buckets}
+        sent = {"gradients": state.gradients, "buckets": buckets + state.sent}
+        gathered = {"gathered": state.gathered}
+        a_pass = max(forward, {**held, **reduced, **gathered}, {**held, **sent, **gathered}, key=_sum)
     moments = {
         "starting": {"weights": state.weights + state.whole, "optimizer": state.master} | overhead,
         "a pass": a_pass,
@@ -165,8 +166,11 @@ class _State:
     """After the step."""
     gathered: int
     bucket: int
-    """Messages between workers, while a pass goes on."""
+    """Gradients on their way to other workers, while a pass goes on."""
+    sent: int
+    """The copy of them that is sent."""
     bucket_kept: int
+    """What of this is held all the time."""
     temporaries: int
     host_optimizer: int
     host_gradients: int
@@ -179,13 +183,10 @@ def _state(size: Size, plan: Plan) -> _State:
     # AdamW on GPUs goes over all tensors at once and keeps one copy, on CPUs two; the fused one of offloading none.
     temporaries = 0 if plan.offload else at_once * (4 if plan.gpu else 8)
     gradients = _gradients(n, mine, plan)
-    if stage == 3:
-        bucket, kept = 0, min(BUCKET, n) * b
-    elif plan.precision == "bf16" and stage == 1 and not plan.offload:
-        bucket, kept = (n * b if plan.workers > 1 else 0), 0  # Its sums are reduced whole, in bf16.
-    else:
-        bucket, kept = min(BUCKET, n) * (4 if stage == 1 else b), 0
-        bucket *= 2 if plan.gpu or plan.workers > 1 else 1  # Two in turn on GPUs; and what is sent is a copy.
+    bucket = 0 if stage == 3 else min(BUCKET, n) * (4 if stage == 1 else b)
+    sent, kept = bucket, min(BUCKET, n) * b if stage == 3 else 0
+    if plan.precision == "bf16" and stage == 1 and not plan.offload:
+        bucket, sent = 0, n * b  # Its sums are reduced whole, in bf16.
     # To offload, the new weights pass through a buffer on the host, and gradients through one on the device.
     states = (12 + (b if plan.offload else 0)) * mine
     on_host = plan.offload and plan.gpu
@@ -202,6 +203,7 @@ def _state(size: Size, plan: Plan) -> _State:
         gradients_kept=gradients.kept,
         gathered=min(n, LIVE) * b if stage == 3 else 0,
         bucket=bucket,
+        sent=sent if plan.workers > 1 else 0,
         bucket_kept=kept,
         temporaries=temporaries,
         host_optimizer=states if on_host else 0,
