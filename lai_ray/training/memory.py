@@ -183,8 +183,10 @@ def _state(size: Size, plan: Plan) -> _State:
     # AdamW on GPUs goes over all tensors at once and keeps one copy, on CPUs two; the fused one of offloading none.
     temporaries = 0 if plan.offload else at_once * (4 if plan.gpu else 8)
     gradients = _gradients(n, mine, plan)
-    bucket = 0 if stage == 3 else min(BUCKET, n) * (4 if stage == 1 else b)
-    sent, kept = bucket, min(BUCKET, n) * b if stage == 3 else 0
+    bucket = min(BUCKET, n) * (4 if stage == 1 else b)
+    sent, kept = bucket, 0
+    if stage == 3:  # One bucket for good; what is sent is laid out anew by worker, and gloo copies that.
+        bucket, sent, kept = 0, 2 * bucket, bucket
     if plan.precision == "bf16" and stage == 1 and not plan.offload:
         bucket, sent = 0, n * b  # Its sums are reduced whole, in bf16.
     # To offload, the new weights pass through a buffer on the host, and gradients through one on the device.

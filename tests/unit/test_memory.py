@@ -14,6 +14,7 @@ from lai_ray import jobfile
 from lai_ray.errors import DataError
 from lai_ray.report import memory as report
 from lai_ray.settings import TrainSettings
+from lai_ray.training import engine
 from lai_ray.training.memory import BUCKET, Plan, Room, activations, estimate, fits, plan_of, remedies
 from lai_ray.training.model_size import Size, counted_parameters, from_config, size_of
 from tests.conftest import lai
@@ -119,6 +120,10 @@ def test_fp32_holds_its_master_weights_beside_the_weights():
     n = from_config(LLAMA_8B).parameters
     assert part(plan(precision="fp32"), "the step", "weights") == 4 * n
     assert part(plan(precision="fp32"), "the step", "optimizer") == 12 * n
+
+
+def test_the_bucket_is_the_engine_s():
+    assert engine.BUCKET == BUCKET
 
 
 def test_offloading_moves_the_optimizer_to_the_host():
