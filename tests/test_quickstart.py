@@ -45,6 +45,16 @@ def test_each_iteration_started_one_engine_a_replica(quickstart):
     assert starts == 3 * 2
 
 
+def test_every_model_made_has_a_card_with_its_scores_and_curves(quickstart):
+    folder, _ = quickstart
+    for i in (0, 1):
+        card = (folder / f"iteration_{i}/train/checkpoint/README.md").read_text()
+        score = json.loads((folder / f"iteration_{i + 1}/evaluate/scores.json").read_text())["word_problems.test"]
+        assert f"| word_problems.test | {score['right']} of {score['n']} (" in card
+        assert "| samples | 1200 |" in card
+        assert list((folder / f"iteration_{i}/train/tensorboard").glob("events*"))
+
+
 def test_the_report_has_what_a_reader_looks_for(quickstart):
     folder, printed = quickstart
     report = (folder / "report.md").read_text()

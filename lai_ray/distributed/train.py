@@ -52,9 +52,8 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
 
     logs: folder for the workers' output (train-<rank>.log); None leaves it to Ray. progress: called with (steps done,
     steps). What `job.out` already holds under this job's name is returned as it is. A worker that dies is replaced and
-    the training begun again, or gone on with from its last state (`cluster.train_state_every`), with the same result.
-    A state that an earlier driver left is gone on from too. Raises StageError in the worker's own words; what was at `job.out`
-    before stays.
+    the training begun again, or gone on with from its last state (`cluster.train_state_every`), an earlier driver's
+    too, with the same result. Raises StageError in the worker's own words; what was at `job.out` before stays.
     """
     from lai_ray.contracts import Trained
 
@@ -160,15 +159,21 @@ def _work(config: dict[str, Any]) -> dict[str, float]:
         _redirect(Path(config["logs"]) / f"train-{ray.train.get_context().get_world_rank()}.log")
     placed = time.time() - config["began"]
     from lai_ray.training import sft
+    from lai_ray.training.board import Board
     from lai_ray.training.recipe import read_job
 
     recipe, lineage, examples = read_job(Path(config["job"]))
-    metrics = sft.train(recipe, examples, report=_said, lineage=lineage, threads=config["threads"])
+    board = Board(recipe.out)
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        print(json.dumps(metrics), flush=True)
+        board(step, metrics)
+
+    try:
+        metrics = sft.train(recipe, examples, report=report, lineage=lineage, threads=config["threads"])
+    finally:
+        board.close()
     return metrics | {"seconds_placing": placed, "seconds_in_worker": time.time() - config["began"] - placed}
-
-
-def _said(step: int, metrics: dict[str, float]) -> None:
-    print(json.dumps(metrics), flush=True)
 
 
 def _redirect(log: Path) -> None:
@@ -251,4 +256,6 @@ def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | 
     wanted = f"{cluster.train_workers} workers with {each} each"
     cause = getattr(error, "cause", None) or error
     first = (str(cause).strip().splitlines() or ["no message"])[0].rstrip(".")
+    if type(cause).__name__ == "OutOfMemoryError":
+        first += ". `lai check` names settings that need less (the [train] table)"
     return StageError(f"training on {wanted} failed: {type(cause).__name__}: {first}.{where}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmarks import _sandbox
@@ -20,6 +21,7 @@ from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Stage
 from lai_ray.stages.select import Part, RecordedPart, grading
 from lai_ray.store import Answers, View, key_of
+from lai_ray.training import card
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
         with stage.answers() as answers:
             failed, spent = _generate(stage, answers, parts, target, config, executor)
             tallies = {part.name: _grade(stage, part, answers, failed, target, config, executor) for part in parts}
-        stage.store.put_json("scores.json", {name: tally.table() for name, tally in tallies.items()})
+        scores = {name: tally.table() for name, tally in tallies.items()}
+        stage.store.put_json("scores.json", scores)
+        if Path(target.path).absolute().is_relative_to(Path(stage.run.store.where).absolute()):
+            card.write(target.path, scores)  # A model of this run, and no other's.
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
     return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))

@@ -28,9 +28,10 @@ from torch.nn.functional import cross_entropy
 
 from lai_ray import chat
 from lai_ray.errors import DataError
-from lai_ray.training import batches, export, state
+from lai_ray.training import batches, card, export, state, utilisation
 from lai_ray.training.engine import consolidated, engine_for, load_model
 from lai_ray.training.recipe import Conversation, Recipe, read_job
+from lai_ray.training.utilisation import Meter
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -83,16 +84,18 @@ def train(
     data = tokenized(recipe, examples)
     model = load_model(recipe, longest=max(data.lengths))
     part = export.begin(recipe.out, needed=_bytes_written(recipe, model)) if dist.get_rank() == 0 else None
+    meter = utilisation.meter(model, workers=dist.get_world_size(), device=_device(recipe))
+    states = state.States(recipe.out, key_of(recipe, data, lineage), part)
     engine = engine_for(recipe, model)
     try:
-        key = key_of(recipe, data, lineage)
-        done = state.load(engine, recipe.out, key, part)
+        done = states.load(engine)
         starting = {"seconds_starting": time.monotonic() - began}
-        metrics = _loop(recipe, data, engine, report, part, key, done) | starting
+        metrics = _loop(recipe, data, engine, meter, states, report, done) | starting
         weights = consolidated(engine, recipe.zero_stage)
         if part:
             with export.explained(recipe.out):
                 export.write(part.path, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
+                card.write(str(part.path))
                 export.publish(part, recipe.out)
             state.remove(recipe.out)
     finally:
@@ -102,8 +105,11 @@ def train(
 
 def key_of(recipe: Recipe, data: Data, lineage: dict[str, Any]) -> str:
     """Hash of what decides every step of a training, so that no state of another is ever gone on from."""
-    settings = {name: value for name, value in asdict(recipe).items() if name not in ("out", "state_every")}
-    made = hashlib.sha256(json.dumps([settings, lineage.get("name"), data.names], sort_keys=True).encode())
+    name = lineage.get("name")
+    # A name stands for the base model too, wherever that lies after a run was moved.
+    decides_nothing = {"out", "state_every"} | ({"model"} if name else set())
+    settings = {setting: value for setting, value in asdict(recipe).items() if setting not in decides_nothing}
+    made = hashlib.sha256(json.dumps([settings, name, data.names], sort_keys=True).encode())
     for ids, weights in zip(data.ids, data.weights, strict=True):
         made.update(ids.tobytes() + b"/" + weights.tobytes() + b"/")
     return made.hexdigest()[:16]
@@ -111,7 +117,7 @@ def key_of(recipe: Recipe, data: Data, lineage: dict[str, Any]) -> str:
 
 def _bytes_written(recipe: Recipe, model: torch.nn.Module) -> int:
     """The weights', and two states': the last one stays until the next is whole."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
     of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters()))
     return weights + (of_states if recipe.state_every else 0)
 
@@ -140,32 +146,33 @@ def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
 
 
 def _loop(
-    recipe: Recipe, data: Data, engine: Any, report: Report, part: export.Part | None, key: str, done: int
+    recipe: Recipe, data: Data, engine: Any, meter: Meter, states: state.States, report: Report, done: int
 ) -> dict[str, float]:
-    """The steps after the first `done`. Each one's metrics go to `part` (rank 0's alone) and to `report`; the last come
-    back.
-    """
+    """The steps after the first `done`; the last one's metrics. Rank 0 writes each one's, and reports them."""
     plan = batches.steps(
         data.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
     )
-    lines = (part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if part else None
+    lines = (states.part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if states.part else None
     started, metrics = time.monotonic(), {}
     for step, rows in enumerate(plan[done:], done):
-        metrics = _step(recipe, data, engine, rows, step=step, steps=len(plan))
+        metrics = _step(recipe, data, engine, meter, rows, step=step, steps=len(plan))
         if lines:
             lines.write(json.dumps(metrics) + "\n")
             report(step + 1, metrics)
         if recipe.keeps_state(step + 1, len(plan)):
-            state.save(engine, recipe.out, key, step + 1, part)
+            states.save(engine, step + 1)
     if lines:
         lines.close()
     seconds, tokens = time.monotonic() - started, sum(data.tokens(rows) for rows in plan[done:])
-    totals = {"seconds": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
+    length = data.tokens(range(len(data.ids))) / len(data.ids)
+    totals = {"seconds": seconds, "tokens": float(tokens)} | meter.of(tokens, seconds, length=length)
     resumed = {"resumed_at": float(done)} if done else {}
     return metrics | totals | resumed | {"dropped": float(data.dropped), "truncated": float(data.truncated)}
 
 
-def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int, steps: int) -> dict[str, float]:
+def _step(
+    recipe: Recipe, data: Data, engine: Any, meter: Meter, rows: list[int], *, step: int, steps: int
+) -> dict[str, float]:
     """One optimizer step over the rows. Raises DataError, before the weights change, when the loss is no number."""
     started = time.monotonic()
     passes = batches.micro_batches(
@@ -190,8 +197,8 @@ def _step(recipe: Recipe, data: Data, engine: Any, rows: list[int], *, step: int
         "learning_rate": rate,
         "gradient_norm": norm,
         "tokens": real,
-        "tokens_per_second": real / (time.monotonic() - started),
         "padding": 1 - real / batches.padded(passes, data.lengths),
+        **meter.of(real, time.monotonic() - started, length=real / len(rows)),
     }
 
 
@@ -246,6 +253,11 @@ def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, out: st
             f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. No model was written. "
             f"{state.kept(out)} A lower learning rate, fp32, or leaving these samples out may help."
         )
+
+
+def _device(recipe: Recipe) -> str | None:
+    """The GPU's name, where its bf16 peak is what the training could reach."""
+    return torch.cuda.get_device_name() if recipe.precision == "bf16" and torch.cuda.is_available() else None
 
 
 def _join() -> None:

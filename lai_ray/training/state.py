@@ -60,56 +60,70 @@ def remove(out: str) -> None:
     shutil.rmtree(folder_of(out), ignore_errors=True)
 
 
-def save(engine: Any, out: str, key: str, step: int, part: Part | None) -> None:
-    """Every worker calls this after the same step. part: rank 0's folder in the making, with the metrics so far.
+@dataclass(frozen=True)
+class States:
+    """Those of one training, for one of its workers."""
 
-    Older states are removed once this one is whole. Raises StageError when it cannot be written; they stay then.
-    """
-    folder = folder_of(out)
-    mark = peers.from_first(part and part.mark)
-    made = folder / mark
-    with _explained(out, step):
-        if part:
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir(parents=True)
-        engine.save_checkpoint(str(folder), tag=mark, save_latest=False)
-        peers.wait_for_all()
-        if part:
-            _finish(made, State(key, step, peers.count()), part)
+    out: str
+    key: str
+    part: Part | None
+    """Rank 0's folder in the making, with the metrics so far; None on every other worker."""
 
+    def save(self, engine: Any, step: int) -> None:
+        """Every worker calls this after the same step. Older states are removed once this one is whole.
 
-def load(engine: Any, out: str, key: str, part: Part | None) -> int:
-    """The steps that are done already: 0, or those of this training's last whole state, which the engine then has.
+        Raises StageError when it cannot be written; they stay then.
+        """
+        folder = folder_of(self.out)
+        mark = peers.from_first(self.part and self.part.mark)
+        made = folder / mark
+        with _explained(self.out, step):
+            if self.part:
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir(parents=True)
+            engine.save_checkpoint(str(folder), tag=mark, save_latest=False)
+            peers.wait_for_all()
+            if self.part:
+                _finish(made, State(self.key, step, peers.count()), self.part)
 
-    Every worker calls this. Rank 0's metrics so far are put into its `part`. A state of another training (another
-    `key`) is left alone. Raises StageError when another number of workers wrote it.
-    """
-    found: tuple[Path, State] | None = peers.from_first(last_whole(out) if part else None)
-    if found is None or found[1].key != key:
-        return 0
-    folder, state = found
-    if state.workers != peers.count():
-        raise StageError(
-            f"this training stands at step {state.step}, in {folder}, as {state.workers} workers left it, and "
-            f"{peers.count()} would go on: its parts are cut by worker. Set cluster.train_workers = "
-            f"{state.workers} to go on from there, or remove that folder to begin anew."
-        )
-    try:
-        engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
-        if part:
-            shutil.copyfile(folder / METRICS, part.path / METRICS)
-    except Exception as error:  # Whatever torch and DeepSpeed say of a broken file.
-        if peers.lost(error):
-            raise
-        raise StageError(
-            f"{folder}: the state of step {state.step} cannot be read ({error}). Remove that folder to begin anew."
-        ) from error
-    return state.step
+    def load(self, engine: Any) -> int:
+        """The steps done already: 0, or those of this training's last whole state, which the engine then has.
+
+        Every worker calls this. The metrics so far are put into rank 0's part. A state of another training (another
+        `key`) is left alone. Raises StageError when another number of workers wrote it, or it cannot be read.
+        """
+        found: tuple[Path, State] | None = peers.from_first(last_whole(self.out) if self.part else None)
+        if found is None or found[1].key != self.key:
+            return 0
+        folder, state = found
+        if state.workers != peers.count():
+            raise StageError(
+                f"this training stands at step {state.step}, in {folder}, as {state.workers} workers left it, and "
+                f"{peers.count()} would go on: its parts are cut by worker. Set cluster.train_workers = "
+                f"{state.workers} to go on from there, or remove that folder to begin anew."
+            )
+        try:
+            engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
+            if self.part:
+                shutil.copyfile(folder / METRICS, self.part.path / METRICS)
+        except Exception as error:  # Whatever torch and DeepSpeed say of a broken file.
+            if peers.lost(error):
+                raise
+            raise StageError(
+                f"{folder}: the state of step {state.step} cannot be read ({error}). Remove that folder to begin anew."
+            ) from error
+        return state.step
 
 
 def _finish(made: Path, state: State, part: Part) -> None:
     if not part.is_mine():
         raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
+    here = len(list(made.glob("*optim_states.pt")))
+    if here != state.workers:
+        raise StageError(
+            f"{made.parent}: of step {state.step} the parts of {here} of {state.workers} workers are here. "
+            "Do all nodes see this folder?"
+        )
     shutil.copyfile(part.path / METRICS, made / METRICS)
     (made / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
     for file in made.rglob("*"):

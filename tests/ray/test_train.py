@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -18,9 +16,13 @@ from lai_ray.contracts import Example, Model, TrainJob
 from lai_ray.distributed.train import train
 from lai_ray.errors import DataError, StageError
 from lai_ray.settings import ClusterSettings, TrainSettings
+from lai_ray.training import state
+from tests.ray.killing import Killer
 from tests.tiny_model import conversations, tiny_model
 
 TWO_WORKERS = ClusterSettings(train_workers=2, gpus_per_worker=0, cpus_per_worker=0.9, stall_seconds=60)
+EVERY = 40
+KEEPING = TWO_WORKERS.model_copy(update={"train_state_every": EVERY})
 STEPS = 140  # Long enough to be interrupted, some seconds for a model of this size.
 
 
@@ -37,11 +39,6 @@ def job(folder: Path, **changed: Any) -> TrainJob:
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
-
-
-def workers() -> list[psutil.Process]:
-    """The training workers of this test's own Ray."""
-    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline()[:1])]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,7 @@ def test_progress_is_told_up_to_the_last_step(undisturbed):
 
 def test_workers_speak_into_their_logs_and_nothing_else_is_left(undisturbed):
     folder = undisturbed[0]
-    assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out"]
+    assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out", "tensorboard"]
     assert '"loss"' in (folder / "logs" / "train-0.log").read_text()
     assert (folder / "logs" / "train-1.log").exists()
 
@@ -82,19 +79,20 @@ def test_a_model_that_is_there_is_not_trained_again(undisturbed):
     assert os.stat(Path(wanted.out) / "model.safetensors").st_mtime_ns == stamp
 
 
-def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
-    killed: list[int] = []
-
-    def kill_one(done: int, all_: int) -> None:
-        if not killed and 1 < done < all_:
-            killed.append(workers()[-1].pid)
-            os.kill(killed[0], signal.SIGKILL)
-
+def test_a_worker_killed_while_a_state_is_saved_goes_on_from_the_one_before_to_the_same_bits(undisturbed, tmp_path):
+    """Other stages and moments: test_states.py, by `make soak`."""
     wanted = job(tmp_path)
-    trained = train(wanted, TWO_WORKERS, str(tmp_path / "logs"), kill_one)
-    assert killed and trained.metrics["step"] == STEPS
+    killer = Killer("during a save", wanted.out)
+    killer.start()
+    trained = train(wanted, KEEPING, str(tmp_path / "logs"))
+    killer.over.set()
+    killer.join()
+    assert killer.half, "nobody was killed while a state was half written"
+    assert trained.metrics["step"] == STEPS
+    assert trained.metrics["resumed_at"] == killer.found["step"] > 0
     a, b = weights(undisturbed[1].out), weights(wanted.out)
     assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not state.folder_of(wanted.out).exists()
 
 
 def test_a_workers_error_comes_in_its_own_words_and_once(ray_session, tmp_path):

@@ -122,6 +122,21 @@ def test_how_often_states_are_kept_may_change_in_between(model, tmp_path):
     assert run(recipe(model, tmp_path / "out", state_every=0))["resumed_at"] == 8.0
 
 
+def test_a_run_that_was_moved_goes_on(model, tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    shutil.copytree(model, there / "base")
+    stopped(recipe(str(there / "base"), there / "out", state_every=EVERY), at=6)
+    there.rename(here)
+    assert run(recipe(str(here / "base"), here / "out", state_every=EVERY))["resumed_at"] == 4.0
+
+
+def test_a_part_that_another_node_wrote_elsewhere_is_missed(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "count", lambda: 2)
+    with pytest.raises(StageError, match="1 of 2 workers are here. Do all nodes see this folder"):
+        run(recipe(model, tmp_path / "out", state_every=EVERY))
+    assert state.last_whole(str(tmp_path / "out")) is None
+
+
 def test_a_broken_state_is_said(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     left = stopped(job, at=10)

@@ -1,0 +1,81 @@
+"""The model card beside a trained model's weights: README.md, as Hugging Face's hub shows it.
+
+Written with the weights, and again once the model has sat its tests. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lai_ray.training.export import lineage_of
+
+CARD = "README.md"
+
+
+def write(folder: str, scores: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """The card of a model of ours; nothing where the folder holds none, or cannot be written any more.
+
+    scores: as in scores.json, {"gsm8k.test": {"right", "n", …}, …}.
+    """
+    lineage = lineage_of(folder)
+    if lineage is None:
+        return
+    made = Path(folder) / f".{CARD}"
+    with contextlib.suppress(OSError):  # The card is for people; a model that was moved or locked is no less a model.
+        made.write_text(text(lineage, scores or {}), encoding="utf-8")
+        os.replace(made, Path(folder) / CARD)
+
+
+def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: where the model comes from, what it learned, how, and what it scored."""
+    settings: Mapping[str, Any] = lineage.get("settings", {})
+    metrics: Mapping[str, Any] = lineage.get("metrics", {})
+    samples: Mapping[str, Any] = lineage.get("samples", {})
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- lai-ray", "---",
+        f"# {lineage.get('name', 'A model')}", "",
+        "Fully fine-tuned by lai-ray on samples that an instructor model wrote for its mistakes "
+        "(LLMs-as-Instructors, arXiv 2407.00497).", "",
+        *_table("what", "value", {
+            "base": lineage.get("base"),
+            "iteration": lineage.get("iteration"),
+            "samples": samples.get("count"),
+            "hash of the samples": samples.get("hash"),
+            "dropped, no room for a response": _whole(metrics.get("dropped")),
+            "truncated": _whole(metrics.get("truncated")),
+            "learning rate at the start": lineage.get("learning_rate"),
+            "seed": lineage.get("seed"),
+            **{name: value for name, value in settings.items() if name != "learning_rate"},
+            "steps": _whole(metrics.get("steps")),
+            "loss of the last step": _rounded(metrics.get("loss")),
+        }),
+    ]  # fmt: skip
+    if scores:
+        lines += ["## Scores", "", *_table("part", "right", {name: _score(one) for name, one in scores.items()})]
+        lines += ["Parts named train are what its mistakes are collected on; compare test parts alone.", ""]
+    return "\n".join(lines)
+
+
+def _table(left: str, right: str, rows: Mapping[str, Any]) -> list[str]:
+    known = [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value is not None]
+    return [f"| {left} | {right} |", "|---|---|", *known, ""]
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _score(one: Mapping[str, Any]) -> str:
+    return f"{one['right']} of {one['n']} ({one['right'] / one['n']:.1%})" if one["n"] else "0 of 0"
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"

@@ -1,0 +1,56 @@
+"""SIGKILL for one training worker, at a moment of one's choice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+
+from lai_ray.training import export, state
+
+MOMENTS = ("before the first state", "between states", "during a save")
+
+
+def workers() -> list[psutil.Process]:
+    """The training workers of this test's own Ray."""
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline()[:1])]
+
+
+def is_time(moment: str, out: str) -> bool:
+    kept, states = state.last_whole(out), state.folder_of(out)
+    if moment == "before the first state":
+        metrics = export.part_of(out) / export.METRICS
+        return kept is None and not states.exists() and metrics.exists() and metrics.stat().st_size > 0
+    if kept is None:
+        return False  # Something to lose: the second save is the one that is broken off.
+    being_written = any(any(folder.iterdir()) for folder in states.glob(".*"))
+    return being_written if moment == "during a save" else not being_written
+
+
+class Killer(threading.Thread):
+    """Kills one worker as soon as the moment is there; looks all the time."""
+
+    def __init__(self, moment: str, out: str) -> None:
+        super().__init__(daemon=True)
+        self.moment, self.out, self.over = moment, out, threading.Event()
+        self.found: dict[str, int] = {}
+        self.half: list[str] = []
+
+    def run(self) -> None:
+        victims: list[int] = []
+        while not self.over.is_set() and not self.found:
+            try:
+                # Whom to kill is found beforehand: a look at all processes takes longer than a save.
+                if not victims and (export.part_of(self.out) / export.METRICS).exists():
+                    victims = [each.pid for each in workers()]
+                if victims and is_time(self.moment, self.out):
+                    os.kill(victims[-1], signal.SIGKILL)
+                    kept = state.last_whole(self.out)
+                    self.half = [each.name for each in state.folder_of(self.out).glob(".*")]
+                    self.found = {"step": kept[1].step if kept else 0}
+            except (FileNotFoundError, ProcessLookupError, psutil.Error):  # Renamed, or ended, in between.
+                pass
+            time.sleep(0.001 if victims else 0.05)

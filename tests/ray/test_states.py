@@ -1,0 +1,86 @@
+"""A training worker is SIGKILLed at every awkward moment: gone on from the last whole state, the same bits at the end.
+
+`make test` holds one stage and moment, in test_train.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lai_ray.contracts import TrainJob
+from lai_ray.distributed.train import train
+from lai_ray.errors import StageError
+from lai_ray.training import state
+from tests.ray.killing import MOMENTS, Killer, workers
+from tests.ray.test_train import EVERY, KEEPING, STEPS, TWO_WORKERS, job
+
+pytestmark = pytest.mark.soak
+CASES = list(itertools.product((1, 2, 3), MOMENTS))
+
+
+def staged(folder: Path, stage: int) -> TrainJob:
+    made = job(folder)
+    return replace(made, settings=made.settings.model_copy(update={"zero_stage": stage}))
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return dict(load_file(Path(folder) / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, tmp_path_factory) -> Callable[[int], dict[str, torch.Tensor]]:
+    """The weights of a training that nobody touches and that keeps no state, by stage."""
+    found: dict[int, dict[str, torch.Tensor]] = {}
+
+    def by_stage(stage: int) -> dict[str, torch.Tensor]:
+        if stage not in found:
+            found[stage] = weights(train(staged(tmp_path_factory.mktemp("whole"), stage), TWO_WORKERS, None).path)
+        return found[stage]
+
+    return by_stage
+
+
+@pytest.mark.parametrize(("stage", "moment"), CASES)
+def test_a_killed_worker_goes_on_and_ends_in_the_same_bits(undisturbed, tmp_path, stage, moment):
+    wanted = staged(tmp_path, stage)
+    killer = Killer(moment, wanted.out)
+    killer.start()
+    trained = train(wanted, KEEPING, str(tmp_path / "logs"))
+    killer.over.set()
+    killer.join()
+    assert killer.found, f"nobody was killed {moment}"
+    assert trained.metrics["step"] == STEPS
+    assert trained.metrics.get("resumed_at", 0) >= killer.found["step"]
+    if moment == "before the first state":
+        assert "resumed_at" not in trained.metrics
+    if moment == "during a save":
+        assert killer.half, "it was whole by then"
+        assert trained.metrics["resumed_at"] == killer.found["step"] < STEPS - EVERY / 2
+    mine, whole = weights(trained.path), undisturbed(stage)
+    assert all(torch.equal(mine[name], whole[name]) for name in whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "logs", "out", "tensorboard"]  # And no state.
+
+
+def test_a_driver_that_dies_leaves_a_state_that_its_successor_goes_on_from(ray_session, tmp_path, monkeypatch):
+    """Every worker dies again and again before the next state: given up on, kept, and gone on from by the same call."""
+    wanted = job(tmp_path)
+
+    def kill_all(done: int, all_: int) -> None:
+        if state.last_whole(wanted.out):
+            for worker in workers():
+                worker.kill()
+
+    monkeypatch.setattr("lai_ray.distributed.train.ATTEMPTS", 1)
+    with pytest.raises(StageError):
+        train(wanted, KEEPING, None, kill_all)
+    left = state.last_whole(wanted.out)
+    assert left is not None
+    trained = train(wanted, KEEPING, None)
+    assert trained.metrics["resumed_at"] == left[1].step
