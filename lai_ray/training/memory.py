@@ -196,7 +196,8 @@ def _state(size: Size, plan: Plan) -> _State:
         kept += b * size.vocabulary * size.hidden
     return _State(
         weights=(mine if stage == 3 else n) * b,
-        whole=n * b,
+        # Where a GPU has no room for a second copy, stages 1 and 2 make theirs on the host.
+        whole=n * b if stage == 3 or not plan.gpu else 0,
         master=0 if on_host else 4 * mine,
         optimizer=0 if on_host else states,
         gradients=gradients.summed,
