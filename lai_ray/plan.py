@@ -7,7 +7,7 @@ from rich.console import Console
 from lai_ray.config import Config
 from lai_ray.instructor.budget import Amount, price_of
 from lai_ray.records import Message
-from lai_ray.report import outlook, tables
+from lai_ray.report import memory, outlook, tables
 from lai_ray.report.tables import Table
 from lai_ray.rundir import Run, flat, in_short
 from lai_ray.stages.forecast import ACCURACIES, before_evaluation, example_prompt
@@ -20,7 +20,7 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
     run: the job's own folder, where it was started before.
     """
     # All of it first: what is wrong with the data shows in the counting.
-    made = [settings(config), counts(config), calls(config), *outlook.of(config, run)]
+    made = [settings(config), counts(config), calls(config), *outlook.of(config, run), *memory.of(config)]
     rendered = prompts(config)
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
     tables.show([table for table in made if table.rows], console)
