@@ -81,6 +81,37 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file (TOML), as in jobs/sweeps.", show_default=False)],
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say which runs there are and how they stand; start none.")
+    ] = False,
+) -> None:
+    """Whole runs over any settings. The same command does only what is missing; sweep.csv has a row a run."""
+    from lai_ray import start
+    from lai_ray.report import tables
+    from lai_ray.sweep import file as sweeps
+    from lai_ray.sweep import runs, table
+
+    found = sweeps.read(file, overrides)
+    for member in found.members:
+        start.check_names(member.config)
+    failed = {} if plan else runs.run(found, _console()).failed
+    made = table.rows(found, failed)
+    confidence = found.members[0].config.report.confidence
+    tables.show([t for t in (table.runs_table(made), table.means(found, made, confidence)) if t.rows], _console())
+    if not plan:
+        written = Path(found.storage) / "sweep.csv"
+        written.write_bytes(table.as_csv(made))
+        _console().print(f"written: {written}", markup=False, soft_wrap=True)
+    if failed:
+        raise LaiError(
+            f"{len(failed)} of {len(made)} runs failed: {', '.join(failed)}; the same command tries them again"
+        )
+
+
+@app.command()
 def evaluate(job: Job, overrides: Overrides = None) -> None:
     """Sit the job's tests, and nothing else; target.model=… names any model."""
     from lai_ray import jobfile, start

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -46,6 +47,37 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool], confidence: fl
     mean = (gained - lost) / n
     variance = ((gained + lost) / n - mean * mean) * n / max(n - 1, 1)
     half = z_of(confidence) * math.sqrt(max(variance, 0.0) / n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def t_of(confidence: float, freedom: int) -> float:
+    """Student's t for a two-sided interval: 4.303 for 0.95 and 2 degrees of freedom. Raises ValueError below 1."""
+    if freedom < 1:
+        raise ValueError(f"{freedom} degrees of freedom; an interval needs two values at least")
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    # With t = tan(a) * sqrt(freedom) the density is scale * sqrt(freedom) * cos(a)^(freedom - 1): finite, so Simpson's
+    # rule does, and halving finds the angle.
+    low, high, parts = 0.0, math.pi / 2, 400
+    for _ in range(60):
+        angle = (low + high) / 2
+        heights = [math.cos(angle * i / parts) ** (freedom - 1) for i in range(parts + 1)]
+        inner = 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
+        covered = 2 * scale * math.sqrt(freedom) * angle / parts / 3 * (heights[0] + inner + heights[-1])
+        low, high = (angle, high) if covered < confidence else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def mean_of(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of independent values (one a seed) with Student's interval; of one value the interval is all there is.
+
+    Raises ValueError without values.
+    """
+    if not values:
+        raise ValueError("no values, no mean")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = t_of(confidence, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 

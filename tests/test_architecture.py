@@ -26,7 +26,7 @@ RANKS = [
     ["loop", "report"],
     ["plan", "doctor", "distributed", "world", "grade", "contamination"],
     ["start"],
-    ["paid"],
+    ["paid", "sweep"],
     ["cli"],
     ["__main__"],
 ]

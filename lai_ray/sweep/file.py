@@ -1,0 +1,160 @@
+"""A sweep file -> the runs it means.  TOML -> Members, every one a whole job that was read and found sound
+
+job = "../quickstart.toml"        # what all runs have in common, beside this file
+seeds = [0, 1, 2]
+at_once = 2
+[grid]                            # every combination of the lists; any setting of a job, dotted
+contrast.neighbours = [1, 3]
+[arms.le]                         # settings that change together, by name
+schedule.strategy = "le"
+[arms.lec]
+schedule.strategy = "lec"
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from lai_ray import jobfile
+from lai_ray.config import Config
+from lai_ray.errors import ConfigError
+from lai_ray.plugins import suggestion
+from lai_ray.rundir import flat
+from lai_ray.settings import Section
+
+LONGEST = 60
+"""Characters of a run's name; a longer one is cut and numbered."""
+
+
+class SweepSettings(Section):
+    """A sweep file, as it stands."""
+
+    job: str
+    name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
+    seeds: list[int] = Field([])
+    """The job's own seed when left out."""
+    at_once: Annotated[int, Field(ge=1)] = 1
+    """Runs that go on side by side."""
+    grid: dict[str, Any] = Field({})
+    arms: dict[str, dict[str, Any]] = Field({})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep."""
+
+    name: str
+    arm: str
+    settings: dict[str, Any]
+    """What sets it apart from the others, dotted; not its seed."""
+    varied: dict[str, Any]
+    """Of these the grid's, which do not come with the arm."""
+    seed: int
+    config: Config
+
+    def overrides(self) -> list[str]:
+        """For `lai run` on the sweep's job."""
+        own = {"name": self.name, "storage": self.config.storage, "seed": self.seed}
+        return [f"{key}={toml(value)}" for key, value in {**self.settings, **own}.items()]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All of it."""
+
+    name: str
+    job: str
+    given: list[str]
+    """Overrides of the command line, for every run."""
+    at_once: int
+    storage: str
+    """The folder that its runs are in."""
+    members: list[Member]
+
+
+def read(path: Path, given: list[str] | None = None) -> Sweep:
+    """The sweep in a file. Raises ConfigError, which names the run a setting does not fit, before anything starts."""
+    settings = _settings(path)
+    job = str(path.parent / settings.job)
+    base = jobfile.read(job, given)
+    name = settings.name or path.stem
+    storage = f"{base.storage.rstrip('/')}/{name}"
+    members: list[Member] = []
+    for arm, table, seed in _combinations(settings, base, str(path)):
+        varied = {key: table[key] for key in _lists(settings)}
+        title = _title(arm, varied, seed if settings.seeds else None)
+        if title in (member.name for member in members):
+            title = f"{title}.{len(members)}"
+        member = Member(title, arm, table, varied, seed, base)
+        own = [f"name={toml(title)}", f"storage={toml(storage)}"]
+        try:
+            config = jobfile.read(job, [*(given or []), *member.overrides(), *own])
+        except ConfigError as error:
+            raise ConfigError(f"{path}, run {title}: {error}") from error
+        members.append(Member(title, arm, table, varied, seed, config))
+    return Sweep(name, job, given or [], settings.at_once, storage, members)
+
+
+def toml(value: Any) -> str:
+    """A value as a TOML file has it; dates are not among settings."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
+
+
+def _settings(path: Path) -> SweepSettings:
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such sweep file. {suggestion(path.name, near)}")
+    try:
+        found = SweepSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        known = ", ".join(SweepSettings.model_fields)
+        said = [f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise ConfigError("\n".join(said) + f"\nA sweep file has {known}.") from error
+    for key, values in _lists(found).items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{path}: grid.{key} is {values!r}; give a list of the values to try")
+    if len(set(found.seeds)) < len(found.seeds):
+        raise ConfigError(f"{path}: seeds names one twice: {found.seeds}")
+    return found
+
+
+def _lists(settings: SweepSettings) -> dict[str, Any]:
+    return flat(settings.grid)
+
+
+def _combinations(settings: SweepSettings, base: Config, where: str) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """(arm, dotted settings, seed), seeds innermost."""
+    lists, arms = _lists(settings), {name: flat(table) for name, table in settings.arms.items()}
+    for arm, table in (arms or {"": {}}).items():
+        if both := sorted(set(table) & set(lists)):
+            raise ConfigError(f"{where}: arms.{arm} and grid both set {', '.join(both)}; one of them must go")
+        for values in itertools.product(*lists.values()):
+            for seed in settings.seeds or [base.seed]:
+                yield arm, {**table, **dict(zip(lists, values, strict=True))}, seed
+
+
+def _title(arm: str, varied: dict[str, Any], seed: int | None) -> str:
+    """ "lec-neighbours_3-seed_0": short, and good as a folder's name."""
+    parts = [arm, *(f"{key.rpartition('.')[2]}_{_slug(value)}" for key, value in varied.items())]
+    parts += [f"seed_{seed}"] if seed is not None else []
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(filter(None, parts)))[:LONGEST].strip("._-") or "run"
+
+
+def _slug(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_")

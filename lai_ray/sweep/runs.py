@@ -1,0 +1,181 @@
+"""`lai sweep`: whole runs over any settings, each a `lai run` of its own.  sweep file -> runs, sweep.csv
+
+What several runs need is asked once, before them: first one run of each kind of first evaluation, then one of each pool
+of replies, then all; every run takes over from all others what applies to it. A second start does what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from lai_ray.config import Config
+from lai_ray.errors import ConfigError, InterruptedRunError
+from lai_ray.rundir import MAY_CHANGE, Run
+from lai_ray.store import key_of
+from lai_ray.sweep.file import Member, Sweep
+
+POLL = 0.2
+ASKS = ("target", "evaluate", "data", "benchmark", "sandbox", "seed")
+"""Settings on which the first evaluation depends."""
+AFTER_REPLIES = ("name", "storage", "train", "curate", "iterations", "limits", "cluster", "report")
+"""Settings on which the first pool of replies does not depend, but for the number of samples."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One `lai run`, to its end or to a stage."""
+
+    member: Member
+    until: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        return f"{self.member.name}, until {self.until}" if self.until else self.member.name
+
+
+@dataclass
+class Ended:
+    """How the runs of this start ended."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    """By member: the last thing it said."""
+    done_before: list[str] = field(default_factory=list)
+
+
+def run(sweep: Sweep, console: Console) -> Ended:
+    """Everything that is missing. A run that fails is reported, and the others go on. Raises InterruptedRunError."""
+    ended = Ended()
+    todo = [member for member in sweep.members if not finished(member)]
+    ended.done_before = [member.name for member in sweep.members if member not in todo]
+    console.print(f"{sweep.storage}: {len(sweep.members)} runs, {len(ended.done_before)} done before", markup=False)
+    for wave in waves(todo):
+        # First evaluations one after another: those of two seeds have problems in common.
+        first = bool(wave) and wave[0].until == "0/evaluate"
+        _wave(sweep, wave, ended, console, at_once=1 if first else sweep.at_once)
+    return ended
+
+
+def place(member: Member) -> str:
+    """A run's folder."""
+    return f"{member.config.storage}/{member.name}"
+
+
+def begun(member: Member) -> Run | None:
+    """Its run, where it was started before."""
+    try:
+        return Run.read(place(member))
+    except ConfigError:
+        return None
+
+
+def finished(member: Member) -> bool:
+    """Whether its run stands whole, and with these settings."""
+    there = begun(member)
+    if there is None or not there.stage(member.config.iterations, "evaluate").facts():
+        return False
+    wanted, known = member.config.model_dump(mode="json"), there.record().get("config", {})
+    return all(known.get(key) == value for key, value in wanted.items() if key not in MAY_CHANGE or key == "iterations")
+
+
+def waves(members: list[Member]) -> Iterator[list[Task]]:
+    """What must be done before what: first evaluations, first pools of replies, everything."""
+    for key, until in ((first_evaluation, "0/evaluate"), (first_pool, "0/instruct")):
+        groups: dict[str, list[Member]] = {}
+        for member in members:
+            if (found := key(member.config)) is not None:
+                groups.setdefault(found, []).append(member)
+        # The one that wants most samples: the others' requests are among its own.
+        yield [
+            Task(max(group, key=lambda member: member.config.curate.samples_per_dataset), until)
+            for group in groups.values()
+            if len(group) > 1
+        ]
+    yield [Task(member) for member in members]
+
+
+def first_evaluation(config: Config) -> str | None:
+    """Equal for jobs whose first evaluation asks the same."""
+    table = config.model_dump(mode="json")
+    return key_of({name: table[name] for name in ASKS}, config.dev_wanted)
+
+
+def first_pool(config: Config) -> str | None:
+    """Equal for jobs whose first replies are the same but for their number; None for a search, which has its own."""
+    if config.search is not None or not config.iterations:
+        return None
+    table = config.model_dump(mode="json", exclude=set(AFTER_REPLIES))
+    table["schedule"] = [config.schedule.name(0, name) for name in config.evaluate.learn_from]
+    if config.instructor.reuse_across_seeds:
+        table.pop("seed")
+    return key_of(table, config.curate.solve_again)
+
+
+def command(sweep: Sweep, task: Task) -> list[str]:
+    """The `lai run` of a task, which anybody may start by hand."""
+    others = [place(other) for other in sweep.members if other is not task.member and begun(other) is not None]
+    until = ["--until", task.until] if task.until else []
+    reuse = [part for where in others for part in ("--reuse", where)]
+    return [sys.executable, "-m", "lai_ray", "run", sweep.job, *sweep.given, *task.member.overrides(), *until, *reuse]
+
+
+def _wave(sweep: Sweep, tasks: list[Task], ended: Ended, console: Console, at_once: int) -> None:
+    """These tasks, `at_once` of them side by side. One whose run has failed before is left out."""
+    waiting = deque(task for task in tasks if task.member.name not in ended.failed)
+    going: dict[subprocess.Popen[bytes], tuple[Task, Path, float]] = {}
+    total, started = len(waiting), 0
+    try:
+        while waiting or going:
+            while waiting and len(going) < at_once:
+                task, started = waiting.popleft(), started + 1
+                log = Path(sweep.storage) / "logs" / f"{task.member.name}.log"
+                going[_begin(command(sweep, task), log)] = task, log, time.monotonic()
+                console.print(f"  {task.title}: started ({started} of {total})", markup=False)
+            time.sleep(POLL)
+            for process in [each for each in going if each.poll() is not None]:
+                task, log, since = going.pop(process)
+                said = _said(process.returncode, log)
+                if said:
+                    ended.failed[task.member.name] = said
+                words = f"failed: {said}" if said else f"done in {time.monotonic() - since:.0f} s"
+                console.print(f"  {task.title}: {words}", style="red" if said else "green", markup=False)
+    except KeyboardInterrupt:
+        _stop(going, console.print)
+        raise InterruptedRunError("stopped; what was done is kept, and the same command goes on from there") from None
+
+
+def _begin(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        # A group of its own: Ctrl-C is passed on by us, once, and not by the terminal as well.
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def _stop(going: dict[subprocess.Popen[bytes], tuple[Task, Path, float]], say: Callable[..., None]) -> None:
+    say(f"  stopping {len(going)} runs", style="bold")
+    for process in going:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+    for process in going:
+        process.wait()
+
+
+def _said(code: int, log: Path) -> str:
+    """What a failed run said last, from its error on; empty for one that did not fail."""
+    if code == 0:
+        return ""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    last = text[text.rfind("\nerror: ") + 1 :] if "\nerror: " in text else (text.splitlines() or ["nothing"])[-1]
+    killed = f"killed by signal {-code}; it said last: " if code < 0 else ""
+    return f"{killed}{last.removeprefix('error: ')} ({log})"

@@ -1,0 +1,40 @@
+"""`lai run` with the small honest parts of tests/local.py in place of Ray; what it asked is appended to asked.jsonl.
+
+    python -m tests.sweeping run JOB key=value… [--until STAGE] [--reuse RUN]…
+
+LAI_TEST_BREAKS names a run that ends with an error when it comes to its training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lai_ray import start
+from lai_ray.cli import app
+from tests.local import LocalExecutor
+
+
+def main() -> None:
+    """Runs, through the real command line."""
+    whole = start.run_job
+    executor = LocalExecutor()
+
+    def run_job(config, **how):  # type: ignore[no-untyped-def]
+        if config.name == os.environ.get("LAI_TEST_BREAKS"):
+            executor.die_after["train"] = 0
+        try:
+            return whole(config, executor=executor, **how)
+        finally:
+            asked = {verb: [r.key for r in requests] for verb, requests in executor.requests.items()}
+            line = {"run": config.name, "until": how["until"], **asked}
+            with (Path(config.storage) / "asked.jsonl").open("a") as out:
+                out.write(json.dumps(line) + "\n")
+
+    start.run_job = run_job
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A sweep: whole runs over any settings, nothing asked twice, and a second start that does only what is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lai_ray.errors import ConfigError
+from lai_ray.stats import mean_of, t_of
+from lai_ray.sweep import file, runs, table
+from lai_ray.sweep.file import Member, Sweep, toml
+from tests.local import pretend_model
+
+JOB = """
+iterations = 1
+storage = "{storage}"
+[target]
+model = "{storage}/model"
+engine = "tests.local:LocalExecutor"
+max_new_tokens = 64
+[evaluate]
+learn_from = ["word_problems"]
+report_on = ["word_problems"]
+max_train_problems = 60
+max_test_problems = 40
+[contrast]
+encoder = "target"
+[instructor]
+model = "rules"
+[curate]
+samples_per_dataset = 30
+"""
+ARMS = """
+job = "job.toml"
+seeds = [0, 1]
+at_once = 2
+[arms.le]
+schedule.strategy = "le"
+[arms.untargeted]
+schedule.strategy = "untargeted"
+[grid]
+train.epochs = [1, 2]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pretend_model(tmp_path / "model", skill=40)
+    (tmp_path / "job.toml").write_text(JOB.format(storage=tmp_path))
+    (tmp_path / "arms.toml").write_text(ARMS)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a sweep with the small parts; what it printed, and how it ended."""
+    command = runs.command
+    monkeypatch.setattr(runs, "command", lambda *a: [part.replace("lai_ray", "tests.sweeping") for part in command(*a)])
+
+    def run(sweep: Sweep) -> tuple[str, runs.Ended]:
+        out = io.StringIO()
+        ended = runs.run(sweep, Console(file=out, width=200))
+        return out.getvalue(), ended
+
+    return run
+
+
+def asked(sweep: Sweep) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(sweep.storage) / "asked.jsonl").read_text().splitlines()]
+
+
+def test_the_members_are_every_arm_with_every_value_and_seed(folder):
+    sweep = file.read(folder / "arms.toml")
+    assert [member.name for member in sweep.members] == [
+        f"{arm}-epochs_{epochs}-seed_{seed}" for arm in ("le", "untargeted") for epochs in (1, 2) for seed in (0, 1)
+    ]
+    one = sweep.members[-1]
+    assert (one.config.schedule.strategy, one.config.train.epochs, one.config.seed) == ("untargeted", 2, 1)
+    assert one.config.storage == f"{folder}/arms" and one.config.name == one.name
+
+
+def test_nothing_is_asked_twice_and_a_second_start_does_nothing(folder, run):
+    sweep = file.read(folder / "arms.toml")
+    printed, ended = run(sweep)
+    assert not ended.failed and "8 runs, 0 done before" in printed
+    lines = asked(sweep)
+    for verb in ("generate", "ask"):
+        keys = Counter(key for line in lines for key in line[verb])
+        before_training = [key for line in lines if line["until"] for key in line[verb]]
+        assert before_training and max(keys.values()) == 1, f"{verb}: asked twice"
+    # Two arms x two seeds have a pool of replies each; no run of the last wave asks the instructor anything.
+    assert {line["run"] for line in lines if line["ask"]} == {
+        line["run"] for line in lines if line["until"] == "0/instruct"
+    }
+    assert len([line for line in lines if line["until"] == "0/instruct"]) == 4
+    again, ended = run(sweep)
+    assert "8 done before" in again and len(ended.done_before) == 8
+    assert asked(sweep) == lines
+
+
+def test_the_table_has_a_row_a_run_and_means_over_seeds(folder, run):
+    sweep = file.read(folder / "arms.toml")
+    run(sweep)
+    made = table.rows(sweep, {})
+    assert list(csv.DictReader(io.StringIO(table.as_csv(made).decode())))[0]["run"] == "le-epochs_1-seed_0"
+    assert {row["state"] for row in made} == {"done"}
+    assert all(row["word_problems.change"] == row["word_problems.after"] - row["word_problems.before"] for row in made)
+    assert sum(row["calls"] + row["inherited"] for row in made) > sum(row["calls"] for row in made) > 0
+    means = table.means(sweep, made, 0.95)
+    assert [row[:2] for row in means.rows][0] == ["le\ntrain.epochs = 1", "2"]
+    value = statistics.fmean(row["word_problems.after"] for row in made[:2])
+    assert means.rows[0][2].startswith(f"{100 * value:.1f}")
+
+
+def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, run, monkeypatch):
+    sweep = file.read(folder / "arms.toml")
+    monkeypatch.setenv("LAI_TEST_BREAKS", "le-epochs_1-seed_0")
+    printed, ended = run(sweep)
+    assert list(ended.failed) == ["le-epochs_1-seed_0"] and "Crash" in ended.failed["le-epochs_1-seed_0"]
+    states = {row["run"]: row["state"] for row in table.rows(sweep, ended.failed)}
+    assert states.pop("le-epochs_1-seed_0").startswith("failed: ")
+    assert set(states.values()) == {"done"} and "failed:" in printed
+    monkeypatch.delenv("LAI_TEST_BREAKS")
+    before = len(asked(sweep))
+    _, ended = run(sweep)
+    assert not ended.failed and len(ended.done_before) == 7
+    assert all(not line["ask"] for line in asked(sweep)[before:]), "its replies were paid for before it failed"
+
+
+def test_smaller_sets_are_parts_of_the_largest(folder, run):
+    (folder / "size.toml").write_text('job = "job.toml"\n[grid]\ncurate.samples_per_dataset = [10, 30, 20]\n')
+    sweep = file.read(folder / "size.toml")
+    run(sweep)
+    asking = [line["run"] for line in asked(sweep) if line["ask"]]
+    assert asking == ["samples_per_dataset_30"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ('[grid]\ntrain.epochz = [1]', "run epochz_1: .*unknown key 'train.epochz'.*epochs"),
+    ('[grid]\ntrain.epochs = []', r"grid\.train\.epochs is \[\]; give a list"),
+    ('[grid]\ntrain.epochs = 3', r"grid\.train\.epochs is 3; give a list"),
+    ('[grid]\ntrain.epochs = [1, 0]', "run epochs_0: .*train.epochs"),
+    ('sedes = [1]', "sedes: .*A sweep file has job, name, seeds"),
+    ('seeds = [1, 1]', "seeds names one twice"),
+    ('at_once = 0', "at_once"),
+    ('[arms.a]\ntrain.epochs = 1\n[grid]\ntrain.epochs = [1]', "both set train.epochs"),
+    ('[grid', "not valid TOML"),
+])  # fmt: skip
+def test_what_cannot_be_swept_is_said_before_anything_starts(folder, text, said):
+    (folder / "bad.toml").write_text('job = "job.toml"\n' + text)
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        file.read(folder / "bad.toml")
+
+
+def test_a_file_that_is_not_there_is_said_with_its_neighbours(folder):
+    with pytest.raises(ConfigError, match="Did you mean 'arms.toml'"):
+        file.read(folder / "arm.toml")
+
+
+@pytest.mark.parametrize("path", sorted(Path("jobs/sweeps").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_sweep_that_is_shipped_can_be_read(path):
+    assert len(file.read(path).members) >= 3
+
+
+@pytest.mark.parametrize("value", ["a", 'quo"te', 1, 2.5e-6, True, ["le", "lec"], {"gsm8k": "le", "own data": 1}])
+def test_a_value_is_written_as_toml_reads_it(value):
+    import tomllib
+
+    assert tomllib.loads(f"x = {toml(value)}")["x"] == value
+
+
+def test_names_stay_short_and_apart(folder):
+    (folder / "long.toml").write_text(
+        'job = "job.toml"\n[grid]\nschedule.strategy = [' + ", ".join(f'["le", "le", "lec", "{x}"]' for x in ("le", "lec"))
+        + "]\ntrain.betas = [[0.9, 0.95], [0.9, 0.99]]\n"
+    )  # fmt: skip
+    members: list[Member] = file.read(folder / "long.toml").members
+    names = [member.name for member in members]
+    assert len(set(names)) == 4 and all(len(name) <= 64 for name in names)
+
+
+def test_students_t_widens_the_interval_of_few_seeds():
+    assert [round(t_of(0.95, n), 3) for n in (1, 2, 10, 30)] == [12.706, 4.303, 2.228, 2.042]
+    found = mean_of([0.1, 0.2, 0.3])
+    assert found.value == pytest.approx(0.2)
+    assert found.high - found.value == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert math.isinf(mean_of([0.1]).high)
+    with pytest.raises(ValueError, match="no values"):
+        mean_of([])
