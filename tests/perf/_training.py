@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -103,7 +102,7 @@ class Watch:
 
 
 def _seconds() -> dict[str, float]:
-    """"pid#name" -> processor seconds so far, children that have ended included in nobody's."""
+    """ "pid#name" -> processor seconds so far, children that have ended included in nobody's."""
     me = psutil.Process()
     found = {}
     for process in [me, *me.children(recursive=True)]:

@@ -30,6 +30,7 @@ def figure(pairs: int, model: str, workers: int, name: str) -> Figure:
     """The pairs of one number of workers."""
     sides = ("ours", "bare")
     runs = in_turn(pairs, "tests.perf._training", sides, model, workers)
+    told = ("load", "whole_s", "processors")
     return Figure(
         name=f"training.{name}",
         unit="tokens/s",
@@ -39,6 +40,6 @@ def figure(pairs: int, model: str, workers: int, name: str) -> Figure:
         notes={
             "steps": runs[0]["ours"]["steps"],
             "same_loss": all(run["ours"]["loss"] == run["bare"]["loss"] for run in runs),
-            **{what: [[run[side][what] for side in sides] for run in runs] for what in ("load", "whole_s", "processors")},
+            **{what: [[run[side][what] for side in sides] for run in runs] for what in told},
         },
     )
