@@ -4,7 +4,8 @@
 
 BASE: the folder that `base` has made. Bare: `python -m lai_ray.training.sft` for one worker, torch's own launcher for
 more. Prints a JSON line: tokens/s of the steps after the first SKIPPED, from the metrics that the loop itself writes,
-so that no start-up is in it; and the processor seconds of every process of the run while those steps were made.
+so that no start-up is in it; the processor seconds of every process of the run while those steps were made; and how
+each rank's own thread spent them: computing, standing in line for a processor, asleep.
 """
 
 from __future__ import annotations
@@ -77,11 +78,12 @@ def job(model: str, out: str, workers: int) -> TrainJob:
 
 
 class Watch:
-    """Processor seconds of this process's children and itself, between two of its looks."""
+    """Processor seconds of this process's children and itself, between two of its looks; and of the busiest threads."""
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.threads: list[dict[str, tuple[float, float]]] = []
         self.began = self.ended = 0.0
 
     def __call__(self, done: int, steps: int) -> None:
@@ -89,8 +91,10 @@ class Watch:
             return
         if not self.first:
             self.first, self.began = _seconds(), time.monotonic()
+            self.threads.append(_threads())
         elif done >= steps - 1:
             self.last, self.ended = _seconds(), time.monotonic()
+            self.threads.append(_threads())
 
     def shares(self) -> dict[str, float]:
         """Processor seconds a second of clock, by kind of process, the largest first."""
@@ -99,6 +103,28 @@ class Watch:
             spent[who.partition("#")[2]] += seconds - self.first.get(who, 0.0)
         clock = max(self.ended - self.began, 1e-9)
         return {name: round(seconds / clock, 4) for name, seconds in spent.most_common() if seconds > 0}
+
+    def ranks(self, workers: int) -> list[list[float]]:
+        """Of each worker's training thread, shares of the clock: computing, kept waiting by others' work, asleep."""
+        if len(self.threads) < 2:
+            return []
+        clock, (first, last) = self.ended - self.began, self.threads
+        spent = [(last[who][0] - first[who][0], last[who][1] - first[who][1]) for who in last if who in first]
+        busiest = sorted(spent, reverse=True)[:workers]
+        return [[round(share / clock, 3) for share in (ran, held, clock - ran - held)] for ran, held in busiest]
+
+
+def _threads() -> dict[str, tuple[float, float]]:
+    """Thread -> seconds that it ran, and that it could have run but stood in line, of all processes of the run."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        for file in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            try:
+                ran, held, _ = map(int, file.read_text().split())
+            except OSError:
+                continue
+            found[str(file)] = (ran / 1e9, held / 1e9)
+    return found
 
 
 def _seconds() -> dict[str, float]:
@@ -169,6 +195,7 @@ def main() -> None:
         "whole_s": time.monotonic() - began,
         "loss": timed[-1]["loss"],
         "load": [round(load, 2), round(os.getloadavg()[0], 2)],
+        "ranks": watch.ranks(int(workers)),
         "processors": watch.shares(),
     }
     print(json.dumps({"way": way, "workers": int(workers), "steps": len(timed)} | figures))

@@ -30,7 +30,7 @@ def figure(pairs: int, model: str, workers: int, name: str) -> Figure:
     """The pairs of one number of workers."""
     sides = ("ours", "bare")
     runs = in_turn(pairs, "tests.perf._training", sides, model, workers)
-    told = ("load", "whole_s", "processors")
+    told = ("load", "whole_s", "ranks", "processors")
     return Figure(
         name=f"training.{name}",
         unit="tokens/s",
