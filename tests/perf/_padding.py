@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def main() -> None:
         out = f"{folder}/out"
         lines: list[dict[str, float]] = []
         job = recipe(model, out, seed=int(seed))
-        sft.train(job, trained, report=lambda step, metrics: lines.append(metrics), lineage={})
+        sft.train(job, trained, report=lambda step, m: lines.append({**m, "cpu": time.process_time()}), lineage={})
         loss = held_out_loss(out, held_out)
         before = held_out_loss(model, held_out)
     timed = lines[SKIPPED:]
@@ -153,6 +154,7 @@ def main() -> None:
     figures = {
         "tokens": tokens,
         "tokens_per_s": tokens / seconds,
+        "tokens_per_cpu_s": tokens / (timed[-1]["cpu"] - lines[SKIPPED - 1]["cpu"]),
         "padding": 1 - tokens / sum(m["tokens"] / (1 - m["padding"]) for m in timed),
         "loss": loss,
         "loss_before": before,
