@@ -81,8 +81,8 @@ class Watch:
     """Processor seconds of this process's children and itself, between two of its looks; and of the busiest threads."""
 
     def __init__(self) -> None:
-        self.first: dict[str, float] = {}
-        self.last: dict[str, float] = {}
+        self.first: dict[int, tuple[str, float]] = {}
+        self.last: dict[int, tuple[str, float]] = {}
         self.threads: list[dict[str, tuple[float, float]]] = []
         self.began = self.ended = 0.0
 
@@ -99,8 +99,9 @@ class Watch:
     def shares(self) -> dict[str, float]:
         """Processor seconds a second of clock, by kind of process, the largest first."""
         spent: Counter[str] = Counter()
-        for who, seconds in self.last.items():
-            spent[who.partition("#")[2]] += seconds - self.first.get(who, 0.0)
+        before = {pid: seconds for pid, (_, seconds) in self.first.items()}
+        for pid, (name, seconds) in self.last.items():
+            spent[name] += seconds - before.get(pid, 0.0)
         clock = max(self.ended - self.began, 1e-9)
         return {name: round(seconds / clock, 4) for name, seconds in spent.most_common() if seconds > 0}
 
@@ -134,7 +135,7 @@ def _seconds() -> dict[str, float]:
     for process in [me, *me.children(recursive=True)]:
         try:
             times = process.cpu_times()
-            found[f"{process.pid}#{'driver' if process == me else _name(process)}"] = times.user + times.system
+            found[process.pid] = ("driver" if process == me else _name(process), times.user + times.system)
         except psutil.Error:
             continue
     return found
