@@ -25,9 +25,8 @@ from lai_ray.training import export, peers, state
 from lai_ray.training.recipe import Conversation, recipe_for, write_job
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
-
     from lai_ray.contracts import Trained, TrainJob
+    from lai_ray.distributed.lean_train import LeanTrainer
     from lai_ray.settings import ClusterSettings
 
 Progress = Callable[[int, int], None]
@@ -105,34 +104,20 @@ def _until_whole(
     raise AssertionError("unreachable")
 
 
-SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-"""Actors that Ray Train starts, one after the other and each a process of 2 s of imports, for what is not used here:
-handing out Ray Data shards, and removing the workers' places if the controller alone should die."""
-
-
-def _lean_trainer() -> type[TorchTrainer]:
-    """TorchTrainer without the SPARED. Should a Ray to come build its callbacks elsewhere, it only starts later."""
-    from ray.train.torch import TorchTrainer
-
-    class LeanTorchTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here.
-        def _create_default_callbacks(self) -> list[Any]:
-            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in SPARED]
-
-    return LeanTorchTrainer
-
-
-def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> TorchTrainer:
+def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> LeanTrainer:
     for name, value in RAY_TRAIN_ENV.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.config import LoggingConfig
+
+    from lai_ray.distributed.lean_train import LeanTrainer
 
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     # Deaths are counted here and not by Ray, which would also begin a training again whose data is wrong.
     waits = max(1, math.ceil(cluster.stall_seconds / 60))
-    return _lean_trainer()(
+    return LeanTrainer(
         _work,
         train_loop_config={
             "job": str(scratch / "job.json"), "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
@@ -193,7 +178,7 @@ class _Ended:
     """Of workers, or of Ray Train itself."""
 
 
-def _fitted(trainer: TorchTrainer, job: TrainJob, progress: Progress | None) -> _Ended:
+def _fitted(trainer: LeanTrainer, job: TrainJob, progress: Progress | None) -> _Ended:
     """Run the trainer to its end.
 
     It runs in a thread: in the main one Ray Train would take over Ctrl-C and end the program as if all were well.

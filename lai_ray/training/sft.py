@@ -261,13 +261,15 @@ def _device(recipe: Recipe) -> str | None:
 
 
 def _join() -> None:
-    """The process group that is there (Ray Train's), torchrun's, or one of this process alone.
+    """The process group that is there, one by torchrun's environment (Ray Train's workers have it too), or one alone.
 
     It is kept while the process lives: DeepSpeed holds on to the first group it sees.
     """
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:

@@ -8,6 +8,8 @@ import json
 import math
 import statistics
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +54,46 @@ train.epochs = [1, 2]
 """
 
 
+def made_in(folder: Path) -> Path:
+    pretend_model(folder / "model", skill=40)
+    (folder / "job.toml").write_text(JOB.format(storage=folder))
+    (folder / "arms.toml").write_text(ARMS)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pretend_model(tmp_path / "model", skill=40)
-    (tmp_path / "job.toml").write_text(JOB.format(storage=tmp_path))
-    (tmp_path / "arms.toml").write_text(ARMS)
-    return tmp_path
+    return made_in(tmp_path)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a sweep with the small parts; what it printed, and how it ended."""
+@pytest.fixture(scope="module", autouse=True)
+def small_parts() -> Iterator[None]:
+    """Runs are started with the small parts in place of Ray."""
     command = runs.command
-    monkeypatch.setattr(runs, "command", lambda *a: [part.replace("lai_ray", "tests.sweeping") for part in command(*a)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "command", lambda *a: [part.replace("lai_ray", "tests.sweeping") for part in command(*a)])
+        yield
 
-    def run(sweep: Sweep) -> tuple[str, runs.Ended]:
-        out = io.StringIO()
-        ended = runs.run(sweep, Console(file=out, width=200))
-        return out.getvalue(), ended
 
-    return run
+def run(sweep: Sweep) -> tuple[str, runs.Ended]:
+    """What it printed, and how it ended."""
+    out = io.StringIO()
+    ended = runs.run(sweep, Console(file=out, width=200))
+    return out.getvalue(), ended
+
+
+@dataclass
+class Swept:
+    sweep: Sweep
+    printed: str
+    ended: runs.Ended
+
+
+@pytest.fixture(scope="module")
+def swept(small_parts: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Two arms x two values x two seeds, two at once."""
+    sweep = file.read(made_in(tmp_path_factory.mktemp("swept")) / "arms.toml")
+    return Swept(sweep, *run(sweep))
 
 
 def asked(sweep: Sweep) -> list[dict[str, Any]]:
@@ -88,10 +110,9 @@ def test_the_members_are_every_arm_with_every_value_and_seed(folder):
     assert one.config.storage == f"{folder}/arms" and one.config.name == one.name
 
 
-def test_nothing_is_asked_twice_and_a_second_start_does_nothing(folder, run):
-    sweep = file.read(folder / "arms.toml")
-    printed, ended = run(sweep)
-    assert not ended.failed and "8 runs, 0 done before" in printed
+def test_nothing_is_asked_twice_and_a_second_start_does_nothing(swept):
+    sweep = swept.sweep
+    assert not swept.ended.failed and "8 runs, 0 done before" in swept.printed
     lines = asked(sweep)
     for verb in ("generate", "ask"):
         keys = Counter(key for line in lines for key in line[verb])
@@ -107,36 +128,35 @@ def test_nothing_is_asked_twice_and_a_second_start_does_nothing(folder, run):
     assert asked(sweep) == lines
 
 
-def test_the_table_has_a_row_a_run_and_means_over_seeds(folder, run):
-    sweep = file.read(folder / "arms.toml")
-    run(sweep)
+def test_the_table_has_a_row_a_run_and_means_over_seeds(swept):
+    sweep = swept.sweep
     made = table.rows(sweep, {})
-    assert list(csv.DictReader(io.StringIO(table.as_csv(made).decode())))[0]["run"] == "le-epochs_1-seed_0"
+    assert next(iter(csv.DictReader(io.StringIO(table.as_csv(made).decode()))))["run"] == "le-epochs_1-seed_0"
     assert {row["state"] for row in made} == {"done"}
     assert all(row["word_problems.change"] == row["word_problems.after"] - row["word_problems.before"] for row in made)
     assert sum(row["calls"] + row["inherited"] for row in made) > sum(row["calls"] for row in made) > 0
     means = table.means(sweep, made, 0.95)
-    assert [row[:2] for row in means.rows][0] == ["le\ntrain.epochs = 1", "2"]
+    assert next(row[:2] for row in means.rows) == ["le\ntrain.epochs = 1", "2"]
     value = statistics.fmean(row["word_problems.after"] for row in made[:2])
     assert means.rows[0][2].startswith(f"{100 * value:.1f}")
 
 
-def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, run, monkeypatch):
-    sweep = file.read(folder / "arms.toml")
-    monkeypatch.setenv("LAI_TEST_BREAKS", "le-epochs_1-seed_0")
+def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, monkeypatch):
+    (folder / "two.toml").write_text('job = "job.toml"\n[grid]\ntrain.epochs = [1, 2]\n')
+    sweep = file.read(folder / "two.toml")
+    monkeypatch.setenv("LAI_TEST_BREAKS", "epochs_1")
     printed, ended = run(sweep)
-    assert list(ended.failed) == ["le-epochs_1-seed_0"] and "Crash" in ended.failed["le-epochs_1-seed_0"]
-    states = {row["run"]: row["state"] for row in table.rows(sweep, ended.failed)}
-    assert states.pop("le-epochs_1-seed_0").startswith("failed: ")
-    assert set(states.values()) == {"done"} and "failed:" in printed
+    assert list(ended.failed) == ["epochs_1"] and "Crash" in ended.failed["epochs_1"] and "failed:" in printed
+    states = [row["state"] for row in table.rows(sweep, ended.failed)]
+    assert states[0].startswith("failed: ") and states[1] == "done"
     monkeypatch.delenv("LAI_TEST_BREAKS")
     before = len(asked(sweep))
     _, ended = run(sweep)
-    assert not ended.failed and len(ended.done_before) == 7
+    assert not ended.failed and ended.done_before == ["epochs_2"]
     assert all(not line["ask"] for line in asked(sweep)[before:]), "its replies were paid for before it failed"
 
 
-def test_smaller_sets_are_parts_of_the_largest(folder, run):
+def test_smaller_sets_are_parts_of_the_largest(folder):
     (folder / "size.toml").write_text('job = "job.toml"\n[grid]\ncurate.samples_per_dataset = [10, 30, 20]\n')
     sweep = file.read(folder / "size.toml")
     run(sweep)
@@ -179,10 +199,9 @@ def test_a_value_is_written_as_toml_reads_it(value):
 
 
 def test_names_stay_short_and_apart(folder):
-    (folder / "long.toml").write_text(
-        'job = "job.toml"\n[grid]\nschedule.strategy = [' + ", ".join(f'["le", "le", "lec", "{x}"]' for x in ("le", "lec"))
-        + "]\ntrain.betas = [[0.9, 0.95], [0.9, 0.99]]\n"
-    )  # fmt: skip
+    schedules = [["le", "le", "lec", last] for last in ("le", "lec")]
+    grid = f"schedule.strategy = {toml(schedules)}\ntrain.betas = [[0.9, 0.95], [0.9, 0.99]]\n"
+    (folder / "long.toml").write_text(f'job = "job.toml"\n[grid]\n{grid}')
     members: list[Member] = file.read(folder / "long.toml").members
     names = [member.name for member in members]
     assert len(set(names)) == 4 and all(len(name) <= 64 for name in names)
