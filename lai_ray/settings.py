@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lai_ray.plugins import runs_in_cluster
 
@@ -221,6 +221,11 @@ class TrainSettings(Section):
     offload: bool = False
     """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
 
+    def identity(self) -> dict[str, Any]:
+        """What goes into a trained model's name: a setting that came later counts only where it is used."""
+        table = self.model_dump()
+        return {name: value for name, value in table.items() if name != "offload" or value}
+
 
 class SearchSettings(Section):
     """Ray Tune over the improve step of each iteration: every combination of the lists is a trial."""
@@ -228,15 +233,31 @@ class SearchSettings(Section):
     learning_rate: list[float] = []
     neighbours: list[Positive] = []
     samples_per_dataset: list[Positive] = []
+    grid: dict[str, list[Any]] = {}
+    """Values of other settings of the improve step, dotted: "train.epochs" = [1, 2], "schedule.strategy" = […]."""
     metric: str = "dev"
     """"dev" for the mean over the dev splits, or the name of one benchmark."""
     seeds: list[int] = [0]
     max_concurrent: Positive = 1
 
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _dotted(cls, grid: Any) -> Any:
+        """`train.epochs = [1, 2]` and `"train.epochs" = [1, 2]` are two ways to write one thing."""
+        if not isinstance(grid, dict):
+            return grid
+        found: dict[str, Any] = {}
+        for key, value in grid.items():
+            inner = value if isinstance(value, dict) else {"": value}
+            found |= {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
+        return found
+
     @model_validator(mode="after")
     def _something_to_search(self) -> SearchSettings:
-        if not (self.learning_rate or self.neighbours or self.samples_per_dataset):
-            raise ValueError("lists nothing to try; give learning_rate, neighbours or samples_per_dataset some values")
+        if not (self.learning_rate or self.neighbours or self.samples_per_dataset or self.grid):
+            raise ValueError(
+                "lists nothing to try; give learning_rate, neighbours, samples_per_dataset or grid some values"
+            )
         return self
 
 

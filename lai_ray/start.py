@@ -20,6 +20,7 @@ from lai_ray.instructor import prompts, templates
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
+from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
 from lai_ray.store import key_of
@@ -46,6 +47,8 @@ def check_names(config: Config, until: str | None = None) -> None:
     for i in range(config.iterations):
         for dataset in config.evaluate.learn_from:
             strategy_for(config, i, dataset)
+        if config.search is not None:
+            trials.pools(config, i)
     _check_prompts(config)
     if isinstance(config.curate.keep_clear_of, list):
         for name in config.curate.keep_clear_of:

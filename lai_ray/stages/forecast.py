@@ -18,6 +18,7 @@ from lai_ray.instructor.budget import NOTHING, Amount
 from lai_ray.instructor.usage import CHARACTERS_PER_TOKEN, characters, worst_case
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem, Reply
 from lai_ray.rundir import Run, Stage
+from lai_ray.stages import trials
 from lai_ray.stages.diagnose import improve_settings, strategy_for
 from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, part
@@ -168,11 +169,8 @@ def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
 
 
 def pools(config: Config) -> int:
-    """How often an iteration asks: once, or once for each k that a search tries and a strategy uses."""
-    if config.search is None:
-        return 1
-    uses = any(strategy_for(config, 0, name).uses_neighbours for name in config.evaluate.learn_from)
-    return max(len(set(config.search.neighbours)), 1) if uses else 1
+    """How often an iteration asks: once, or once for each pool of replies that a search learns from."""
+    return len(trials.pools(config, 0)) if config.search is not None else 1
 
 
 def example_prompt(config: Config, name: str, n: int, iteration: int = 0) -> list[Message]:

@@ -19,11 +19,12 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.records import Attempt, Sample
 from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
-from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, strategy_for
+from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
 from lai_ray.stages.evaluate import Attempts, evaluate
 from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
+from lai_ray.stages.trials import combinations, pool_of, pools, with_settings
 from lai_ray.stats import Interval, paired
 from lai_ray.store import key_of
 
@@ -40,8 +41,8 @@ class Trial:
     iteration: int
     target: Model
     config: Config
-    pools: dict[int, str]
-    """The folder of the pool for each k."""
+    pools: dict[str, str]
+    """The folder of the pool that each trial learns from, by the trial's name."""
     reuse: tuple[str, ...]
     """The runs that are taken over from."""
 
@@ -52,7 +53,7 @@ class Trial:
         run.reuse = [Run.read(where) for where in self.reuse]
         folder = f"iteration_{self.iteration}/search/{settings['name']}"
         tried = with_settings(self.config, settings)
-        pool = Stage(run, f"{self.pools[settings['neighbours']]}/curate")
+        pool = Stage(run, f"{self.pools[settings['name']]}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training = Stage(run, f"{folder}/train")
         made = train(training, samples, self.target, self.iteration, tried, executor, seed=settings["seed"])
@@ -78,39 +79,15 @@ def _metric_benchmarks(config: Config) -> list[str]:
     return config.evaluate.learn_from if config.search.metric == "dev" else [config.search.metric]
 
 
-def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """The job with one trial's settings in place. The learning rate listed is this iteration's own: no decay on top."""
-    table = config.model_dump()
-    table["train"] |= {"learning_rate": settings["learning_rate"], "learning_rate_decay": 1.0}
-    table["contrast"]["neighbours"] = settings["neighbours"]
-    table["curate"]["samples_per_dataset"] = settings["samples_per_dataset"]
-    return Config.model_validate(table)
-
-
-def combinations(config: Config, iteration: int) -> list[dict[str, Any]]:
-    """Every trial's settings, named by their place in the grid."""
-    wanted = config.search
-    assert wanted is not None
-    grid = itertools.product(
-        wanted.learning_rate or [config.learning_rate(iteration)],
-        wanted.neighbours or [config.contrast.neighbours],
-        wanted.samples_per_dataset or [config.curate.samples_per_dataset],
-        [config.seed + seed for seed in wanted.seeds],
-    )
-    names = ("learning_rate", "neighbours", "samples_per_dataset", "seed")
-    return [{"name": f"trial_{i}", **dict(zip(names, values, strict=True))} for i, values in enumerate(grid, 1)]
-
-
 def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor) -> Model:
     """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise."""
     stage = run.stage(i, "search")
     trials = combinations(config, i)
-    pools = _pools(run, i, attempts, target, config, executor, trials)
-    key = key_of(
-        target.identity, attempts.learning_key, [pool.key for pool in pools.values()], trials, config.train.model_dump()
-    )
+    samples = _pools(run, i, attempts, target, config, executor)
+    pooled = [pool.key for pool in samples.values()]
+    key = key_of(target.identity, attempts.learning_key, pooled, trials, config.train.identity())
     if not stage.done(key):
-        folders = {k: _pool_folder(config, i, k) for k in pools}
+        folders = {t["name"]: f"iteration_{i}/search/{pool_of(config, i, t)}" for t in trials}
         reuse = tuple(other.store.where for other in run.reuse)
         trial = Trial(run.store.where, i, target, config, folders, reuse)
         results = _tried(stage, trial, trials, executor)
@@ -122,27 +99,20 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
 
 
 def _pools(
-    run: Run,
-    i: int,
-    attempts: Attempts,
-    target: Model,
-    config: Config,
-    executor: Executor,
-    trials: list[dict[str, Any]],
-) -> dict[int, Samples]:
-    """Samples by k. Strategies that do not use k share one pool, found complete the second time."""
-    largest = max(trial["samples_per_dataset"] for trial in trials)
+    run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor
+) -> dict[str, Samples]:
+    """Samples by pool: each is asked for once, at the largest size that one of its trials learns from."""
     instructor = instructor_for(config, target, run.record())
-    pools: dict[int, Samples] = {}
-    for k in sorted({trial["neighbours"] for trial in trials}):
-        shown = k if _asks_k(config, i) else trials[0]["neighbours"]
-        asked = with_settings(config, {**trials[0], "neighbours": shown, "samples_per_dataset": largest})
-        folder = _pool_folder(config, i, k)
+    made: dict[str, Samples] = {}
+    for name, learning in pools(config, i).items():
+        largest = max(learning, key=lambda settings: settings["samples_per_dataset"])
+        asked = with_settings(config, largest)
+        folder = f"iteration_{i}/search/{name}"
         settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
         cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
         replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor, instructor)
-        pools[k] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor)
-    return pools
+        made[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor)
+    return made
 
 
 def _tried(stage: Stage, trial: Trial, trials: list[dict[str, Any]], executor: Executor) -> list[dict[str, Any]]:
@@ -159,14 +129,6 @@ def _tried(stage: Stage, trial: Trial, trials: list[dict[str, Any]], executor: E
         else {}
     )
     return [fresh.get(t["name"]) or found[t["name"]]["result"] for t in trials]
-
-
-def _asks_k(config: Config, i: int) -> bool:
-    return any(strategy_for(config, i, name).uses_neighbours for name in config.evaluate.learn_from)
-
-
-def _pool_folder(config: Config, i: int, k: int) -> str:
-    return f"iteration_{i}/search/" + (f"pool_k_{k}" if _asks_k(config, i) else "pool")
 
 
 def _choose(

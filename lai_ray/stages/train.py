@@ -41,7 +41,7 @@ def training_key(
     seed = config.seed if seed is None else seed
     examples = examples_from(samples, config)
     content = key_of([(e.messages, e.turns) for e in examples])
-    key = key_of(target.identity, settings.model_dump(), rate, seed, content)
+    key = key_of(target.identity, settings.identity(), rate, seed, content)
     lineage = {
         "name": key,
         "base": target.identity,

@@ -171,3 +171,31 @@ def test_a_search_asks_one_pool_for_each_k_and_picks_on_dev(tmp_path):
     again = LocalExecutor()
     start.run_job(config, executor=again)
     assert not again.asked
+
+
+def test_a_search_over_any_setting_of_the_improve_step_asks_once_for_each_way_to_ask(tmp_path):
+    executor = LocalExecutor()
+    grid = {"train": {"epochs": [1, 2]}, "schedule.strategy": ["le", "lec"]}
+    config = job(tmp_path, search__grid=grid, search__neighbours=[1, 3], search__samples_per_dataset=[10])
+    stage = start.run_job(config, executor=executor).run.stage(0, "search")
+    pools = sorted({n.split("/")[0] for n in stage.store.names() if n.endswith("plan.json")})
+    assert pools == ["pool_k_1_strategy_lec", "pool_k_3_strategy_lec", "pool_strategy_le"], "LE has no k"
+    assert sorted(j.settings.epochs for j in executor.jobs) == [1] * 4 + [2] * 4
+    asked = [r.key for r in executor.requests["ask"]]
+    assert len(asked) == len(set(asked))
+    columns = stage.store.get("trials.csv").decode().splitlines()[0].split(",")
+    assert {"train.epochs", "schedule.strategy"} <= set(columns)
+
+
+@pytest.mark.parametrize(("grid", "said"), [
+    ({"train.epochz": [1]}, "train.epochz.*no setting of the improve step.*train.epochs"),
+    ({"train.epochs": []}, "no value for train.epochs"),
+    ({"train.epochs": [0]}, "train.epochs: input should be greater"),
+    ({"train.learning_rate": [1e-4]}, "belongs into search.learning_rate"),
+    ({"contrast.encoder": ["a"]}, "a run has one encoder"),
+    ({"evaluate.max_train_problems": [5]}, "anything else is for `lai sweep`"),
+    ({"schedule.strategy": ["lecc"]}, "lecc"),
+])  # fmt: skip
+def test_what_a_search_cannot_list_is_said_before_anything_starts(tmp_path, grid, said):
+    with pytest.raises(ConfigError, match=said):
+        start.check_names(job(tmp_path, search__grid=grid))
