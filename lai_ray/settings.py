@@ -315,6 +315,15 @@ class ClusterSettings(Section):
     stall_seconds: float = Field(600, gt=0)
     """A stage without progress for so long fails, and says what it was waiting for."""
 
+    @model_validator(mode="after")
+    def _whole_gpus_for_several_workers(self) -> ClusterSettings:
+        if 0 < self.gpus_per_worker < 1 < self.train_workers:
+            raise ValueError(
+                f"gpus_per_worker = {self.gpus_per_worker:g} with train_workers = {self.train_workers}: workers that "
+                "train together cannot share a GPU. Give each one, or take one worker"
+            )
+        return self
+
 
 class ReportSettings(Section):
     """How a report looks. These may change between two starts."""

@@ -2,7 +2,7 @@
 
     python -m tests.sweeping run JOB key=value… [--until STAGE] [--reuse RUN]…
 
-LAI_TEST_BREAKS names a run that ends with an error when it comes to its training.
+LAI_TEST_BREAKS names a run that ends with an error when it comes to its training, or to what LAI_TEST_BREAKS_AT names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
 
     def run_job(config, **how):  # type: ignore[no-untyped-def]
         if config.name == os.environ.get("LAI_TEST_BREAKS"):
-            executor.die_after["train"] = 0
+            executor.die_after[os.environ.get("LAI_TEST_BREAKS_AT", "train")] = 0
         try:
             return whole(config, executor=executor, **how)
         finally:

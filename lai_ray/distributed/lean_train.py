@@ -2,7 +2,7 @@
 
 Left out: torch in driver and controller (`TorchTrainer` imports it in both; here workers join their own process group),
 an actor that asks the autoscaler for resources (the workers' waiting placement group asks it too), and the SPARED.
-Whatever a Ray to come builds elsewhere only starts later; nothing breaks.
+It leans on Ray's inner parts, which is why pyproject.toml names Ray's version.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def _until_whole(
     for attempt in itertools.count(1):
         trainer = _trainer(job, cluster, scratch, logs, attempt)
         ended = _fitted(trainer, job, progress)
-        if not ended.failures:
+        made = export.lineage_of(job.out)
+        if not ended.failures or (made and made.get("name") == job.name):  # Who dies after that has done its work.
             return ended.metrics
         # A state that has been written since is progress: what died there may die again further on.
         stands = state.last_whole(job.out)
@@ -121,7 +122,7 @@ def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str |
         _work,
         train_loop_config={
             "job": str(scratch / "job.json"), "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
-            "began": time.time(),
+            "began": time.time(), "gpu": cluster.gpus_per_worker > 0,
         },
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
@@ -143,6 +144,8 @@ def _work(config: dict[str, Any]) -> dict[str, float]:
     if config["logs"]:
         _redirect(Path(config["logs"]) / f"train-{ray.train.get_context().get_world_rank()}.log")
     placed = time.time() - config["began"]
+    if not config["gpu"]:  # Ray shows GPUs to those too that asked for none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from lai_ray.training import sft
     from lai_ray.training.board import Board
     from lai_ray.training.recipe import read_job

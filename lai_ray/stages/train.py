@@ -12,6 +12,7 @@ from lai_ray.rundir import Stage
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.select import benchmark
 from lai_ray.store import key_of
+from lai_ray.training import state
 
 
 def examples_from(samples: Samples, config: Config) -> list[Example]:
@@ -82,6 +83,7 @@ def train(
             stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(job, tracker.at).metrics
+        state.remove(job.out)  # Should the training have died between its model's birth and this.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
     stage.reached()

@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
 
@@ -28,11 +28,19 @@ from lai_ray import jobfile
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.plugins import suggestion
-from lai_ray.rundir import flat
 from lai_ray.settings import Section
+from lai_ray.store import key_of
 
 LONGEST = 60
-"""Characters of a run's name; a longer one is cut and numbered."""
+"""Characters of a run's name; a longer one is cut, and told apart by a hash of its settings."""
+TAKEN = {"seed", "name", "storage"}
+SECTIONS = {
+    name
+    for name, field in Config.model_fields.items()
+    for kind in (field.annotation, *get_args(field.annotation))
+    if isinstance(kind, type) and issubclass(kind, Section)
+}
+"""A job's tables; every other table in it is a setting's value."""
 
 
 class SweepSettings(Section):
@@ -43,7 +51,7 @@ class SweepSettings(Section):
     seeds: list[int] = Field([])
     """The job's own seed when left out."""
     at_once: Annotated[int, Field(ge=1)] = 1
-    """Runs that go on side by side."""
+    """Runs that go on side by side; with GPUs on one cluster (cluster.address), which keeps their places apart."""
     grid: dict[str, Any] = Field({})
     arms: dict[str, dict[str, Any]] = Field({})
 
@@ -88,12 +96,18 @@ def read(path: Path, given: list[str] | None = None) -> Sweep:
     base = jobfile.read(job, given)
     name = settings.name or path.stem
     storage = f"{base.storage.rstrip('/')}/{name}"
+    if "://" in storage:
+        raise ConfigError(f"storage = {base.storage!r}: a sweep needs a disk; object stores are not supported yet")
     members: list[Member] = []
-    for arm, table, seed in _combinations(settings, base, str(path)):
-        varied = {key: table[key] for key in _lists(settings)}
-        title = _title(arm, varied, seed if settings.seeds else None)
-        if title in (member.name for member in members):
-            title = f"{title}.{len(members)}"
+    combinations = list(_combinations(settings, base, str(path)))
+    lists = _lists(settings)
+    titles = [
+        _title(arm, {k: table[k] for k in lists}, seed if settings.seeds else None) for arm, table, seed in combinations
+    ]
+    for (arm, table, seed), short in zip(combinations, titles, strict=True):
+        varied = {key: table[key] for key in lists}
+        ambiguous = len(short) >= LONGEST or titles.count(short) > 1
+        title = f"{short}-{key_of(arm, table, seed)[:6]}" if ambiguous else short
         member = Member(title, arm, table, varied, seed, base)
         own = [f"name={toml(title)}", f"storage={toml(storage)}"]
         try:
@@ -113,6 +127,15 @@ def toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
 
 
+def _dotted(table: dict[str, Any]) -> dict[str, Any]:
+    """`train.epochs` and `"train.epochs"` alike; a table that is itself a setting's value stays one."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value if key in SECTIONS and isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
+    return found
+
+
 def _settings(path: Path) -> SweepSettings:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
@@ -125,6 +148,12 @@ def _settings(path: Path) -> SweepSettings:
         known = ", ".join(SweepSettings.model_fields)
         said = [f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise ConfigError("\n".join(said) + f"\nA sweep file has {known}.") from error
+    for where, table in (("grid", _lists(found)), *((f"arms.{name}", _dotted(t)) for name, t in found.arms.items())):
+        if taken := sorted(TAKEN & set(table)):
+            raise ConfigError(
+                f"{path}: {where} sets {', '.join(taken)}. Seeds are listed in seeds = […]; name and storage are the "
+                "sweep's own"
+            )
     for key, values in _lists(found).items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path}: grid.{key} is {values!r}; give a list of the values to try")
@@ -134,12 +163,12 @@ def _settings(path: Path) -> SweepSettings:
 
 
 def _lists(settings: SweepSettings) -> dict[str, Any]:
-    return flat(settings.grid)
+    return _dotted(settings.grid)
 
 
 def _combinations(settings: SweepSettings, base: Config, where: str) -> Iterator[tuple[str, dict[str, Any], int]]:
     """(arm, dotted settings, seed), seeds innermost."""
-    lists, arms = _lists(settings), {name: flat(table) for name, table in settings.arms.items()}
+    lists, arms = _lists(settings), {name: _dotted(table) for name, table in settings.arms.items()}
     for arm, table in (arms or {"": {}}).items():
         if both := sorted(set(table) & set(lists)):
             raise ConfigError(f"{where}: arms.{arm} and grid both set {', '.join(both)}; one of them must go")

@@ -11,9 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from rich.console import Console
 
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, InterruptedRunError
-from lai_ray.rundir import MAY_CHANGE, Run
+from lai_ray.rundir import MAY_CHANGE, Driver, Run
 from lai_ray.store import key_of
 from lai_ray.sweep.file import Member, Sweep
 
 POLL = 0.2
+LONGEST_WORDS = 1000
 ASKS = ("target", "evaluate", "data", "benchmark", "sandbox", "seed")
 """Settings on which the first evaluation depends."""
 AFTER_REPLIES = ("name", "storage", "train", "curate", "iterations", "limits", "cluster", "report")
@@ -38,6 +40,8 @@ class Task:
 
     member: Member
     until: str | None = None
+    instead: tuple[Member, ...] = ()
+    """Who may do it when that one fails."""
 
     @property
     def title(self) -> str:
@@ -55,7 +59,21 @@ class Ended:
 
 
 def run(sweep: Sweep, console: Console) -> Ended:
-    """Everything that is missing. A run that fails is reported, and the others go on. Raises InterruptedRunError."""
+    """Everything that is missing. A run that fails is reported, and the others go on.
+
+    Raises InterruptedRunError when it is told to stop (Ctrl-C, SIGTERM, a lost terminal), once all runs have stopped;
+    StageError when this sweep is under way elsewhere; ConfigError when runs would share GPUs.
+    """
+    _check_places(sweep)
+    driver = Driver(_own(sweep))
+    try:
+        with _told_to_stop():
+            return _run(sweep, console)
+    finally:
+        driver.close()
+
+
+def _run(sweep: Sweep, console: Console) -> Ended:
     ended = Ended()
     todo = [member for member in sweep.members if not finished(member)]
     ended.done_before = [member.name for member in sweep.members if member not in todo]
@@ -97,11 +115,10 @@ def waves(members: list[Member]) -> Iterator[list[Task]]:
             if (found := key(member.config)) is not None:
                 groups.setdefault(found, []).append(member)
         # The one that wants most samples: the others' requests are among its own.
-        yield [
-            Task(max(group, key=lambda member: member.config.curate.samples_per_dataset), until)
-            for group in groups.values()
-            if len(group) > 1
+        ordered = [
+            sorted(group, key=lambda member: -member.config.curate.samples_per_dataset) for group in groups.values()
         ]
+        yield [Task(group[0], until, tuple(group[1:])) for group in ordered if len(group) > 1]
     yield [Task(member) for member in members]
 
 
@@ -133,14 +150,14 @@ def command(sweep: Sweep, task: Task) -> list[str]:
 def _wave(sweep: Sweep, tasks: list[Task], ended: Ended, console: Console, at_once: int) -> None:
     """These tasks, `at_once` of them side by side. One whose run has failed before is left out."""
     waiting = deque(task for task in tasks if task.member.name not in ended.failed)
-    going: dict[subprocess.Popen[bytes], tuple[Task, Path, float]] = {}
+    going: Going = {}
     total, started = len(waiting), 0
     try:
         while waiting or going:
             while waiting and len(going) < at_once:
                 task, started = waiting.popleft(), started + 1
-                log = Path(sweep.storage) / "logs" / f"{task.member.name}.log"
-                going[_begin(command(sweep, task), log)] = task, log, time.monotonic()
+                log = Log(Path(_own(sweep)) / "logs" / f"{task.member.name}.log")
+                going[_begin(command(sweep, task), log.path)] = task, log, time.monotonic()
                 console.print(f"  {task.title}: started ({started} of {total})", markup=False)
             time.sleep(POLL)
             for process in [each for each in going if each.poll() is not None]:
@@ -148,10 +165,15 @@ def _wave(sweep: Sweep, tasks: list[Task], ended: Ended, console: Console, at_on
                 said = _said(process.returncode, log)
                 if said:
                     ended.failed[task.member.name] = said
+                    if rest := [other for other in task.instead if other.name not in ended.failed]:
+                        waiting.append(Task(rest[0], task.until, tuple(rest[1:])))
+                        total += 1
                 words = f"failed: {said}" if said else f"done in {time.monotonic() - since:.0f} s"
                 console.print(f"  {task.title}: {words}", style="red" if said else "green", markup=False)
-    except KeyboardInterrupt:
-        _stop(going, console.print)
+    except BaseException as error:
+        _stop(going)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         raise InterruptedRunError("stopped; what was done is kept, and the same command goes on from there") from None
 
 
@@ -162,20 +184,72 @@ def _begin(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def _stop(going: dict[subprocess.Popen[bytes], tuple[Task, Path, float]], say: Callable[..., None]) -> None:
-    say(f"  stopping {len(going)} runs", style="bold")
-    for process in going:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-    for process in going:
-        process.wait()
+def _stop(going: Going) -> None:
+    """Every run is asked to end as by Ctrl-C, and waited for; at a second Ctrl-C it is told to."""
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for process in going:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, how)
+        with contextlib.suppress(KeyboardInterrupt):
+            for process in going:
+                process.wait()
+            return
 
 
-def _said(code: int, log: Path) -> str:
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM and the terminal's end are as Ctrl-C: runs have sessions of their own and would go on paying."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _own(sweep: Sweep) -> str:
+    """The sweep's own folder beside its runs, whose names begin otherwise."""
+    return f"{sweep.storage}/_sweep"
+
+
+def _check_places(sweep: Sweep) -> None:
+    """Each run without a cluster to join starts a Ray of its own, which takes all GPUs for its own."""
+    for member in sweep.members:
+        cluster = member.config.cluster
+        alone = not (cluster.address or os.environ.get("RAY_ADDRESS"))
+        if sweep.at_once > 1 and alone and (cluster.gpus_per_replica or cluster.gpus_per_worker):
+            raise ConfigError(
+                f"at_once = {sweep.at_once} with GPUs and no cluster to join: every run would take the same ones. "
+                'Start Ray (`ray start --head`) and set cluster.address = "auto", or at_once = 1'
+            )
+
+
+class Log:
+    """Where a run's output goes, and from where on it is this start's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._before = path, path.stat().st_size if path.exists() else 0
+
+    def of_this_start(self) -> str:
+        """What was said since."""
+        return self.path.read_bytes()[self._before :].decode("utf-8", errors="replace").strip()
+
+
+Going = dict["subprocess.Popen[bytes]", tuple[Task, Log, float]]
+
+
+def _said(code: int, log: Log) -> str:
     """What a failed run said last, from its error on; empty for one that did not fail."""
     if code == 0:
         return ""
-    text = log.read_text(encoding="utf-8", errors="replace").strip()
-    last = text[text.rfind("\nerror: ") + 1 :] if "\nerror: " in text else (text.splitlines() or ["nothing"])[-1]
+    text = "\n" + log.of_this_start()
+    last = text.rpartition("\nerror: ")[2] if "\nerror: " in text else (text.split("\n")[-1] or "nothing")
     killed = f"killed by signal {-code}; it said last: " if code < 0 else ""
-    return f"{killed}{last.removeprefix('error: ')} ({log})"
+    return f"{killed}{last[:LONGEST_WORDS]} ({log.path})"

@@ -58,7 +58,7 @@ class Part:
 
 
 def begin(out: str, *, needed: int) -> Part:
-    """An empty folder to make `out` in. needed: bytes that will be written, of weights and states.
+    """An empty folder to make `out` in. needed: bytes that will be written, of weights and states not there yet.
 
     Raises StageError, before anything is trained, when it cannot be written or the disk has not so much room.
     """
@@ -76,7 +76,7 @@ def begin(out: str, *, needed: int) -> Part:
     if free < needed:
         raise StageError(
             f"{out}: the trained model needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free. "
-            "Make room, or give the job another storage; nothing was trained yet."
+            "Make room, or give the job another storage; nothing was trained in this start."
         )
     return part
 

@@ -28,6 +28,13 @@ def wait_for_all() -> None:
     dist.barrier()
 
 
+def rank() -> int:
+    """Which of them this is."""
+    import torch.distributed as dist
+
+    return int(dist.get_rank())
+
+
 def count() -> int:
     """How many there are."""
     import torch.distributed as dist

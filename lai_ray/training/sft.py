@@ -9,6 +9,7 @@ workers share it.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -33,6 +34,8 @@ from lai_ray.training.engine import consolidated, engine_for, load_model
 from lai_ray.training.recipe import Conversation, Recipe, read_job
 from lai_ray.training.utilisation import Meter
 
+PATIENCE = datetime.timedelta(hours=1)
+"""That workers wait for one of them, at a save of a large state say. Ray Train notices a dead one in a second."""
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -83,7 +86,7 @@ def train(
     _join()
     data = tokenized(recipe, examples)
     model = load_model(recipe, longest=max(data.lengths))
-    part = export.begin(recipe.out, needed=_bytes_written(recipe, model)) if dist.get_rank() == 0 else None
+    part = _begun(recipe, model) if dist.get_rank() == 0 else None
     meter = utilisation.meter(model, workers=dist.get_world_size(), device=_device(recipe))
     states = state.States(recipe.out, key_of(recipe, data, lineage), part)
     engine = engine_for(recipe, model)
@@ -115,11 +118,11 @@ def key_of(recipe: Recipe, data: Data, lineage: dict[str, Any]) -> str:
     return made.hexdigest()[:16]
 
 
-def _bytes_written(recipe: Recipe, model: torch.nn.Module) -> int:
-    """The weights', and two states': the last one stays until the next is whole."""
+def _begun(recipe: Recipe, model: torch.nn.Module) -> export.Part:
+    """Room for the weights, and for two states, what is there of them counted: one stays until the next is whole."""
     weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
-    of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters()))
-    return weights + (of_states if recipe.state_every else 0)
+    of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters())) if recipe.state_every else 0
+    return export.begin(recipe.out, needed=weights + max(of_states - state.clear_half_written(recipe.out), 0))
 
 
 def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
@@ -155,7 +158,7 @@ def _loop(
     lines = (states.part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if states.part else None
     started, metrics = time.monotonic(), {}
     for step, rows in enumerate(plan[done:], done):
-        metrics = _step(recipe, data, engine, meter, rows, step=step, steps=len(plan))
+        metrics = _step(recipe, data, engine, meter, states, rows, step, len(plan))
         if lines:
             lines.write(json.dumps(metrics) + "\n")
             report(step + 1, metrics)
@@ -171,7 +174,7 @@ def _loop(
 
 
 def _step(
-    recipe: Recipe, data: Data, engine: Any, meter: Meter, rows: list[int], *, step: int, steps: int
+    recipe: Recipe, data: Data, engine: Any, meter: Meter, states: state.States, rows: list[int], step: int, steps: int
 ) -> dict[str, float]:
     """One optimizer step over the rows. Raises DataError, before the weights change, when the loss is no number."""
     started = time.monotonic()
@@ -182,7 +185,7 @@ def _step(
     # Random numbers (of dropout, where a model has it) are a function of the step too.
     torch.manual_seed(random.Random(f"{recipe.seed}/{step}/{dist.get_rank()}").getrandbits(63))
     losses = _backward(data, engine, rows, [shares[dist.get_rank()] for shares in passes], targets)
-    _check(losses, data, rows, step, recipe.out)
+    _check(losses, data, rows, step, states)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     engine.step()
@@ -245,13 +248,13 @@ def _sequence_losses(engine: Any, ids: torch.Tensor, weights: torch.Tensor) -> t
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, losses * weights[:, 1:][learned])
 
 
-def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, out: str) -> None:
+def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, states: state.States) -> None:
     bad = [data.names[row] for row, loss in zip(rows, losses.tolist(), strict=True) if not math.isfinite(loss)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
             f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. No model was written. "
-            f"{state.kept(out)} A lower learning rate, fp32, or leaving these samples out may help."
+            f"{state.kept(states.out, states.key)} A lower learning rate, fp32, or leaving these samples out may help."
         )
 
 
@@ -271,7 +274,7 @@ def _join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=PATIENCE)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 

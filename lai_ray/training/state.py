@@ -4,7 +4,7 @@
     .<out>.state/.<mark>/          being written, or half-written for ever
 
 What else a step depends on (order of samples, learning rate, random numbers) is a function of the step, so a training
-that goes on from here ends in the same weights, bit for bit.
+that goes on from here ends in the same weights: bit for bit on CPUs, on GPUs as far as their kernels repeat themselves.
 """
 
 from __future__ import annotations
@@ -49,10 +49,19 @@ def last_whole(out: str) -> tuple[Path, State] | None:
     return None
 
 
-def kept(out: str) -> str:
-    """What there is to go on from, in a sentence."""
+def kept(out: str, key: str) -> str:
+    """What there is of this training to go on from, in a sentence."""
     found = last_whole(out)
-    return f"The state of step {found[1].step} is kept." if found else "No state was kept before it."
+    if found is None or found[1].key != key:
+        return "No state was kept before it."
+    return f"The state of step {found[1].step} is kept."
+
+
+def clear_half_written(out: str) -> int:
+    """Removes what earlier starts left half-written; the bytes of the states that stay."""
+    for half in folder_of(out).glob(".*"):
+        shutil.rmtree(half, ignore_errors=True)
+    return sum(file.stat().st_size for file in folder_of(out).rglob("*") if file.is_file())
 
 
 def remove(out: str) -> None:
@@ -77,11 +86,13 @@ class States:
         folder = folder_of(self.out)
         mark = peers.from_first(self.part and self.part.mark)
         made = folder / mark
-        with _explained(self.out, step):
+        with _explained(self.out, self.key, step):
             if self.part:
                 shutil.rmtree(made, ignore_errors=True)
                 made.mkdir(parents=True)
             engine.save_checkpoint(str(folder), tag=mark, save_latest=False)
+            for file in _written_by(peers.rank(), made):
+                flush(file)  # Side by side: rank 0 would keep the others waiting until it had done all of them.
             peers.wait_for_all()
             if self.part:
                 _finish(made, State(self.key, step, peers.count()), self.part)
@@ -116,8 +127,7 @@ class States:
 
 
 def _finish(made: Path, state: State, part: Part) -> None:
-    if not part.is_mine():
-        raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
+    _still_mine(made, part)
     here = len(list(made.glob("*optim_states.pt")))
     if here != state.workers:
         raise StageError(
@@ -126,26 +136,38 @@ def _finish(made: Path, state: State, part: Part) -> None:
         )
     shutil.copyfile(part.path / METRICS, made / METRICS)
     (made / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-    for file in made.rglob("*"):
-        if file.is_file():
-            flush(file)
+    flush(made / METRICS)
+    flush(made / STATE)
+    _still_mine(made, part)
     whole = made.with_name(f"step_{state.step:08d}")
     shutil.rmtree(whole, ignore_errors=True)
     made.rename(whole)
     flush(whole.parent)
-    for other in whole.parent.iterdir():
+    for other in whole.parent.glob("step_*"):
         if other != whole:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def _still_mine(made: Path, part: Part) -> None:
+    """An orphan of a killed driver must not put its state in the place of its successor's."""
+    if not part.is_mine():
+        raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
+
+
+def _written_by(rank: int, made: Path) -> list[Path]:
+    """DeepSpeed's files of one worker; rank 0 writes those that are not cut by worker too."""
+    files = list(made.iterdir())
+    return [f for f in files if f"pp_rank_{rank}_" in f.name or (rank == 0 and "pp_rank_" not in f.name)]
+
+
 @contextlib.contextmanager
-def _explained(out: str, step: int) -> Iterator[None]:
+def _explained(out: str, key: str, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter when a disk is full.
         if peers.lost(error):
             raise
         raise StageError(
-            f"{folder_of(out)}: the state of step {step} could not be saved ({error}). {kept(out)} "
+            f"{folder_of(out)}: the state of step {step} could not be saved ({error}). {kept(out, key)} "
             "Make room or mend the folder, and start the same command again."
         ) from error

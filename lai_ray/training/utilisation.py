@@ -5,6 +5,7 @@ Recomputation of checkpointed activations counts for nothing: it is work, not pr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,7 @@ PEAK = {
 
 def peak(device: str) -> float | None:
     """Of a device by its name ("NVIDIA H100 80GB HBM3"); None for one that is not in the table."""
-    words = device.upper()
-    known = [name for name in PEAK if name in words]
+    known = [name for name in PEAK if re.search(rf"\b{name}\b", device.upper())]
     return PEAK[max(known, key=len)] if known else None
 
 

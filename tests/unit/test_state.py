@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,9 @@ from lai_ray.training.recipe import Recipe, write_job
 from tests.tiny_model import conversations, recipe, tiny_model
 
 ROOT = Path(__file__).parents[2]
+EVERY_KIND = list(itertools.product((1, 2, 3), ("fp32", "bf16"), (False, True)))
+TRIED = [(1, "bf16", False), (2, "fp32", False), (3, "fp32", True)]
+"""In `make test`; the other kinds in `make soak`."""
 COUNT, EVERY = 37, 4  # 14 steps: states after 4, 8 and 12.
 
 
@@ -52,9 +56,10 @@ def same(a: str, b: str) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("stage", "precision", "offload"), [
-    (1, "fp32", False), (2, "bf16", False), (3, "fp32", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "precision", "offload"),
+    [case if case in TRIED else pytest.param(*case, marks=pytest.mark.soak) for case in EVERY_KIND],
+)
 def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision, offload):
     settings = {"zero_stage": stage, "precision": precision, "offload": offload}
     run(recipe(model, tmp_path / "whole", **settings))
@@ -198,10 +203,16 @@ def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(model, tm
     assert same(job.out, str(tmp_path / "whole"))
 
 
-def test_room_for_two_states_is_asked_for(model, tmp_path, monkeypatch):
+def test_room_is_asked_for_two_states_of_which_one_may_be_there(model, tmp_path, monkeypatch):
     asked: list[int] = []
     begin = export.begin
     monkeypatch.setattr(export, "begin", lambda out, *, needed: (asked.append(needed), begin(out, needed=needed))[1])
     run(recipe(model, tmp_path / "a"))
     run(recipe(model, tmp_path / "b", state_every=EVERY))
     assert asked[1] == 9 * asked[0]  # 4 bytes a number; 2 x 16 besides.
+    job = recipe(model, tmp_path / "c", state_every=EVERY)
+    left = stopped(job, at=6)
+    shutil.copytree(left / "step_00000004", left / ".half")
+    there = sum(file.stat().st_size for file in (left / "step_00000004").rglob("*"))
+    run(job)
+    assert asked[1] - 3 * there < asked[3] < asked[1] - there / 2, "what is there is not asked for again"

@@ -6,7 +6,12 @@ import csv
 import io
 import json
 import math
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +21,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lai_ray.errors import ConfigError
+from lai_ray.errors import ConfigError, InterruptedRunError, StageError
+from lai_ray.rundir import Driver
 from lai_ray.stats import mean_of, t_of
 from lai_ray.sweep import file, runs, table
 from lai_ray.sweep.file import Member, Sweep, toml
@@ -40,6 +46,9 @@ encoder = "target"
 model = "rules"
 [curate]
 samples_per_dataset = 30
+[cluster]
+gpus_per_replica = 0
+gpus_per_worker = 0
 """
 ARMS = """
 job = "job.toml"
@@ -156,6 +165,61 @@ def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, monke
     assert all(not line["ask"] for line in asked(sweep)[before:]), "its replies were paid for before it failed"
 
 
+def test_where_the_first_of_a_pool_fails_the_next_asks_for_it(folder, monkeypatch):
+    (folder / "two.toml").write_text('job = "job.toml"\nat_once = 3\n[grid]\ntrain.epochs = [1, 2, 3]\n')
+    sweep = file.read(folder / "two.toml")
+    monkeypatch.setenv("LAI_TEST_BREAKS_AT", "ask")
+    monkeypatch.setenv("LAI_TEST_BREAKS", "epochs_1")
+    _, ended = run(sweep)
+    assert list(ended.failed) == ["epochs_1"]
+    keys = Counter(key for line in asked(sweep) for key in line["ask"])
+    assert keys and max(keys.values()) == 1
+    assert [line["run"] for line in asked(sweep) if line["ask"]] == ["epochs_2"]
+
+
+def test_a_sweep_that_is_under_way_is_not_started_beside_itself(folder):
+    sweep = file.read(folder / "arms.toml")
+    driver = Driver(runs._own(sweep))
+    try:
+        with pytest.raises(StageError, match="is being written by process"):
+            run(sweep)
+    finally:
+        driver.close()
+
+
+def test_a_sweep_that_is_told_to_stop_stops_its_runs_first(folder, monkeypatch):
+    ignores = "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(60)"
+    monkeypatch.setattr(runs, "command", lambda *a: [sys.executable, "-c", ignores])
+    begun: list[subprocess.Popen[bytes]] = []
+    begin = runs._begin
+    monkeypatch.setattr(runs, "_begin", lambda *a: begun.append(begin(*a)) or begun[-1])
+    threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(InterruptedRunError, match="the same command goes on"):
+        run(file.read(folder / "arms.toml"))
+    assert len(begun) == 1, "first evaluations go one after another"
+    assert begun[0].returncode == -signal.SIGINT
+
+
+def test_runs_that_would_share_gpus_are_refused(folder, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sweep = file.read(folder / "arms.toml", ["cluster.gpus_per_replica=1"])
+    with pytest.raises(ConfigError, match=r"at_once = 2 with GPUs .* cluster.address"):
+        run(sweep)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    runs._check_places(sweep)
+
+
+def test_a_setting_that_is_a_table_may_be_in_an_arm(folder):
+    (folder / "table.toml").write_text('job = "job.toml"\n[arms.a]\nschedule.strategy = {word_problems = "le"}\n')
+    (member,) = file.read(folder / "table.toml").members
+    assert member.config.schedule.strategy == {"word_problems": "le"}
+
+
+def test_a_sweep_needs_a_disk(folder):
+    with pytest.raises(ConfigError, match="object stores are not supported yet"):
+        file.read(folder / "arms.toml", ["storage=s3://bucket/runs"])
+
+
 def test_smaller_sets_are_parts_of_the_largest(folder):
     (folder / "size.toml").write_text('job = "job.toml"\n[grid]\ncurate.samples_per_dataset = [10, 30, 20]\n')
     sweep = file.read(folder / "size.toml")
@@ -172,6 +236,8 @@ def test_smaller_sets_are_parts_of_the_largest(folder):
     ('sedes = [1]', "sedes: .*A sweep file has job, name, seeds"),
     ('seeds = [1, 1]', "seeds names one twice"),
     ('at_once = 0', "at_once"),
+    ('[grid]\nseed = [0, 1]', "grid sets seed. Seeds are listed in seeds"),
+    ('[arms.a]\nstorage = "elsewhere"', "arms.a sets storage"),
     ('[arms.a]\ntrain.epochs = 1\n[grid]\ntrain.epochs = [1]', "both set train.epochs"),
     ('[grid', "not valid TOML"),
 ])  # fmt: skip
