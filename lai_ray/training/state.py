@@ -41,20 +41,20 @@ def folder_of(out: str) -> Path:
     return path.with_name(f".{path.name}.state")
 
 
-def last_whole(out: str) -> tuple[Path, State] | None:
-    """The last whole state and its folder; None where there is none."""
+def last_whole(out: str, key: str | None = None) -> tuple[Path, State] | None:
+    """The last whole state, of the training with that key where one is given, and its folder; None where none is."""
     for folder in sorted(folder_of(out).glob("step_*"), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return folder, State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            found = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            if key in (None, found.key):
+                return folder, found
     return None
 
 
 def kept(out: str, key: str) -> str:
     """What there is of this training to go on from, in a sentence."""
-    found = last_whole(out)
-    if found is None or found[1].key != key:
-        return "No state was kept before it."
-    return f"The state of step {found[1].step} is kept."
+    found = last_whole(out, key)
+    return f"The state of step {found[1].step} is kept." if found else "No state was kept before it."
 
 
 def clear_half_written(out: str) -> int:
@@ -103,8 +103,8 @@ class States:
         Every worker calls this. The metrics so far are put into rank 0's part. A state of another training (another
         `key`) is left alone. Raises StageError when another number of workers wrote it, or it cannot be read.
         """
-        found: tuple[Path, State] | None = peers.from_first(last_whole(self.out) if self.part else None)
-        if found is None or found[1].key != self.key:
+        found: tuple[Path, State] | None = peers.from_first(last_whole(self.out, self.key) if self.part else None)
+        if found is None:
             return 0
         folder, state = found
         if state.workers != peers.count():

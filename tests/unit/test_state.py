@@ -110,6 +110,12 @@ def test_the_state_of_another_training_is_not_gone_on_from(model, tmp_path):
     assert [each.name for each in left.glob("step*")] == ["step_00000008"], "it stays until another is whole"
     stopped(other, at=6)
     assert [each.name for each in left.glob("step*")] == ["step_00000004"]
+    theirs = json.dumps({"key": "theirs", "step": 12, "workers": 1})
+    (left / "step_00000012").mkdir()  # Another's, whose removal was broken off.
+    (left / "step_00000012" / state.STATE).write_text(theirs)
+    with pytest.raises(Stopped):
+        run(other, stop_at=5)
+    assert run(other)["resumed_at"] == 4.0
 
 
 def test_another_number_of_workers_is_refused_with_both_ways_out(model, tmp_path, monkeypatch):
