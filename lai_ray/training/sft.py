@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -239,13 +240,28 @@ def _collated(data: Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _sequence_losses(engine: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The weighted sum of target-token losses of each sequence, (rows,) float32."""
+    # The vocabulary is computed from the first target on alone, which saves most where it is large and prompts long.
+    start = _first_learned(weights) if _keeps_logits(engine.module) else 0
+    some = {"logits_to_keep": ids.shape[1] - start} if start else {}
     ids, weights = ids.to(engine.device), weights.to(engine.device)
-    logits = engine(input_ids=ids, use_cache=False).logits
+    logits = engine(input_ids=ids, use_cache=False, **some).logits
+    ids, weights = ids[:, start:], weights[:, start:]
     learned = weights[:, 1:] > 0
     # Only target positions are lifted to fp32: with a vocabulary of 128k the others would be most of the memory.
     losses = cross_entropy(logits[:, :-1][learned].float(), ids[:, 1:][learned], reduction="none")
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(learned)[learned]
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, losses * weights[:, 1:][learned])
+
+
+def _first_learned(weights: torch.Tensor) -> int:
+    """The column before the first target of any row, whose logits are the first that are needed; 0 without targets."""
+    columns = (weights[:, 1:] > 0).any(dim=0).nonzero()
+    return int(columns[0]) if len(columns) else 0
+
+
+def _keeps_logits(model: Any) -> bool:
+    """Whether a model can be asked for its last logits alone, as Hugging Face's can."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, states: state.States) -> None:

@@ -92,7 +92,7 @@ def recipe(model: str, out: str, **changed: Any) -> Recipe:
 
 
 def official() -> None:
-    """From here on: rows as they were shuffled, and every row as long as the longest may be."""
+    """From here on: rows as they were shuffled, every row as long as the longest may be, and logits of every place."""
 
     def collated(data: sft.Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         ids, weights = torch.zeros(len(rows), LONGEST, dtype=torch.long), torch.zeros(len(rows), LONGEST)
@@ -112,6 +112,7 @@ def official() -> None:
         return LONGEST * sum(len(share) for shares in passes for share in shares)
 
     sft._collated, batches.steps, batches.padded = collated, steps, padded  # type: ignore[assignment]
+    sft._first_learned = lambda weights: 0  # Logits of every place, as Hugging Face's Trainer has them.
 
 
 def drawn(seed: int) -> tuple[list[Conversation], list[Conversation]]:

@@ -152,9 +152,11 @@ def test_a_batch_loses_what_its_sequences_lose_alone(model):
 
     class Bare:
         device = torch.device("cpu")
+        module = net
         __call__ = staticmethod(net)
 
     rows = list(range(9))
+    assert sft._keeps_logits(net) and sft._first_learned(sft._collated(data, rows)[1]) > 2
     together = sft._sequence_losses(Bare(), *sft._collated(data, rows))
     for row in rows:
         ids = torch.tensor([list(data.ids[row])])
