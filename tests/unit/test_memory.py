@@ -251,7 +251,7 @@ def test_gpus_are_asked_for_their_memory_and_assumed_where_there_are_none(monkey
     smi.write_text("#!/bin/sh\necho 24576\necho 40960\n")
     smi.chmod(0o755)
     assert report.gpu_memories() == [24 * GIB, 40 * GIB]
-    text = table_of("cluster.gpus_per_worker=0.5")[1]
+    text = table_of("cluster.gpus_per_worker=0.5", "cluster.train_workers=1")[1]
     assert "12.0 GiB are there (0.5 of the smallest of 2 GPUs of this machine)" in text
     smi.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
     assert report.gpu_memories() == []

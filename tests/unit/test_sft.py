@@ -261,7 +261,7 @@ def test_a_missing_model_is_named(tmp_path):
 def test_a_full_disk_is_said_before_anything_is_trained(model, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
-    with pytest.raises(StageError, match="nothing was trained yet"):
+    with pytest.raises(StageError, match="nothing was trained in this start"):
         run(recipe(model, tmp_path / "out"))
 
 
