@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,8 @@ MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
 """Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
 HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_million_output")
 """Instructor settings that say how it is reached and what it costs, not what it is asked."""
+HOW_SEARCHED = ("max_concurrent", "keep_weights")
+"""Settings of a search that say how it is carried out, not what is tried."""
 
 
 class Stopped(Exception):
@@ -92,8 +95,11 @@ class Stage:
         return Answers(mine, rows=rows, others=[*before, *others])
 
     def taken_over(self, name: str, folder: str) -> bool:
-        """Whether a finished folder (weights with lineage.json) of this name in a reused run is now at `folder`."""
-        for store in [store for run in self.run.reuse for store in run.stores_of(folder)]:
+        """Whether a finished folder (weights with lineage.json) of this name is now at `folder`.
+
+        It is looked for in this run, where an earlier start of a trial may have made it, and in those that are reused.
+        """
+        for store in [store for run in (self.run, *self.run.reuse) for store in run.stores_of(folder)]:
             lineage = store.get_json("lineage.json")
             if lineage and lineage.get("name") == name and store.local is not None:
                 out = Path(self.local(folder))
@@ -127,12 +133,15 @@ class Run:
     """One run's folder. Opened for reading by anybody; for writing by one driver at a time."""
 
     def __init__(
-        self, where: str, *, fence: Any = None, create: bool = False, progress: Progress | None = None
+        self, where: str, *, fence: Callable[[], None] | None = None, create: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self.store = Store(where, fence=fence, create=create)
         self.name = where.rstrip("/").rpartition("/")[2]
         self.progress = progress or Progress(quiet=True)
         self.until: str | None = None
+        self.start = fence.number if isinstance(fence, Fence) else 0
+        """Which start of this run writes here, counted from 1; 0 for a reader."""
         self.reuse: Sequence[Run] = ()
         """Runs whose answers and checkpoints are taken over wherever they apply. They are only read."""
 
@@ -251,9 +260,26 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
         for key in ("train", "dev", "test"):
             own.pop(key)
     table["contrast"].pop("encoder")
+    for key in HOW_SEARCHED:
+        (table["search"] or {}).pop(key, None)
     for key in (*HOW_REACHED, *(["model"] if config.instructor.in_cluster else [])):
         table["instructor"].pop(key)
     return {**table, "content": hashes}
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Called before every write of one start of a run; it holds in any process that this start has begun."""
+
+    where: str
+    number: int
+
+    def __call__(self) -> None:
+        """Raises StageError when a newer driver has taken the run over."""
+        if Store(self.where).exists(f"driver/{self.number + 1:04d}.json"):
+            raise StageError(
+                f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
+            )
 
 
 class Driver:
@@ -263,6 +289,7 @@ class Driver:
         self.store = Store(where).inside("driver")
         self.where = where
         self.number = self._claim()
+        self.fence = Fence(where, self.number)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -296,13 +323,6 @@ class Driver:
             raise StageError(
                 f"{self.where} is being written by process {card['pid']} on {card['host']} (last sign of life "
                 f"{age:.0f} s ago). Wait for it, or stop it; a dead one is passed over after {FRESH:.0f} s."
-            )
-
-    def fence(self) -> None:
-        """Raises StageError when a newer driver has taken the run over."""
-        if self.store.exists(f"{self.number + 1:04d}.json"):
-            raise StageError(
-                f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
             )
 
     def _beat(self) -> None:

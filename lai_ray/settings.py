@@ -178,10 +178,24 @@ class InstructorSettings(Section):
         return self
 
 
+PerDataset = Positive | dict[str, Positive]
+"""One number for every dataset, or a table with a number for each."""
+
+
+def of_dataset(number: int | dict[str, int], dataset: str) -> int:
+    """The number of one dataset."""
+    return number[dataset] if isinstance(number, dict) else number
+
+
 class CurateSettings(Section):
     """What a sample must be to be learned from."""
 
-    samples_per_dataset: Positive = 3000
+    samples_per_dataset: PerDataset = 3000
+    """At most so many of each dataset; a table gives each its own number, as in { gsm8k = 2000, mbpp = 500 }."""
+    def most(self, dataset: str) -> int:
+        """The most that are kept of one dataset."""
+        return of_dataset(self.samples_per_dataset, dataset)
+
     keep_clear_of: Literal["all", "none"] | list[str] = "all"
     """Evaluation sets (dev and test) that no sample may copy: all at hand, named ones, or none."""
     max_rouge_l: float | None = Field(None, gt=0, le=1)
@@ -230,15 +244,28 @@ class TrainSettings(Section):
 class SearchSettings(Section):
     """Ray Tune over the improve step of each iteration: every combination of the lists is a trial."""
 
-    learning_rate: list[float] = []
-    neighbours: list[Positive] = []
-    samples_per_dataset: list[Positive] = []
+    learning_rate: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None = None
+    neighbours: Annotated[list[Positive], Field(min_length=1)] | None = None
+    samples_per_dataset: Annotated[list[PerDataset], Field(min_length=1)] | None = None
+    """Training-set sizes: each a number for every dataset, or a table with a number for each."""
     grid: dict[str, list[Any]] = {}
     """Values of other settings of the improve step, dotted: "train.epochs" = [1, 2], "schedule.strategy" = […]."""
     metric: str = "dev"
     """"dev" for the mean over the dev splits, or the name of one benchmark."""
-    seeds: list[int] = [0]
-    max_concurrent: Positive = 1
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """Each combination is trained with each of these seeds, counted from the job's own. May not change later, as above;
+    the next two may."""
+    max_concurrent: Positive | None = None
+    """Trials side by side; None, and the most in any case: as many as the cluster holds."""
+    keep_weights: bool = False
+    """Keep the weights of trials that did not win. They are removed as soon as another trial's score is higher."""
+
+    @field_validator("learning_rate", "neighbours", "samples_per_dataset", "seeds", mode="before")
+    @classmethod
+    def _something_listed(cls, values: Any) -> Any:
+        if values == []:
+            raise ValueError("is an empty list: there would be nothing to try. List at least one value, or leave it out")
+        return values
 
     @field_validator("grid", mode="before")
     @classmethod

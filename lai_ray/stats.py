@@ -50,6 +50,19 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool], confidence: fl
     return Interval(mean, mean - half, mean + half)
 
 
+def mean_over(estimates: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates (one a benchmark), its bounds from theirs: MOVER, Zou and Donner 2008.
+
+    Raises ValueError without estimates.
+    """
+    if not estimates:
+        raise ValueError("no estimates, no mean")
+    n, mean = len(estimates), statistics.fmean(one.value for one in estimates)
+    low = math.sqrt(sum((one.value - one.low) ** 2 for one in estimates)) / n
+    high = math.sqrt(sum((one.high - one.value) ** 2 for one in estimates)) / n
+    return Interval(mean, mean - low, mean + high)
+
+
 def t_of(confidence: float, freedom: int) -> float:
     """Student's t for a two-sided interval: 4.303 for 0.95 and 2 degrees of freedom. Raises ValueError below 1."""
     if freedom < 1:

@@ -53,7 +53,7 @@ def curate(
 
         def everything() -> Iterator[Sample]:
             for dataset in datasets:
-                gate = gate_for(dataset, config.curate.samples_per_dataset, before[dataset].copy(), config)
+                gate = gate_for(dataset, config.curate.most(dataset), before[dataset].copy(), config)
                 yield from judged(replies.dialogues(dataset), gate, settings, config, dataset)
 
         def kept() -> Iterator[Sample]:

@@ -9,6 +9,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.records import Sample
 from lai_ray.rundir import Stage
+from lai_ray.settings import CurateSettings
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.select import benchmark
 from lai_ray.store import key_of
@@ -17,15 +18,15 @@ from lai_ray.training import state
 
 def examples_from(samples: Samples, config: Config) -> list[Example]:
     """At most curate.samples_per_dataset samples of each dataset, each with the prompt that the test has."""
-    return [_example(sample, config) for sample in _first(samples, config.curate.samples_per_dataset)]
+    return [_example(sample, config) for sample in _first(samples, config.curate)]
 
 
-def _first(samples: Samples, per_dataset: int) -> Iterator[Sample]:
+def _first(samples: Samples, curate: CurateSettings) -> Iterator[Sample]:
     taken: dict[str, int] = {}
     for sample in samples.view:
         name = sample.problem.benchmark
         taken[name] = taken.get(name, 0) + 1
-        if taken[name] <= per_dataset:
+        if taken[name] <= curate.most(name):
             yield sample
 
 

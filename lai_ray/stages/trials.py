@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from lai_ray import jobfile
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.plugins import suggestion
-from lai_ray.settings import ContrastSettings, TrainSettings
+from lai_ray.settings import ContrastSettings, TrainSettings, of_dataset
 from lai_ray.stages.diagnose import strategy_for
+from lai_ray.store import key_of
 
 GRID = {
     *(f"train.{name}" for name in TrainSettings.model_fields),
@@ -37,10 +39,11 @@ def combinations(config: Config, iteration: int) -> list[dict[str, Any]]:
     assert wanted is not None
     for key, values in wanted.grid.items():
         _check(key, values)
+    sizes = wanted.samples_per_dataset or [config.curate.samples_per_dataset]
     lists: dict[str, list[Any]] = {
         "learning_rate": wanted.learning_rate or [config.learning_rate(iteration)],
         "neighbours": wanted.neighbours or [config.contrast.neighbours],
-        "samples_per_dataset": wanted.samples_per_dataset or [config.curate.samples_per_dataset],
+        "samples_per_dataset": sizes,
         **wanted.grid,
         "seed": [config.seed + seed for seed in wanted.seeds],
     }
@@ -61,6 +64,17 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
         section, name = key.split(".")
         table[section][name] = settings[key]
     return jobfile.parse(table, where="search")
+
+
+def combination_of(settings: dict[str, Any]) -> str:
+    """Equal for trials that differ in their seeds alone."""
+    return key_of({name: value for name, value in settings.items() if name not in ("name", "seed")})
+
+
+def most(sizes: Sequence[int | dict[str, int]], datasets: Sequence[str]) -> int | dict[str, int]:
+    """The size that holds all of these: every trial learns from a prefix of it."""
+    largest = {dataset: max(of_dataset(size, dataset) for size in sizes) for dataset in datasets}
+    return largest if len(set(largest.values())) > 1 else max(largest.values())
 
 
 def pool_of(config: Config, iteration: int, settings: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -19,7 +18,8 @@ import random
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -240,28 +240,33 @@ def _collated(data: Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _sequence_losses(engine: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The weighted sum of target-token losses of each sequence, (rows,) float32."""
-    # The vocabulary is computed from the first target on alone, which saves most where it is large and prompts long.
-    start = _first_learned(weights) if _keeps_logits(engine.module) else 0
-    some = {"logits_to_keep": ids.shape[1] - start} if start else {}
     ids, weights = ids.to(engine.device), weights.to(engine.device)
-    logits = engine(input_ids=ids, use_cache=False, **some).logits
-    ids, weights = ids[:, start:], weights[:, start:]
     learned = weights[:, 1:] > 0
-    # Only target positions are lifted to fp32: with a vocabulary of 128k the others would be most of the memory.
-    losses = cross_entropy(logits[:, :-1][learned].float(), ids[:, 1:][learned], reduction="none")
+    with _vocabulary_at(engine.module, learned):
+        logits = engine(input_ids=ids, use_cache=False).logits
+    chosen = logits[:, :-1][learned] if logits.shape[:2] == ids.shape else logits[0]
+    losses = cross_entropy(chosen.float(), ids[:, 1:][learned], reduction="none")
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(learned)[learned]
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, losses * weights[:, 1:][learned])
 
 
-def _first_learned(weights: torch.Tensor) -> int:
-    """The column before the first target of any row, whose logits are the first that are needed; 0 without targets."""
-    columns = (weights[:, 1:] > 0).any(dim=0).nonzero()
-    return int(columns[0]) if len(columns) else 0
+@contextmanager
+def _vocabulary_at(model: Any, learned: torch.Tensor) -> Iterator[None]:
+    """Here a forward pass computes logits (1, targets, vocabulary) of the places before a target, and of no others.
 
-
-def _keeps_logits(model: Any) -> bool:
-    """Whether a model can be asked for its last logits alone, as Hugging Face's can."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    learned: (rows, length - 1) bool. With a vocabulary of 128k, logits of prompts and pads would be most of the memory,
+    and of a small model most of the work. What a model does to its logits it does to each alone, so these are right. A
+    model that has no head of its own, or a batch without targets, has its logits as ever: (rows, length, vocabulary).
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None or not learned.any():
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0][:, :-1][learned].unsqueeze(0), *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, states: state.States) -> None:

@@ -69,6 +69,16 @@ def remove(out: str) -> None:
     shutil.rmtree(folder_of(out), ignore_errors=True)
 
 
+def take_over(out: str, earlier: str) -> None:
+    """The states of a training that was to make `earlier` are now those of the one that makes `out`.
+
+    Moved, not shared: should what began the earlier one still be at it, it writes where nobody looks.
+    """
+    with contextlib.suppress(OSError):
+        folder_of(out).parent.mkdir(parents=True, exist_ok=True)
+        folder_of(earlier).rename(folder_of(out))
+
+
 @dataclass(frozen=True)
 class States:
     """Those of one training, for one of its workers."""

@@ -155,9 +155,11 @@ def test_a_batch_loses_what_its_sequences_lose_alone(model):
         module = net
         __call__ = staticmethod(net)
 
-    rows = list(range(9))
-    assert sft._keeps_logits(net) and sft._first_learned(sft._collated(data, rows)[1]) > 2
+    rows, places = list(range(9)), []
+    watch = net.lm_head.register_forward_hook(lambda _, given, made: places.append(made.shape[:2]))
     together = sft._sequence_losses(Bare(), *sft._collated(data, rows))
+    watch.remove()
+    assert places == [(1, data.targets(rows))], "only what is learned has its logits computed"
     for row in rows:
         ids = torch.tensor([list(data.ids[row])])
         labels = torch.where(torch.tensor([list(data.weights[row])]) > 0, ids, -100)
