@@ -82,6 +82,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _sizes_cover_the_data(self) -> Config:
+        listed = {"curate.samples_per_dataset": [self.curate.samples_per_dataset]}
+        if self.search is not None and self.search.samples_per_dataset:
+            listed["search.samples_per_dataset"] = self.search.samples_per_dataset
+        for key, sizes in listed.items():
+            for size in sizes:
+                if isinstance(size, dict) and set(size) != set(self.evaluate.learn_from):
+                    raise ValueError(
+                        f"{key} has a number for {', '.join(size) or 'no dataset'}; evaluate.learn_from has "
+                        f"{', '.join(self.evaluate.learn_from)}. Give each of them one, or one number for all"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _recorded_answers_fit(self) -> Config:
         given, wanted = set(self.target.attempts), set(self.evaluate.learn_from)
         if (self.target.engine == "recorded") != bool(given):

@@ -224,9 +224,16 @@ class Executor(Protocol):
         """Full-parameter fine-tuning: Ray Train and DeepSpeed. `progress` hears (steps done, steps)."""
 
     def search(
-        self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+        self,
+        trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
+        trials: Sequence[dict[str, Any]],
+        folder: str,
+        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Ray Tune over picklable trials; one result a trial, with `error` where it failed."""
+        """Ray Tune over picklable trials; one result a trial, with `error` where it failed.
+
+        `heard` is called with a trial and its result as it ends.
+        """
 
     def close(self) -> None:
         """Give back everything held."""

@@ -133,7 +133,11 @@ class Run:
     """One run's folder. Opened for reading by anybody; for writing by one driver at a time."""
 
     def __init__(
-        self, where: str, *, fence: Callable[[], None] | None = None, create: bool = False,
+        self,
+        where: str,
+        *,
+        fence: Callable[[], None] | None = None,
+        create: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.store = Store(where, fence=fence, create=create)

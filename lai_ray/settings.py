@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from lai_ray.plugins import runs_in_cluster
 
@@ -178,7 +178,14 @@ class InstructorSettings(Section):
         return self
 
 
-PerDataset = Positive | dict[str, Positive]
+def _per_dataset(given: Any) -> int | dict[str, int]:
+    numbers = given.values() if isinstance(given, dict) else [given]
+    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError("give a whole number of at least 1, or a table with one for each dataset, as { gsm8k = 2000 }")
+    return given  # type: ignore[no-any-return]
+
+
+PerDataset = Annotated[int | dict[str, int], PlainValidator(_per_dataset)]
 """One number for every dataset, or a table with a number for each."""
 
 
@@ -192,6 +199,7 @@ class CurateSettings(Section):
 
     samples_per_dataset: PerDataset = 3000
     """At most so many of each dataset; a table gives each its own number, as in { gsm8k = 2000, mbpp = 500 }."""
+
     def most(self, dataset: str) -> int:
         """The most that are kept of one dataset."""
         return of_dataset(self.samples_per_dataset, dataset)
@@ -264,7 +272,9 @@ class SearchSettings(Section):
     @classmethod
     def _something_listed(cls, values: Any) -> Any:
         if values == []:
-            raise ValueError("is an empty list: there would be nothing to try. List at least one value, or leave it out")
+            raise ValueError(
+                "is an empty list: there would be nothing to try. List at least one value, or leave it out"
+            )
         return values
 
     @field_validator("grid", mode="before")

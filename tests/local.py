@@ -118,7 +118,11 @@ class LocalExecutor:
         return Trained(job.out, {"loss": 1.0})
 
     def search(
-        self, trial: Callable[..., dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+        self,
+        trial: Callable[..., dict[str, Any]],
+        trials: Sequence[dict[str, Any]],
+        folder: str,
+        heard: Callable[..., None] | None = None,
     ) -> list[dict[str, Any]]:
         results = []
         for settings in trials:
@@ -126,6 +130,8 @@ class LocalExecutor:
                 results.append(trial(settings, self))
             except Exception as error:
                 results.append({"error": str(error)})
+            if heard:
+                heard(settings, results[-1])
         return results
 
     def close(self) -> None:

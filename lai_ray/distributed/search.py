@@ -1,64 +1,134 @@
 """Ray Tune over trials that train and sit the dev splits.  trials -> results
 
-A trial is a light driver: its training and its engines ask for their own resources, outside what the trial holds.
+A trial is a light driver: its training and its engines ask for their own resources, outside what the trial holds. No
+more trials go on at once than the cluster can hold, so that none of them waits for what another has.
 Every start is a new Tune experiment over the trials still to do, so nothing is ever restored from a half-written one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
 from lai_ray.errors import LaiError
 
-DRIVER_CPUS = 0.1
-"""A trial's own process waits nearly all of its time."""
+if TYPE_CHECKING:
+    from ray.tune import Callback
 
-Trial = Callable[[dict[str, Any], Executor], dict[str, Any]]
+DRIVER_MEMORY = 256 * 2**20
+"""What a trial's own process takes. It asks for no CPU: it waits, and two logical CPUs must do for its training."""
+TUNE_ENV = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Its loggers would write a folder of files for each trial; trials.csv says the same in one.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # It would take Ctrl-C for the end of the search, and hand out what there is as if that were all.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+Settings = dict[str, Any]
+Trial = Callable[[Settings, Executor], dict[str, Any]]
+Heard = Callable[[Settings, dict[str, Any]], None]
 
 
 def search(
-    trial: Trial, trials: Sequence[dict[str, Any]], folder: str, *, config: Config, logs: str | None
-) -> list[dict[str, Any]]:
+    trial: Trial, trials: Sequence[Settings], folder: str, *, config: Config, logs: str | None,
+    heard: Heard | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """One result a trial, in the order of `trials`; {"error": why} for one that failed, while the others go on.
 
-    `trial` is pickled to where it runs and gets an executor of its own there. Ray must be initialised. Everything
-    that Tune writes goes below `folder`.
+    `trial` is pickled to where it runs and gets an executor of its own there; `heard` is called with a trial's settings
+    and its result as it ends. Ray must be initialised. Everything that Tune writes goes below `folder`.
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    for name, value in TUNE_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
     from ray import tune
 
-    assert config.search is not None
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
+    there = ray.cluster_resources()
+    at_once = at_most(config, there, could_be(there), len(trials))
+    print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
     tuner = tune.Tuner(
-        tune.with_resources(_driver(trial, list(trials), config, logs), {"cpu": DRIVER_CPUS}),
+        tune.with_resources(_driver(trial, list(trials), config, logs), {"cpu": 0, "memory": DRIVER_MEMORY}),
         # Only the place in the list is searched over: settings stay plain values in `trials`.
         param_space={"place": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=config.search.max_concurrent,
+            max_concurrent_trials=at_once,
             trial_dirname_creator=lambda made: str(trials[made.config["place"]]["name"]),
         ),
-        run_config=tune.RunConfig(storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0),
-    )
+        run_config=tune.RunConfig(
+            storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0,
+            callbacks=[_telling(trials, heard)] if heard else [],
+        ),
+    )  # fmt: skip
     results: list[dict[str, Any]] = [{"error": "the trial left no result"} for _ in trials]
     for found in tuner.fit():
-        where = found.config["place"]
-        if found.error is not None:
-            results[where] = {"error": _told(found.error)}
-        elif found.metrics and "result" in found.metrics:
-            results[where] = json.loads(found.metrics["result"])
+        results[found.config["place"]] = _result(found.error, found.metrics)
     return results
 
 
+def at_most(config: Config, there: Mapping[str, float], could_be: Mapping[str, float], trials: int) -> int:
+    """How many trials may go on at once: as many as the cluster holds, or could; never more than the job says.
+
+    A trial holds its training's workers first and then its engines, so it needs the larger of the two. A cluster that
+    is too small for one still gets one: its stage says what is missing.
+    """
+    assert config.search is not None
+    cluster, wanted = config.cluster, config.search.max_concurrent
+    engines = cluster.target_replicas * config.target.tensor_parallel
+    needs = {
+        "CPU": max(cluster.train_workers * cluster.cpus_per_worker, cluster.target_replicas * cluster.cpus_per_replica),
+        "GPU": max(cluster.train_workers * cluster.gpus_per_worker, engines * cluster.gpus_per_replica),
+    }
+    # What a job that names no number gets is there now; a larger number is a reason to let the cluster grow.
+    most = there if wanted is None else could_be
+    room = [math.floor(most.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need]
+    return max(1, min([trials, *room, *([wanted] if wanted else [])]))
+
+
+def could_be(there: Mapping[str, float]) -> dict[str, float]:
+    """The cluster's resources, with what its autoscaler could add where it has one and says so."""
+    from ray._private.state import state
+
+    grown = state.get_max_resources_from_cluster_config() or {}
+    return {kind: max(there.get(kind, 0), grown.get(kind, 0)) for kind in {*there, *grown}}
+
+
+def _result(error: BaseException | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    if error is not None:
+        return {"error": _told(error)}
+    if metrics and "result" in metrics:
+        found: dict[str, Any] = json.loads(metrics["result"])
+        return found
+    return {"error": "the trial left no result"}
+
+
+def _telling(trials: Sequence[Settings], heard: Heard) -> Callback:
+    from ray.tune import Callback
+
+    class Telling(Callback):  # type: ignore[misc]  # Ray's classes are Any here.
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            heard(settings_of(trial), _result(None, trial.last_result))
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            heard(settings_of(trial), _result(trial.get_error() or RuntimeError("it ended without a word"), None))
+
+    def settings_of(trial: Any) -> Settings:
+        place: int = trial.config["place"]
+        return trials[place]
+
+    return Telling()
+
+
 def _driver(
-    trial: Trial, trials: list[dict[str, Any]], config: Config, logs: str | None
+    trial: Trial, trials: list[Settings], config: Config, logs: str | None
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def run(chosen: dict[str, Any]) -> dict[str, Any]:
         from lai_ray.distributed.actors import to_log
@@ -77,10 +147,14 @@ def _driver(
 
 def _told(error: BaseException) -> str:
     """The last line of a trial's error; our own words as they are."""
+    from ray.exceptions import RayActorError
+
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, LaiError):
             return str(cause)
+        if isinstance(cause, RayActorError):
+            return "its process died: killed from outside, or out of memory. Its log is beside the others."
         cause = getattr(cause, "cause", None) or cause.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -109,13 +109,17 @@ class RayExecutor:
         return train(job, self._config.cluster, self._logs, progress)
 
     def search(
-        self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+        self,
+        trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
+        trials: Sequence[dict[str, Any]],
+        folder: str,
+        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> list[dict[str, Any]]:
         """See `lai_ray.distributed.search`."""
         self._start()
         from lai_ray.distributed.search import search
 
-        found: list[dict[str, Any]] = search(trial, trials, folder, config=self._config, logs=self._logs)
+        found: list[dict[str, Any]] = search(trial, trials, folder, config=self._config, logs=self._logs, heard=heard)
         return found
 
     def close(self) -> None:

@@ -205,14 +205,20 @@ def _against(base: Run, other: Run, name: str, level: float) -> Interval | None:
     return paired(before, after, level) if before.keys() & after.keys() else None
 
 
+def sizes_said(size: int | dict[str, int]) -> str:
+    """A number of samples of each dataset, for a person: "3000", "2000 gsm8k + 500 mbpp"."""
+    return " + ".join(f"{n} {name}" for name, n in size.items()) if isinstance(size, dict) else str(size)
+
+
 def header(run: Run) -> str:
     """What the run is, in a few lines of Markdown."""
     config: dict[str, Any] = run.record()["config"]
+    sizes = sizes_said(config["curate"]["samples_per_dataset"])
     identity = run.record()["identity"]["content"]
     return (
         f"# {run.name}\n\n"
         f"Target `{config['target']['model']}` ({identity['target'][:12]}), {config['iterations']} iterations, "
-        f"strategy {facts.strategies(run)}, at most {config['curate']['samples_per_dataset']} samples a dataset, "
+        f"strategy {facts.strategies(run)}, at most {sizes} samples a dataset, "
         f"seed {config['seed']}. Versions, machine and command: `provenance.json`.\n"
     )
 

@@ -67,10 +67,14 @@ class Remembering:
         return self._executor.train(job, progress)
 
     def search(
-        self, trial: Callable[[dict[str, Any], Executor], dict[str, Any]], trials: Sequence[dict[str, Any]], folder: str
+        self,
+        trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
+        trials: Sequence[dict[str, Any]],
+        folder: str,
+        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> list[dict[str, Any]]:
         """As it is."""
-        return self._executor.search(trial, trials, folder)
+        return self._executor.search(trial, trials, folder, heard)
 
     def close(self) -> None:
         """As it is."""

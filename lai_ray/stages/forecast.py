@@ -18,6 +18,7 @@ from lai_ray.instructor.budget import NOTHING, Amount
 from lai_ray.instructor.usage import CHARACTERS_PER_TOKEN, characters, worst_case
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem, Reply
 from lai_ray.rundir import Run, Stage
+from lai_ray.settings import of_dataset
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import improve_settings, strategy_for
 from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
@@ -90,10 +91,10 @@ def _shown(replies: Iterable[Reply], samples_per_request: int, kept: int) -> Hab
     return Habits(counted / sent, said / asked_for, min(kept / asked_for, 1.0)) if sent else None
 
 
-def samples_wanted(config: Config) -> int:
-    """Of each dataset; in a search, the largest that is tried."""
-    listed = config.search.samples_per_dataset if config.search else []
-    return max(listed, default=config.curate.samples_per_dataset)
+def samples_wanted(config: Config, dataset: str) -> int:
+    """Of one dataset; in a search, the largest that is tried."""
+    listed = (config.search.samples_per_dataset if config.search else None) or [config.curate.samples_per_dataset]
+    return max(of_dataset(size, dataset) for size in listed)
 
 
 def calls_wanted(wanted: int, samples_per_request: int, habits: Habits) -> int:
@@ -134,7 +135,7 @@ def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, F
     view = diagnosed.view("cases.jsonl", Case)
     for dataset, count in counts.items():
         if count and dataset in config.evaluate.learn_from:
-            numbers = planned(kept.get(dataset), samples_wanted(config), count)
+            numbers = planned(kept.get(dataset), samples_wanted(config, dataset), count)
             habits = shown_habits(stage.run, dataset, iteration, config.curate.solve_again) or usual_habits(
                 config, dataset
             )
@@ -156,8 +157,9 @@ def _prompts(
 
 def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
     """One iteration by dataset, if the target gets this part of its training problems right."""
-    wanted, found = samples_wanted(config), {}
+    found = {}
     for name in config.evaluate.learn_from:
+        wanted = samples_wanted(config, name)
         n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
         blind = getattr(strategy_for(config, 0, name), "any_verdict", False)
         numbers = planned(None, wanted, n if blind else max(round(n * (1 - accuracy)), 1))

@@ -22,6 +22,7 @@ from lai_ray.instructor.ledger import entries, total
 from lai_ray.instructor.usage import amount_used
 from lai_ray.records import Case, Completion, Message, Reply, Request
 from lai_ray.rundir import Stage
+from lai_ray.settings import CurateSettings
 from lai_ray.similarity.duplicates import Kept
 from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, dialogue_for
@@ -140,7 +141,7 @@ def instruct(
     instructor: see `instructor_for`.
     """
     wanted = config.curate.samples_per_dataset
-    plan = _plan(stage, cases, wanted)
+    plan = _plan(stage, cases, config.curate)
     key = key_of(cases.key, plan, _deciding(config, instructor), wanted, *["solve again"] * config.curate.solve_again)
     if not stage.done(key):
         with stage.answers(rows=min(config.limits.max_in_flight, 500)) as answers:
@@ -163,12 +164,12 @@ def _deciding(config: Config, instructor: Model | None) -> dict[str, Any]:
     return config.instructor.model_dump(exclude=server) | {"model": instructor.identity}
 
 
-def _plan(stage: Stage, cases: Cases, wanted: int) -> dict[str, dict[str, int]]:
+def _plan(stage: Stage, cases: Cases, curate: CurateSettings) -> dict[str, dict[str, int]]:
     """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
     kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
     others = (run.store.get_json(f"{stage.folder}/plan.json") for run in stage.run.reuse)
     kept = kept or next(filter(None, others), None)
-    plan = {dataset: planned((kept or {}).get(dataset), wanted, n) for dataset, n in cases.counts.items() if n}
+    plan = {d: planned((kept or {}).get(d), curate.most(d), n) for d, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)
     return plan
 

@@ -8,94 +8,53 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
-from lai_ray.records import Attempt, Sample
+from lai_ray.errors import StageError
+from lai_ray.records import Attempt
 from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
-from lai_ray.stages.evaluate import Attempts, evaluate
+from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.instruct import instruct, instructor_for
-from lai_ray.stages.select import Part, part
-from lai_ray.stages.train import train
-from lai_ray.stages.trials import combinations, pool_of, pools, with_settings
-from lai_ray.stats import Interval, paired
+from lai_ray.stages.trial import Found, Plan, Trial, best, found, has_model, keep_only, metric_benchmarks, model_of
+from lai_ray.stages.trials import combinations, most, pool_of, pools, with_settings
+from lai_ray.stats import Interval, mean_over, paired, score
 from lai_ray.store import key_of
 
 UNTOUCHED = "trial_0"
-RESULT = "result.json"
-"""What a trial writes last; with it there, the trial is not run again."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One combination of settings, picklable: trains on a pool's prefix and sits the dev splits, in Ray Tune."""
-
-    where: str
-    iteration: int
-    target: Model
-    config: Config
-    pools: dict[str, str]
-    """The folder of the pool that each trial learns from, by the trial's name."""
-    reuse: tuple[str, ...]
-    """The runs that are taken over from."""
-
-    def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
-        """Dev counts and the new target of one trial."""
-        started = time.monotonic()
-        run = Run(self.where)
-        run.reuse = [Run.read(where) for where in self.reuse]
-        folder = f"iteration_{self.iteration}/search/{settings['name']}"
-        tried = with_settings(self.config, settings)
-        pool = Stage(run, f"{self.pools[settings['name']]}/curate")
-        samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
-        training = Stage(run, f"{folder}/train")
-        made = train(training, samples, self.target, self.iteration, tried, executor, seed=settings["seed"])
-        attempts = evaluate(Stage(run, f"{folder}/evaluate"), dev_parts(self.config), made, tried, executor)
-        result = {
-            "path": made.path,
-            "identity": made.identity,
-            "dev": attempts.scores(),
-            "loss": training.facts().get("loss"),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        Stage(run, folder).store.put_json(RESULT, {"settings": settings, "result": result})
-        return result
-
-
-def dev_parts(config: Config) -> list[Part]:
-    """The dev splits that candidates are compared on."""
-    return [part(config, name, "dev") for name in _metric_benchmarks(config)]
-
-
-def _metric_benchmarks(config: Config) -> list[str]:
-    assert config.search is not None
-    return config.evaluate.learn_from if config.search.metric == "dev" else [config.search.metric]
+Row = dict[str, Any]
 
 
 def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor) -> Model:
-    """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise."""
+    """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise.
+
+    Raises StageError when every trial failed.
+    """
     stage = run.stage(i, "search")
-    trials = combinations(config, i)
-    samples = _pools(run, i, attempts, target, config, executor)
-    pooled = [pool.key for pool in samples.values()]
-    key = key_of(target.identity, attempts.learning_key, pooled, trials, config.train.identity())
+    plans = _plans(i, attempts, target, config, _pools(run, i, attempts, target, config, executor))
+    key = key_of(target.identity, attempts.learning_key, [plan.key for plan in plans])
     if not stage.done(key):
-        folders = {t["name"]: f"iteration_{i}/search/{pool_of(config, i, t)}" for t in trials}
-        reuse = tuple(other.store.where for other in run.reuse)
-        trial = Trial(run.store.where, i, target, config, folders, reuse)
-        results = _tried(stage, trial, trials, executor)
-        facts = _choose(stage, i, attempts, target, config, trials, results)
-        stage.finish(key, **facts)
+        tried = _tried(stage, i, plans, target, config, executor)
+        rows = _rows(stage, attempts, config, tried)
+        won = _won(rows, tried)
+        stage.store.put("trials.csv", _csv(rows))
+        stage.progress.say(_said(rows, won))
+        winner = {"name": won, "folder": tried.results[won].folder if won in tried.results else None}
+        failed = sum("error" in row for row in rows)
+        stage.store.put_json("trials.json", rows)
+        stage.finish(key, winner=winner, trials=len(rows), failed=failed)
+        if config.search and not config.search.keep_weights:
+            keep_only(run, i, tried.results.get(won))
     stage.reached()
     winner = stage.facts()["winner"]
-    return target if winner["name"] == UNTOUCHED else Model(winner["path"], winner["identity"])
+    plan = next((plan for plan in plans if plan.name == winner["name"]), None)
+    chosen = plan and found(run, i, plan)
+    return model_of(run, chosen) if chosen else target
 
 
 def _pools(
@@ -105,7 +64,8 @@ def _pools(
     instructor = instructor_for(config, target, run.record())
     made: dict[str, Samples] = {}
     for name, learning in pools(config, i).items():
-        largest = max(learning, key=lambda settings: settings["samples_per_dataset"])
+        sizes = [settings["samples_per_dataset"] for settings in learning]
+        largest = learning[0] | {"samples_per_dataset": most(sizes, config.evaluate.learn_from)}
         asked = with_settings(config, largest)
         folder = f"iteration_{i}/search/{name}"
         settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
@@ -115,69 +75,141 @@ def _pools(
     return made
 
 
-def _tried(stage: Stage, trial: Trial, trials: list[dict[str, Any]], executor: Executor) -> list[dict[str, Any]]:
-    """The results of all trials, those of an earlier start among them."""
-    found = {settings["name"]: stage.store.get_json(f"{settings['name']}/{RESULT}") for settings in trials}
-    todo = [
-        settings
-        for settings in trials
-        if not found[settings["name"]] or found[settings["name"]]["settings"] != settings
-    ]
-    fresh = (
-        dict(zip((t["name"] for t in todo), executor.search(trial, todo, stage.local("tune")), strict=True))
-        if todo
-        else {}
-    )
-    return [fresh.get(t["name"]) or found[t["name"]]["result"] for t in trials]
+def _plans(i: int, attempts: Attempts, target: Model, config: Config, samples: Mapping[str, Samples]) -> list[Plan]:
+    plans = []
+    for settings in combinations(config, i):
+        pool, wanted = samples[pool_of(config, i, settings)], with_settings(config, settings)
+        counts = {name: min(kept, wanted.curate.most(name)) for name, kept in pool.counts.items()}
+        decides = pool.key, counts, wanted.train.identity(), wanted.learning_rate(i), settings["seed"]
+        key = key_of(target.identity, attempts.learning_key, *decides)
+        plans.append(Plan(settings, key, f"iteration_{i}/search/{pool_of(config, i, settings)}", counts))
+    return plans
 
 
-def _choose(
-    stage: Stage, i: int, attempts: Attempts, target: Model, config: Config,
-    trials: list[dict[str, Any]], results: list[dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
-    names = _metric_benchmarks(config)
-    before = _right(itertools.chain(*(attempts.of(name, "dev") for name in names)))
-    rows: list[dict[str, Any]] = [_row({"name": UNTOUCHED}, _mean(attempts.scores(), names), Interval(0.0, 0.0, 0.0))]
-    for trial, result in zip(trials, results, strict=True):
-        if result.get("error"):
-            rows.append({**trial, "error": result["error"]})
-            continue
-        folder = f"iteration_{i}/search/{trial['name']}/evaluate"
-        tried = Attempts(Stage(stage.run, folder), "", "")
-        gain = paired(before, _right(itertools.chain(*(tried.of(name, "dev") for name in names))))
-        made = {key: result[key] for key in ("loss", "seconds", "path", "identity")}
-        rows.append(_row(trial, _mean(result["dev"], names), gain) | made)
-    best = max((row for row in rows if "dev" in row), key=lambda row: row["dev"])
-    winner = best if best["gain_low"] > 0 else rows[0]
-    stage.store.put("trials.csv", _csv(rows))
-    stage.progress.say(_said(best, winner))
-    failed = sum("error" in row for row in rows)
-    return {"winner": winner, "best_on_dev": best["name"], "trials": len(trials), "failed": failed}
+@dataclass(frozen=True)
+class _Tried:
+    plans: list[Plan]
+    """All, in their order."""
+    results: dict[str, Found]
+    errors: dict[str, str]
+    same: dict[str, str]
+    """Trials that would do what another does: the pool has fewer samples than both would take, say."""
+
+    @property
+    def best(self) -> str | None:
+        """The best trial's name."""
+        return best([plan for plan in self.plans if plan.name not in self.same], self.results)
 
 
-def _row(trial: dict[str, Any], dev: float, gain: Interval) -> dict[str, Any]:
-    return {**trial, "dev": dev, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Config, executor: Executor) -> _Tried:
+    """Every trial tried, but for those that an earlier start did and those that would do what another does."""
+    run, first = stage.run, {plan.key: plan.name for plan in reversed(plans)}
+    tried = _Tried(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
+    for plan in plans:
+        if plan.name not in tried.same and (before := found(run, i, plan)):
+            tried.results[plan.name] = before
+    if (best_before := tried.best) and not has_model(run, tried.results[best_before]):
+        del tried.results[best_before]  # Somebody removed its weights: it may win, so it is done again.
+    todo = [plan for plan in plans if plan.name not in tried.results and plan.name not in tried.same]
+    for line in _shortages(plans, config):
+        stage.progress.say(line)
+    if not todo:
+        return tried
+    reuse = tuple(other.store.where for other in run.reuse)
+    trial = Trial(run.store.where, run.start, i, target, config, {plan.name: plan for plan in plans}, reuse)
+    with stage.progress.track(f"{stage.folder}: trials", len(todo)) as tracker:
+
+        def heard(settings: Row, result: Row) -> None:
+            score = result.get("mean")
+            stage.progress.say(
+                f"  {settings['name']}: "
+                + (f"failed: {result['error']}" if score is None else f"{100 * score:.1f}% on dev")
+            )
+            tracker.advance()
+
+        ended = executor.search(trial, [plan.settings for plan in todo], stage.local("tune"), heard)
+    for plan, result in zip(todo, ended, strict=True):
+        if made := found(run, i, plan):
+            tried.results[plan.name] = made
+        else:
+            tried.errors[plan.name] = str(result.get("error", "it left no result"))
+    if not tried.results:
+        name, why = next(iter(tried.errors.items()))
+        raise StageError(
+            f"{stage.folder}: all {len(todo)} trials failed; {name}: {why} Replies and answers are kept; mend the "
+            "cause and start the same command again."
+        )
+    return tried
+
+
+def _shortages(plans: list[Plan], config: Config) -> Iterable[str]:
+    """Sizes that a pool cannot give, each said once."""
+    said: dict[tuple[str, str], tuple[int, int]] = {}
+    for plan in plans:
+        wanted = with_settings(config, plan.settings).curate
+        for dataset, there in plan.samples.items():
+            if there < wanted.most(dataset):
+                asked = max(wanted.most(dataset), said.get((plan.pool, dataset), (0, 0))[0])
+                said[plan.pool, dataset] = asked, there
+    for (pool, dataset), (asked, there) in said.items():
+        yield (
+            f"  {pool.rpartition('/')[2]} has {there} samples of {dataset}, not {asked}: trials that want more learn "
+            "from these"
+        )
+
+
+def _rows(stage: Stage, attempts: Attempts, config: Config, tried: _Tried) -> list[Row]:
+    """What trials.csv says: a row a trial, the untouched target first.
+
+    The gains' intervals hold for all trials together (Bonferroni): the best of many is picked, and looks better than
+    it is.
+    """
+    names, level = metric_benchmarks(config), config.report.confidence
+    together = 1 - (1 - level) / max(len(tried.results), 1)
+    before = {name: _right(attempts.of(name, "dev")) for name in names}
+
+    def row(settings: Row, scores: Mapping[str, Row], gain: Interval) -> Row:
+        dev = mean_over([score(scores[f"{n}.dev"]["right"], scores[f"{n}.dev"]["n"], level) for n in names])
+        said = {"dev": dev.value, "dev_low": dev.low, "dev_high": dev.high}
+        return {**settings, **said, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+
+    rows = [row({"name": UNTOUCHED}, attempts.scores(), Interval(0.0, 0.0, 0.0))]
+    for plan in tried.plans:
+        settings = {**plan.settings, "samples": sum(plan.samples.values())}
+        if plan.name in tried.same:
+            rows.append({**settings, "same_as": tried.same[plan.name]})
+        elif plan.name in tried.errors:
+            rows.append({**settings, "error": tried.errors[plan.name]})
+        else:
+            trial = tried.results[plan.name]
+            sat = Attempts(Stage(stage.run, f"{trial.folder}/evaluate"), "", "")
+            gains = [paired(before[name], _right(sat.of(name, "dev")), together) for name in names]
+            made = {key: trial.result[key] for key in ("loss", "seconds", "gpu_seconds")}
+            rows.append(row(settings, trial.result["dev"], mean_over(gains)) | made)
+    return rows
+
+
+def _won(rows: list[Row], tried: _Tried) -> str:
+    leader = next(row for row in rows if row["name"] == tried.best)
+    return str(leader["name"]) if leader["gain_low"] > 0 else UNTOUCHED
 
 
 def _right(attempts: Iterable[Attempt]) -> dict[str, bool]:
     return {attempt.id: attempt.right for attempt in attempts}
 
 
-def _mean(scores: dict[str, dict[str, Any]], names: list[str]) -> float:
-    return float(sum(scores[f"{name}.dev"]["right"] / scores[f"{name}.dev"]["n"] for name in names) / len(names))
+def _said(rows: list[Row], won: str) -> str:
+    leader = max((row for row in rows[1:] if "gain" in row), key=lambda row: row["gain"])
+    told = leader if won == UNTOUCHED else next(row for row in rows if row["name"] == won)
+    gain = f"{100 * told['gain']:+.1f} points on dev, {100 * told['gain_low']:+.1f} to {100 * told['gain_high']:+.1f}"
+    if won == UNTOUCHED:
+        return f"  no trial beats the untouched target beyond noise (best: {told['name']}, {gain}); it stays"
+    return f"  {won} wins: {gain}"
 
 
-def _said(best: dict[str, Any], winner: dict[str, Any]) -> str:
-    gain = f"{100 * best['gain']:+.1f} points on dev, {100 * best['gain_low']:+.1f} to {100 * best['gain_high']:+.1f}"
-    if winner["name"] == UNTOUCHED:
-        return f"  no trial beats the untouched target beyond noise (best: {best['name']}, {gain}); it stays"
-    return f"  {winner['name']} wins: {gain}"
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    names = list(dict.fromkeys(key for row in rows for key in row if key not in ("path", "identity")))
+def _csv(rows: list[Row]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", restval="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

@@ -115,11 +115,13 @@ def waves(members: list[Member]) -> Iterator[list[Task]]:
             if (found := key(member.config)) is not None:
                 groups.setdefault(found, []).append(member)
         # The one that wants most samples: the others' requests are among its own.
-        ordered = [
-            sorted(group, key=lambda member: -member.config.curate.samples_per_dataset) for group in groups.values()
-        ]
+        ordered = [sorted(group, key=lambda member: -_samples(member.config)) for group in groups.values()]
         yield [Task(group[0], until, tuple(group[1:])) for group in ordered if len(group) > 1]
     yield [Task(member) for member in members]
+
+
+def _samples(config: Config) -> int:
+    return sum(config.curate.most(dataset) for dataset in config.evaluate.learn_from)
 
 
 def first_evaluation(config: Config) -> str | None:
