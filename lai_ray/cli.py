@@ -234,13 +234,14 @@ def doctor() -> None:
 
 
 def _report(run: Any, console: Console, *, write: bool = True) -> None:
-    from lai_ray.report import tables
+    from lai_ray.report import search, tables
     from lai_ray.report.nearness import nearness
 
-    more = [table for table in [nearness(run)] if table.rows]
+    more = [*search.tables(run), *(table for table in [nearness(run)] if table.rows)]
     tables.show([*tables.one_run(run), *more], console)
     if write:
-        run.store.put("report.md", "\n".join([tables.markdown(run), *(t.markdown() for t in more)]).encode())
+        pictures = [f"![the trials of {name}]({name})\n" for name in search.plot(run)]
+        run.store.put("report.md", "\n".join([tables.markdown(run), *(t.markdown() for t in more), *pictures]).encode())
         console.print(f"written: {run.store.where}/report.md", markup=False)
 
 

@@ -10,19 +10,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback
 
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
 from lai_ray.errors import LaiError
 
-if TYPE_CHECKING:
-    from ray.tune import Callback
-
 DRIVER_MEMORY = 256 * 2**20
 """What a trial's own process takes. It asks for no CPU: it waits, and two logical CPUs must do for its training."""
+DIED = "its process died: it was killed, or ran out of memory. Its last words are in the logs folder."
 TUNE_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Its loggers would write a folder of files for each trial; trials.csv says the same in one.
@@ -47,9 +50,6 @@ def search(
     """
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
-    import ray
-    from ray import tune
-
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
     there = ray.cluster_resources()
@@ -65,12 +65,12 @@ def search(
         ),
         run_config=tune.RunConfig(
             storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0,
-            callbacks=[_telling(trials, heard)] if heard else [],
+            callbacks=[_Telling(trials, heard)] if heard else [],
         ),
     )  # fmt: skip
-    results: list[dict[str, Any]] = [{"error": "the trial left no result"} for _ in trials]
+    results: list[dict[str, Any]] = [{"error": DIED} for _ in trials]
     for found in tuner.fit():
-        results[found.config["place"]] = _result(found.error, found.metrics)
+        results[found.config["place"]] = _result(found.metrics if found.error is None else None)
     return results
 
 
@@ -101,30 +101,27 @@ def could_be(there: Mapping[str, float]) -> dict[str, float]:
     return {kind: max(there.get(kind, 0), grown.get(kind, 0)) for kind in {*there, *grown}}
 
 
-def _result(error: BaseException | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    if error is not None:
-        return {"error": _told(error)}
+def _result(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     if metrics and "result" in metrics:
         found: dict[str, Any] = json.loads(metrics["result"])
         return found
-    return {"error": "the trial left no result"}
+    return {"error": DIED}
 
 
-def _telling(trials: Sequence[Settings], heard: Heard) -> Callback:
-    from ray.tune import Callback
+class _Telling(Callback):  # type: ignore[misc]  # Ray's classes are Any here.
+    """Calls `heard` as trials end. Tune pickles its callbacks; this one leaves behind what it holds."""
 
-    class Telling(Callback):  # type: ignore[misc]  # Ray's classes are Any here.
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            heard(settings_of(trial), _result(None, trial.last_result))
+    def __init__(self, trials: Sequence[Settings], heard: Heard) -> None:
+        self._trials, self._heard = trials, heard
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            heard(settings_of(trial), _result(trial.get_error() or RuntimeError("it ended without a word"), None))
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
-    def settings_of(trial: Any) -> Settings:
-        place: int = trial.config["place"]
-        return trials[place]
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._heard(self._trials[trial.config["place"]], _result(trial.last_result))
 
-    return Telling()
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._heard(self._trials[trial.config["place"]], _result(None))
 
 
 def _driver(
@@ -138,23 +135,21 @@ def _driver(
         to_log(logs, str(settings["name"]))
         executor = RayExecutor(config, logs)
         try:
-            return {"result": json.dumps(trial(settings, executor))}
+            result = trial(settings, executor)
+        except Exception as error:
+            # Told from here, where it is whole; a trial that Tune counts as failed is one whose process died.
+            traceback.print_exc()
+            result = {"error": _told(error)}
         finally:
             executor.close()
+        return {"result": json.dumps(result)}
 
     return run
 
 
 def _told(error: BaseException) -> str:
-    """The last line of a trial's error; our own words as they are."""
-    from ray.exceptions import RayActorError
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, LaiError):
-            return str(cause)
-        if isinstance(cause, RayActorError):
-            return "its process died: killed from outside, or out of memory. Its log is beside the others."
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    """One sentence for trials.csv; our own words as they are."""
+    if isinstance(error, LaiError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

@@ -15,6 +15,28 @@ from lai_ray.store import View
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Where an iteration asked and learned: its own folder, or one for each pool of a search."""
+
+    run: Run
+    folder: str
+    name: str
+    """For a person: "0", or of a search "0, pool_k_3"."""
+
+    def stage(self, name: str) -> Stage:
+        """One of `diagnose`, `instruct`, `curate`."""
+        return Stage(self.run, f"{self.folder}/{name}")
+
+    def usage(self) -> dict[str, Any]:
+        """What its replies cost; empty before they were asked for."""
+        return self.stage("instruct").store.get_json("usage.json") or {}
+
+    def funnel(self) -> dict[str, dict[str, int]]:
+        """Samples kept and dropped with their reasons, by dataset."""
+        return self.stage("curate").store.get_json("funnel.json") or {}
+
+
+@dataclass(frozen=True)
 class Iteration:
     """One iteration's folder, as far as it got."""
 
@@ -41,18 +63,19 @@ class Iteration:
 
     def usage(self) -> dict[str, Any]:
         """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked."""
-        pools = self.run.store.inside(f"iteration_{self.number}/search")
-        names = [name for name in pools.names() if name.endswith("/instruct/usage.json")]
-        found = [self.stage("instruct").store.get_json("usage.json"), *map(pools.get_json, names)]
         sums: dict[str, Any] = {}
-        for usage in filter(None, found):
+        for usage in (pool.usage() for pool in self.pools()):
             for name, value in usage.items():
                 sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
         return sums
 
-    def funnel(self) -> dict[str, dict[str, int]]:
-        """Samples kept and dropped with their reasons, by dataset."""
-        return self.stage("curate").store.get_json("funnel.json") or {}
+    def pools(self) -> list[Pool]:
+        """Its own folder; of a search, those of its pools."""
+        folder, number = f"iteration_{self.number}", str(self.number)
+        inside = self.run.store.names(f"{folder}/search")
+        names = sorted({name.split("/")[2] for name in inside if name.split("/")[2].startswith("pool")})
+        searched = [Pool(self.run, f"{folder}/search/{name}", f"{number}, {name}") for name in names]
+        return searched or [Pool(self.run, folder, number)]
 
 
 def budget_words(run: Run) -> str:
@@ -119,18 +142,18 @@ def change(first: Iteration, last: Iteration, name: str, confidence: float) -> I
 
 def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
     """attempts -> mistakes -> replies -> samples -> kept, one row an iteration and dataset."""
-    for iteration in iterations(run):
-        diagnosed = iteration.stage("diagnose").facts()
+    for pool in (pool for iteration in iterations(run) for pool in iteration.pools()):
+        diagnosed = pool.stage("diagnose").facts()
         for dataset, cases in diagnosed.get("cases", {}).items():
             counts = diagnosed["attempts"][dataset]
-            funnel = dict(iteration.funnel().get(dataset, {}))
+            funnel = dict(pool.funnel().get(dataset, {}))
             yield {
-                "iteration": iteration.number,
+                "iteration": pool.name,
                 "dataset": dataset,
                 "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
                 "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
                 "cases": cases,
-                "replies": iteration.usage().get("replies"),
+                "replies": pool.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),
                 "dropped": funnel,

@@ -21,11 +21,11 @@ def nearness(run: Run) -> Table:
         ["set", "iteration", "questions", "copies dropped", "mean, all", "mean, kept", "p90, kept", "max, kept"],
         note=NOTE,
     )
-    for iteration in facts.iterations(run):
-        report: dict[str, Any] = iteration.stage("curate").store.get_json("contamination.json") or {}
+    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+        report: dict[str, Any] = pool.stage("curate").store.get_json("contamination.json") or {}
         for name, found in report.get("rouge_l", {}).items():
             copies = sum(report["copies_dropped"][name].values())
-            head = [name, str(iteration.number), str(report["questions"][name]), str(copies)]
+            head = [name, pool.name, str(report["questions"][name]), str(copies)]
             table.rows.append([*head, *cells(found["all"], "mean"), *cells(found["kept"], "mean", "p90", "max")])
     return table
 

@@ -27,8 +27,8 @@ class Chapter:
 
 def some_case(run: Run) -> str:
     """The id of a problem whose story is whole: the first that has a kept sample. Raises ConfigError when none has."""
-    for iteration in facts.iterations(run):
-        for sample in _records(iteration, "curate", "samples.jsonl", Sample):
+    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+        for sample in _records(pool, "curate", "samples.jsonl", Sample):
             return sample.id.partition("#")[0]
     raise ConfigError(f"{run.store.where}: no sample was kept yet, so there is no story to tell")
 
@@ -54,10 +54,16 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
         for attempt in facts.attempts(iteration, part):
             if attempt.problem.id == problem_id:
                 yield Chapter(f"{where}: the target answers", _attempt(attempt))
-    for case in _records(iteration, "diagnose", "cases.jsonl", Case):
+    for pool in iteration.pools():
+        yield from _in_pool(pool, problem_id)
+
+
+def _in_pool(pool: facts.Pool, problem_id: str) -> Iterator[Chapter]:
+    where = f"iteration {pool.name}"
+    for case in _records(pool, "diagnose", "cases.jsonl", Case):
         if case.attempt.problem.id == problem_id and case.contrasts:
             yield Chapter(f"{where}: beside it, what the target got right", _contrasts(case))
-    for reply in _records(iteration, "instruct", "replies.jsonl", Reply):
+    for reply in _records(pool, "instruct", "replies.jsonl", Reply):
         if reply.case_id.partition("#")[0] == problem_id:
             turn = f", turn {reply.turn + 1}" if reply.turn else ""
             yield Chapter(f"{where}: the instructor is asked{turn}", reply.messages[-1]["content"])
@@ -66,15 +72,15 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
                 yield Chapter(f"{where}: what the mistake is, says the instructor", mistake)
             yield Chapter(f"{where}: the instructor writes{turn}", reply.completion.text)
     for name in ("samples.jsonl", "dropped.jsonl"):
-        for sample in _records(iteration, "curate", name, Sample):
+        for sample in _records(pool, "curate", name, Sample):
             if sample.id.partition("#")[0] == problem_id:
                 yield Chapter(
                     f"{where}: {'dropped, ' + sample.dropped if sample.dropped else 'learned'}", _sample(sample)
                 )
 
 
-def _records(iteration: facts.Iteration, stage: str, name: str, kind: type[T]) -> Iterator[T]:
-    folder = iteration.stage(stage)
+def _records(pool: facts.Pool, stage: str, name: str, kind: type[T]) -> Iterator[T]:
+    folder = pool.stage(stage)
     if folder.store.exists(name):
         yield from View(folder.store, name, kind)
 

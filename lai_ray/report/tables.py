@@ -128,12 +128,12 @@ def contrasts(run: Run) -> Table:
         note="Mean squared L2 distance of a mistake to the nearest and the farthest question shown beside it; how many "
         "different correct questions were shown, and how many mistakes the busiest of them served.",
     )  # fmt: skip
-    for iteration in facts.iterations(run):
-        for dataset, found in iteration.stage("diagnose").facts().get("contrasts", {}).items():
+    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+        for dataset, found in pool.stage("diagnose").facts().get("contrasts", {}).items():
             subject = f"{found['same_subject']:.0%}" if "same_subject" in found else "–"
             counts = [f"{found[name]:.0f}" for name in ("questions_shown", "most_often")]
             distances = [f"{found[name]:.3f}" for name in ("nearest", "farthest")]
-            table.rows.append([dataset, str(iteration.number), *distances, subject, *counts])
+            table.rows.append([dataset, pool.name, *distances, subject, *counts])
     return table
 
 

@@ -19,7 +19,16 @@ def squares_in_a_trial(settings: dict[str, Any], executor: Executor) -> dict[str
 def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_session, tmp_path):
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2)
     trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2, 3)]
-    results = search(squares_in_a_trial, trials, str(tmp_path / "tune"), config=config, logs=str(tmp_path / "logs"))
+    heard: dict[str, dict[str, Any]] = {}
+    with open(tmp_path / "said", "w", encoding="utf-8") as said:  # What no pickle can hold, as a terminal.
+
+        def tell(settings: dict[str, Any], result: dict[str, Any]) -> None:
+            heard[settings["name"]] = result
+            said.write("heard")
+
+        folders = str(tmp_path / "tune"), str(tmp_path / "logs")
+        results = search(squares_in_a_trial, trials, folders[0], config=config, logs=folders[1], heard=tell)
+    assert heard == {trial["name"]: result for trial, result in zip(trials, results, strict=True)}
     assert results[0] == {"squares": [1, 1, 1], "loss": 0.5}
     assert "the loss is NaN at step 3" in results[1]["error"]
     assert results[2]["squares"] == [3, 3, 3]

@@ -1,0 +1,210 @@
+"""What a search tried and chose, why the target stayed where it did, and a plot.  trials.json -> tables, trials.png"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lai_ray.report import facts
+from lai_ray.report.tables import Table, confidence_of, percent, points, sizes_said
+from lai_ray.rundir import Run
+from lai_ray.settings import of_dataset
+from lai_ray.stats import Interval
+
+UNTOUCHED = "trial_0"
+OUTCOME = {"name", "samples", "dev", "dev_low", "dev_high", "gain", "gain_low", "gain_high", "loss", "seconds"}
+OUTCOME |= {"gpu_seconds", "error", "same_as"}
+"""Columns of a trial that are no settings."""
+MANY_DROPPED = 0.5
+"""Of the samples in the replies; the paper's own instructor loses a few in a hundred to the checks."""
+NOT_A_CHECK = ("kept", "samples", "over the cap", "duplicate")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The finished search of one iteration."""
+
+    iteration: facts.Iteration
+    rows: list[Row]
+    """As in trials.csv, the untouched target first."""
+
+    @property
+    def winner(self) -> str:
+        """The trial whose model is the next target."""
+        return str(self.iteration.stage("search").facts()["winner"]["name"])
+
+    @property
+    def ended(self) -> list[Row]:
+        """The trials that have a score, without the untouched target."""
+        return [row for row in self.rows[1:] if "dev" in row]
+
+    def varied(self) -> list[str]:
+        """The settings in which trials differ."""
+        names = dict.fromkeys(key for row in self.rows[1:] for key in row if key not in OUTCOME)
+        return [name for name in names if len({json.dumps(row.get(name)) for row in self.rows[1:]}) > 1]
+
+    def label(self, row: Row) -> str:
+        """ "trial_3: learning rate 0.0003, neighbours 1"."""
+        told = [f"{_words(name)} {_value(row[name])}" for name in self.varied() if name in row]
+        return f"{row['name']}: " + (", ".join(told) or "as the job says") if row is not self.rows[0] else "untouched"
+
+
+def searched(run: Run) -> Iterator[Searched]:
+    """Every finished search of a run."""
+    for iteration in facts.iterations(run):
+        stage = iteration.stage("search")
+        if stage.facts() and (rows := stage.store.get_json("trials.json")):
+            yield Searched(iteration, rows)
+
+
+def tables(run: Run) -> list[Table]:
+    """One table a search."""
+    return [_table(found, run) for found in searched(run)]
+
+
+def _table(found: Searched, run: Run) -> Table:
+    varied, level = found.varied(), confidence_of(run)
+    columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "loss", "seconds", "GPU-seconds"]
+    table = Table(f"Search in iteration {found.iteration.number}, percent of the dev splits", columns)
+    for row in found.rows:
+        title = row["name"] + (" ← next target" if row["name"] == found.winner else "")
+        settings = [_value(row[name]) if name in row else "–" for name in varied]
+        if why := row.get("error") or ("same_as" in row and f"the same as {row['same_as']}"):
+            table.rows.append([title, *settings, str(row["samples"]), str(why), *["–"] * 4])
+            continue
+        spent = [f"{row[name]:,.3g}" if row.get(name) is not None else "–" for name in ("loss",)]
+        spent += [f"{row[name]:,.0f}" if name in row else "–" for name in ("seconds", "gpu_seconds")]
+        scores = [percent(_interval(row, "dev")), points(_interval(row, "gain")) if row is not found.rows[0] else "–"]
+        table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, *spent])
+    table.note = (
+        f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with the untouched target "
+        f"(trial_0), problem by problem; the intervals hold for all {len(found.ended)} trials together, because the "
+        "best of many looks better than it is."
+    )
+    if found.winner == UNTOUCHED:
+        table.note += " No trial beats the untouched target by more than noise, so it stays. " + " ".join(seen(found))
+    return table
+
+
+def seen(found: Searched) -> list[str]:
+    """What may have kept every trial from winning, in sentences: of dev, of the samples, of the checks."""
+    return [*_of_dev(found), *_of_sizes(found), *_of_checks(found)]
+
+
+def _of_dev(found: Searched) -> Iterator[str]:
+    ended, worse = found.ended, [row for row in found.ended if row["gain_high"] < 0]
+    best = max(ended, key=lambda row: row["gain"])
+    if worse:
+        yield f"Dev is falling: {len(worse)} of {len(ended)} trials are worse beyond noise."
+        rates = sorted({row["learning_rate"] for row in ended})
+        means = [_mean([row["gain"] for row in ended if row["learning_rate"] == rate]) for rate in rates]
+        if len(rates) > 1 and means[0] == max(means):
+            yield f"The lowest learning rate ({rates[0]:g}) does best: try lower ones."
+    if len(worse) < len(ended):
+        width = 100 * (best["gain_high"] - best["gain"])
+        yield (
+            f"Dev is flat for {len(ended) - len(worse)}: they differ from the target by less than noise, which is "
+            f"±{width:.1f} points here; only a larger dev split would show less."
+        )
+
+
+def _of_sizes(found: Searched) -> Iterator[str]:
+    config = found.iteration.run.record()["config"]
+    for pool, dataset, asked, there in _shortages(found, config):
+        yield f"Samples are few: {pool} has {there} of {dataset} where {asked} were wanted."
+    sizes = sorted({row["samples"] for row in found.ended})
+    if len(sizes) > 1:
+        means = {size: _mean([row["gain"] for row in found.ended if row["samples"] == size]) for size in sizes}
+        if means[sizes[-1]] == max(means.values()):
+            yield (
+                f"The gain grows with the training set, from {100 * means[sizes[0]]:+.1f} points at {sizes[0]} samples "
+                f"to {100 * means[sizes[-1]]:+.1f} at {sizes[-1]}: more may help."
+            )
+
+
+def _shortages(found: Searched, config: dict[str, Any]) -> Iterator[tuple[str, str, int, int]]:
+    sizes = config["search"]["samples_per_dataset"] or [config["curate"]["samples_per_dataset"]]
+    for pool in found.iteration.pools():
+        for dataset, there in pool.stage("curate").facts().get("kept", {}).items():
+            asked = max(of_dataset(size, dataset) for size in sizes)
+            if there < asked:
+                yield pool.name, dataset, asked, there
+
+
+def _of_checks(found: Searched) -> Iterator[str]:
+    counts: Counter[str] = Counter()
+    for pool in found.iteration.pools():
+        for funnel in pool.funnel().values():
+            counts.update(funnel)
+    failed = {reason: n for reason, n in counts.items() if not reason.startswith(NOT_A_CHECK)}
+    share = sum(failed.values()) / max(counts["samples"], 1)
+    if share >= MANY_DROPPED:
+        most = ", ".join(f"{reason}: {n}" for reason, n in Counter(failed).most_common(3))
+        yield f"Checks fail: {share:.0%} of {counts['samples']} samples were dropped ({most}): see dropped.jsonl."
+
+
+def draw(found: Searched, confidence: float) -> bytes:
+    """A PNG: every trial's gain on dev with its interval, best first, the untouched target as the line at 0."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = sorted(found.ended, key=lambda row: row["gain"])
+    figure = Figure(figsize=(9, 1.6 + 0.34 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.4", linewidth=1)
+    for place, row in enumerate(rows):
+        won = row["name"] == found.winner
+        colour = "#1a7f37" if won else "#b42318" if row["gain_high"] < 0 else "#475467"
+        gain = _interval(row, "gain")
+        reach = [[100 * (gain.value - gain.low)], [100 * (gain.high - gain.value)]]
+        axes.errorbar([100 * gain.value], [place], xerr=reach, fmt="o", color=colour, capsize=3, markersize=6)
+    axes.set_yticks(
+        range(len(rows)), [found.label(row) + (" (next target)" if row["name"] == found.winner else "") for row in rows]
+    )
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"points on dev against the untouched target, {confidence:.0%} intervals for all trials together")
+    kept = "the untouched target stays" if found.winner == UNTOUCHED else f"{found.winner} is the next target"
+    axes.set_title(f"{found.iteration.run.name}, iteration {found.iteration.number}: {kept}", loc="left", fontsize=11)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    return out.getvalue()
+
+
+def plot(run: Run) -> list[str]:
+    """Draw every search of a run that has scores; the names of the pictures, below the run's folder."""
+    made = []
+    for found in searched(run):
+        if found.ended:
+            stage = found.iteration.stage("search")
+            stage.store.put("trials.png", draw(found, confidence_of(run)))
+            made.append(f"{stage.folder}/trials.png")
+    return made
+
+
+def _interval(row: Row, name: str) -> Interval:
+    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _words(name: str) -> str:
+    """ "train.epochs" -> "epochs", "learning_rate" -> "learning rate"."""
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return sizes_said(value) if isinstance(value, dict) else str(value)
