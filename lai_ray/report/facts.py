@@ -21,7 +21,7 @@ class Pool:
     run: Run
     folder: str
     name: str
-    """For a person: "0", or of a search "0, pool_k_3"."""
+    """For a person: "0", or of a search "0 k_3"."""
 
     def stage(self, name: str) -> Stage:
         """One of `diagnose`, `instruct`, `curate`."""
@@ -74,7 +74,9 @@ class Iteration:
         folder, number = f"iteration_{self.number}", str(self.number)
         inside = self.run.store.names(f"{folder}/search")
         names = sorted({name.split("/")[2] for name in inside if name.split("/")[2].startswith("pool")})
-        searched = [Pool(self.run, f"{folder}/search/{name}", f"{number}, {name}") for name in names]
+        searched = [
+            Pool(self.run, f"{folder}/search/{name}", f"{number} {name.partition('_')[2]}".strip()) for name in names
+        ]
         return searched or [Pool(self.run, folder, number)]
 
 

@@ -68,23 +68,24 @@ def tables(run: Run) -> list[Table]:
 
 
 def _table(found: Searched, run: Run) -> Table:
-    varied, level = found.varied(), confidence_of(run)
-    columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "loss", "seconds", "GPU-seconds"]
+    # How many samples each learned from says it better than how many it could have.
+    varied, level = [name for name in found.varied() if name != "samples_per_dataset"], confidence_of(run)
+    columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "seconds"]
     table = Table(f"Search in iteration {found.iteration.number}, percent of the dev splits", columns)
     for row in found.rows:
-        title = row["name"] + (" ← next target" if row["name"] == found.winner else "")
+        title = row["name"].removeprefix("trial_") + (" ←" if row["name"] == found.winner else "")
         settings = [_value(row[name]) if name in row else "–" for name in varied]
         if why := row.get("error") or ("same_as" in row and f"the same as {row['same_as']}"):
-            table.rows.append([title, *settings, str(row["samples"]), str(why), *["–"] * 4])
+            table.rows.append([title, *settings, str(row["samples"]), str(why), "–", "–"])
             continue
-        spent = [f"{row[name]:,.3g}" if row.get(name) is not None else "–" for name in ("loss",)]
-        spent += [f"{row[name]:,.0f}" if name in row else "–" for name in ("seconds", "gpu_seconds")]
         scores = [percent(_interval(row, "dev")), points(_interval(row, "gain")) if row is not found.rows[0] else "–"]
-        table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, *spent])
+        spent = f"{row['seconds']:,.0f}" if "seconds" in row else "–"
+        table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, spent])
     table.note = (
-        f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with the untouched target "
-        f"(trial_0), problem by problem; the intervals hold for all {len(found.ended)} trials together, because the "
-        "best of many looks better than it is."
+        "← is the next target; trial 0 is the untouched one; losses and GPU-seconds are in trials.csv. "
+        f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with trial 0, problem by problem; "
+        f"the intervals hold for all {len(found.ended)} trials together, because the best of many looks better than it "
+        "is."
     )
     if found.winner == UNTOUCHED:
         table.note += " No trial beats the untouched target by more than noise, so it stays. " + " ".join(seen(found))
@@ -103,7 +104,7 @@ def _of_dev(found: Searched) -> Iterator[str]:
         yield f"Dev is falling: {len(worse)} of {len(ended)} trials are worse beyond noise."
         rates = sorted({row["learning_rate"] for row in ended})
         means = [_mean([row["gain"] for row in ended if row["learning_rate"] == rate]) for rate in rates]
-        if len(rates) > 1 and means[0] == max(means):
+        if len(rates) > 1 and means[0] > max(means[1:]):
             yield f"The lowest learning rate ({rates[0]:g}) does best: try lower ones."
     if len(worse) < len(ended):
         width = 100 * (best["gain_high"] - best["gain"])
@@ -120,7 +121,7 @@ def _of_sizes(found: Searched) -> Iterator[str]:
     sizes = sorted({row["samples"] for row in found.ended})
     if len(sizes) > 1:
         means = {size: _mean([row["gain"] for row in found.ended if row["samples"] == size]) for size in sizes}
-        if means[sizes[-1]] == max(means.values()):
+        if means[sizes[-1]] > means[sizes[0]]:
             yield (
                 f"The gain grows with the training set, from {100 * means[sizes[0]]:+.1f} points at {sizes[0]} samples "
                 f"to {100 * means[sizes[-1]]:+.1f} at {sizes[-1]}: more may help."

@@ -34,6 +34,8 @@ from lai_ray.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
 """Rounds after which what is there must do."""
+WORTH_ASKING = 10
+"""A further round is asked for while of so many replies at least one brought a sample that is kept."""
 
 
 @dataclass(frozen=True)
@@ -220,16 +222,22 @@ def _rounds(
     wanted, dataset = numbers["wanted"], dialogues.benchmark.name
     asked = math.ceil(wanted / numbers["samples_per_request"])
     before = kept_before(stage, dialogues.settings.iteration, dataset, dialogues.config)
+    accepted, had, new = 0, 0, asked
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
         what = f"{stage.folder}: {dataset}, round {round_number}"
         _ask(stage, dialogues, pairs, what, executor, purse, _running(dialogues, wanted, before))
         gate = gate_for(dataset, wanted, before.copy(), dialogues.config)
-        accepted = sum(_accepted(dialogues, case, draw, gate) for case, draw in pairs)
+        had, accepted = accepted, sum(_accepted(dialogues, case, draw, gate) for case, draw in pairs)
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
-        if accepted >= wanted or accepted == 0:
+        if accepted >= wanted:
             break
-        asked += math.ceil((wanted - accepted) / (accepted / asked))
+        if (accepted - had) * WORTH_ASKING < new:
+            stage.progress.say(f"  {dataset}: {accepted - had} new samples in {new} replies: more are not asked for")
+            break
+        # Never more than were asked so far: where most are dropped, thousands of calls would not mend that.
+        new = min(math.ceil((wanted - accepted) / (accepted / asked)), asked)
+        asked += new
     return asked
 
 

@@ -1,0 +1,377 @@
+"""A search over the improve step: what it asks, what it keeps, how it chooses, and how it goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lai_ray import plugins, start
+from lai_ray.contracts import Model, Trained, TrainJob
+from lai_ray.distributed.search import at_most
+from lai_ray.errors import ConfigError, StageError
+from lai_ray.report import search as report
+from lai_ray.rundir import Driver
+from lai_ray.stages import trial
+from lai_ray.stages.trials import most
+from tests.local import Crash, LocalExecutor, job, pretend_model
+
+Made = Callable[[TrainJob], int]
+
+
+class Classroom(LocalExecutor):
+    """Trains to the skill that a function of the training says."""
+
+    def __init__(self, made: Made, **how: Any) -> None:
+        super().__init__(**how)
+        self.made = made
+
+    def train(self, job: TrainJob, progress: Any = None) -> Trained:
+        skill = self.made(job)
+        trained = super().train(job, progress)
+        pretend_model(Path(job.out), skill=skill)
+        return trained
+
+
+def by_rate(job: TrainJob) -> int:
+    return {1e-5: 50, 2e-5: 95, 3e-5: 70, 4e-5: 5}[job.learning_rate]
+
+
+RATES = [1e-5, 2e-5, 3e-5, 4e-5]
+
+
+TRAIN, DEV, TEST = 60, 80, 20
+DATA: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_problems(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The built-in word problems as somebody's own data, and few of them: a search reads them over and over."""
+    folder, built_in = tmp_path_factory.mktemp("own"), plugins.load("benchmarks", "word_problems")
+    train, test = built_in.load("train"), built_in.load("test")
+    for name, rows in (("train", islice(train, TRAIN)), ("dev", islice(train, DEV)), ("test", islice(test, TEST))):
+        lines = [{"question": row["question"], "answer": row["answer"].rpartition("#### ")[2]} for row in rows]
+        DATA[name] = str(folder / f"{name}.jsonl")
+        Path(DATA[name]).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def searching(tmp_path: Path, **changes: Any) -> Any:
+    table = {"evaluate": {"learn_from": ["own"], "report_on": ["own"]}, "search__learning_rate": RATES}
+    return job(tmp_path, **{"benchmark": [{"name": "own", "kind": "number", **DATA}], **table, **changes})
+
+
+def searched(tmp_path: Path, executor: LocalExecutor | None = None, **changes: Any) -> Any:
+    outcome = start.run_job(searching(tmp_path, **changes), executor=executor or Classroom(by_rate))
+    return outcome.run.stage(0, "search")
+
+
+def weights(stage: Any) -> list[str]:
+    """The trials that have a model."""
+    return sorted({n.split("/")[0] for n in stage.store.names() if n.endswith("checkpoint/model.safetensors")})
+
+
+def rows(stage: Any) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in stage.store.get_json("trials.json")}
+
+
+def test_only_the_winner_keeps_its_weights_unless_all_are_wanted(tmp_path):
+    stage = searched(tmp_path / "a")
+    assert stage.facts()["winner"]["name"] == "trial_2"
+    assert weights(stage) == ["trial_2"]
+    assert weights(searched(tmp_path / "b", search__keep_weights=True)) == [f"trial_{i}" for i in (1, 2, 3, 4)]
+
+
+def test_a_trial_that_is_beaten_loses_its_weights_before_the_next_begins(tmp_path):
+    there = []
+
+    class Watched(Classroom):
+        def train(self, job: TrainJob, progress: Any = None) -> Trained:
+            there.append(len(list(tmp_path.glob("**/search/**/checkpoint/model.safetensors"))))
+            return super().train(job, progress)
+
+    searched(tmp_path, Watched(by_rate))
+    assert there == [0, 1, 1, 1]
+
+
+def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
+    executor = Classroom(lambda job: 40)
+    outcome = start.run_job(searching(tmp_path), executor=executor)
+    stage = outcome.run.stage(0, "search")
+    assert stage.facts()["winner"]["name"] == "trial_0" and weights(stage) == []
+    assert outcome.target.path == str(tmp_path / "model")
+    [table] = report.tables(outcome.run)
+    assert "it stays" in table.note and "Dev is flat for 4" in table.note
+
+
+def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
+    stage = searched(tmp_path, Classroom(lambda job: 20 if job.learning_rate == 1e-5 else 2))
+    [found] = report.searched(stage.run)
+    said = " ".join(report.seen(found))
+    assert "Dev is falling" in said and "The lowest learning rate (1e-05) does best" in said
+    assert report.plot(stage.run) == ["iteration_0/search/trials.png"]
+    assert stage.store.get("trials.png").startswith(b"\x89PNG")
+
+
+def test_more_samples_and_failing_checks_are_named(tmp_path):
+    sizes = {"search__samples_per_dataset": [5, 25], "search__learning_rate": [1e-5]}
+    stage = searched(tmp_path / "a", Classroom(lambda job: len(job.examples)), **sizes)
+    said = " ".join(report.seen(next(report.searched(stage.run))))
+    assert "The gain grows with the training set" in said and "at 5 samples" in said
+
+    def mostly_wrong(request: Any) -> str:
+        text = LocalExecutor().reply(request)
+        return re.sub(r"= \d+", "= 7", text) if request.seed % 4 else text
+
+    executor = Classroom(lambda job: 1, reply=mostly_wrong)
+    stage = searched(tmp_path / "b", executor, limits__max_failed_fraction=1)
+    assert "Checks fail" in " ".join(report.seen(next(report.searched(stage.run))))
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_path):
+    def made(job: TrainJob) -> int:
+        if job.learning_rate == 2e-5:
+            raise StageError("the loss is not a number at step 3")
+        return by_rate(job)
+
+    stage = searched(tmp_path, Classroom(made))
+    assert rows(stage)["trial_2"]["error"] == "the loss is not a number at step 3"
+    assert stage.facts()["failed"] == 1
+    assert stage.facts()["winner"]["name"] == "trial_3"
+    assert weights(stage) == ["trial_3"], "what the failed one left is gone"
+    assert "the loss is not a number" in report.tables(stage.run)[0].markdown()
+
+
+def test_when_every_trial_fails_so_does_the_search_and_a_second_start_tries_again(tmp_path):
+    def made(job: TrainJob) -> int:
+        raise StageError("no room on the disk.")
+
+    with pytest.raises(StageError, match=r"all 4 trials failed; trial_1: no room on the disk\."):
+        searched(tmp_path, Classroom(made))
+    executor = Classroom(by_rate)
+    assert searched(tmp_path, executor).facts()["winner"]["name"] == "trial_2"
+    assert executor.asked["ask"] == 0
+
+
+@pytest.mark.parametrize("done", [0, 2, 3])
+def test_killed_between_trials_the_rest_are_tried_with_the_settings_they_would_have_had(tmp_path, done):
+    whole = searched(tmp_path / "whole")
+    with pytest.raises(Crash):
+        searched(tmp_path / "cut", Classroom(by_rate, die_after={"train": done}))
+    executor = Classroom(by_rate)
+    stage = searched(tmp_path / "cut", executor)
+    assert [j.learning_rate for j in executor.jobs] == RATES[done:]
+    assert executor.asked["ask"] == 0
+    same = ("name", "learning_rate", "neighbours", "samples_per_dataset", "seed", "dev", "gain", "gain_low", "error")
+    assert [{k: row.get(k) for k in same} for row in rows(stage).values()] == [
+        {k: row.get(k) for k in same} for row in rows(whole).values()
+    ]
+    assert weights(stage) == ["trial_2"]
+
+
+def test_a_second_attempt_has_a_folder_of_its_own_and_takes_over_what_is_whole(tmp_path):
+    # Dies while the second trial sits dev.
+    die = Classroom(by_rate, die_after={"generate": TRAIN + TEST + DEV + DEV + 5})
+    with pytest.raises(Crash):
+        searched(tmp_path / "cut", die)
+    executor = Classroom(by_rate)
+    stage = searched(tmp_path / "cut", executor)
+    attempts = sorted({"/".join(n.split("/")[:2]) for n in stage.store.names() if n.startswith("trial_")} - {""})
+    assert [a for a in attempts if "/start_" in a] == [
+        "trial_1/start_1", "trial_2/start_1", "trial_2/start_2", "trial_3/start_2", "trial_4/start_2",
+    ]  # fmt: skip
+    assert executor.asked["train"] == 2, "the second trial's model was whole"
+    assert stage.facts()["winner"]["folder"] == "iteration_0/search/trial_2/start_2"
+
+
+def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
+    config = searching(tmp_path)
+    start.run_job(config, until="0/evaluate", executor=LocalExecutor())
+    where = start.place(config)
+    caught: list[Any] = []
+
+    class Orphaned(Classroom):
+        def search(self, tried: Any, trials: Any, folder: str, heard: Any = None) -> Any:
+            caught.append((tried, trials))
+            raise Crash("search")
+
+    with pytest.raises(Crash):
+        start.run_job(config, executor=Orphaned(by_rate))
+    orphan, trials = caught[0]
+    Driver(where).close()
+    before = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
+    with pytest.raises(StageError, match="a newer driver has taken over"):
+        orphan(trials[0], Classroom(by_rate))
+    after = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
+    assert [path for path in after if "start_2/train/checkpoint" not in str(path)] == before
+
+
+def test_a_moved_run_goes_on_where_it_is_now_and_writes_nothing_where_it_was(tmp_path):
+    model = tmp_path / "model"
+    pretend_model(model, skill=40)
+    old, new = tmp_path / "old", tmp_path / "new"
+    with pytest.raises(Crash):
+        searched(old, Classroom(by_rate, die_after={"train": 2}), target__model=str(model))
+    new.mkdir()
+    (old / "small").rename(new / "small")
+    executor = Classroom(by_rate)
+    config = searching(new, target__model=str(model))
+    outcome = start.run_job(config, executor=executor)
+    assert executor.asked["train"] == 2 and executor.asked["ask"] == 0
+    assert outcome.target.path.startswith(str(new)) and Path(outcome.target.path, "model.safetensors").is_file()
+    assert not (old / "small").exists()
+    (tmp_path / "newer").mkdir()
+    (new / "small").rename(tmp_path / "newer" / "small")
+    again = Classroom(by_rate)
+    outcome = start.run_job(searching(tmp_path / "newer", target__model=str(model)), executor=again)
+    assert not again.asked and outcome.target.path.startswith(str(tmp_path / "newer"))
+
+
+def _some_request(tmp_path: Path) -> Any:
+    executor = Classroom(by_rate)
+    start.run_job(searching(tmp_path), until="instruct", executor=executor)
+    return executor.requests["ask"][0]
+
+
+def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path, capsys):
+    one_reply = LocalExecutor().reply(_some_request(tmp_path / "other"))
+    executor = Classroom(lambda job: 60, reply=lambda request: one_reply)
+    sizes = [1, 400, 500]
+    config = searching(tmp_path, search__learning_rate=[1e-5], search__samples_per_dataset=sizes)
+    outcome = start.run_job(config, executor=executor, console=Console())
+    stage = outcome.run.stage(0, "search")
+    there = stage.store.get_json("pool_k_3/curate/done.json")["facts"]["kept"]["own"]
+    assert 1 < there < 400
+    assert f"has {there} samples of own, not 500" in capsys.readouterr().out.replace("\n", " ")
+    assert sorted(len(j.examples) for j in executor.jobs) == [1, there]
+    assert rows(stage)["trial_3"]["same_as"] == "trial_2"
+    assert rows(stage)["trial_2"]["samples"] == there
+
+
+def test_a_size_may_have_a_number_for_each_dataset(tmp_path):
+    executor = Classroom(lambda job: 60)
+    sizes = [{"own": 7}, 20]
+    searched(tmp_path, executor, search__learning_rate=[1e-5], search__samples_per_dataset=sizes)
+    assert sorted(len(j.examples) for j in executor.jobs) == [7, 20]
+    assert most([{"a": 1, "b": 5}, 3], ["a", "b"]) == {"a": 3, "b": 5}
+    assert most([2, 3], ["a", "b"]) == 3
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"search__learning_rate": []}, "search.learning_rate: is an empty list"),
+    ({"search__neighbours": []}, "search.neighbours: is an empty list"),
+    ({"search__seeds": []}, "search.seeds: is an empty list"),
+    ({"search__samples_per_dataset": [0]}, "whole number of at least 1"),
+    ({"search__samples_per_dataset": [{"gsm8k": 3}]}, "a number for gsm8k; evaluate.learn_from has own"),
+    ({"curate__samples_per_dataset": {}}, "table with one for each dataset"),
+    ({"search__metric": "word_problems_plus"}, "candidates are compared on dev splits alone"),
+    ({"search__metric": "test"}, "candidates are compared on dev splits alone"),
+    ({"search__learning_rate": [5]}, "learning_rate.0: input should be less than or equal to 1"),
+    ({"search__learning_rate": [0]}, "learning_rate.0: input should be greater than 0"),
+    ({"search__max_concurrent": 0}, "search.max_concurrent"),
+])  # fmt: skip
+def test_a_list_that_means_nothing_is_refused(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        searching(tmp_path, **changes)
+
+
+def test_no_trial_is_asked_a_test_and_without_tests_the_same_one_wins(tmp_path):
+    class Watched(Classroom):
+        def search(self, *tried: Any) -> Any:
+            before = len(self.requests["generate"])
+            results = super().search(*tried)
+            self.during = before, len(self.requests["generate"])
+            return results
+
+    executor = Watched(by_rate)
+    with_tests = searched(tmp_path / "a", executor)
+    first, last = executor.during
+    trials = [request.id for request in executor.requests["generate"][first:last]]
+    assert trials and all(id_.startswith("own/dev/") for id_ in trials)
+    without = searched(tmp_path / "b", evaluate__report_on=[])
+    assert without.facts()["winner"]["name"] == with_tests.facts()["winner"]["name"]
+    assert {n: r.get("dev") for n, r in rows(without).items()} == {n: r.get("dev") for n, r in rows(with_tests).items()}
+
+
+def test_how_many_go_on_at_once_may_change_between_two_starts(tmp_path):
+    with pytest.raises(Crash):
+        searched(tmp_path, Classroom(by_rate, die_after={"train": 1}), search__max_concurrent=1)
+    stage = searched(tmp_path, search__max_concurrent=4, search__keep_weights=True)
+    assert stage.facts()["winner"]["name"] == "trial_2"
+
+
+def plan(place: int, rate: float, seed: int) -> trial.Plan:
+    return trial.Plan({"name": f"trial_{place}", "learning_rate": rate, "seed": seed}, str(place), "pool", {})
+
+
+def result(dev: float) -> trial.Found:
+    return trial.Found("", {"mean": dev})
+
+
+def test_the_mean_over_seeds_decides_and_its_best_seed_is_taken():
+    plans = [plan(i, rate, seed) for i, (rate, seed) in enumerate(itertools.product((1e-5, 2e-5), (0, 1)), 1)]
+    scores = {"trial_1": result(0.9), "trial_2": result(0.1), "trial_3": result(0.6), "trial_4": result(0.7)}
+    assert trial.best(plans, scores) == "trial_4"
+    scores.pop("trial_4")
+    assert trial.best(plans, scores) == "trial_1", "a combination whose seed failed comes last"
+    assert trial.best(plans, {}) is None
+
+
+def test_whatever_ends_first_the_winner_is_never_among_the_beaten():
+    chance = random.Random(0)
+    for _ in range(300):
+        pairs = itertools.product((1e-5, 2e-5, 3e-5), range(chance.randint(1, 3)))
+        plans = [plan(i, rate, seed) for i, (rate, seed) in enumerate(pairs, 1)]
+        final = {p.name: result(chance.randint(0, 4) / 4) for p in plans}
+        for name in chance.sample(list(final), chance.randint(0, len(final) - 1)):
+            del final[name]  # Failed: it never has a result.
+        order, so_far = chance.sample(list(final), len(final)), {}
+        for name in order:
+            so_far[name] = final[name]
+            whole = any(all(p.name in final for p in group) for group in trial._groups(plans).values())
+            if whole:
+                assert trial.best(plans, final) in {*trial._unbeaten(plans, so_far), *(set(final) - set(so_far))}
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "wanted", "grown", "at_once"), [
+    (16, 8, None, {}, 4),  # two GPUs for training, one for an engine
+    (16, 8, 3, {}, 3),
+    (16, 8, 100, {}, 4),
+    (16, 8, 100, {"GPU": 12, "CPU": 64}, 6),
+    (16, 1, None, {}, 1),  # too small for one: its stage says so
+    (5, 64, None, {}, 2),
+    (640, 640, None, {}, 9),
+])  # fmt: skip
+def test_no_more_trials_go_on_than_the_cluster_holds(tmp_path, cpus, gpus, wanted, grown, at_once):
+    changes = {"search__max_concurrent": wanted} if wanted else {}
+    config = searching(tmp_path, cluster__train_workers=2, cluster__gpus_per_worker=1, **changes)
+    there = {"CPU": cpus, "GPU": gpus}
+    assert at_most(config, there, there | grown, 9) == at_once
+
+
+def test_the_model_of_the_winner_is_made_again_where_somebody_removed_it(tmp_path):
+    import shutil
+
+    with pytest.raises(Crash):
+        searched(tmp_path, Classroom(by_rate, die_after={"train": 3}))
+    for folder in (tmp_path / "small").glob("**/trial_2/**/checkpoint"):
+        shutil.rmtree(folder)
+    executor = Classroom(by_rate)
+    stage = searched(tmp_path, executor)
+    assert sorted(j.learning_rate for j in executor.jobs) == [2e-5, 4e-5]
+    assert weights(stage) == ["trial_2"]
+
+
+def test_the_next_target_is_not_asked_its_dev_questions_again(tmp_path):
+    executor = Classroom(by_rate)
+    outcome = start.run_job(searching(tmp_path), executor=executor)
+    keys = [r.key for r in executor.requests["generate"]]
+    assert len(keys) == len(set(keys))
+    assert isinstance(outcome.target, Model)
