@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from lai_ray import __version__
+from lai_ray import __version__, doing
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.progress import Progress
@@ -64,7 +64,10 @@ class Stage:
         """Whether this stage was completed with exactly this key."""
         marker = self.store.get_json("done.json")
         self._started = time.monotonic()
-        return bool(marker and marker["key"] == key)
+        there = bool(marker and marker["key"] == key)
+        if not there:
+            doing.begin(f"{self.run.name}/{self.folder}")
+        return there
 
     def facts(self) -> dict[str, Any]:
         """What the stage wrote down when it was completed; empty while it is not."""

@@ -6,13 +6,20 @@ import contextlib
 import itertools
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
 
+from lai_ray import doing
 from lai_ray.errors import LaiError, StageError
+
+
+def name_for(what: str) -> str:
+    """A name for an actor on Ray's dashboard, each another one: "quickstart/iteration_0/instruct/caller-1a2b3c4d"."""
+    return f"{doing.now()}/{what}-{uuid.uuid4().hex[:8]}"
 
 
 def to_log(logs: str | None, role: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from lai_ray.distributed.actors import name_for
 from lai_ray.distributed.gate import start
 from lai_ray.engines.openai import Fatal, Outcome
 from lai_ray.errors import LaiError
@@ -139,7 +140,7 @@ class Pool:
             ray.kill(member.actor)
 
     def _new(self) -> _Member:
-        actor = start(Caller, CALLER_CPUS, *self._given)
+        actor = start(Caller, CALLER_CPUS, *self._given, name=name_for("caller"))
         return _Member(actor, actor.collect.remote())
 
     def _member(self, reference: Any) -> _Member:

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from lai_ray.contracts import Neighbours
-from lai_ray.distributed.actors import outcomes, to_log
+from lai_ray.distributed.actors import name_for, outcomes, to_log
 from lai_ray.settings import ClusterSettings
 from lai_ray.similarity import topk
 
@@ -70,7 +70,11 @@ def _actor(cls: type, needs: dict[str, float]) -> Callable[..., Any]:
     """Starts an actor of a class when called with its arguments."""
     # DEFAULT: these may be started inside a Ray Tune trial, whose placement group has no room for them.
     options = {"scheduling_strategy": "DEFAULT", "max_restarts": 2, "max_task_retries": 2}
-    start: Callable[..., Any] = ray.remote(**needs, **options)(cls).remote
+    made = ray.remote(**needs, **options)(cls)
+
+    def start(*arguments: Any) -> Any:
+        return made.options(name=name_for("shard")).remote(*arguments)
+
     return start
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from lai_ray import doing
 from lai_ray.distributed.actors import explained, stalled
 from lai_ray.errors import StageError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def quiet(dataset: Any, stall_seconds: float) -> Any:
     """The dataset, printing nothing, giving up when nothing moves for so long, raising what its actors raise."""
+    dataset.set_name(doing.now())  # As Ray's dashboard shows it.
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -19,6 +19,7 @@ import ray
 from ray import tune
 from ray.tune import Callback
 
+from lai_ray import doing
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
 from lai_ray.errors import LaiError
@@ -52,7 +53,7 @@ def search(
         os.environ.setdefault(name, value)
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    there = ray.cluster_resources()
+    there, called = ray.cluster_resources(), doing.now().replace("/", ".")
     at_once = at_most(config, there, could_be(there), len(trials))
     print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
     tuner = tune.Tuner(
@@ -61,6 +62,7 @@ def search(
         param_space={"place": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once,
+            trial_name_creator=lambda made: f"{called}.{trials[made.config['place']]['name']}",
             trial_dirname_creator=lambda made: str(trials[made.config["place"]]["name"]),
         ),
         run_config=tune.RunConfig(

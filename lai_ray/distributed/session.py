@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray import plugins
+from lai_ray import doing, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.distributed.connect import start
@@ -167,7 +167,7 @@ def _mapped(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[An
     flying: deque[Any] = deque()
     while True:
         while len(flying) < ahead and (chunk := list(itertools.islice(items, CHUNK))):
-            flying.append(done.remote(shared, chunk))
+            flying.append(done.options(name=doing.now()).remote(shared, chunk))
         if not flying:
             return
         try:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lai_ray import doing
 from lai_ray.errors import LaiError, StageError
 from lai_ray.training import export, peers, state
 from lai_ray.training.recipe import Conversation, recipe_for, write_job
@@ -109,6 +110,8 @@ def _until_whole(
 def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> LeanTrainer:
     for name, value in RAY_TRAIN_ENV.items():
         os.environ.setdefault(name, value)
+    # Ray Train tries so long to place its workers, and then again.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(min(60.0, cluster.stall_seconds))
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.config import LoggingConfig
 
@@ -130,7 +133,7 @@ def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str |
         ),
         run_config=RunConfig(
             # Never a name that was used: Ray Train would go on from what it finds under it.
-            name=f"{job.name}-{attempt}",
+            name=f"{doing.now().replace('/', '.')}-{job.name}-{attempt}",
             storage_path=str(scratch / "ray"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=waits),
             logging_config=LoggingConfig(log_level="ERROR"),

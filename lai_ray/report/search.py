@@ -83,9 +83,9 @@ def _table(found: Searched, run: Run) -> Table:
         table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, spent])
     table.note = (
         "← is the next target; trial 0 is the untouched one; losses and GPU-seconds are in trials.csv. "
-        f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with trial 0, problem by problem; "
-        f"the intervals hold for all {len(found.ended)} trials together, because the best of many looks better than it "
-        "is."
+        f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with trial 0, problem by "
+        f"problem; the intervals hold for all {len(found.ended)} trials together, because the best of many looks "
+        "better than it is."
     )
     if found.winner == UNTOUCHED:
         table.note += " No trial beats the untouched target by more than noise, so it stays. " + " ".join(seen(found))

@@ -2,18 +2,105 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
-from lai_ray.contracts import Executor
+from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.distributed.search import search
 from lai_ray.errors import DataError
+from lai_ray.settings import TrainSettings
 from tests.local import job
+from tests.ray.placing import HELD
+from tests.tiny_model import tiny_model
 
 
 def squares_in_a_trial(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
     if settings["name"] == "trial_2":
         raise DataError("the loss is NaN at step 3")
     return {"squares": list(executor.map(abs, [-settings["seed"]] * 3)), "loss": 0.5}
+
+
+def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_path):
+    command = [sys.executable, "-m", "tests.ray.placing", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["fits"] == [{"answers": 4}] * 4
+    held: dict[int, list[tuple[float, float, int]]] = {}
+    for line in (tmp_path / HELD).read_text().splitlines():
+        told = json.loads(line)
+        for gpu in told["gpus"]:
+            held.setdefault(gpu, []).append((told["from"], told["to"], told["pid"]))
+    assert len(held) == 2 and sum(len(spans) for spans in held.values()) == 16
+    for spans in held.values():
+        spans.sort()
+        for (_, until, one), (since, _, other) in itertools.pairwise(spans):
+            assert one == other or until <= since, "one GPU, two engines at once"
+    [large] = found["too large"]
+    assert "asks for 1 CPU, 3 GPU; the cluster has 2 CPU, 2 GPU" in large["error"].replace("0.5 CPU", "1 CPU")
+    assert found["seconds"] < 60
+
+
+def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_session):
+    """Two logical CPUs, all of which one training holds: a trial itself must hold none."""
+    config = job(
+        tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2,
+        cluster={"train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 1},
+    )  # fmt: skip
+    base = tiny_model(tmp_path / "base")
+    trials = [{"name": f"trial_{i}", "base": base, "out": str(tmp_path / f"out_{i}"), "fails": i == 1} for i in (1, 2)]
+    results = search(studies, trials, str(tmp_path / "tune"), config=config, logs=str(tmp_path / "logs"))
+    assert "the loss is not a number at step" in results[0]["error"]
+    assert results[1]["steps"] == 2 and Path(results[1]["path"], "model.safetensors").is_file()
+    crowded = config.model_copy(
+        update={"cluster": config.cluster.model_copy(update={"train_workers": 3, "stall_seconds": 5.0})}
+    )
+    began = time.monotonic()
+    [stuck] = search(studies, trials[1:], str(tmp_path / "more"), config=crowded, logs=str(tmp_path / "logs"))
+    assert "training on 3 workers with 1 CPU" in stuck["error"]
+    assert time.monotonic() - began < 90
+
+
+def studies(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
+    """A trial that trains on two workers; where it is to fail, at a learning rate that no number survives."""
+    rate = 1e30 if settings["fails"] else 1e-3
+    examples = [Example(f"e{i}", [{"role": "user", "content": f"w{i % 7} w3"}], [("w1 w2", 1.0)]) for i in range(16)]
+    train = TrainSettings(
+        sequences_per_step=8, precision="fp32", gradient_checkpointing=False, epochs=3 if settings["fails"] else 1
+    )
+    made = executor.train(
+        TrainJob(settings["name"], Model(settings["base"], "tiny"), examples, train, rate, 0, settings["out"])
+    )
+    return {"steps": made.metrics["step"], "path": made.path}
+
+
+def test_a_trial_whose_process_is_killed_is_recorded_and_frees_what_it_held(tmp_path, ray_session):
+    config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
+    trials = [{"name": f"trial_{i}", "dies": i == 1} for i in (1, 2)]
+    results = search(holds_both_processors, trials, str(tmp_path / "tune"), config=config, logs=None)
+    assert "its process died" in results[0]["error"]
+    assert results[1] == {"held": True}
+
+
+def holds_both_processors(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
+    import ray
+
+    class Holder:
+        def held(self) -> bool:
+            return True
+
+    holder = ray.remote(num_cpus=2, scheduling_strategy="DEFAULT")(Holder).remote()
+    held = ray.get(holder.held.remote(), timeout=60)
+    if settings["dies"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"held": held}
 
 
 def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_session, tmp_path):
