@@ -1,4 +1,4 @@
-"""Every package pinned: lai-ray[cpu,dev] in cpu.txt, and lai-ray[gpu] with what Ray's cluster launcher needs in gpu.txt.
+"""Every package pinned: lai-ray[cpu,dev] in cpu.txt; lai-ray[gpu] and what Ray's cluster launcher needs in gpu.txt.
 
 `make lock` for both; `python requirements/lock.py gpu` (or cpu) for one. gpu.txt is resolved for the nodes' Linux and
 Python, wherever this runs: nothing is installed, so no GPU is needed.
