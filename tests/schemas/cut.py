@@ -10,6 +10,9 @@ for the sources:
     pip download --no-deps -d SOURCES botocore==1.44.5 google-api-python-client==2.202.0 kubernetes-validate==1.37.0
     git clone --depth 1 --branch v1.7.0 https://github.com/ray-project/kuberay SOURCES/kuberay
     python tests/schemas/cut.py SOURCES          # in the environment of this package: Ray's part is the installed one's
+
+All of them are under Apache-2.0, as this package is: Ray and KubeRay (the Ray authors), Kubernetes (the Kubernetes
+authors, by way of Will Thames' kubernetes-validate), botocore (Amazon.com, Inc.), google-api-python-client (Google LLC).
 """
 
 from __future__ import annotations
