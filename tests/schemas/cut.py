@@ -12,7 +12,7 @@ for the sources:
     python tests/schemas/cut.py SOURCES          # in the environment of this package: Ray's part is the installed one's
 
 All of them are under Apache-2.0, as this package is: Ray and KubeRay (the Ray authors), Kubernetes (the Kubernetes
-authors, by way of Will Thames' kubernetes-validate), botocore (Amazon.com, Inc.), google-api-python-client (Google LLC).
+authors, by way of kubernetes-validate), botocore (Amazon.com, Inc.), google-api-python-client (Google LLC).
 """
 
 from __future__ import annotations
