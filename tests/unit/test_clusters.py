@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +209,46 @@ def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(pat
     assert storage == {"/mnt/lai/runs"}
     if path != RAYJOB:
         assert "-v /mnt/lai:/mnt/lai" in loaded(path)["docker"]["run_options"]
+
+
+CLOUDS = {
+    "boto3.py": """
+class client:
+    def __init__(self, service, region_name): assert (service, region_name) == ("secretsmanager", "us-west-2")
+    def get_secret_value(self, SecretId): return {SecretId: {"SecretString": "the key"}}["FILL_IN_SECRET_NAME"]
+""",
+    "google/__init__.py": "",
+    "google/auth/__init__.py": "def default(scopes): return 'credentials', 'project'",
+    "google/auth/transport/__init__.py": "",
+    "google/auth/transport/requests.py": """
+class AuthorizedSession:
+    def __init__(self, credentials): assert credentials == "credentials"
+    def get(self, url):
+        assert url.endswith(".com/v1/projects/FILL_IN_PROJECT/secrets/FILL_IN_SECRET_NAME/versions/latest:access")
+        return self
+    def raise_for_status(self): pass
+    def json(self): return {"payload": {"data": "dGhlIGtleQ=="}}
+""",
+}
+"""What the start commands ask of a cloud, answered on the spot; an empty file for one that cannot be asked."""
+
+
+@pytest.mark.parametrize("path", [AWS, GCP], ids=["aws", "gcp"])
+@pytest.mark.parametrize("reached", [True, False], ids=["reached", "not_reached"])
+def test_ray_is_started_with_the_key_of_the_secret_or_without_one(path, reached, tmp_path):
+    for name, text in CLOUDS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text if reached else "")
+    for name, text in (("ray", 'echo "$1 $2 with <$OPENAI_API_KEY>"'), ("python", f'exec {sys.executable} "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    key = "the key" if reached else ""
+    for when, said in (("head", "start --head"), ("worker", "start --address=10.0.0.1:6379")):
+        command = loaded(path)[f"{when}_start_ray_commands"][1]
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{said} with <{key}>\n"
+        assert reached == (done.stderr == "")
 
 
 @pytest.mark.parametrize("path", [AWS, GCP], ids=lambda path: path.name)
