@@ -1,31 +1,42 @@
-"""The cluster files work as they are, once names are filled in: every typo that a schema can see is seen here."""
+"""The cluster files work as they are, once names are filled in. Typos in them: test_cluster_typos.py."""
 
 from __future__ import annotations
 
 import ast
-import copy
-import functools
-import importlib.util
 import json
+import os
 import re
-import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 
 from lai_ray import jobfile
+from tests.cluster_files import (
+    FILL_INS,
+    RAY_VERSION,
+    ROOT,
+    SCHEMAS,
+    TELEMETRY_OFF,
+    commands,
+    loaded,
+    of_kuberay,
+    of_launcher,
+    of_ray,
+    of_runtime_env,
+    schema,
+)
+from tests.schemas import cut
 
-ROOT = Path(__file__).parents[2]
-AWS = ROOT / "clusters/aws.yaml"
-RAYJOB = ROOT / "clusters/kuberay-rayjob.yaml"
+AWS, GCP = ROOT / "clusters/aws.yaml", ROOT / "clusters/gcp.yaml"
+RAYJOB, RAYCLUSTER = ROOT / "clusters/kuberay-rayjob.yaml", ROOT / "clusters/kuberay-raycluster.yaml"
+CLAIM = ROOT / "clusters/kuberay-claim.yaml"
 RUNTIME_ENV = ROOT / "jobs/runtime_env.yaml"
 README = ROOT / "clusters/README.md"
-FILES = [AWS, RAYJOB, RUNTIME_ENV, README, ROOT / ".rayignore", *sorted((ROOT / "clusters").glob("Dockerfile.*"))]
-JOBS = sorted((ROOT / "jobs").glob("*.toml"))
-RAY_VERSION = "2.60.0"
+FILES = [*sorted((ROOT / "clusters").iterdir()), RUNTIME_ENV, ROOT / ".rayignore"]
+JOBS = sorted((ROOT / "jobs").rglob("*.toml"))
 
 KEYS = re.compile(
     r"sk-[\w-]{16,}|AKIA[0-9A-Z]{16}|hf_\w{16,}|gh[pousr]_\w{20,}|xox[abp]-\S{10,}|eyJ[\w-]{20,}|AIza[\w-]{30,}"
@@ -35,146 +46,79 @@ KEYS = re.compile(
 """Shapes of the usual providers' keys, a Ray token (hexadecimal), and anything long that a name calls a secret."""
 
 
-@functools.cache
-def ours(name: str) -> dict[str, Any]:
-    """One of our own schemas: strict where Ray's and Kubernetes' let a typo pass."""
-    schema: dict[str, Any] = json.loads((ROOT / f"tests/schemas/{name}.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return schema
-
-
-@functools.cache
-def of_ray(path: str) -> Path:
-    """A file of the installed Ray, found without the second that importing Ray takes."""
-    found = importlib.util.find_spec("ray")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / path
-
-
-def problems(content: Any, schema: dict[str, Any]) -> list[str]:
-    """What a schema finds wrong, each with its place."""
-    errors = jsonschema.validators.validator_for(schema)(schema).iter_errors(content)
-    return [f"{error.json_path}: {error.message}" for error in errors]
-
-
-def aws_problems(cluster: dict[str, Any]) -> list[str]:
-    """Ray's own schema, ours, and what no schema can say: the node types that are named exist."""
-    rays = json.loads(of_ray("autoscaler/ray-schema.json").read_text())
-    found = problems(cluster, rays) + problems(cluster, ours("aws"))
-    if cluster.get("head_node_type") not in cluster.get("available_node_types", {}):
-        found.append(f"head_node_type: {cluster.get('head_node_type')!r} is not one of available_node_types")
-    return found
-
-
-def rayjob_problems(job: dict[str, Any]) -> list[str]:
-    """Our schema, and what it cannot say: every volume that is mounted exists, replicas lie between their bounds."""
-    found = problems(job, ours("rayjob"))
-    if found:
-        return found
-    spec = job["spec"]["rayClusterSpec"]
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        pod = group["template"]["spec"]
-        there = {volume["name"] for volume in pod.get("volumes", [])}
-        wanted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
-        found += [f"volume {name!r} is mounted and not there" for name in wanted - there]
-    for group in spec["workerGroupSpecs"]:
-        if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
-            found.append(f"group {group['groupName']}: replicas outside minReplicas and maxReplicas")
-    return found
-
-
-def runtime_env_problems(environment: dict[str, Any]) -> list[str]:
-    """Our schema: Ray only warns of a key that it does not know."""
-    return problems(environment, ours("runtime_env"))
-
-
-CHECKS = {AWS: aws_problems, RAYJOB: rayjob_problems, RUNTIME_ENV: runtime_env_problems}
-
-
-@functools.cache
-def loaded(path: Path) -> Any:
-    """A YAML file's content."""
-    return yaml.safe_load(path.read_text())
-
-
-@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.name)
-def test_a_file_has_no_typo(path):
-    assert CHECKS[path](loaded(path)) == []
-
-
 HEAD = "spec.rayClusterSpec.headGroupSpec.template.spec"
 WORKER = "spec.rayClusterSpec.workerGroupSpecs.0"
-TYPOS: list[tuple[Path, str, Any]] = [
-    # A key that changes its name, "old -> new" at a place; or a value that replaces the one at a place.
-    (AWS, "max_workers -> max_worker", None),
-    (AWS, "max_workers", -1),
-    (AWS, "provider.region -> regoin", None),
-    (AWS, "provider.region", "us-west2"),
-    (AWS, "provider.type", "awz"),
-    (AWS, "provider.availability_zone -> availability_zones", None),
+WRONG: list[tuple[Path, str, Any]] = [
+    # What is no slip of a letter: a wrong value at a place.
+    (AWS, "max_workers", 9),
+    (AWS, "provider.region", "us-east-1"),
     (AWS, "provider.cache_stopped_nodes", "no"),
-    (AWS, "head_node_type", "haed"),
-    (AWS, "available_node_types.gpu.node_config.InstanceType -> InstanceTyp", None),
-    (AWS, "available_node_types.gpu.node_config.InstanceMarketOptions -> InstanceMarketOption", None),
-    (AWS, "available_node_types.gpu.node_config.InstanceMarketOptions.MarketType", "spto"),
-    (AWS, "available_node_types.gpu.node_config.BlockDeviceMappings.0.Ebs.VolumeSize -> Size", None),
+    (AWS, "available_node_types.gpu.node_config.InstanceType", "g6e.3xlarge"),
     (AWS, "available_node_types.head.node_config.ImageId", "ami-latest"),
-    (AWS, "available_node_types.head.node_config.IamInstanceProfile.Arn -> ARN", None),
     (AWS, "available_node_types.head.resources", {"GPUs": 1}),
-    (AWS, "available_node_types.gpu.min_workers -> min_worker", None),
-    (AWS, "docker.run_options", ["--envRAY_AUTH_MODE=token", "-privileged"]),
-    (AWS, "docker.image -> images", None),
-    (AWS, "setup_commands -> setup_command", None),
-    (RAYJOB, "kind", "RayJobs"),
+    (AWS, "available_node_types.gpu.min_workers", 1),
+    (AWS, "docker.run_options", ["--env RAY_USAGE_STATS_ENABLED=0", "-v /mnt/lai:/mnt/lai"]),
+    (AWS, "setup_commands", ["pip install ray"]),
+    (GCP, "provider.project_id", None),
+    (GCP, "provider.availability_zone", "us-west1-b"),
+    (GCP, "available_node_types.gpu.node_config.scheduling", [{"preemptible": True}]),
+    (GCP, "available_node_types.gpu.node_config.scheduling.provisioningModel", "PREEMPTIBLE"),
+    (GCP, "available_node_types.gpu.resources", {}),
     (RAYJOB, "apiVersion", "ray.io/v1beta1"),
-    (RAYJOB, "spec.shutdownAfterJobFinishes -> shutdownAfterJobFinish", None),
     (RAYJOB, "spec.ttlSecondsAfterFinished", "10m"),
-    (RAYJOB, "spec.backoffLimit -> backOffLimit", None),
-    (RAYJOB, "spec.rayClusterSpec.authOptions.mode", "tokens"),
+    (RAYJOB, "spec.shutdownAfterJobFinishes", False),
+    (RAYJOB, "spec.entrypoint", "python -m lai_ray run jobs/quickstart.toml cluster.replicas=1"),
+    (RAYJOB, "spec.rayClusterSpec.authOptions.mode", "disabled"),
     (RAYJOB, "spec.rayClusterSpec.rayVersion", 2.6),
-    (RAYJOB, "spec.rayClusterSpec.workerGroupSpecs -> workerGroupSpec", None),
-    (RAYJOB, f"{WORKER}.minReplicas -> minReplica", None),
     (RAYJOB, f"{WORKER}.maxReplicas", 0),
     (RAYJOB, f"{WORKER}.rayStartParams", {"num-gpu": "1"}),
-    (RAYJOB, f"{WORKER}.template.spec.tolerations.0.effect", "NoSchedul"),
     (RAYJOB, f"{WORKER}.template.spec.containers.0.resources.limits", {"nvidia.com/gpus": "1"}),
-    (RAYJOB, f"{WORKER}.template.spec.containers.0.resources.limits", {"memory": "32GB"}),
-    (RAYJOB, f"{HEAD}.containers -> container", None),
-    (RAYJOB, f"{HEAD}.containers.0.env.1.valueFrom.secretKeyRef.key -> keys", None),
-    (RAYJOB, f"{HEAD}.containers.0.env.1", {"name": "OPENAI_API_KEY", "value": "in the open"}),
+    (RAYJOB, f"{WORKER}.template.spec.containers.0.resources.limits.memory", "32GB"),
+    (RAYJOB, f"{HEAD}.containers.0.env.2", {"name": "OPENAI_API_KEY", "value": "in the open"}),
+    (RAYJOB, f"{HEAD}.containers.0.env.2.valueFrom.secretKeyRef.key", "HF_TOKEN"),
     (RAYJOB, f"{HEAD}.containers.0.volumeMounts.0.name", "shred"),
-    (RAYJOB, f"{HEAD}.containers.0.volumeMounts.0.mountPath -> mountpath", None),
-    (RAYJOB, f"{HEAD}.volumes.0.persistentVolumeClaim.claimName -> claim", None),
-    (RUNTIME_ENV, "excludes -> exclude", None),
-    (RUNTIME_ENV, "env_vars -> env_var", None),
+    (RAYCLUSTER, "spec.enableInTreeAutoscaling", "true"),
+    (RAYCLUSTER, "spec.workerGroupSpecs.0.replicas", 5),
+    (CLAIM, "spec.accessModes.0", "ReadWriteOnce"),
     (RUNTIME_ENV, "excludes", "/.git/"),
-    (RUNTIME_ENV, "env_vars.DO_NOT_TRACK", 1),
-    (RUNTIME_ENV, "env_vars.DO_NOT_TRACK -> OPENAI_API_KEY", None),
+    (RUNTIME_ENV, "env_vars.OPENAI_API_KEY", "in the open"),
     (RUNTIME_ENV, "working_dri", "."),
 ]
 
 
-def planted(content: Any, typo: str, value: Any) -> Any:
-    """A copy with one typo in it."""
-    content = copy.deepcopy(content)
-    place, _, new = typo.partition(" -> ")
-    *path, last = place.split(".")
+@pytest.mark.parametrize(("path", "place", "value"), WRONG)
+def test_a_wrong_value_is_caught(path, place, value):
+    content = json.loads(json.dumps(loaded(path)))
+    *parts, last = place.split(".")
     there = content
-    for part in path:
+    for part in parts:
         there = there[int(part) if isinstance(there, list) else part]
-    if isinstance(there, list):
-        there[int(last)] = value
-    elif new:
-        there[new] = there.pop(last)
-    else:
-        there[last] = value
-    return content
+    there[int(last) if isinstance(there, list) else last] = value
+    cloud = {AWS: "aws", GCP: "gcp"}.get(path)
+    check = of_runtime_env if path == RUNTIME_ENV else of_kuberay
+    assert of_launcher(content, cloud) if cloud else check(content)
 
 
-@pytest.mark.parametrize(("path", "typo", "value"), TYPOS)
-def test_a_planted_typo_is_caught(path, typo, value):
-    assert CHECKS[path](planted(loaded(path), typo, value))
+@pytest.mark.parametrize("name", ["aws", "gcp", "kuberay"])
+def test_a_cut_schema_names_its_sources_their_versions_and_licence(name):
+    said = schema(f"cut/{name}")["$comment"]
+    assert "cut.py" in said and "Apache-2.0" in said and re.search(r"[0-9]+\.[0-9]+", said)
+    assert f"Ray {RAY_VERSION}" in said
+    assert (SCHEMAS / f"cut/{name}.json").stat().st_size < 25_000, "only what validation needs"
+
+
+def test_a_field_that_upstream_does_not_have_stops_the_cut():
+    upstream = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}, "spec": {}}}
+    with pytest.raises(SystemExit, match="Job: upstream has no knid; it has kind, spec"):
+        cut.cut(upstream, cut.wanted("kind knid"), cut.as_it_is, "Job")
+    with pytest.raises(SystemExit, match="Job: upstream requires kind"):
+        cut.cut(upstream, cut.wanted("spec"), cut.as_it_is, "Job")
+    closed = cut.cut(upstream, cut.wanted("kind"), cut.as_it_is, "Job")
+    assert closed["additionalProperties"] is False and closed["properties"] == {"kind": {"type": "string"}}
+
+
+def test_the_options_of_ray_start_are_those_of_the_installed_ray():
+    assert sorted(schema("cut/kuberay")["$defs"]["start"]["properties"]) == cut.ray_start_options()
 
 
 def test_every_key_that_our_runtime_environment_may_have_is_one_that_ray_knows():
@@ -186,56 +130,70 @@ def test_every_key_that_our_runtime_environment_may_have_is_one_that_ray_knows()
         for line in kind.body
         if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "known_fields" and line.value
     }
-    schema = ours("runtime_env")["properties"]
-    assert set(schema) <= known["RuntimeEnv"]
-    assert set(schema["config"]["properties"]) <= known["RuntimeEnvConfig"]
+    named = schema("rules/runtime_env")["properties"]
+    assert set(named) <= known["RuntimeEnv"]
+    assert set(named["config"]["properties"]) <= known["RuntimeEnvConfig"]
 
 
-def test_the_claim_of_the_readme_can_be_written_by_every_node():
-    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    claim = yaml.safe_load(block)
-    assert problems(claim, ours("claim")) == []
-    assert problems(planted(claim, "spec.accessModes -> accessMode", None), ours("claim"))
-    assert problems(planted(claim, "spec.accessModes.0", "ReadWriteOnce"), ours("claim"))
-
-
-def test_the_gpus_are_on_the_workers_and_the_head_has_none():
-    spec = loaded(RAYJOB)["spec"]["rayClusterSpec"]
+@pytest.mark.parametrize("path", [RAYJOB, RAYCLUSTER], ids=lambda path: path.name)
+def test_the_gpus_are_on_the_workers_and_the_head_has_none(path):
+    spec = spec_of(path)
     assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
     assert "nvidia.com/gpu" not in str(spec["headGroupSpec"]["template"])
-    assert all("nvidia.com/gpu" in str(group["template"]["spec"]["containers"]) for group in spec["workerGroupSpecs"])
-    types = loaded(AWS)["available_node_types"]
-    assert "InstanceMarketOptions" not in types["head"]["node_config"], "a head on a spot node takes the job with it"
-    assert types["gpu"]["min_workers"] == 0, "GPU nodes scale to zero"
+    with_gpu = [group["groupName"] for group in spec["workerGroupSpecs"] if "nvidia.com/gpu'" in str(group["template"])]
+    assert with_gpu == ["gpu"]
+
+
+def spec_of(path: Path) -> Any:
+    """A RayCluster's specification, a RayJob's too."""
+    spec = loaded(path)["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+@pytest.mark.parametrize(("path", "spot"), [(AWS, "InstanceMarketOptions"), (GCP, "scheduling")], ids=["aws", "gcp"])
+def test_the_head_is_on_demand_and_the_others_are_spot_and_scale_to_zero(path, spot):
+    types = loaded(path)["available_node_types"]
+    assert set(types) == {"head", "cpu", "gpu"}
+    assert spot not in types["head"]["node_config"], "a head on a spot node takes the job with it"
+    for name in ("cpu", "gpu"):
+        assert types[name]["min_workers"] == 0
+        assert "spot" in str(types[name]["node_config"][spot]).lower()
+    assert loaded(path)["idle_timeout_minutes"] < 60
+
+
+def test_a_kubernetes_cluster_that_stays_scales_to_zero():
+    assert [group["minReplicas"] for group in loaded(RAYCLUSTER)["spec"]["workerGroupSpecs"]] == [0, 0]
+
+
+@pytest.mark.parametrize("path", [RAYJOB, RAYCLUSTER], ids=lambda path: path.name)
+def test_pods_mount_the_claim_that_is_made(path):
+    for group in [spec_of(path)["headGroupSpec"], *spec_of(path)["workerGroupSpecs"]]:
+        (volume,) = group["template"]["spec"]["volumes"]
+        assert volume["persistentVolumeClaim"]["claimName"] == loaded(CLAIM)["metadata"]["name"]
 
 
 def test_every_file_speaks_of_the_ray_that_the_package_wants():
     assert f"ray[data,default,train,tune]>={RAY_VERSION.rpartition('.')[0]}," in (ROOT / "pyproject.toml").read_text()
-    assert loaded(RAYJOB)["spec"]["rayClusterSpec"]["rayVersion"] == RAY_VERSION
-    for image in ("cpu", "gpu"):
-        text = (ROOT / f"clusters/Dockerfile.{image}").read_text()
-        assert f"\nFROM rayproject/ray:{RAY_VERSION}-py311-{image}\n" in text
+    for path in (RAYJOB, RAYCLUSTER):
+        assert spec_of(path)["rayVersion"] == RAY_VERSION
+    for kind in ("cpu", "gpu"):
+        text = (ROOT / f"clusters/Dockerfile.{kind}").read_text()
+        assert f"\nFROM rayproject/ray:{RAY_VERSION}-py311-{kind} AS packages\n" in text
         assert f"'{RAY_VERSION}'" in text
+        assert f"\nray=={RAY_VERSION}\n" in (ROOT / f"requirements/{kind}.txt").read_text()
 
 
-@pytest.mark.parametrize("image", ["cpu", "gpu"])
-def test_what_an_image_copies_is_there_and_its_instructions_are_dockers(image):
-    text = (ROOT / f"clusters/Dockerfile.{image}").read_text()
-    copied = [line.split()[2:-1] for line in text.splitlines() if line.startswith("COPY ")]
-    assert [name for names in copied for name in names if not (ROOT / name).exists()] == []
-    instructions = {line.split()[0] for line in text.splitlines() if re.match(r"[A-Za-z]", line)}
-    assert instructions <= {"FROM", "WORKDIR", "COPY", "RUN", "ENV"}
+def test_the_lock_of_a_gpu_node_has_the_package_s_own_pins_and_no_address():
+    text = (ROOT / "requirements/gpu.txt").read_text()
+    pins = re.search(r"^gpu = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert pins
+    assert set(ast.literal_eval(f"[{pins[1]}]")) <= set(text.splitlines())
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+", line) for line in lines)
+    assert {line.partition("==")[0] for line in lines} >= {"boto3", "google-api-python-client", "nvidia-nccl-cu13"}
 
 
-def commands(path: Path) -> list[list[str]]:
-    """Every `python -m lai_ray run` of a file as its words, comment signs and continued lines undone."""
-    text = loaded(path)["spec"]["entrypoint"] if path == RAYJOB else path.read_text()
-    text = re.sub(r"\s*\\\n[#\s]*", " ", text)
-    found = [shlex.split(line)[4:] for line in re.findall(r"python -m lai_ray run (?!jobs/<).*", text)]
-    return [[re.sub(r"^storage=\$PWD/", "storage=/", word) for word in words] for words in found]
-
-
-@pytest.mark.parametrize("path", [AWS, RAYJOB, RUNTIME_ENV, README], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [AWS, GCP, RAYJOB, RUNTIME_ENV, README], ids=lambda path: path.name)
 def test_the_entrypoint_names_a_job_that_exists_and_settings_that_it_has(path):
     found = commands(path)
     assert found
@@ -245,22 +203,60 @@ def test_the_entrypoint_names_a_job_that_exists_and_settings_that_it_has(path):
         )
 
 
-@pytest.mark.parametrize("path", [AWS, RAYJOB], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [AWS, GCP, RAYJOB], ids=lambda path: path.name)
 def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(path):
     storage = {jobfile.read(ROOT / job, overrides).storage for job, *overrides in commands(path)}
     assert storage == {"/mnt/lai/runs"}
-    if path == AWS:
-        assert "-v /mnt/lai:/mnt/lai" in loaded(AWS)["docker"]["run_options"]
-        return
-    spec = loaded(RAYJOB)["spec"]["rayClusterSpec"]
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        (container,) = group["template"]["spec"]["containers"]
-        assert "/mnt/lai" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    if path != RAYJOB:
+        assert "-v /mnt/lai:/mnt/lai" in loaded(path)["docker"]["run_options"]
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
-def test_a_job_file_can_be_read(path):
-    assert jobfile.read(path).evaluate.learn_from
+CLOUDS = {
+    "boto3.py": """
+class client:
+    def __init__(self, service, region_name): assert (service, region_name) == ("secretsmanager", "us-west-2")
+    def get_secret_value(self, SecretId): return {SecretId: {"SecretString": "the key"}}["FILL_IN_SECRET_NAME"]
+""",
+    "google/__init__.py": "",
+    "google/auth/__init__.py": "def default(scopes): return 'credentials', 'project'",
+    "google/auth/transport/__init__.py": "",
+    "google/auth/transport/requests.py": """
+class AuthorizedSession:
+    def __init__(self, credentials): assert credentials == "credentials"
+    def get(self, url):
+        assert url.endswith(".com/v1/projects/FILL_IN_PROJECT/secrets/FILL_IN_SECRET_NAME/versions/latest:access")
+        return self
+    def raise_for_status(self): pass
+    def json(self): return {"payload": {"data": "dGhlIGtleQ=="}}
+""",
+}
+"""What the start commands ask of a cloud, answered on the spot; an empty file for one that cannot be asked."""
+
+
+@pytest.mark.parametrize("path", [AWS, GCP], ids=["aws", "gcp"])
+@pytest.mark.parametrize("reached", [True, False], ids=["reached", "not_reached"])
+def test_ray_is_started_with_the_key_of_the_secret_or_without_one(path, reached, tmp_path):
+    for name, text in CLOUDS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text if reached else "")
+    for name, text in (("ray", 'echo "$1 $2 with <$OPENAI_API_KEY>"'), ("python", f'exec {sys.executable} "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    key = "the key" if reached else ""
+    for when, said in (("head", "start --head"), ("worker", "start --address=10.0.0.1:6379")):
+        command = loaded(path)[f"{when}_start_ray_commands"][1]
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{said} with <{key}>\n"
+        assert reached == (done.stderr == "")
+
+
+@pytest.mark.parametrize("path", [AWS, GCP], ids=lambda path: path.name)
+def test_the_token_is_asked_for_and_telemetry_is_off(path):
+    assert {"--env RAY_AUTH_MODE=token", "--env RAY_USAGE_STATS_ENABLED=0"} <= set(
+        loaded(path)["docker"]["run_options"]
+    )
+    assert loaded(RUNTIME_ENV)["env_vars"] == TELEMETRY_OFF
 
 
 @pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda path: path.name)
@@ -288,10 +284,14 @@ def test_the_name_of_a_key_is_not_a_key():
     assert not KEYS.search('export OPENAI_API_KEY="$(python -c "import boto3; ...")"')
 
 
-@pytest.mark.parametrize("path", [AWS, RAYJOB], ids=lambda path: path.name)
-def test_what_only_the_user_can_know_is_marked_and_the_readme_says_how_to_find_it(path):
-    assert "FILL_IN" in path.read_text()
-    assert "grep -n FILL_IN" in README.read_text()
+def test_what_only_the_user_can_know_is_marked_and_the_readme_explains_every_word():
+    marked = {
+        word for path in FILES if path.suffix == ".yaml" for word in re.findall(r"FILL_IN_[A-Z_]+", path.read_text())
+    }
+    assert marked == FILL_INS
+    said = README.read_text()
+    assert "grep -n FILL_IN" in said
+    assert [word for word in sorted(marked) if f"`{word}`" not in said] == []
 
 
 def test_nothing_heavy_or_secret_is_uploaded_with_the_code():
