@@ -16,7 +16,7 @@ RANKS = [
     ["records", "plugins"],
     ["settings"],
     ["config", "stats"],
-    ["contracts", "progress", "chat", "jobfile"],
+    ["contracts", "doing", "progress", "chat", "jobfile"],
     ["store", "models"],
     ["rundir"],
     ["instructor", "similarity", "engines", "training"],
