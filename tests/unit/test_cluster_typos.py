@@ -42,7 +42,6 @@ FREE_VALUES = {
     r"target\.model|instructor\.model|contrast\.encoder": "models: known when they are asked",
     r"target\.attempts\.\w+": "files of the user's",
     r"(seed|seeds\.\d) = -1": "a seed is any whole number",
-    r"search\.learning_rate\.\d = -1": "a gap: [train] refuses a rate below nothing, [search] does not yet",
 }
 """Values that may hold a typo which nothing can see: a place, or a place with one value."""
 
