@@ -65,6 +65,7 @@ def _few_problems(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def searching(tmp_path: Path, **changes: Any) -> Any:
     table = {"evaluate": {"learn_from": ["own"], "report_on": ["own"]}, "search__learning_rate": RATES}
+    table["curate__keep_clear_of"] = ["own"]  # The built-in tests are many, and are not what is looked at here.
     return job(tmp_path, **{"benchmark": [{"name": "own", "kind": "number", **DATA}], **table, **changes})
 
 
