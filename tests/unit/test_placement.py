@@ -1,0 +1,60 @@
+"""What a job asks for, against nodes that are there, could be added, or will never be."""
+
+from __future__ import annotations
+
+import pytest
+
+from lai_ray.distributed.placement import Group, Need, needs, table, verdicts
+from tests.local import job
+
+GPU_NODE = {"CPU": 16.0, "GPU": 4.0, "memory": 64 * 2**30}
+HEAD = {"CPU": 4.0, "memory": 16 * 2**30}
+
+
+def words(need: Need, nodes: list[dict[str, float]], groups: tuple[Group, ...] = ()) -> str:
+    [verdict] = verdicts([need], nodes, groups)
+    return verdict.words()
+
+
+def workers(count: int, gpus: float = 1) -> Need:
+    return Need("train", "workers", count, {"CPU": 1, "GPU": gpus}, together=True)
+
+
+def engines(count: int, gpus: float = 1) -> Need:
+    return Need("evaluate", "engines", count, {"CPU": 1, "GPU": gpus})
+
+
+@pytest.mark.parametrize(("need", "nodes", "groups", "said"), [
+    (workers(8), [GPU_NODE, GPU_NODE, HEAD], (), "fits"),
+    (workers(9), [GPU_NODE, GPU_NODE], (), "NEVER: only 8 of 9 ever fit"),
+    (engines(9), [GPU_NODE, GPU_NODE], (), "8 of 9 ever have a place: these do all the work; ask for 8"),
+    (engines(1, 8), [GPU_NODE, GPU_NODE], (), "NEVER: no node has that much (1 CPU, 8 GPU each)"),
+    (engines(2, 3), [GPU_NODE, HEAD], (), "1 of 2 ever have a place"),
+    (workers(8), [HEAD], (Group("gpu", GPU_NODE, 2),), "0 of 8 fit now; the stage waits for the autoscaler"),
+    (workers(12), [GPU_NODE], (Group("gpu", GPU_NODE, 1),), "NEVER: only 8 of 12 ever fit"),
+    (workers(3, 0), [{"CPU": 2.0}], (), "NEVER: only 2 of 3 ever fit (1 CPU each)"),
+    (workers(2, 0.5), [{"CPU": 2.0, "GPU": 1.0}], (), "fits"),
+])  # fmt: skip
+def test_how_a_need_stands(need, nodes, groups, said):
+    assert said in words(need, nodes, groups)
+
+
+def test_every_stage_of_a_job_says_what_it_places(tmp_path):
+    config = job(
+        tmp_path, target__tensor_parallel=2, schedule__strategy="lec",
+        cluster={"target_replicas": 2, "train_workers": 4, "gpus_per_worker": 1, "instructor_workers": 3},
+    )  # fmt: skip
+    listed = {(need.stage, need.what): need for need in needs(config)}
+    assert listed["evaluate", "engines"].each == {"CPU": 1, "GPU": 2} and listed["evaluate", "engines"].count == 2
+    assert listed["diagnose", "encoders"].each["GPU"] == 1
+    assert listed["instruct", "callers"].count == 3
+    assert listed["train", "workers"].together and listed["train", "workers"].count == 4
+    assert ("diagnose", "encoders") not in {(n.stage, n.what) for n in needs(job(tmp_path, schedule__strategy="le"))}
+    assert [need.stage for need in needs(job(tmp_path, iterations=0))] == ["evaluate"]
+
+
+def test_the_table_says_what_is_there_and_what_may_come():
+    groups = (Group("gpu", GPU_NODE, 2),)
+    made = table(verdicts([workers(8)], [HEAD], groups), [HEAD], groups)
+    assert made.rows[0][:3] == ["train", "8 workers, together", "1 CPU, 1 GPU"]
+    assert "1 node with 4 CPU, 16 GiB" in made.note and "may add 2 gpu (16 CPU, 4 GPU, 64 GiB)" in made.note
