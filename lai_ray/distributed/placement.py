@@ -126,9 +126,8 @@ def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence
         what = f"{need.count} {need.what}" + (", together" if need.together else "")
         made.rows.append([need.stage, what, _said(need.each), verdict.words()])
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
-    made.note = (
-        f"{len(nodes)} nodes with {_said(total)} together. Stages follow each other and never hold one GPU at once."
-    )
+    many = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    made.note = f"{many} with {_said(total)}. Stages follow each other and never hold one GPU at once."
     if groups:
         may = ", ".join(f"{group.more} {group.name} ({_said(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
