@@ -12,6 +12,7 @@ from lai_ray.report.tables import Table
 from lai_ray.rundir import Run, flat, in_short
 from lai_ray.stages.forecast import ACCURACIES, before_evaluation, example_prompt
 from lai_ray.stages.select import select
+from lai_ray.stages.trials import pools
 
 
 def show(config: Config, console: Console, run: Run | None = None) -> None:
@@ -20,7 +21,14 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
     run: the job's own folder, where it was started before.
     """
     # All of it first: what is wrong with the data shows in the counting.
-    made = [settings(config), counts(config), calls(config), *outlook.of(config, run), *memory.of(config)]
+    made = [
+        settings(config),
+        counts(config),
+        trials(config),
+        calls(config),
+        *outlook.of(config, run),
+        *memory.of(config),
+    ]
     rendered = prompts(config)
     console.print(f"{config.name}: this job is sound.", style="bold green", markup=False)
     tables.show([table for table in made if table.rows], console)
@@ -44,6 +52,23 @@ def counts(config: Config) -> Table:
     numbers = {part.name: sum(1 for _ in part) for part in select(config, 0)}
     at_last = {part.name for part in select(config, last)}
     table.rows = [[name, str(n), str(n) if name in at_last else "–"] for name, n in numbers.items()]
+    return table
+
+
+def trials(config: Config) -> Table:
+    """What a search tries in each iteration; no rows where there is none."""
+    table = Table("Search in each iteration", ["pool of replies", "trials", "samples of a dataset, at most"])
+    if config.search is None:
+        return table
+    found = pools(config, 0)
+    for name, learning in found.items():
+        sizes = dict.fromkeys(tables.sizes_said(settings["samples_per_dataset"]) for settings in learning)
+        table.rows.append([name, str(len(learning)), ", ".join(sizes)])
+    at_most = f", at most {config.search.max_concurrent}" if config.search.max_concurrent else ""
+    table.note = (
+        f"{sum(map(len, found.values()))} trials: each is a training and an evaluation on the dev splits. Side by side "
+        f"go as many as the cluster holds{at_most}. The instructor is asked for {len(found)} pools and by no trial."
+    )
     return table
 
 

@@ -57,6 +57,14 @@ def test_check_shows_settings_counts_calls_and_one_prompt_of_every_kind():
         assert words in done.stdout
 
 
+def test_check_says_what_a_search_will_try_and_ask():
+    shown = lai("check", QUICK.replace("quickstart", "search_cpu"))
+    assert shown.returncode == 0, shown.stderr
+    text = " ".join(shown.stdout.split())
+    assert "pool_k_1 4 600, 2400" in text and "pool_k_3 4 600, 2400" in text
+    assert "8 trials: each is a training" in text and "asked for 2 pools and by no trial" in text
+
+
 def test_until_a_stage_that_is_none_names_those_there_are(tmp_path):
     done = lai("run", QUICK, f"storage={tmp_path}", "--until", "diagnos")
     assert done.returncode == 2
