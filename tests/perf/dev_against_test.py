@@ -2,8 +2,8 @@
 
     python -m tests.perf.dev_against_test FOLDER [SEARCHES]
 
-Real searches of the built-in student (2 learning rates x 2 sizes, one seed of the job each; ten unless said), every trial's
-weights kept and asked the test afterwards, which no search does. Goes on where it was stopped; prints a row a search and
+Real searches of the built-in student (2 learning rates x 2 sizes, one seed of the job each; ten unless said), every
+trial kept and asked the test afterwards, which no search does. Goes on where it was stopped; prints a row a search and
 what they come to. Optimism: the winner's gain on dev less its gain on the test, in points.
 """
 
