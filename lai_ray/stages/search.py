@@ -209,7 +209,8 @@ def _said(rows: list[Row], won: str) -> str:
 
 def _csv(rows: list[Row]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    # From the last on: the untouched target has no settings, and they come first.
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in reversed(rows) for key in row)), restval="")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

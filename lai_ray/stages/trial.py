@@ -88,9 +88,9 @@ class Trial:
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
+        out = training.local("checkpoint")
         for earlier in range(1, self.start):
-            at = Stage(run, f"{_search(self.iteration)}/{plan.name}/start_{earlier}/train")
-            state.take_over(training.local("checkpoint"), at.local("checkpoint"))
+            state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
         made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
         attempts = evaluate(sitting, dev_parts(self.config), made, config, executor)
         scores = attempts.scores()

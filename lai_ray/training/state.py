@@ -74,9 +74,10 @@ def take_over(out: str, earlier: str) -> None:
 
     Moved, not shared: should what began the earlier one still be at it, it writes where nobody looks.
     """
-    with contextlib.suppress(OSError):
-        folder_of(out).parent.mkdir(parents=True, exist_ok=True)
-        folder_of(earlier).rename(folder_of(out))
+    if folder_of(earlier).is_dir():
+        with contextlib.suppress(OSError):
+            folder_of(out).parent.mkdir(parents=True, exist_ok=True)
+            folder_of(earlier).rename(folder_of(out))
 
 
 @dataclass(frozen=True)
