@@ -24,11 +24,12 @@ from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
 from lai_ray.store import key_of
+from lai_ray.submission import shared_storage
 
 
 def place(config: Config) -> str:
     """The run's folder."""
-    return f"{config.storage.rstrip('/')}/{config.name}"
+    return config.place
 
 
 def check_names(config: Config, until: str | None = None) -> None:
@@ -36,12 +37,8 @@ def check_names(config: Config, until: str | None = None) -> None:
 
     A start that stops before the instructor is asked needs no key.
     """
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if submitted and "://" not in config.storage and not os.path.isabs(config.storage):
-        raise ConfigError(
-            f"storage = {config.storage!r} is a relative path: in a submitted job that is the copy of the code, which "
-            "goes with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
-        )
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        shared_storage(config.storage)
     for i in {0, config.iterations}:
         select(config, i)
     for i in range(config.iterations):
