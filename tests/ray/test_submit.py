@@ -1,0 +1,347 @@
+"""`lai submit` on a real cluster with token authentication: by itself, by the printed line, again, while at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from lai_ray.distributed import jobs
+from lai_ray.errors import StageError
+from tests import provider, submitting
+from tests.unit.test_recorded import answers
+
+KEY = "sk-planted-7f3a9c51d2"
+JOB = """
+name = "own"
+iterations = 1
+storage = "{storage}"
+[target]
+engine = "recorded"
+model = "lai_ray.world:STUDENT"
+attempts = {{ word_problems = "answers" }}
+[evaluate]
+learn_from = ["word_problems"]
+[schedule]
+strategy = "le"
+[contrast]
+encoder = "target"
+[instructor]
+model = "m"
+base_url = "{base_url}"
+api_key_env = "LAI_PLANTED_KEY"
+[curate]
+samples_per_dataset = 10
+[cluster]
+gpus_per_replica = 0
+gpus_per_worker = 0
+instructor_workers = 1
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a job and data of its own, a cluster whose nodes have the package and the key, and a provider."""
+
+    folder: Path
+    storage: Path
+    address: str
+    environment: dict[str, str]
+    provider: provider.Provider
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`lai submit` of the job, from its folder."""
+        command = [sys.executable, "-m", "lai_ray", "submit", "job.toml", "--address", self.address, *arguments]
+        return subprocess.Popen(
+            [*command, "--until", "instruct"], cwd=self.folder, env=self.environment | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """A line as a person pastes it, anywhere."""
+        return subprocess.run(
+            line, shell=True, cwd="/", env=self.environment, capture_output=True, text=True, timeout=120
+        )
+
+    def get(self, path: str) -> str:
+        """What the dashboard tells whoever has the token."""
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.address}{path}", headers=token), timeout=30
+        ) as reply:
+            return str(reply.read().decode())
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Every submitted job, by id."""
+        return {job["submission_id"]: job for job in json.loads(self.get("/api/jobs/")) if job["submission_id"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("own")
+    storage = tmp_path_factory.mktemp("shared") / "runs"
+    answers(folder)
+    with provider.serve() as server, submitting.head(storage.parent, LAI_PLANTED_KEY=KEY) as (address, environment):
+        (folder / "job.toml").write_text(JOB.format(storage=storage, base_url=server.base_url))
+        yield Place(folder, storage, address, environment, server)
+
+
+class Watching(threading.Thread):
+    """Looks for a word in every command line of this machine, again and again."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(daemon=True)
+        self.word, self.seen, self.looked, self.over = word.encode(), set[str](), 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.05):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes()
+                except OSError:
+                    continue
+                self.looked += 1
+                if self.word in words:
+                    self.seen.add(words.replace(b"\0", b" ").decode(errors="replace"))
+
+    def __enter__(self) -> Watching:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+
+def holding(folder: Path, word: str) -> list[Path]:
+    """Files below a folder that hold a word; sockets and links are passed over."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    return [path for path in files if word.encode() in path.read_bytes()]
+
+
+def until(what: Any, seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Life:
+    """What was seen of one run: begun, followed, left alone, meddled with, stopped, resumed, and asked for again."""
+
+    begun: subprocess.CompletedProcess[str]
+    followed: str
+    left: subprocess.CompletedProcess[str]
+    after_leaving: str
+    meddling: subprocess.CompletedProcess[str]
+    resumed: subprocess.CompletedProcess[str]
+    asked: int
+    again: subprocess.CompletedProcess[str]
+    by_hand: subprocess.CompletedProcess[str]
+    asked_again: int
+    watching: Watching
+
+
+@pytest.fixture(scope="module")
+def life(place: Place) -> Life:
+    place.provider.fault = lambda number, body: "hang"
+    with Watching(KEY) as watching:
+        begun = place.submit("--no-wait")
+        assert begun.returncode == 0, begun.stderr
+        until(lambda: place.provider.log)
+
+        following = place.start("limits.max_calls=99")
+        assert following.stdout is not None
+        followed = until(lambda: "iteration_0/diagnose" in (line := following.stdout.readline()) and line)
+        following.send_signal(signal.SIGINT)
+        out, err = following.communicate(timeout=30)
+        left = subprocess.CompletedProcess(following.args, following.returncode, out, err)
+        after_leaving = place.jobs()["lai-own-1"]["status"]
+
+        line = place.submit("--print").stdout
+        meddling = place.shell(line)
+
+        place.shell(f"ray job stop --address {place.address} lai-own-1")
+        place.provider.fault = lambda number, body: None
+        resumed = place.submit()
+    asked = len(place.provider.log)
+    again, by_hand = place.submit(), place.shell(line)
+    return Life(
+        begun, followed, left, after_leaving, meddling, resumed, asked, again, by_hand, len(place.provider.log),
+        watching,
+    )  # fmt: skip
+
+
+def test_a_job_at_work_is_followed_and_not_submitted_again(life: Life, place: Place):
+    assert life.begun.stdout == "lai-own-1\n"
+    assert "ray job stop --address" in life.begun.stderr
+    assert "lai-own-1 is at work on this run already" in life.left.stderr
+    assert "limits.max_calls=99" in life.left.stderr, "what it was not started with is said"
+    assert "iteration_0/diagnose" in life.followed
+
+
+def test_ctrl_c_leaves_it_at_work(life: Life):
+    assert life.left.returncode == 130
+    assert "no longer following lai-own-1, which goes on" in life.left.stderr
+    assert life.after_leaving == "RUNNING"
+
+
+def test_a_second_driver_on_one_run_folder_is_refused(life: Life):
+    assert life.meddling.returncode == 1
+    assert "is being written by process" in life.meddling.stdout
+
+
+def test_after_a_stop_the_same_command_goes_on_under_the_next_id(life: Life, place: Place):
+    assert life.resumed.returncode == 0, life.resumed.stdout + life.resumed.stderr
+    assert "--submission-id lai-own-2 " in life.resumed.stderr
+    assert "stopped after iteration_0/instruct" in life.resumed.stdout
+    assert {place.jobs()[f"lai-own-{n}"]["status"] for n in (1, 2)} == {"STOPPED", "SUCCEEDED"}
+
+
+def test_the_printed_line_in_a_shell_does_what_lai_submit_does(life: Life, place: Place):
+    found = place.jobs()
+    by_hand = re.findall(r"'(raysubmit_\w+)' submitted", life.by_hand.stdout)
+    ours, theirs = found["lai-own-3"], found[by_hand[0]]
+    for name in ("entrypoint", "runtime_env", "status", "driver_exit_code", "driver_node_id"):
+        assert ours[name] == theirs[name], name
+    assert ours["metadata"]["lai_run"] == theirs["metadata"]["lai_run"] == f"{place.storage}/own"
+    assert life.again.returncode == life.by_hand.returncode == 0
+    assert life.again.stdout.splitlines()[-1] in life.by_hand.stdout.splitlines()
+    assert life.asked == life.asked_again, "what was answered is not asked again"
+
+
+def test_a_planted_key_is_used_and_stands_nowhere(life: Life, place: Place):
+    used = {seen.key for seen in place.provider.log}
+    assert used == {KEY}
+    assert life.watching.looked > 1000
+    assert not life.watching.seen, "in the list of processes"
+    assert not holding(place.storage, KEY), "in the run's folder"
+    assert not holding(submitting.folder_of_head(), KEY), "in what Ray keeps: logs, uploads"
+    for path in ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/tasks?detail=true", "/api/v0/runtime_envs"):
+        assert "lai" in (told := place.get(path)), path
+        assert KEY not in told, path
+    printed = [life.begun, life.left, life.meddling, life.resumed, life.again, life.by_hand]
+    assert not [done for done in printed if KEY in done.stdout + done.stderr]
+
+
+def test_a_key_variable_that_is_not_set_on_the_cluster_is_said_and_the_exit_code_is_that_of_the_job(place: Place):
+    done = place.submit("name=keyless", "instructor.api_key_env=NOT_SET_THERE")
+    assert done.returncode == 2
+    assert "NOT_SET_THERE" in done.stdout
+    assert "lai-keyless-1 failed (exit code 2)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [("f" * 64, "the one from the variable RAY_AUTH_TOKEN is not its own"), ("", "none was found here")],
+)
+def test_a_wrong_token_and_none_are_said(place: Place, tmp_path: Path, token: str, said: str):
+    done = place.submit(RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert f"the Ray at {place.address} asks for its token, and {said}" in done.stderr
+    assert "ray get-auth-token" in done.stderr
+
+
+class Broken:
+    """A job server whose connections break: the first log ends in mid-word, then the server is away for a while."""
+
+    LOG = "one\ntwo\nthree\n"
+
+    def __init__(self) -> None:
+        self.tails = self.refused = 0
+
+    async def version(self, request: Any) -> Any:
+        return web.json_response({"version": "4", "ray_version": "2.60.0"})
+
+    async def job(self, request: Any) -> Any:
+        if request.match_info["id"] != "lai-x-1":
+            return web.Response(status=404, text="Job does not exist")
+        if self.tails == 1 and self.refused < 2:
+            self.refused += 1
+            return web.Response(status=503, text="away")
+        status = "RUNNING" if self.tails < 2 else "SUCCEEDED"
+        return web.json_response({"type": "SUBMISSION", "status": status, "entrypoint": "x"})
+
+    async def logs(self, request: Any) -> Any:
+        return web.json_response({"logs": self.LOG}) if self.tails == 2 else web.Response(status=503)
+
+    async def tail(self, request: Any) -> Any:
+        self.tails += 1
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str("one\n")
+        await socket.send_str("tw" if self.tails == 1 else "two\n")
+        if self.tails == 1:
+            request.transport.abort()
+        return socket
+
+    async def jobs(self, request: Any) -> Any:
+        return web.json_response([])
+
+    @contextmanager
+    def serve(self) -> Iterator[str]:
+        app, loop = web.Application(), asyncio.new_event_loop()
+        app.router.add_get("/api/version", self.version)
+        app.router.add_get("/api/jobs/", self.jobs)
+        app.router.add_get("/api/jobs/{id}", self.job)
+        app.router.add_get("/api/jobs/{id}/logs", self.logs)
+        app.router.add_get("/api/jobs/{id}/logs/tail", self.tail)
+        runner = web.AppRunner(app)
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        wait = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(10)  # noqa: E731
+        wait(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        wait(site.start())
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        wait(runner.cleanup())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+def test_a_connection_that_breaks_is_made_again_and_no_line_is_lost_or_repeated():
+    written: list[str] = []
+    said: list[str] = []
+    with Broken().serve() as address:
+        ended = jobs.Server(address).follow("lai-x-1", written.append, said.append)
+    assert "".join(written) == Broken.LOG
+    assert (ended.status, ended.code) == ("SUCCEEDED", 0)
+    assert [words.partition(address)[2] for words in said] == [
+        " does not answer; trying for 5 minutes", " answers again"
+    ]  # fmt: skip
+
+
+def test_a_job_that_the_cluster_knows_no_more_is_said():
+    with Broken().serve() as address, pytest.raises(StageError, match="does not know lai-gone-1 any more"):
+        jobs.Server(address).follow("lai-gone-1", print, print)
+
+
+def test_a_cluster_that_stays_away_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.0)
+    with Broken().serve() as address:
+        server = jobs.Server(address)
+    with pytest.raises(StageError, match="The job may go on without us"):
+        server.follow("lai-x-1", print, print)
