@@ -17,6 +17,7 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.instructor import prompts, templates
+from lai_ray.journal import journal
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
@@ -120,8 +121,9 @@ def run_job(
                 Console(file=screen, highlight=False) if screen else console,
                 quiet=executor is not None and console is None,
             )
-            run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
-            return _looped(run, config, target, executor)
+            with journal(run.logs, run.name, run.progress):
+                run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                return _looped(run, config, target, executor)
     finally:
         driver.close()
 
@@ -146,7 +148,7 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     if executor is None:
         from lai_ray.distributed.session import RayExecutor
 
-        executor = RayExecutor(config, run.logs)
+        executor = RayExecutor(config, run.logs, run.progress)
     try:
         return Outcome(run, loop(run, config, target, executor), None)
     except Stopped as stopped:

@@ -18,10 +18,10 @@ REPO = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, above: int = 6400) -> list[int]:
     """Ports below those that Ray's workers take."""
     found = []
-    for port in range(6400, 9900, 17):
+    for port in range(above, 9900, 17):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 found.append(port)

@@ -17,7 +17,7 @@ RANKS = [
     ["settings"],
     ["config", "stats"],
     ["contracts", "progress", "chat", "jobfile"],
-    ["store", "models"],
+    ["store", "models", "journal"],
     ["rundir"],
     ["instructor", "similarity", "engines", "training"],
     ["benchmarks"],

@@ -62,6 +62,7 @@ class Place:
     address: str
     environment: dict[str, str]
     provider: provider.Provider
+    metrics_port: int
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """`lai submit` of the job, from its folder."""
@@ -91,6 +92,11 @@ class Place:
         ) as reply:
             return str(reply.read().decode())
 
+    def metrics(self) -> str:
+        """The run's lines on the node's own endpoint for Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as reply:
+            return "\n".join(line for line in reply.read().decode().splitlines() if line.startswith("ray_lai_"))
+
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Every submitted job, by id."""
         return {job["submission_id"]: job for job in json.loads(self.get("/api/jobs/")) if job["submission_id"]}
@@ -101,9 +107,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("own")
     storage = tmp_path_factory.mktemp("shared") / "runs"
     answers(folder)
-    with provider.serve() as server, submitting.head(storage.parent, LAI_PLANTED_KEY=KEY) as (address, environment):
+    [port] = submitting.free_ports(1, above=9000)
+    options = [f"--metrics-export-port={port}", '--system-config={"metrics_report_interval_ms": 500}']
+    with provider.serve() as server, \
+            submitting.head(storage.parent, *options, LAI_PLANTED_KEY=KEY) as (address, environment):  # fmt: skip
         (folder / "job.toml").write_text(JOB.format(storage=storage, base_url=server.base_url))
-        yield Place(folder, storage, address, environment, server)
+        yield Place(folder, storage, address, environment, server, port)
 
 
 class Watching(threading.Thread):
@@ -162,16 +171,18 @@ class Life:
     again: subprocess.CompletedProcess[str]
     by_hand: subprocess.CompletedProcess[str]
     asked_again: int
+    metrics: str
+    """The first that the node showed of the run, while it was at work."""
     watching: Watching
 
 
 @pytest.fixture(scope="module")
 def life(place: Place) -> Life:
-    place.provider.fault = lambda number, body: "hang"
+    place.provider.fault = lambda number, body: "hang" if number > 1 else None
     with Watching(KEY) as watching:
         begun = place.submit("--no-wait")
         assert begun.returncode == 0, begun.stderr
-        until(lambda: place.provider.log)
+        until(lambda: len(place.provider.log) > 2)
 
         following = place.start("limits.max_calls=99")
         assert following.stdout is not None
@@ -184,6 +195,7 @@ def life(place: Place) -> Life:
         line = place.submit("--print").stdout
         meddling = place.shell(line)
 
+        metrics = until(place.metrics)
         place.shell(f"ray job stop --address {place.address} lai-own-1")
         place.provider.fault = lambda number, body: None
         resumed = place.submit()
@@ -191,7 +203,7 @@ def life(place: Place) -> Life:
     again, by_hand = place.submit(), place.shell(line)
     return Life(
         begun, followed, left, after_leaving, meddling, resumed, asked, again, by_hand, len(place.provider.log),
-        watching,
+        metrics, watching,
     )  # fmt: skip
 
 
@@ -231,6 +243,19 @@ def test_the_printed_line_in_a_shell_does_what_lai_submit_does(life: Life, place
     assert life.again.returncode == life.by_hand.returncode == 0
     assert life.again.stdout.splitlines()[-1] in life.by_hand.stdout.splitlines()
     assert life.asked == life.asked_again, "what was answered is not asked again"
+
+
+def test_ray_shows_the_figures_of_a_run_at_work(life: Life):
+    shown = {
+        match[1]: (match[2], float(match[3])) for match in re.finditer(r"ray_lai_(\w+)\{([^}]*)\} (\S+)", life.metrics)
+    }
+    assert shown["requests_per_minute_limit"][1] == 500
+    assert shown["tokens_per_minute_limit"][1] == 300_000
+    assert shown["spent_calls"][1] >= 2
+    assert shown["requests_per_minute"][1] > 0
+    assert shown["samples_accepted"][1] == 0, "what this provider says is no sample"
+    for tag in ('run="own"', 'iteration="0"', 'stage="instruct"'):
+        assert tag in shown["done"][0].lower()
 
 
 def test_a_planted_key_is_used_and_stands_nowhere(life: Life, place: Place):
