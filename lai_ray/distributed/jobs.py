@@ -52,7 +52,7 @@ class Server:
     def __init__(self, address: str) -> None:
         """Raises ConfigError when nobody answers, it is not Ray, or it will not have us."""
         self.address = address
-        headers = json.loads(os.environ.get("RAY_JOB_HEADERS", "null"))
+        headers = _headers()
         _knock(address, headers)
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
         from ray.job_submission import JobSubmissionClient
@@ -273,6 +273,16 @@ def _left_at_home(submission: Submission) -> str | None:
     # Of a folder that is left out Ray may keep the name.
     kept = {place for path in sent if path.is_file() for place in (path, *path.parents)}
     return next((name for name in submission.files if folder / name not in kept), None)
+
+
+def _headers() -> dict[str, str] | None:
+    """What a proxy before the cluster wants, as Ray's command takes it."""
+    given = os.environ.get("RAY_JOB_HEADERS", "null")
+    try:
+        headers: dict[str, str] | None = json.loads(given)
+    except ValueError as error:
+        raise ConfigError(f'RAY_JOB_HEADERS is no JSON table like {{"name": "value"}}: {error}') from None
+    return headers
 
 
 def _knock(address: str, headers: dict[str, str] | None) -> None:
