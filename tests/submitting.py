@@ -77,8 +77,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
         started = []
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    _, left = psutil.wait_procs(started, timeout=1)
+        process.wait(1)
+    _, left = psutil.wait_procs(started, timeout=0.5)
     for each in left:
         with suppress(psutil.NoSuchProcess):
             each.kill()

@@ -28,6 +28,8 @@ AGENT_SECONDS = 60.0
 """The dashboard of a young cluster answers before it can start a job."""
 SILENCE = 30.0
 """Seconds without a line after which a log's connection is taken for dead; whether the job lives is asked elsewhere."""
+RETRY = 2.0
+"""Seconds between two looks at a job."""
 PATIENCE = 300.0
 """Seconds without any answer of the cluster after which nobody waits for it any more."""
 SUCCEEDED, STOPPED = "SUCCEEDED", "STOPPED"
@@ -133,7 +135,7 @@ class Server:
                     break
                 if log.printed == 0 and job.message and str(job.status) == "PENDING":
                     say(f"{job_id} waits: {job.message}")
-                time.sleep(1)
+                time.sleep(RETRY)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"\nno longer following {job_id}, which goes on. The same command comes back to it."
@@ -167,7 +169,7 @@ class Server:
                         f"the Ray at {self.address} has not answered for {PATIENCE / 60:.0f} minutes "
                         f"({_last_line(error)}). The job may go on without us: the same command looks again."
                     ) from error
-            time.sleep(2)
+            time.sleep(RETRY)
 
 
 class _Log:
