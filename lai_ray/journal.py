@@ -58,7 +58,8 @@ def journal(folder: str | None, run: str, progress: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        OURS.error("%s: %s", type(error).__name__, error, extra={"facts": {"ended": True}})
+        why = "" if isinstance(error, Exception) else "stopped from outside: "
+        OURS.error("%s%s: %s", why, type(error).__name__, error, extra={"facts": {"ended": True}})
         raise
     finally:
         for handler in handlers:

@@ -30,6 +30,7 @@ ENVIRONMENT: dict[str, Any] = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "COLUMNS": "120",
     },
     "excludes": [
         "/.git/", ".venv/", "/runs/", "__pycache__/", ".*_cache/", ".env", ".env.*", "*.pem", "auth_token",

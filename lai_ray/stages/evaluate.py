@@ -177,14 +177,16 @@ def _generate(
     failed: dict[str, Completion] = {}
     if not total:
         return failed, {}
-    meter = Meter(time.monotonic())
+    meter: Meter | None = None
     with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
         for answer in executor.generate(_missing(parts, answers, target, config), target):
             if answer.completion.error is None:
                 answers.record(answer)
             else:
                 failed[answer.key] = answer.completion
-            meter.add(now := time.monotonic(), answer.completion.completion_tokens)
+            now = time.monotonic()
+            meter = meter or Meter(now)  # From the first answer: engines take their time to start.
+            meter.add(now, answer.completion.completion_tokens)
             stage.progress.figures["tokens_per_second"] = meter.per_minute(now)[1] / MINUTE
             tracker.advance()
         spent = tracker.times()

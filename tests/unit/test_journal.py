@@ -33,7 +33,7 @@ def test_what_ended_a_run_is_the_last_line(tmp_path):
         start.run_job(job(tmp_path), executor=LocalExecutor(die_after={"ask": 3}))
     last = lines(tmp_path / "small" / "logs")[-1]
     assert (last["level"], last["iteration"], last["stage"], last["ended"]) == ("error", 0, "instruct", True)
-    assert last["message"].startswith("Crash")
+    assert "Crash" in last["message"]
 
 
 def test_warnings_of_our_own_are_in_it_and_still_on_stderr(tmp_path, capsys):
