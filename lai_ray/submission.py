@@ -59,6 +59,8 @@ class Submission:
     """Where it stands, if in a file: an absolute path."""
     files: tuple[str, ...]
     """What the job reads of the uploaded folder, relative to it."""
+    key_variable: str | None = None
+    """Where the instructor's key is, on the nodes and perhaps here."""
 
     @property
     def entrypoint(self) -> str:
@@ -108,6 +110,7 @@ def of(job: Path, overrides: Sequence[str] = (), *, until: str | None = None, re
         environment=environment,
         environment_file=os.path.normpath(beside) if beside.is_file() else None,
         files=tuple(dict.fromkeys([inside, *_files(job, overrides, config, folder)])),
+        key_variable=config.instructor.api_key_env,
     )
 
 
@@ -154,6 +157,12 @@ def prefix(address: str) -> str:
     if os.environ.get("RAY_API_SERVER_ADDRESS", os.environ.get("RAY_ADDRESS", address)) != address:
         said.append(f"RAY_API_SERVER_ADDRESS={shlex.quote(address)}")
     return "".join(f"{word} " for word in said)
+
+
+def key_in(variable: str | None) -> str | None:
+    """The key that this process has too; None where it has none, or none long enough to be looked for."""
+    key = os.environ.get(variable or "", "")
+    return key if len(key) >= SHORTEST_SECRET else None
 
 
 def _everywhere(path: str) -> bool:
@@ -230,8 +239,8 @@ def _keep_secrets(config: Config, words: Sequence[str], environment: Mapping[str
                 f"{beside}: env_vars sets {variable}, and {shown}. Set it in the environment of `ray start` on the "
                 "nodes, and take it out there."
             )
-    key = os.environ.get(name or "", "")
-    if len(key) < SHORTEST_SECRET:
+    key = key_in(name)
+    if key is None:
         return
     for what, text in (("this command", "\0".join(words)), (beside, json.dumps(environment, default=str))):
         if key in text:

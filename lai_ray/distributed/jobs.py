@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lai_ray.distributed import dashboard, upload
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
-from lai_ray.submission import RUN, Submission, prefix, token_source
+from lai_ray.submission import RUN, Submission, prefix
 
 Say = Callable[[str], None]
 
-CONNECT_SECONDS = 10.0
 AGENT_SECONDS = 60.0
 """The dashboard of a young cluster answers before it can start a job."""
 SILENCE = 30.0
@@ -48,60 +45,40 @@ class Ended:
     """In Ray's words, where the driver had none."""
 
 
+class _Again(Exception):
+    """Not now, or not under this id."""
+
+
 class Server:
     """The job server behind one dashboard."""
 
     def __init__(self, address: str) -> None:
         """Raises ConfigError when nobody answers, it is not Ray, or it will not have us."""
         self.address = address
-        headers = _headers()
-        _knock(address, headers)
-        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-        from ray.job_submission import JobSubmissionClient
-
-        for name in ("ray.dashboard", "ray._private.authentication", "ray._private.runtime_env"):
-            _quiet(name)
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        with self._understood(), _told(address):
-            self.client: Any = JobSubmissionClient(address, headers=headers)
-            self.client.list_jobs()  # The version is told to anybody.
-
-    @contextlib.contextmanager
-    def _understood(self) -> Iterator[None]:
-        from ray.exceptions import AuthenticationError
-
-        try:
-            yield
-        except AuthenticationError as error:
-            raise _refused(self.address, str(error)) from error
+        self.client = dashboard.client(address)
 
     def begin(self, submission: Submission, say: Say) -> tuple[str, bool]:
         """The id of the run's job, and whether it was at work already. Raises ConfigError when it cannot be sent."""
-        missing = _left_at_home(submission)
-        if missing:
-            raise ConfigError(
-                f"{missing}: it is in {submission.folder}, but .rayignore, .gitignore or the runtime environment's "
-                "`excludes` leave it out of what the cluster gets. Take it out of them, or name a path that every node "
-                "sees."
-            )
+        upload.check(submission, say)
         end = time.monotonic() + AGENT_SECONDS
         while True:
-            with self._understood():
-                jobs = [job for job in self.client.list_jobs() if job.submission_id]
-                live = next((job for job in jobs if _is_of(job, submission) and not job.status.is_terminal()), None)
-                if live is not None:
-                    _compare(live, submission, say)
-                    return str(live.submission_id), True
-                job_id = next_id(submission.name, [str(job.submission_id) for job in jobs])
-                refusal = self._send(submission, job_id)
-            if refusal is None:
-                return job_id, False
-            if time.monotonic() > end:
-                raise StageError(f"the Ray at {self.address} takes no job: {refusal}")
+            try:
+                with dashboard.understood(self.address):
+                    jobs = [job for job in self.client.list_jobs() if job.submission_id]
+                    live = next((job for job in jobs if _is_of(job, submission) and not job.status.is_terminal()), None)
+                    if live is not None:
+                        _compare(live, submission, say)
+                        return str(live.submission_id), True
+                    job_id = next_id(submission.name, [str(job.submission_id) for job in jobs])
+                    self._send(submission, job_id)
+                    return job_id, False
+            except (_Again, OSError) as error:  # Where the connection broke, it may have been taken: look again.
+                if time.monotonic() > end:
+                    raise StageError(f"the Ray at {self.address} takes no job: {_last_line(error)}") from error
             time.sleep(1)
 
-    def _send(self, submission: Submission, job_id: str) -> str | None:
-        """None once it is sent, or why it should be tried again."""
+    def _send(self, submission: Submission, job_id: str) -> None:
+        """Raises _Again where another look may help, ConfigError where it would not."""
         try:
             self.client.submit_job(
                 entrypoint=submission.entrypoint,
@@ -111,12 +88,11 @@ class Server:
             )
         except (RuntimeError, ValueError) as error:
             if re.search("already exists|No available agent", str(error)):
-                return _last_line(error)
+                raise _Again(str(error)) from error
             raise ConfigError(
                 f"the Ray at {self.address} did not take the job: {_last_line(error)}\nWhat is sent is "
                 f"{submission.folder}, less what .rayignore and .gitignore name there."
             ) from error
-        return None
 
     def follow(self, job_id: str, write: Callable[[str], None], say: Say) -> Ended:
         """Write the job's log from its beginning until it ends, whatever becomes of the connection.
@@ -150,7 +126,7 @@ class Server:
         lost: float | None = None
         while True:
             try:
-                with self._understood():
+                with dashboard.understood(self.address):
                     job = self.client.get_job_info(job_id)
                 if lost is not None:
                     say(f"the Ray at {self.address} answers again")
@@ -236,19 +212,6 @@ def run(submission: Submission, address: str, *, wait: bool, write: Callable[[st
     return ended
 
 
-@contextlib.contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Ray thinks more of its variables than of the address it is given."""
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        del os.environ["RAY_API_SERVER_ADDRESS"]
-        if before is not None:
-            os.environ["RAY_API_SERVER_ADDRESS"] = before
-
-
 def _is_of(job: Any, submission: Submission) -> bool:
     return bool((job.metadata or {}).get(RUN) == submission.run)
 
@@ -262,87 +225,7 @@ def _compare(job: Any, submission: Submission, say: Say) -> None:
         )
 
 
-def _left_at_home(submission: Submission) -> str | None:
-    """The first file of the job that Ray would not upload, asked of Ray itself; None when all travel."""
-    from ray._private.runtime_env import packaging
-
-    folder = Path(submission.folder)
-    sent: set[Path] = set()
-    excludes = list(submission.environment.get("excludes") or [])
-    filters = [packaging._get_excludes(folder, excludes)] if excludes else []
-    heed = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
-    packaging._dir_travel(folder, filters, sent.add, include_gitignore=heed, logger=_quiet(__name__ + ".packaging"))
-    # Of a folder that is left out Ray may keep the name.
-    kept = {place for path in sent if path.is_file() for place in (path, *path.parents)}
-    return next((name for name in submission.files if folder / name not in kept), None)
-
-
-def _headers() -> dict[str, str] | None:
-    """What a proxy before the cluster wants, as Ray's command takes it."""
-    given = os.environ.get("RAY_JOB_HEADERS", "null")
-    try:
-        headers: dict[str, str] | None = json.loads(given)
-    except ValueError as error:
-        raise ConfigError(f'RAY_JOB_HEADERS is no JSON table like {{"name": "value"}}: {error}') from None
-    return headers
-
-
-def _knock(address: str, headers: dict[str, str] | None) -> None:
-    """Raises ConfigError when no Ray is there. Ray's own client would wait for minutes, or for ever."""
-    import requests
-
-    try:
-        reply = requests.get(f"{address}/api/version", headers=headers, timeout=CONNECT_SECONDS)
-    except requests.RequestException as error:
-        reason = "no answer within 10 s" if isinstance(error, requests.Timeout) else _innermost(error)
-        raise ConfigError(
-            f"nobody answers at {address}: {reason}. Is the cluster up, and its dashboard's port open to this machine? "
-            "A dashboard listens on the head alone unless Ray is told otherwise: come in through a tunnel (ssh -L "
-            "8265:127.0.0.1:8265 HEAD, kubectl port-forward, ray dashboard) and give its near end."
-        ) from None
-    if reply.status_code in (401, 403):
-        return  # With a token it may be another answer.
-    try:
-        found = "ray_version" in reply.json()
-    except ValueError:
-        found = False
-    if not found:
-        raise ConfigError(
-            f"something answers at {address} (status {reply.status_code}), but it is not Ray's dashboard. Ray says "
-            "its address when the head starts; the port is mostly 8265."
-        )
-
-
-def _refused(address: str, words: str) -> ConfigError:
-    source = token_source()
-    if source is None:
-        was = "none was found here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token)"
-    elif os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        was = f"none was sent: RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']!r} here"
-    else:
-        was = f"the one from {source} is not its own"
-    said = words.strip().splitlines()[0].partition(": ")[2] or "refused"
-    return ConfigError(
-        f"the Ray at {address} asks for its token, and {was} ({said}). `ray get-auth-token` on the head shows the "
-        "right one; put it into ~/.ray/auth_token here, and let RAY_AUTH_TOKEN unset."
-    )
-
-
-def _quiet(name: str) -> logging.Logger:
-    """Ray's client says every file that it reads and every step that it takes."""
-    logger = logging.getLogger(name)
-    for each in (name, *(other for other in logging.Logger.manager.loggerDict if other.startswith(f"{name}."))):
-        logging.getLogger(each).setLevel(logging.ERROR)
-    return logger
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return str(error)
-
-
 def _last_line(error: BaseException) -> str:
     """Ray sends the traceback of its server along."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
     return lines[-1].strip().removesuffix(".")

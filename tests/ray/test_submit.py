@@ -121,7 +121,7 @@ class Watching(threading.Thread):
         self.word, self.seen, self.looked, self.over = word.encode(), set[str](), 0, threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(0.05):
+        while not self.over.wait(0.1):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     words = path.read_bytes()
@@ -166,6 +166,8 @@ class Life:
     """What was seen of one run: begun, followed, left alone, meddled with, stopped, resumed, and asked for again."""
 
     begun: subprocess.CompletedProcess[str]
+    beside: subprocess.CompletedProcess[str]
+    """The same command, given at the same moment."""
     followed: str
     left: subprocess.CompletedProcess[str]
     after_leaving: str
@@ -186,8 +188,8 @@ def life(place: Place) -> Life:
     place.provider.fault = lambda number, body: "hang" if number > 1 else None
     with Watching(KEY) as watching:
         line = place.submit("--print").stdout
-        begun = place.submit("--no-wait")
-        assert begun.returncode == 0, begun.stderr
+        begun, beside = map(ended, [place.start("--no-wait"), place.start("--no-wait")])
+        assert begun.returncode == beside.returncode == 0, begun.stderr + beside.stderr
         keyless = place.start("name=keyless", "instructor.api_key_env=NOT_SET_THERE")
         until(lambda: len(place.provider.log) > 2)
 
@@ -207,13 +209,14 @@ def life(place: Place) -> Life:
     asked = len(place.provider.log)
     by_hand = ended(place.shell(line))
     return Life(
-        begun, followed, left, after_leaving, meddling, resumed, asked, by_hand, len(place.provider.log),
+        begun, beside, followed, left, after_leaving, meddling, resumed, asked, by_hand, len(place.provider.log),
         metrics, watching, ended(keyless),
     )  # fmt: skip
 
 
 def test_a_job_at_work_is_followed_and_not_submitted_again(life: Life, place: Place):
-    assert life.begun.stdout == "lai-own-1\n"
+    assert life.begun.stdout == life.beside.stdout == "lai-own-1\n"
+    assert ["the same by hand" in done.stderr for done in (life.begun, life.beside)].count(True) == 1
     assert "ray job stop --address" in life.begun.stderr
     assert "lai-own-1 is at work on this run already" in life.left.stderr
     assert "limits.max_calls=99" in life.left.stderr, "what it was not started with is said"
@@ -273,7 +276,7 @@ def test_a_planted_key_is_used_and_stands_nowhere(life: Life, place: Place):
     for path in ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/tasks?detail=true", "/api/v0/runtime_envs"):
         assert '"result": true' in (told := place.get(path)) or path == "/api/jobs/"
         assert KEY not in told, path
-    printed = [life.begun, life.left, life.meddling, life.resumed, life.by_hand, life.keyless]
+    printed = [life.begun, life.beside, life.left, life.meddling, life.resumed, life.by_hand, life.keyless]
     assert not [done for done in printed if KEY in done.stdout + done.stderr]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
-from lai_ray import submission
-from lai_ray.distributed import jobs
+from lai_ray import cli, start, submission
+from lai_ray.distributed import jobs, upload
 from lai_ray.errors import ConfigError
+from tests.local import LocalExecutor, job
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-planted-0123456789"
@@ -132,9 +135,33 @@ def test_data_that_is_left_out_of_the_upload_is_named(folder: Path):
     (folder / "data").mkdir()
     (folder / "data" / "mine.jsonl").write_text("{}")
     recorded = ["target.engine=recorded", "target.attempts.word_problems=data"]
-    assert jobs._left_at_home(mine(*recorded)) is None
+    upload.check(mine(*recorded), print)
     (folder / ".rayignore").write_text("/data/\n")
-    assert jobs._left_at_home(mine(*recorded)) == "data"
+    with pytest.raises(ConfigError, match="^data: it is in .*my work, but .rayignore"):
+        upload.check(mine(*recorded), print)
+
+
+def test_a_key_in_an_uploaded_file_is_refused_and_a_file_that_may_hold_one_is_named(folder: Path, monkeypatch):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    (folder / "notes.txt").write_text(f"my key is {KEY}")
+    with pytest.raises(ConfigError, match="notes.txt holds the value of PLANTED_KEY") as refused:
+        upload.check(mine(), print)
+    assert KEY not in str(refused.value)
+    (folder / ".rayignore").write_text("notes.txt\n")
+    (folder / "server.pem").touch()
+    (folder / "jobs" / "runtime_env.yaml").write_text("env_vars: {}")
+    said: list[str] = []
+    upload.check(mine(), said.append)
+    assert said == [f"note: {folder}/server.pem is uploaded with the rest; list it in .rayignore if it holds a key"]
+
+
+def test_no_file_of_a_whole_run_holds_a_planted_key_its_report_included(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    done = start.run_job(job(tmp_path, instructor__api_key_env="PLANTED_KEY"), executor=LocalExecutor())
+    cli._report(done.run, Console(file=io.StringIO()))
+    written = [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    assert {"report.md", "run.json", "provenance.json", "driver.jsonl"} <= {path.name for path in written}
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
 def test_a_reused_run_must_be_named_as_every_node_sees_it(folder: Path):
