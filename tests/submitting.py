@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -107,7 +108,8 @@ def submit(address: str, environment: dict[str, str], *arguments: str) -> subpro
     ]  # fmt: skip
     for _ in range(30):
         done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
-        if "No available agent" not in done.stderr:  # the dashboard answers some seconds before it can start a job
+        # The dashboard answers some seconds before it can start a job.
+        if not re.search("No available agent|RPC error", done.stderr):
             break
         time.sleep(2)
     return done

@@ -23,6 +23,8 @@ Say = Callable[[str], None]
 
 AGENT_SECONDS = 60.0
 """The dashboard of a young cluster answers before it can start a job."""
+NOT_YET = "already exists|No available agent|RPC error"
+"""What Ray says of a used id, and when it is young or busy."""
 SILENCE = 30.0
 """Seconds without a line after which a log's connection is taken for dead; whether the job lives is asked elsewhere."""
 RETRY = 2.0
@@ -87,7 +89,7 @@ class Server:
                 metadata=submission.metadata,
             )
         except (RuntimeError, ValueError) as error:
-            if re.search("already exists|No available agent", str(error)):
+            if re.search(NOT_YET, str(error)):
                 raise _Again(str(error)) from error
             raise ConfigError(
                 f"the Ray at {self.address} did not take the job: {_last_line(error)}\nWhat is sent is "

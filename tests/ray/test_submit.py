@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from lai_ray import submission
 from lai_ray.distributed import jobs
-from lai_ray.errors import StageError
+from lai_ray.errors import ConfigError, StageError
 from tests import provider, submitting
 from tests.unit.test_recorded import answers
 
@@ -302,8 +303,10 @@ class Broken:
 
     LOG = "one\ntwo\nthree\n"
 
-    def __init__(self) -> None:
+    def __init__(self, *refusals: str) -> None:
         self.tails = self.refused = 0
+        self.refusals = list(refusals)
+        self.taken: list[dict[str, Any]] = []
 
     async def version(self, request: Any) -> Any:
         return web.json_response({"version": "4", "ray_version": "2.60.0"})
@@ -333,11 +336,22 @@ class Broken:
     async def jobs(self, request: Any) -> Any:
         return web.json_response([])
 
+    async def package(self, request: Any) -> Any:
+        return web.Response()
+
+    async def submit(self, request: Any) -> Any:
+        if self.refusals:
+            return web.Response(status=500, text=f"Traceback (most recent call last):\n  …\n{self.refusals.pop(0)}\n")
+        self.taken.append(await request.json())
+        return web.json_response({"job_id": "x", "submission_id": "x"})
+
     @contextmanager
     def serve(self) -> Iterator[str]:
         app, loop = web.Application(), asyncio.new_event_loop()
         app.router.add_get("/api/version", self.version)
         app.router.add_get("/api/jobs/", self.jobs)
+        app.router.add_post("/api/jobs/", self.submit)
+        app.router.add_route("*", "/api/packages/{protocol}/{name}", self.package)
         app.router.add_get("/api/jobs/{id}", self.job)
         app.router.add_get("/api/jobs/{id}/logs", self.logs)
         app.router.add_get("/api/jobs/{id}/logs/tail", self.tail)
@@ -378,3 +392,29 @@ def test_a_cluster_that_stays_away_is_given_up(monkeypatch):
         server = jobs.Server(address)
     with pytest.raises(StageError, match="The job may go on without us"):
         server.follow("lai-x-1", print, print)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> submission.Submission:
+    (tmp_path / "job.toml").write_text(JOB.format(storage="/mnt/runs", base_url="http://h/v1"))
+    answers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return submission.of(Path("job.toml"))
+
+
+def test_a_cluster_that_is_not_ready_is_asked_again(mine: submission.Submission):
+    broken = Broken("No available agent to submit job, please try again later.", "RPC error: CANCELLED")
+    with broken.serve() as address:
+        assert jobs.Server(address).begin(mine, print) == ("lai-own-1", False)
+    [taken] = broken.taken
+    assert taken["entrypoint"] == "python -m lai_ray run job.toml"
+    assert taken["metadata"] == {"lai_run": "/mnt/runs/own"}
+    assert taken["runtime_env"]["working_dir"].startswith("gcs://")
+    assert not {"entrypoint_num_gpus", "entrypoint_num_cpus"} & set(taken), "the loop takes no GPU"
+
+
+def test_a_job_that_the_cluster_does_not_take_is_said_in_its_own_last_words(mine: submission.Submission):
+    with Broken("ValueError: pip cannot be used here").serve() as address:
+        server = jobs.Server(address)
+        with pytest.raises(ConfigError, match="did not take the job: ValueError: pip cannot be used here\n"):
+            server.begin(mine, print)
