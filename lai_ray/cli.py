@@ -32,6 +32,20 @@ Reuse = Annotated[
     list[str] | None,
     typer.Option(help="Another run's folder: its answers and checkpoints are used where they apply. May be repeated."),
 ]
+Until = Annotated[
+    str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
+]
+
+
+def _check_stage(until: str | None) -> None:
+    if until is None:
+        return
+    from lai_ray.rundir import STAGES
+
+    if until.rpartition("/")[2] not in STAGES:
+        raise ConfigError(
+            f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
+        )
 
 
 @app.command()
@@ -60,24 +74,62 @@ def try_(job: Job, overrides: Overrides = None) -> None:
 def run(
     job: Job,
     overrides: Overrides = None,
-    until: Annotated[
-        str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
-    ] = None,
+    until: Until = None,
     reuse: Reuse = None,
 ) -> None:
     """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
     from lai_ray import jobfile, start
-    from lai_ray.rundir import STAGES
 
-    if until is not None and until.rpartition("/")[2] not in STAGES:
-        raise ConfigError(
-            f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
-        )
+    _check_stage(until)
     outcome = start.run_job(jobfile.read(job, overrides), until=until, reuse=reuse or [])
     if outcome.stopped_at is not None:
         _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
         return
     _report(outcome.run, _console())
+
+
+@app.command()
+def submit(
+    job: Job,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray's dashboard, http://HOST:8265; else what RAY_API_SERVER_ADDRESS says, or this machine's."
+        ),
+    ] = None,
+    line: Annotated[
+        bool, typer.Option("--print", help="Print the same as one `ray job submit …`, and do nothing.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow its log.")] = False,
+    until: Until = None,
+    reuse: Reuse = None,
+) -> None:
+    """Run a job on a Ray cluster. The same command comes back to it while it is at work, and resumes it afterwards."""
+    from lai_ray import submission
+
+    _check_stage(until)
+    where = submission.address_of(address)
+    made = submission.of(job, overrides or [], until=until, reuse=reuse or [])
+    if line:
+        print(made.line(where))
+        return
+    from lai_ray.distributed import jobs
+
+    ended = jobs.run(made, where, wait=not no_wait, write=_write, say=_say)
+    if isinstance(ended, str):
+        print(ended)
+    elif ended.code:
+        raise typer.Exit(ended.code)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @app.command()

@@ -137,6 +137,11 @@ class Config(Section):
         return self
 
     @property
+    def place(self) -> str:
+        """The run's folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
     def dev_wanted(self) -> bool:
         """Dev splits are for choosing between candidates; without a search nothing is chosen."""
         return self.search is not None

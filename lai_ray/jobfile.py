@@ -6,6 +6,7 @@ A key that does not exist is an error with a suggestion, before anything starts.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: extends is {parent!r}; give one file name")
     return _merged(read_table(path.parent / parent, (*seen, path.resolve())), table)
+
+
+def chain(path: str | Path) -> list[Path]:
+    """A job file that can be read, then those that it extends, nearest first."""
+    files = [Path(path)]
+    while parent := tomllib.loads(files[-1].read_text(encoding="utf-8")).get("extends"):
+        files.append(files[-1].parent / parent)
+    return files
+
+
+def prompts_folder(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Where the job's own prompts are read from; "" where it has none."""
+    table = read_table(Path(path))
+    for override in overrides:
+        _override(table, override)
+    return str(table["instructor"].get("prompts", ""))
 
 
 def parse(table: dict[str, Any], *, where: str = "job") -> Config:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +23,10 @@ from rich.progress import Progress as Bars
 
 EVERY = 15.0
 """Seconds between two plain lines."""
+RATES = ("_per_minute", "_per_second")
+"""Endings of figures that are nothing once their stage is over."""
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -47,13 +54,14 @@ class Tracker:
     def at(self, done: int, total: int | None, note: str = "") -> None:
         """So many are done, of so many."""
         self.done, self.total, self.note = done, total, note or self.note
+        self.show.figures |= {"done": done} if total is None else {"done": done, "total": total}
         if self._first is None:
             self._first = time.monotonic(), done  # The rate is that of the work itself, not of what started it.
         if self.show.bars and self._task is not None:
             self.show.bars.update(self._task, completed=done, total=total, note=self.note)
-        elif time.monotonic() - self._said > EVERY:
+        if time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
-            self.show.say(self.line())
+            (self.show.note if self.show.bars else self.show.say)(self.line(), facts=self.show.figures)
 
     def line(self) -> str:
         """done/total, rate, time left."""
@@ -71,15 +79,34 @@ class Progress:
         self.console = console or Console(highlight=False, quiet=quiet)
         self.quiet = quiet
         self.bars: Bars | None = None
+        self.folder = ""
+        """Of the stage that the run is at."""
+        self.figures: dict[str, float] = {}
+        """What that stage counts, by name: for the journal, and for Ray's metrics."""
 
-    def say(self, text: str, style: str | None = None) -> None:
-        """One line for the user."""
+    def entered(self, folder: str) -> None:
+        """The run is at this stage now."""
+        self.folder, self.figures = folder, {}
+
+    def where(self) -> dict[str, Any]:
+        """The iteration and stage that the run is at; nothing before the first."""
+        found = re.fullmatch(r"iteration_(\d+)/(.+)", self.folder)
+        return {"iteration": int(found[1]), "stage": found[2]} if found else {}
+
+    def note(self, text: str, *, facts: Mapping[str, Any] | None = None) -> None:
+        """One line for the journal."""
+        log.info("%s", text, extra={"facts": facts or {}})
+
+    def say(self, text: str, style: str | None = None, *, facts: Mapping[str, Any] | None = None) -> None:
+        """One line for the user, and for the journal with these facts."""
+        self.note(text, facts=facts)
         if not self.quiet:
             self.console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def finished(self, folder: str, seconds: float) -> None:
-        """A stage is complete."""
-        self.say(f"{folder:<24} {seconds:7.1f} s")
+    def finished(self, folder: str, seconds: float, facts: Mapping[str, Any]) -> None:
+        """A stage is complete, with these facts."""
+        self.figures |= {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        self.say(f"{folder:<24} {seconds:7.1f} s", facts={**facts, "seconds": seconds})
 
     @contextmanager
     def track(self, what: str, total: int | None) -> Iterator[Tracker]:

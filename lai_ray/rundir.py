@@ -62,6 +62,7 @@ class Stage:
 
     def done(self, key: str) -> bool:
         """Whether this stage was completed with exactly this key."""
+        self.progress.entered(self.folder)
         marker = self.store.get_json("done.json")
         self._started = time.monotonic()
         there = bool(marker and marker["key"] == key)
@@ -78,7 +79,7 @@ class Stage:
         """Write the marker, last of all."""
         seconds = round(time.monotonic() - self._started, 2)
         self.store.put_json("done.json", {"key": key, "version": __version__, "facts": {**facts, "seconds": seconds}})
-        self.progress.finished(self.folder, seconds)
+        self.progress.finished(self.folder, seconds, facts)
 
     def reached(self) -> None:
         """Ends the run here when --until asked for it."""

@@ -17,6 +17,7 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.instructor import prompts, templates
+from lai_ray.journal import journal
 from lai_ray.loop import loop
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
@@ -24,11 +25,12 @@ from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
 from lai_ray.store import key_of
+from lai_ray.submission import shared_storage
 
 
 def place(config: Config) -> str:
     """The run's folder."""
-    return f"{config.storage.rstrip('/')}/{config.name}"
+    return config.place
 
 
 def check_names(config: Config, until: str | None = None) -> None:
@@ -36,12 +38,8 @@ def check_names(config: Config, until: str | None = None) -> None:
 
     A start that stops before the instructor is asked needs no key.
     """
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if submitted and "://" not in config.storage and not os.path.isabs(config.storage):
-        raise ConfigError(
-            f"storage = {config.storage!r} is a relative path: in a submitted job that is the copy of the code, which "
-            "goes with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
-        )
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        shared_storage(config.storage)
     for i in {0, config.iterations}:
         select(config, i)
     for i in range(config.iterations):
@@ -123,8 +121,9 @@ def run_job(
                 Console(file=screen, highlight=False) if screen else console,
                 quiet=executor is not None and console is None,
             )
-            run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
-            return _looped(run, config, target, executor)
+            with journal(run.logs, run.name, run.progress):
+                run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                return _looped(run, config, target, executor)
     finally:
         driver.close()
 
@@ -149,7 +148,7 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     if executor is None:
         from lai_ray.distributed.session import RayExecutor
 
-        executor = RayExecutor(config, run.logs)
+        executor = RayExecutor(config, run.logs, run.progress)
     try:
         return Outcome(run, loop(run, config, target, executor), None)
     except Stopped as stopped:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 REPO = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, above: int = 6400) -> list[int]:
     """Ports below those that Ray's workers take."""
     found = []
-    for port in range(6400, 9900, 17):
+    for port in range(above, 9900, 17):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 found.append(port)
@@ -29,9 +31,17 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def folder_of_head() -> Path:
+    """Where this process's head keeps what it logs and unpacks."""
+    return Path("/tmp") / f"lai-head-{os.getpid()}"  # a socket's path may have 107 characters at most
+
+
 @contextmanager
-def head(logs: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The dashboard's address of a head with two logical CPUs and token authentication, and the environment for it."""
+def head(logs: Path, *options: str, **variables: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The dashboard's address of a head with two logical CPUs and token authentication, and the environment for it.
+
+    options: more of `ray start`'s.  variables: of its environment alone, as a user sets them there.
+    """
     port, dashboard, client, agent = free_ports(4)
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -40,25 +50,43 @@ def head(logs: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     environment.pop("RAY_ADDRESS", None)
-    folder = Path("/tmp") / f"lai-head-{os.getpid()}"  # a socket's path may have 107 characters at most
+    folder = folder_of_head()
     command = [
         BIN / "ray", "start", "--head", "--block", "--num-cpus", "2", f"--port={port}", f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats",
         f"--dashboard-agent-listen-port={agent}",  # jobs start through it, and another Ray here may hold the usual one
+        *options,
     ]  # fmt: skip
     log = (logs / "ray.log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment | variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
         wait_for(dashboard, process)
         yield f"http://127.0.0.1:{dashboard}", environment
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+        end(process)
+        log.close()
         subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a head and all that it started, of which some lead groups of their own."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+    _, left = psutil.wait_procs(started, timeout=0.5)
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(left, timeout=5)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -80,7 +108,8 @@ def submit(address: str, environment: dict[str, str], *arguments: str) -> subpro
     ]  # fmt: skip
     for _ in range(30):
         done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
-        if "No available agent" not in done.stderr:  # the dashboard answers some seconds before it can start a job
+        # The dashboard answers some seconds before it can start a job.
+        if not re.search("No available agent|RPC error", done.stderr):
             break
         time.sleep(2)
     return done

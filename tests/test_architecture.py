@@ -17,14 +17,14 @@ RANKS = [
     ["settings"],
     ["config", "stats"],
     ["contracts", "doing", "progress", "chat", "jobfile"],
-    ["store", "models"],
+    ["store", "models", "journal"],
     ["rundir"],
     ["instructor", "similarity", "engines", "training"],
     ["benchmarks"],
     ["strategies"],
     ["stages"],
     ["loop", "report"],
-    ["plan", "doctor", "distributed", "world", "grade", "contamination"],
+    ["plan", "doctor", "distributed", "world", "grade", "contamination", "submission"],
     ["start"],
     ["paid", "sweep"],
     ["cli"],
@@ -99,7 +99,10 @@ def test_training_and_chat_run_where_neither_ray_nor_pydantic_is_installed():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "jobs/quickstart.toml"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["check", "jobs/quickstart.toml"], ["submit", "jobs/quickstart.toml", "storage=/runs", "--print"]],
+)
 def test_the_command_line_loads_no_heavy_library(arguments):
     code = (
         "import sys\n"

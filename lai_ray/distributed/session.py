@@ -18,6 +18,7 @@ from lai_ray import doing, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.distributed.connect import start
+from lai_ray.progress import Progress
 from lai_ray.records import Answer, Request
 from lai_ray.settings import InstructorSettings, LimitSettings
 
@@ -30,9 +31,12 @@ MAP_CPUS = 0.9
 class RayExecutor:
     """Every verb on Ray. Ray starts at the first one."""
 
-    def __init__(self, config: Config, logs: str | None) -> None:
-        """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray."""
-        self._config, self._logs = config, logs
+    def __init__(self, config: Config, logs: str | None, progress: Progress | None = None) -> None:
+        """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray.
+
+        progress: where stages count, for Ray's metrics; None shows none.
+        """
+        self._config, self._logs, self._progress = config, logs, progress
         self._running = contextlib.ExitStack()
         self._started = False
         self._served: dict[str, str] = {}
@@ -135,6 +139,10 @@ class RayExecutor:
             import ray
 
             self._running.callback(ray.shutdown)
+        if self._progress is not None:
+            from lai_ray.distributed.metrics import Exporter
+
+            self._running.callback(Exporter(self._config.name, self._progress).close)
         self._started = True
 
     def _address_of(self, base_url: str | None) -> str | None:

@@ -6,6 +6,7 @@ done again whenever a grader's code changes.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from lai_ray.benchmarks import _sandbox
 from lai_ray.config import Config
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
 from lai_ray.errors import ConfigError, DataError, StageError
+from lai_ray.instructor.meter import Meter
+from lai_ray.instructor.quota import MINUTE
 from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Stage
@@ -174,12 +177,17 @@ def _generate(
     failed: dict[str, Completion] = {}
     if not total:
         return failed, {}
+    meter: Meter | None = None
     with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
         for answer in executor.generate(_missing(parts, answers, target, config), target):
             if answer.completion.error is None:
                 answers.record(answer)
             else:
                 failed[answer.key] = answer.completion
+            now = time.monotonic()
+            meter = meter or Meter(now)  # From the first answer: engines take their time to start.
+            meter.add(now, answer.completion.completion_tokens)
+            stage.progress.figures["tokens_per_second"] = meter.per_minute(now)[1] / MINUTE
             tracker.advance()
         spent = tracker.times()
     stop_past_limit(len(failed), total, config.limits.max_failed_fraction, next(iter(failed.values()), None))

@@ -223,12 +223,14 @@ def _rounds(
     asked = math.ceil(wanted / numbers["samples_per_request"])
     before = kept_before(stage, dialogues.settings.iteration, dataset, dialogues.config)
     accepted, had, new = 0, 0, asked
+    others = stage.progress.figures.get("samples_accepted", 0)  # Of the datasets before this one.
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
         what = f"{stage.folder}: {dataset}, round {round_number}"
         _ask(stage, dialogues, pairs, what, executor, purse, _running(dialogues, wanted, before))
         gate = gate_for(dataset, wanted, before.copy(), dialogues.config)
         had, accepted = accepted, sum(_accepted(dialogues, case, draw, gate) for case, draw in pairs)
+        stage.progress.figures["samples_accepted"] = others + accepted
         stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
         if accepted >= wanted:
             break
@@ -270,6 +272,8 @@ def _ask(
     if dialogues.instructor is not None:
         settings = settings.model_copy(update={"model": dialogues.instructor.path})
     watch = Watch(None if dialogues.instructor else config.limits, purse.budget)
+    figures = stage.progress.figures
+    before = figures.get("samples_accepted", 0)
     while pending := {r.id: (case, draw) for case, draw, r in _pending(dialogues, pairs)}:
         requests = (request for _, _, request in _pending(dialogues, pairs))
         with stage.progress.track(what, len(pending)) as tracker, closing(purse.draw(requests)) as drawn:
@@ -278,6 +282,7 @@ def _ask(
                     dialogues.failed[answer.key] = answer.completion
                 watch.saw(answer)
                 watch.accepted += heard(*pending[answer.id])
+                figures |= {**watch.figures(), "samples_accepted": before + watch.accepted}
                 tracker.advance(note=watch.note(len(pending) - tracker.done - 1))
             for name, seconds in tracker.times().items():
                 dialogues.spent[name] = round(dialogues.spent.get(name, 0.0) + seconds, 2)

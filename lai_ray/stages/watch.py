@@ -44,6 +44,18 @@ class Watch:
             parts.append(f"{price.usd(spent):.4f} US$, about {price.usd(spent) + left * each:.4f} after this round")
         return "; ".join(parts)
 
+    def figures(self) -> dict[str, float]:
+        """The same for machines: rates beside their limits, and what the whole run has spent."""
+        requests, tokens = self.meter.per_minute(time.monotonic())
+        spent, price = self.budget.spent, self.budget.caps.price
+        found: dict[str, float] = {"requests_per_minute": requests, "tokens_per_minute": tokens}
+        found |= {"spent_calls": spent.calls, "spent_tokens": spent.tokens}
+        found |= {"spent_usd": price.usd(spent)} if price else {}
+        if self.limits:
+            found["requests_per_minute_limit"] = self.limits.requests_per_minute
+            found["tokens_per_minute_limit"] = self.limits.tokens_per_minute
+        return found
+
 
 def short(number: float) -> str:
     """1,234,567 as "1.2M", 12,345 as "12k"."""

@@ -1,0 +1,420 @@
+"""`lai submit` on a real cluster with token authentication: by itself, by the printed line, again, while at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from lai_ray import submission
+from lai_ray.distributed import jobs
+from lai_ray.errors import ConfigError, StageError
+from tests import provider, submitting
+from tests.unit.test_recorded import answers
+
+KEY = "sk-planted-7f3a9c51d2"
+JOB = """
+name = "own"
+iterations = 1
+storage = "{storage}"
+[target]
+engine = "recorded"
+model = "lai_ray.world:STUDENT"
+attempts = {{ word_problems = "answers" }}
+[evaluate]
+learn_from = ["word_problems"]
+[schedule]
+strategy = "le"
+[contrast]
+encoder = "target"
+[instructor]
+model = "m"
+base_url = "{base_url}"
+api_key_env = "LAI_PLANTED_KEY"
+[curate]
+samples_per_dataset = 10
+[cluster]
+gpus_per_replica = 0
+gpus_per_worker = 0
+instructor_workers = 1
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a job and data of its own, a cluster whose nodes have the package and the key, and a provider."""
+
+    folder: Path
+    storage: Path
+    address: str
+    environment: dict[str, str]
+    provider: provider.Provider
+    metrics_port: int
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`lai submit` of the job, from its folder."""
+        command = [sys.executable, "-m", "lai_ray", "submit", "job.toml", "--address", self.address, *arguments]
+        return subprocess.Popen(
+            [*command, "--until", "instruct"], cwd=self.folder, env=self.environment | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        return ended(self.start(*arguments, **environment))
+
+    def shell(self, line: str) -> subprocess.Popen[str]:
+        """A line as a person pastes it, anywhere."""
+        return subprocess.Popen(
+            line, shell=True, cwd="/", env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def get(self, path: str) -> str:
+        """What the dashboard tells whoever has the token."""
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.address}{path}", headers=token), timeout=30
+        ) as reply:
+            return str(reply.read().decode())
+
+    def metrics(self) -> str:
+        """The run's lines on the node's own endpoint for Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as reply:
+            return "\n".join(line for line in reply.read().decode().splitlines() if line.startswith("ray_lai_"))
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Every submitted job, by id."""
+        return {job["submission_id"]: job for job in json.loads(self.get("/api/jobs/")) if job["submission_id"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("own")
+    storage = tmp_path_factory.mktemp("shared") / "runs"
+    answers(folder)
+    [port] = submitting.free_ports(1, above=9000)
+    options = [f"--metrics-export-port={port}", '--system-config={"metrics_report_interval_ms": 500}']
+    with provider.serve() as server, \
+            submitting.head(storage.parent, *options, LAI_PLANTED_KEY=KEY) as (address, environment):  # fmt: skip
+        (folder / "job.toml").write_text(JOB.format(storage=storage, base_url=server.base_url))
+        yield Place(folder, storage, address, environment, server, port)
+
+
+class Watching(threading.Thread):
+    """Looks for a word in every command line of this machine, again and again."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(daemon=True)
+        self.word, self.seen, self.looked, self.over = word.encode(), set[str](), 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes()
+                except OSError:
+                    continue
+                self.looked += 1
+                if self.word in words:
+                    self.seen.add(words.replace(b"\0", b" ").decode(errors="replace"))
+
+    def __enter__(self) -> Watching:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+
+def holding(folder: Path, word: str) -> list[Path]:
+    """Files below a folder that hold a word; sockets and links are passed over."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    return [path for path in files if word.encode() in path.read_bytes()]
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What a command has printed when it is over."""
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(what: Any, seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Life:
+    """What was seen of one run: begun, followed, left alone, meddled with, stopped, resumed, and asked for again."""
+
+    begun: subprocess.CompletedProcess[str]
+    beside: subprocess.CompletedProcess[str]
+    """The same command, given at the same moment."""
+    followed: str
+    left: subprocess.CompletedProcess[str]
+    after_leaving: str
+    meddling: subprocess.CompletedProcess[str]
+    resumed: subprocess.CompletedProcess[str]
+    asked: int
+    by_hand: subprocess.CompletedProcess[str]
+    asked_again: int
+    metrics: str
+    """The first that the node showed of the run, while it was at work."""
+    watching: Watching
+    keyless: subprocess.CompletedProcess[str]
+    """Of another run, whose key is not on the cluster."""
+
+
+@pytest.fixture(scope="module")
+def life(place: Place) -> Life:
+    place.provider.fault = lambda number, body: "hang" if number > 1 else None
+    with Watching(KEY) as watching:
+        line = place.submit("--print").stdout
+        begun, beside = map(ended, [place.start("--no-wait"), place.start("--no-wait")])
+        assert begun.returncode == beside.returncode == 0, begun.stderr + beside.stderr
+        keyless = place.start("name=keyless", "instructor.api_key_env=NOT_SET_THERE")
+        until(lambda: len(place.provider.log) > 2)
+
+        meddler = place.shell(line)
+        following = place.start("limits.max_calls=99")
+        assert following.stdout is not None
+        followed = until(lambda: "iteration_0/diagnose" in (line := following.stdout.readline()) and line)
+        following.send_signal(signal.SIGINT)
+        left = ended(following)
+        after_leaving = place.jobs()["lai-own-1"]["status"]
+
+        meddling = ended(meddler)
+        metrics = until(place.metrics)
+        ended(place.shell(f"ray job stop --address {place.address} lai-own-1"))
+        place.provider.fault = lambda number, body: None
+        resumed = place.submit()
+    asked = len(place.provider.log)
+    by_hand = ended(place.shell(line))
+    return Life(
+        begun, beside, followed, left, after_leaving, meddling, resumed, asked, by_hand, len(place.provider.log),
+        metrics, watching, ended(keyless),
+    )  # fmt: skip
+
+
+def test_a_job_at_work_is_followed_and_not_submitted_again(life: Life, place: Place):
+    assert life.begun.stdout == life.beside.stdout == "lai-own-1\n"
+    assert ["the same by hand" in done.stderr for done in (life.begun, life.beside)].count(True) == 1
+    assert "ray job stop --address" in life.begun.stderr
+    assert "lai-own-1 is at work on this run already" in life.left.stderr
+    assert "limits.max_calls=99" in life.left.stderr, "what it was not started with is said"
+    assert "iteration_0/diagnose" in life.followed
+
+
+def test_ctrl_c_leaves_it_at_work(life: Life):
+    assert life.left.returncode == 130
+    assert "no longer following lai-own-1, which goes on" in life.left.stderr
+    assert life.after_leaving == "RUNNING"
+
+
+def test_a_second_driver_on_one_run_folder_is_refused(life: Life):
+    assert life.meddling.returncode == 1
+    assert "is being written by process" in life.meddling.stdout
+
+
+def test_after_a_stop_the_same_command_goes_on_under_the_next_id(life: Life, place: Place):
+    assert life.resumed.returncode == 0, life.resumed.stdout + life.resumed.stderr
+    assert "--submission-id lai-own-2 " in life.resumed.stderr
+    assert "stopped after iteration_0/instruct" in life.resumed.stdout
+    assert {place.jobs()[f"lai-own-{n}"]["status"] for n in (1, 2)} == {"STOPPED", "SUCCEEDED"}
+
+
+def test_the_printed_line_in_a_shell_does_what_lai_submit_does(life: Life, place: Place):
+    found = place.jobs()
+    by_hand = re.findall(r"'(raysubmit_\w+)' submitted", life.by_hand.stdout)
+    ours, theirs = found["lai-own-2"], found[by_hand[-1]]
+    for name in ("entrypoint", "runtime_env", "status", "driver_exit_code", "driver_node_id"):
+        assert ours[name] == theirs[name], name
+    assert ours["metadata"]["lai_run"] == theirs["metadata"]["lai_run"] == f"{place.storage}/own"
+    assert life.resumed.returncode == life.by_hand.returncode == 0
+    assert "stopped after iteration_0/instruct" in life.by_hand.stdout
+    assert life.asked == life.asked_again, "what was answered is not asked again"
+
+
+def test_ray_shows_the_figures_of_a_run_at_work(life: Life):
+    shown = {
+        match[1]: (match[2], float(match[3])) for match in re.finditer(r"ray_lai_(\w+)\{([^}]*)\} (\S+)", life.metrics)
+    }
+    assert shown["requests_per_minute_limit"][1] == 500
+    assert shown["tokens_per_minute_limit"][1] == 300_000
+    assert shown["spent_calls"][1] >= 2
+    assert shown["requests_per_minute"][1] > 0
+    assert shown["samples_accepted"][1] == 0, "what this provider says is no sample"
+    for tag in ('run="own"', 'iteration="0"', 'stage="instruct"'):
+        assert tag in shown["done"][0].lower()
+
+
+def test_a_planted_key_is_used_and_stands_nowhere(life: Life, place: Place):
+    used = {seen.key for seen in place.provider.log}
+    assert used == {KEY}
+    assert life.watching.looked > 1000
+    assert not life.watching.seen, "in the list of processes"
+    assert not holding(place.storage, KEY), "in the run's folder"
+    assert not holding(submitting.folder_of_head(), KEY), "in what Ray keeps: logs, uploads"
+    for path in ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/tasks?detail=true", "/api/v0/runtime_envs"):
+        assert '"result": true' in (told := place.get(path)) or path == "/api/jobs/"
+        assert KEY not in told, path
+    printed = [life.begun, life.beside, life.left, life.meddling, life.resumed, life.by_hand, life.keyless]
+    assert not [done for done in printed if KEY in done.stdout + done.stderr]
+
+
+def test_a_key_variable_that_is_not_set_on_the_cluster_is_said_and_the_exit_code_is_that_of_the_job(life: Life):
+    assert life.keyless.returncode == 2
+    assert "NOT_SET_THERE" in life.keyless.stdout
+    assert "lai-keyless-1 failed (exit code 2)" in life.keyless.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [("f" * 64, "the one from the variable RAY_AUTH_TOKEN is not its own"), ("", "none was found here")],
+)
+def test_a_wrong_token_and_none_are_said(place: Place, tmp_path: Path, token: str, said: str):
+    done = place.submit(RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert f"the Ray at {place.address} asks for its token, and {said}" in done.stderr
+    assert "ray get-auth-token" in done.stderr
+
+
+class Broken:
+    """A job server whose connections break: the first log ends in mid-word, then the server is away for a while."""
+
+    LOG = "one\ntwo\nthree\n"
+
+    def __init__(self, *refusals: str) -> None:
+        self.tails = self.refused = 0
+        self.refusals = list(refusals)
+        self.taken: list[dict[str, Any]] = []
+
+    async def version(self, request: Any) -> Any:
+        return web.json_response({"version": "4", "ray_version": "2.60.0"})
+
+    async def job(self, request: Any) -> Any:
+        if request.match_info["id"] != "lai-x-1":
+            return web.Response(status=404, text="Job does not exist")
+        if self.tails == 1 and self.refused < 2:
+            self.refused += 1
+            return web.Response(status=503, text="away")
+        status = "RUNNING" if self.tails < 2 else "SUCCEEDED"
+        return web.json_response({"type": "SUBMISSION", "status": status, "entrypoint": "x"})
+
+    async def logs(self, request: Any) -> Any:
+        return web.json_response({"logs": self.LOG}) if self.tails == 2 else web.Response(status=503)
+
+    async def tail(self, request: Any) -> Any:
+        self.tails += 1
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str("one\n")
+        await socket.send_str("tw" if self.tails == 1 else "two\n")
+        if self.tails == 1:
+            request.transport.abort()
+        return socket
+
+    async def jobs(self, request: Any) -> Any:
+        return web.json_response([])
+
+    async def package(self, request: Any) -> Any:
+        return web.Response()
+
+    async def submit(self, request: Any) -> Any:
+        if self.refusals:
+            return web.Response(status=500, text=f"Traceback (most recent call last):\n  …\n{self.refusals.pop(0)}\n")
+        self.taken.append(await request.json())
+        return web.json_response({"job_id": "x", "submission_id": "x"})
+
+    @contextmanager
+    def serve(self) -> Iterator[str]:
+        app, loop = web.Application(), asyncio.new_event_loop()
+        app.router.add_get("/api/version", self.version)
+        app.router.add_get("/api/jobs/", self.jobs)
+        app.router.add_post("/api/jobs/", self.submit)
+        app.router.add_route("*", "/api/packages/{protocol}/{name}", self.package)
+        app.router.add_get("/api/jobs/{id}", self.job)
+        app.router.add_get("/api/jobs/{id}/logs", self.logs)
+        app.router.add_get("/api/jobs/{id}/logs/tail", self.tail)
+        runner = web.AppRunner(app)
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        wait = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(10)  # noqa: E731
+        wait(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        wait(site.start())
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        wait(runner.cleanup())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+def test_a_connection_that_breaks_is_made_again_and_no_line_is_lost_or_repeated(monkeypatch):
+    monkeypatch.setattr(jobs, "RETRY", 0.1)
+    written: list[str] = []
+    said: list[str] = []
+    with Broken().serve() as address:
+        ended = jobs.Server(address).follow("lai-x-1", written.append, said.append)
+    assert "".join(written) == Broken.LOG
+    assert (ended.status, ended.code) == ("SUCCEEDED", 0)
+    assert [words.partition(address)[2] for words in said] == [
+        " does not answer; trying for 5 minutes", " answers again"
+    ]  # fmt: skip
+
+
+def test_a_job_that_the_cluster_knows_no_more_is_said():
+    with Broken().serve() as address, pytest.raises(StageError, match="does not know lai-gone-1 any more"):
+        jobs.Server(address).follow("lai-gone-1", print, print)
+
+
+def test_a_cluster_that_stays_away_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.0)
+    with Broken().serve() as address:
+        server = jobs.Server(address)
+    with pytest.raises(StageError, match="The job may go on without us"):
+        server.follow("lai-x-1", print, print)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> submission.Submission:
+    (tmp_path / "job.toml").write_text(JOB.format(storage="/mnt/runs", base_url="http://h/v1"))
+    answers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return submission.of(Path("job.toml"))
+
+
+def test_a_cluster_that_is_not_ready_is_asked_again(mine: submission.Submission):
+    broken = Broken("No available agent to submit job, please try again later.", "RPC error: CANCELLED")
+    with broken.serve() as address:
+        assert jobs.Server(address).begin(mine, print) == ("lai-own-1", False)
+    [taken] = broken.taken
+    assert taken["entrypoint"] == "python -m lai_ray run job.toml"
+    assert taken["metadata"] == {"lai_run": "/mnt/runs/own"}
+    assert taken["runtime_env"]["working_dir"].startswith("gcs://")
+    assert not {"entrypoint_num_gpus", "entrypoint_num_cpus"} & set(taken), "the loop takes no GPU"
+
+
+def test_a_job_that_the_cluster_does_not_take_is_said_in_its_own_last_words(mine: submission.Submission):
+    with Broken("ValueError: pip cannot be used here").serve() as address:
+        server = jobs.Server(address)
+        with pytest.raises(ConfigError, match="did not take the job: ValueError: pip cannot be used here\n"):
+            server.begin(mine, print)

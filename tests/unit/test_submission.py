@@ -1,0 +1,230 @@
+"""A job as one `ray job submit`: the line says what is done, and what can only go wrong there is refused here."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from lai_ray import cli, start, submission
+from lai_ray.distributed import jobs, upload
+from lai_ray.errors import ConfigError
+from tests.local import LocalExecutor, job
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-planted-0123456789"
+JOB = """
+name = "mine"
+storage = "/mnt/shared/runs"
+target.model = "some/model"
+evaluate.learn_from = ["word_problems"]
+instructor = { model = "some-model", api_key_env = "PLANTED_KEY" }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a job in it; no cluster, key or token is known."""
+    here = tmp_path / "my work"
+    (here / "jobs").mkdir(parents=True)
+    (here / "jobs" / "mine.toml").write_text(JOB)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PLANTED_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return here
+
+
+def mine(*overrides: str, **options) -> submission.Submission:
+    return submission.of(Path("jobs/mine.toml"), overrides, **options)
+
+
+def test_a_shell_gives_ray_the_very_words_that_lai_submit_does(folder: Path):
+    awkward = "instructor.base_url=http://h/v1?a=1&b='$HOME' \"x\""
+    made = mine(awkward, "name=lec-k1", until="instruct", reuse=["/mnt/shared/runs/my old"])
+    ray = folder / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text("#!/usr/bin/env python3\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    ray.chmod(0o755)
+    environment = os.environ | {"PATH": f"{ray.parent}{os.pathsep}{os.environ['PATH']}"}
+    line = made.line("http://head:8265", "lai-lec-k1-2")
+    told = subprocess.run(line, shell=True, cwd="/", env=environment, capture_output=True, text=True, check=True)
+    words = json.loads(told.stdout)
+    at = words.index("--")
+    options = dict(zip(words[2:at:2], words[3:at:2], strict=True))
+    assert words[:2] == ["job", "submit"]
+    assert options["--address"] == "http://head:8265"
+    assert options["--submission-id"] == "lai-lec-k1-2"
+    assert options["--working-dir"] == made.folder == str(folder)
+    assert json.loads(options["--runtime-env-json"]) == made.environment
+    assert json.loads(options["--metadata-json"]) == made.metadata == {"lai_run": "/mnt/shared/runs/lec-k1"}
+    assert shlex.join(words[at + 1 :]) == made.entrypoint  # as Ray's command joins them
+    assert words[at + 1 :] == [
+        "python", "-m", "lai_ray", "run", "jobs/mine.toml", awkward, "name=lec-k1", "--until", "instruct",
+        "--reuse", "/mnt/shared/runs/my old",
+    ]  # fmt: skip
+
+
+def test_a_runtime_environment_beside_the_job_is_used(folder: Path):
+    (folder / "jobs" / "runtime_env.yaml").write_text("env_vars: {HF_HUB_OFFLINE: '1'}\npip: [rouge-score]\n")
+    made = mine()
+    assert made.environment == {"env_vars": {"HF_HUB_OFFLINE": "1"}, "pip": ["rouge-score"]}
+    assert f"--runtime-env '{folder}/jobs/runtime_env.yaml' " in made.line("http://head:8265")
+
+
+def test_without_one_the_built_in_says_what_the_shipped_one_says():
+    shipped = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
+    assert submission.ENVIRONMENT["env_vars"] == shipped["env_vars"]
+
+
+def test_the_line_turns_tokens_on_and_overrules_other_addresses(folder: Path, monkeypatch):
+    assert mine().line("http://head:8265").startswith("ray job submit ")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    monkeypatch.setenv("RAY_ADDRESS", "http://other:8265")
+    line = mine().line("http://head:8265")
+    assert line.startswith("RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://head:8265 ray job submit ")
+    assert "x" * 32 not in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["storage=runs"], "storage = 'runs' is a relative path: in a submitted job .* storage=/mnt/shared/runs"),
+        (["train.lerning_rate=1"], "Did you mean 'learning_rate'"),
+        (["target.engine=recorded", "target.attempts.word_problems=a.jsonl"], "target.attempts.word_problems: no file"),
+        (["target.engine=recorded", "target.attempts.word_problems=../a.jsonl"], "lies outside of .*my work"),
+        (["instructor.prompts=../prompts"], "instructor.prompts lies outside of .*my work"),
+    ],
+)
+def test_what_could_only_go_wrong_on_the_cluster_is_refused_here(folder: Path, overrides, said):
+    (folder.parent / "a.jsonl").write_text("{}")
+    (folder.parent / "prompts").mkdir()
+    (folder.parent / "prompts" / "le.txt").write_text("{question}")
+    with pytest.raises(ConfigError, match=said):
+        mine(*overrides)
+
+
+def test_a_job_file_that_would_not_travel_is_refused(folder: Path, monkeypatch):
+    with pytest.raises(ConfigError, match="no such job file"):
+        submission.of(Path("jobs/none.toml"))
+    monkeypatch.chdir(folder / "jobs")
+    assert submission.of(Path("mine.toml")).words[4] == "mine.toml"
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    with pytest.raises(ConfigError, match="the job file lies outside of .*elsewhere, .*from a folder that holds it"):
+        submission.of(Path("../jobs/mine.toml"))
+
+
+def test_a_file_that_the_job_extends_must_travel_too(folder: Path):
+    (folder.parent / "base.toml").write_text(JOB)
+    (folder / "jobs" / "mine.toml").write_text('extends = "../../base.toml"\n')
+    with pytest.raises(ConfigError, match="a file that the job extends lies outside"):
+        mine()
+
+
+def test_data_that_is_left_out_of_the_upload_is_named(folder: Path):
+    (folder / "data").mkdir()
+    (folder / "data" / "mine.jsonl").write_text("{}")
+    recorded = ["target.engine=recorded", "target.attempts.word_problems=data"]
+    upload.check(mine(*recorded), print)
+    (folder / ".rayignore").write_text("/data/\n")
+    with pytest.raises(ConfigError, match="^data: it is in .*my work, but .rayignore"):
+        upload.check(mine(*recorded), print)
+
+
+def test_a_key_in_an_uploaded_file_is_refused_and_a_file_that_may_hold_one_is_named(folder: Path, monkeypatch):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    (folder / "notes.txt").write_text(f"my key is {KEY}")
+    with pytest.raises(ConfigError, match="notes.txt holds the value of PLANTED_KEY") as refused:
+        upload.check(mine(), print)
+    assert KEY not in str(refused.value)
+    (folder / ".rayignore").write_text("notes.txt\n")
+    (folder / "server.pem").touch()
+    (folder / "jobs" / "runtime_env.yaml").write_text("env_vars: {}")
+    said: list[str] = []
+    upload.check(mine(), said.append)
+    assert said == [f"note: {folder}/server.pem is uploaded with the rest; list it in .rayignore if it holds a key"]
+
+
+def test_no_file_of_a_whole_run_holds_a_planted_key_its_report_included(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    done = start.run_job(job(tmp_path, instructor__api_key_env="PLANTED_KEY"), executor=LocalExecutor())
+    cli._report(done.run, Console(file=io.StringIO()))
+    written = [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    assert {"report.md", "run.json", "provenance.json", "driver.jsonl"} <= {path.name for path in written}
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+
+
+def test_a_reused_run_must_be_named_as_every_node_sees_it(folder: Path):
+    with pytest.raises(ConfigError, match="--reuse runs/old is a relative path"):
+        mine(reuse=["runs/old"])
+
+
+@pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://"])
+def test_an_address_that_takes_no_jobs_is_refused(folder: Path, address):
+    with pytest.raises(ConfigError, match=r"no address of Ray's dashboard.*http://HOST:8265"):
+        submission.address_of(address)
+
+
+def test_without_an_address_rays_variables_count_then_this_machine(folder: Path, monkeypatch):
+    assert submission.address_of(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265/")
+    assert submission.address_of(None) == "http://head:8265"
+    assert submission.address_of("https://other/ray") == "https://other/ray"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment", "said"),
+    [
+        ([f"instructor.base_url=http://{KEY}@h/v1"], "", "this command holds the value of PLANTED_KEY"),
+        ([], "env_vars: {PLANTED_KEY: x}", "env_vars sets PLANTED_KEY"),
+        ([], "env_vars: {HF_TOKEN: hf_abc}", "env_vars sets HF_TOKEN"),
+        ([], f"env_vars: {{NOTE: 'is {KEY}'}}", "holds the value of PLANTED_KEY"),
+        ([f"instructor.api_key_env={KEY}"], "", "is no name of a variable"),
+    ],
+)
+def test_a_key_where_others_read_it_is_refused_and_not_repeated(
+    folder: Path, monkeypatch, overrides, environment, said
+):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    if environment:
+        (folder / "jobs" / "runtime_env.yaml").write_text(environment)
+    with pytest.raises(ConfigError, match=said) as refused:
+        mine(*overrides)
+    assert KEY not in str(refused.value)
+
+
+def test_the_next_id_follows_the_last_of_this_name():
+    used = ["lai-mine-2", "lai-mine-10", "lai-mine-more-30", "raysubmit_x", "lai-mineX-40"]
+    assert jobs.next_id("mine", used) == "lai-mine-11"
+    assert jobs.next_id("m.ne", used) == "lai-m.ne-1"
+
+
+def test_an_address_where_nobody_answers_is_said(folder: Path):
+    with pytest.raises(ConfigError, match=r"nobody answers at http://127.0.0.1:9: .*refused.*Is the cluster up"):
+        jobs.Server("http://127.0.0.1:9")
+
+
+def test_a_server_that_is_not_ray_is_said(folder: Path):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(ConfigError, match=r"something answers at .*\(status 404\), but it is not Ray's dashboard"):
+        jobs.Server(f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
