@@ -8,13 +8,13 @@ live on for a while, never writes where its successor does. That one takes over 
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lai_ray import weights
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.records import Sample
@@ -88,9 +88,9 @@ class Trial:
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        for earlier in range(1, self.start):
+        for earlier in range(1, self.start if run.store.local else 0):  # States are kept on disks alone.
             at = Stage(run, f"{_search(self.iteration)}/{plan.name}/start_{earlier}/train")
-            state.take_over(training.local("checkpoint"), at.local("checkpoint"))
+            state.take_over(training.place("checkpoint"), at.place("checkpoint"))
         made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
         attempts = evaluate(sitting, dev_parts(self.config), made, config, executor)
         scores = attempts.scores()
@@ -132,7 +132,7 @@ def found(run: Run, iteration: int, plan: Plan) -> Found | None:
 
 def model_of(run: Run, trial: Found) -> Model:
     """The trial's model, wherever the run is now."""
-    return Model(Stage(run, trial.folder).local(MODEL), trial.result["identity"])
+    return Model(Stage(run, trial.folder).place(MODEL), trial.result["identity"])
 
 
 def has_model(run: Run, trial: Found) -> bool:
@@ -167,7 +167,7 @@ def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
 
 
 def _remove_model(run: Run, folder: str) -> None:
-    shutil.rmtree(Stage(run, folder).local(MODEL), ignore_errors=True)
+    weights.remove(Stage(run, folder).place(MODEL))
 
 
 def _unbeaten(plans: Sequence[Plan], results: Mapping[str, Found]) -> set[str | None]:
