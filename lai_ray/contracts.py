@@ -23,7 +23,7 @@ class Model:
     """A target or encoder as engines and training see it: where its files are, and what it is."""
 
     path: str
-    """A local folder or a hub name."""
+    """A folder on a disk, a hub name, or a URL in an object store, of which `lai_ray.weights.here` makes a folder."""
     identity: str
     """Hash of what it is: weight files, hub commit, or the lineage of a trained one. Never a path."""
 
@@ -176,7 +176,7 @@ class TrainJob:
     learning_rate: float
     seed: int
     out: str
-    """Folder for the final weights, tokenizer and metrics; appears whole or not at all."""
+    """Folder (or URL) for the final weights, tokenizer and metrics; appears whole or not at all."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """What the model comes from, for lineage.json beside the weights."""
 

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lai_ray import plugins
+from lai_ray import plugins, weights
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
+from lai_ray.objects import is_url
 
 DECIDING = (
     "*.safetensors",
@@ -27,7 +28,9 @@ TOKENIZERS = ("tokenizer*", "vocab.*", "*.model")
 
 
 def locate(name: str, *, setting: str) -> str:
-    """The folder or hub name that a setting means. Raises ConfigError when it is neither. Opens no model file."""
+    """The folder, hub name or URL that a setting means. Raises ConfigError when it is neither. Opens no model file."""
+    if is_url(name):
+        return name.rstrip("/")  # Whether it is there shows where it is resolved: that is a request to a server.
     place = str(plugins.attribute(name, what=setting)) if ":" in name and "\\" not in name else name
     folder = Path(place).expanduser()
     if folder.is_dir():
@@ -44,8 +47,13 @@ def locate(name: str, *, setting: str) -> str:
 
 
 def is_local(place: str) -> bool:
-    """Whether nothing has to be fetched."""
-    return Path(place).is_dir()
+    """Whether its files are in a folder of this disk."""
+    return not is_url(place) and Path(place).is_dir()
+
+
+def on_hub(place: str) -> bool:
+    """Whether it is a hub's name."""
+    return not is_url(place) and not Path(place).is_dir()
 
 
 def has_chat_template(folder: str) -> bool:
@@ -62,6 +70,8 @@ def resolve(name: str, *, setting: str, known: dict[str, Any] | None = None) -> 
     Raises ConfigError when a hub model is neither in the local cache nor to be reached.
     """
     place = locate(name, setting=setting)
+    if is_url(place):  # Known by its weights, as the same folder on a disk would be.
+        return Model(path=place, identity=_folder_hash(Path(weights.here(place)), {} if known is None else known))
     if is_local(place):
         return Model(path=place, identity=_folder_hash(Path(place), {} if known is None else known))
     return Model(path=place, identity=f"{place}@{_hub_commit(place, setting)}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,9 +24,10 @@ from typing import Any, TypeVar
 
 import psutil
 
-from lai_ray import __version__, doing
+from lai_ray import __version__, doing, weights
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, StageError
+from lai_ray.objects import is_url
 from lai_ray.progress import Progress
 from lai_ray.store import Answers, Store, View, encode, key_of
 
@@ -105,13 +105,8 @@ class Stage:
         """
         for store in [store for run in (self.run, *self.run.reuse) for store in run.stores_of(folder)]:
             lineage = store.get_json("lineage.json")
-            if lineage and lineage.get("name") == name and store.local is not None:
-                out = Path(self.local(folder))
-                part = out.with_name(f".{out.name}.part")
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(store.local, part, copy_function=_linked)
-                shutil.rmtree(out, ignore_errors=True)
-                part.rename(out)
+            if lineage and lineage.get("name") == name:
+                weights.copy(store.where, self.place(folder))
                 return True
         return False
 
@@ -124,13 +119,9 @@ class Stage:
         """The records of a file written before."""
         return View(self.store, name, kind)
 
-    def local(self, name: str) -> str:
-        """A path on a disk for what must be a real folder (weights)."""
-        if self.store.local is None:
-            raise ConfigError(
-                f"storage {self.run.store.where!r}: weights on object storage are not supported yet; name a disk"
-            )
-        return str(self.store.local / name)
+    def place(self, name: str) -> str:
+        """Where a folder of this stage is: a path on a disk, or a URL, of which `weights.here` makes a path."""
+        return str(self.store.local / name) if self.store.local else f"{self.store.where}/{name}"
 
 
 class Run:
@@ -156,8 +147,16 @@ class Run:
     @classmethod
     def read(cls, where: str) -> Run:
         """A run to look at. Raises ConfigError when there is none."""
+        if is_url(where):
+            run = cls(where)
+            if not run.store.exists("run.json"):
+                run.store.names("driver")  # Says so where there is no such bucket; asking for a file does not.
+                raise ConfigError(
+                    f"{where}: no run there (no run.json). Look at its storage with your store's own tool."
+                )
+            return run
         path = Path(where)
-        if "://" not in where and not (path / "run.json").is_file():
+        if not (path / "run.json").is_file():
             beside = sorted(p.parent.name for p in path.parent.glob("*/run.json")) if path.parent.is_dir() else []
             raise ConfigError(f"{where}: no run there (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
         return cls(where)
@@ -167,13 +166,21 @@ class Run:
         return Stage(self, f"iteration_{iteration}/{name}")
 
     @property
-    def logs(self) -> str | None:
-        """A folder on this disk for the chatter of Ray and vLLM, or None on an object store."""
-        if self.store.local is None:
-            return None
-        folder = self.store.local / "logs"
+    def logs(self) -> str:
+        """A folder on this disk for the chatter of Ray and vLLM: the run's, or one in this node's cache (`weights`).
+
+        Actors on other nodes write below the same path there.
+        """
+        local = self.store.local
+        folder = local / "logs" if local else weights.place_for("logs", self.store.where)
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
+
+    def keep_logs(self) -> None:
+        """What this node's logs hold by now goes to the run's `logs/` in an object store; on a disk it is there."""
+        if self.store.local is None:
+            for path in sorted(path for path in Path(self.logs).iterdir() if path.suffix in (".log", ".jsonl")):
+                self.store.objects.put(f"logs/{path.name}", path)
 
     def stores_of(self, ending: str) -> list[Store]:
         """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
@@ -231,14 +238,6 @@ class Run:
     def remember(self, **facts: Any) -> None:
         """Add to run.json."""
         self.store.put_json("run.json", {**self.record(), **facts})
-
-
-def _linked(source: str, target: str) -> None:
-    """The same file under a second name, or a copy where the disk cannot do that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,10 +15,11 @@ from lai_ray import models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
-from lai_ray.errors import ConfigError, InterruptedRunError
+from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 from lai_ray.instructor import prompts, templates
 from lai_ray.journal import journal
 from lai_ray.loop import loop
+from lai_ray.objects import Objects, is_url
 from lai_ray.progress import Progress
 from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
 from lai_ray.stages import trials
@@ -40,6 +41,7 @@ def check_names(config: Config, until: str | None = None) -> None:
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         shared_storage(config.storage)
+    _check_storage(config)
     for i in {0, config.iterations}:
         select(config, i)
     for i in range(config.iterations):
@@ -59,6 +61,19 @@ def check_names(config: Config, until: str | None = None) -> None:
         models.locate(config.contrast.encoder, setting="contrast.encoder")
     if config.iterations:
         _check_instructor(config, asked=until not in ("evaluate", "diagnose", "0/evaluate", "0/diagnose"))
+
+
+def _check_storage(config: Config) -> None:
+    """What an object store cannot hold is said before anything starts. Sends no request."""
+    if not is_url(config.storage):
+        return
+    Objects(config.storage)
+    if config.iterations and config.cluster.train_state_every:
+        raise ConfigError(
+            f"cluster.train_state_every = {config.cluster.train_state_every} keeps a training's state while it goes "
+            f"on, which every worker writes for itself: that needs a disk that all nodes see, and storage is "
+            f"{config.storage!r}. Set it to 0 (a training whose worker dies is begun anew), or name a disk."
+        )
 
 
 def _check_instructor(config: Config, *, asked: bool) -> None:
@@ -116,16 +131,29 @@ def run_job(
         run = Run(where, fence=driver.fence, create=True)
         run.until, run.reuse = until, sources
         target = _admitted(run, config)
-        with chatter_to(run.logs if executor is None else None) as screen:
+        with _kept_logs(run, kept=executor is None), chatter_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
                 Console(file=screen, highlight=False) if screen else console,
                 quiet=executor is not None and console is None,
             )
             with journal(run.logs, run.name, run.progress):
                 run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                if executor is None and run.store.local is None:
+                    run.progress.say(f"  logs are in {run.logs} on each node; this one's go to {where}/logs at the end")
                 return _looped(run, config, target, executor)
     finally:
         driver.close()
+
+
+@contextlib.contextmanager
+def _kept_logs(run: Run, *, kept: bool) -> Iterator[None]:
+    """A run in an object store gets this node's logs when it ends, however it does."""
+    try:
+        yield
+    finally:
+        if kept:
+            with contextlib.suppress(StageError):  # They are here in any case; what ended the run is to be told.
+                run.keep_logs()
 
 
 def begun(config: Config) -> Run | None:

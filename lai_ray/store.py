@@ -1,13 +1,12 @@
 """What was paid for, remembered: keys, numbered segments, whole files; on a disk or an object store alike.
 
 An object store cannot append, so nothing here does: a growing file is a folder of small closed segments. Every write
-appears whole or not at all, and goes through one client (`obstore`) for disk, S3 and GCS.
+appears whole or not at all, and goes the same way to a disk, S3 and GCS (`objects`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -17,11 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, from_url
 
-from lai_ray.errors import ConfigError, StageError
+from lai_ray.objects import Objects
 from lai_ray.records import Answer, Completion, Mark
 
 T = TypeVar("T")
@@ -60,19 +56,10 @@ class Store:
     """
 
     def __init__(self, where: str, *, fence: Callable[[], None] | None = None, create: bool = True) -> None:
-        self.where = where
-        self.fence = fence
-        if "://" in where:
-            self.local: Path | None = None
-            self._store: Any = from_url(where)
-        else:
-            self.local = Path(where).absolute()
-            if not create and not self.local.is_dir():
-                raise ConfigError(f"{where}: no such folder")
-            try:
-                self._store = LocalStore(str(self.local), mkdir=create)
-            except (BaseError, OSError) as error:
-                raise ConfigError(f"{where}: cannot be used as a folder: {_first_line(error)}") from error
+        self.where, self.fence = where, fence
+        self.objects = Objects(where, create=create)
+        self.local = self.objects.local
+        """The folder on this disk; None in an object store."""
 
     def inside(self, folder: str) -> Store:
         """The same store, seen from a folder below; made when something is written."""
@@ -80,64 +67,37 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether there is a whole file of that name."""
-        try:
-            obstore.head(self._store, name)
-        except FileNotFoundError:
-            return False
-        return True
+        return self.objects.exists(name)
 
     def get(self, name: str) -> bytes | None:
         """The content of a file, or None."""
-        try:
-            return bytes(obstore.get(self._store, name).bytes())
-        except FileNotFoundError:
-            return None
+        return self.objects.get(name)
 
     def put(self, name: str, content: bytes) -> None:
         """Write a whole file in place of any before it. Raises StageError when there is no room or no right to."""
-        self._write(name, lambda: obstore.put(self._store, name, content))
+        self._still_mine()
+        self.objects.put(name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file that must not be there yet; False when another writer was first."""
-        try:
-            obstore.put(self._store, name, content, mode="create")
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise _unwritable(self.where, name, error) from error
-        return True
+        return self.objects.create(name, content)
 
     def put_lines(self, name: str, lines: Iterable[bytes]) -> None:
         """Stream lines into one file, which appears when the last is written."""
-
-        def write() -> None:
-            with obstore.open_writer(self._store, name) as writer:
-                for line in lines:
-                    writer.write(line + b"\n")
-
-        self._write(name, write)
+        self._still_mine()
+        self.objects.put_lines(name, lines)
 
     def lines(self, name: str) -> Iterator[bytes]:
         """The lines of a file, streamed. Raises FileNotFoundError."""
-        rest = b""
-        for chunk in obstore.get(self._store, name).stream(min_chunk_size=1 << 20):
-            *whole, rest = (rest + bytes(chunk)).split(b"\n")
-            yield from whole
-        if rest:
-            yield rest
+        return self.objects.lines(name)
 
     def names(self, folder: str = "") -> list[str]:
         """Every file below a folder, sorted. Half-written leftovers of a killed writer are not among them."""
-        prefix = folder.strip("/") + "/" if folder else None
-        return sorted(item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page)
+        return sorted(self.objects.sizes(folder))
 
     def delete(self, folder: str) -> None:
         """Remove every file below a folder."""
-        if self.local is not None:
-            shutil.rmtree(self.local / folder, ignore_errors=True)
-        else:
-            for name in self.names(folder):
-                obstore.delete(self._store, name)
+        self.objects.delete(folder)
 
     def get_json(self, name: str) -> Any:
         """A JSON file as a plain value, or None."""
@@ -148,24 +108,9 @@ class Store:
         """A plain value as indented JSON, for people."""
         self.put(name, msgspec.json.format(encode(value), indent=2) + b"\n")
 
-    def _write(self, name: str, write: Callable[[], Any]) -> None:
+    def _still_mine(self) -> None:
         if self.fence is not None:
             self.fence()
-        try:
-            write()
-        except (BaseError, OSError) as error:
-            raise _unwritable(self.where, name, error) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0]
-
-
-def _unwritable(where: str, name: str, error: BaseException) -> StageError:
-    return StageError(
-        f"{where}/{name} could not be written: {_first_line(error)}. Everything written before is kept; "
-        "make room (or give the right to write) and start the same command again."
-    )
 
 
 class View(Generic[T]):

@@ -87,6 +87,17 @@ def sandbox() -> None:
         pytest.skip(str(refused))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one (run as root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 @dataclass
 class Submitted:
     """The main job, whole, run by `ray job submit`."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray import config, jobfile
+from lai_ray import config, jobfile, weights
 from lai_ray.benchmarks import _word_kinds as kinds
 from lai_ray.contracts import Model, Neighbours, Trained, TrainJob
+from lai_ray.objects import is_url
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.world import rules
 
@@ -78,7 +79,7 @@ class LocalExecutor:
         self.asked[verb] += 1
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
-        skill = int((Path(target.path) / "skill.json").read_text())
+        skill = int((Path(weights.here(target.path)) / "skill.json").read_text())
         for request in requests:
             self._count("generate")
             self.requests["generate"].append(request)
@@ -111,10 +112,12 @@ class LocalExecutor:
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")
         self.jobs.append(job)
-        skill = int((Path(job.model.path) / "skill.json").read_text())
-        out = Path(job.out)
+        skill = int((Path(weights.here(job.model.path)) / "skill.json").read_text())
+        out = weights.place_for("trainings", job.out) if is_url(job.out) else Path(job.out)
         pretend_model(out, skill=min(skill + 20, 100))
         (out / "lineage.json").write_text(json.dumps(job.lineage))
+        if is_url(job.out):
+            weights.publish(out, job.out)
         return Trained(job.out, {"loss": 1.0})
 
     def search(

@@ -108,7 +108,7 @@ def _environment(config: Config) -> dict[str, str]:
     with contextlib.suppress(ConfigError):
         asked = [config.instructor.model] if config.instructor.in_cluster else []
         names += [name for name in (config.contrast.encoder, *asked) if name != "target"]
-        if all(models.is_local(models.locate(name, setting="model")) for name in names):
+        if not any(models.on_hub(models.locate(name, setting="model")) for name in names):
             found |= {"HF_HUB_OFFLINE": "1"}
     return found
 

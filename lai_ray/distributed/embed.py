@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lai_ray import weights
 from lai_ray.contracts import Model
 from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.ray_data import blocks, quiet
@@ -91,9 +92,10 @@ class _Encoder:
         torch.set_num_threads(1)
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = AutoTokenizer.from_pretrained(encoder.path)
+        place = weights.here(encoder.path)
+        self._tokenizer = AutoTokenizer.from_pretrained(place)
         # float32 everywhere: the distances of near neighbours differ by less than bfloat16 can tell.
-        model = AutoModel.from_pretrained(encoder.path, dtype=torch.float32)
+        model = AutoModel.from_pretrained(place, dtype=torch.float32)
         self._model = model.eval().to(self._device)
         self._longest = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST))
 

@@ -17,12 +17,13 @@ import os
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lai_ray import plugins
+from lai_ray import plugins, weights
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.inquest import Inquest, Piece, Plan
@@ -173,7 +174,8 @@ class _Replica:
         self._failed: Exception | None = None
         ray.get(inquest.started.remote())
         try:
-            self._engine = plugins.load("engines", settings.engine)(target, settings, gpus)
+            here = replace(target, path=weights.here(target.path))
+            self._engine = plugins.load("engines", settings.engine)(here, settings, gpus)
         except Exception as error:
             # Raised at the first block instead: from a constructor Ray would start it anew three times over.
             self._failed = error

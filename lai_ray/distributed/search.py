@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +23,7 @@ from lai_ray import doing
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
 from lai_ray.errors import LaiError
+from lai_ray.objects import is_url
 
 DRIVER_MEMORY = 256 * 2**20
 """What a trial's own process takes. It asks for no CPU: it waits, and two logical CPUs must do for its training."""
@@ -51,8 +52,7 @@ def search(
     """
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
-    place = Path(folder).absolute()
-    place.mkdir(parents=True, exist_ok=True)
+    place = folder if is_url(folder) else os.path.abspath(folder)
     there, called = ray.cluster_resources(), doing.now().replace("/", ".")
     at_once = at_most(config, there, could_be(there), len(trials))
     print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
@@ -66,7 +66,7 @@ def search(
             trial_dirname_creator=lambda made: str(trials[made.config["place"]]["name"]),
         ),
         run_config=tune.RunConfig(
-            storage_path=str(place), name=f"start_{sum(1 for _ in place.iterdir())}", verbose=0,
+            storage_path=place, name=f"start_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}", verbose=0,
             callbacks=[_Telling(trials, heard)] if heard else [],
         ),
     )  # fmt: skip

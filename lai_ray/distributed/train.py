@@ -1,7 +1,9 @@
 """Ray Train around the training loop: workers placed, watched, and started again when one dies.  TrainJob -> Trained
 
-The loop itself is lai_ray/training/sft.py and knows nothing of Ray. Workers get the path of a job file on the storage
-that the model goes to, so no text travels through the driver's memory, and write the model there themselves.
+The loop itself is lai_ray/training/sft.py and knows nothing of Ray. Workers get the place of a job file on the storage
+that the model goes to, so no text travels through the driver's memory, and write the model there themselves. Where that
+is an object store, each worker has its job and the base model copied to its node's disk, the model is made there, and
+rank 0 puts it into the store when it is whole (`distributed/afar.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lai_ray import doing
+from lai_ray import doing, weights
+from lai_ray.distributed import afar
 from lai_ray.errors import LaiError, StageError
+from lai_ray.objects import is_url
 from lai_ray.training import export, peers, state
 from lai_ray.training.recipe import Conversation, recipe_for, write_job
 
@@ -58,19 +62,23 @@ def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: P
     """
     from lai_ray.contracts import Trained
 
-    done, timings = export.lineage_of(job.out), {}
+    done, timings = weights.lineage_of(job.out), {}
     if done is None or done.get("name") != job.name:
         with _scratch(job, cluster) as scratch:
             timings = _until_whole(job, cluster, scratch, logs and os.path.abspath(logs), progress)
-        done = export.lineage_of(job.out)
+        done = weights.lineage_of(job.out)
     if done is None or done.get("name") != job.name:
         raise StageError(f"{job.out}: the workers finished, but the model is not here. Do all nodes see this folder?")
     return Trained(path=job.out, metrics=done["metrics"] | timings)
 
 
 @contextmanager
-def _scratch(job: TrainJob, cluster: ClusterSettings) -> Iterator[Path]:
+def _scratch(job: TrainJob, cluster: ClusterSettings) -> Iterator[str]:
     """A folder beside `job.out` for the job file and Ray Train's own files, gone at the end."""
+    if is_url(job.out):
+        with afar.scratch(job) as url:
+            yield url
+        return
     out = Path(job.out).absolute()
     scratch = out.with_name(f".{out.name}.scratch")
     try:
@@ -82,32 +90,32 @@ def _scratch(job: TrainJob, cluster: ClusterSettings) -> Iterator[Path]:
     except OSError as error:
         raise StageError(f"{job.out}: the training cannot be prepared ({error}). Is its folder writable?") from error
     try:
-        yield scratch
+        yield str(scratch)
     finally:
         for folder in (scratch, export.part_of(job.out)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _until_whole(
-    job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, progress: Progress | None
+    job: TrainJob, cluster: ClusterSettings, scratch: str, logs: str | None, progress: Progress | None
 ) -> dict[str, float]:
     """Begin until a training ends well, or in a way that another try cannot mend. Rank 0's metrics."""
     from_here, stood = 0, None
     for attempt in itertools.count(1):
         trainer = _trainer(job, cluster, scratch, logs, attempt)
-        ended = _fitted(trainer, job, progress)
-        made = export.lineage_of(job.out)
+        ended = _fitted(trainer, job, progress, scratch)
+        made = weights.lineage_of(job.out)
         if not ended.failures or (made and made.get("name") == job.name):  # Who dies after that has done its work.
             return ended.metrics
         # A state that has been written since is progress: what died there may die again further on.
-        stands = state.last_whole(job.out)
+        stands = None if is_url(job.out) else state.last_whole(job.out)
         from_here, stood = (from_here if stands == stood else 0) + 1, stands
         if from_here == ATTEMPTS or not all(_is_death(error) for error in ended.failures):
             raise _explained(ended.failures, cluster, logs)
     raise AssertionError("unreachable")
 
 
-def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str | None, attempt: int) -> LeanTrainer:
+def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: str, logs: str | None, attempt: int) -> LeanTrainer:
     for name, value in RAY_TRAIN_ENV.items():
         os.environ.setdefault(name, value)
     # Ray Train tries so long to place its workers, and then again.
@@ -125,7 +133,7 @@ def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str |
     return LeanTrainer(
         _work,
         train_loop_config={
-            "job": str(scratch / "job.json"), "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
+            "job": f"{scratch}/job.json", "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
             "began": time.time(), "gpu": cluster.gpus_per_worker > 0,
         },
         scaling_config=ScalingConfig(
@@ -134,7 +142,7 @@ def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: Path, logs: str |
         run_config=RunConfig(
             # Never a name that was used: Ray Train would go on from what it finds under it.
             name=f"{doing.now().replace('/', '.')}-{job.name}-{attempt}",
-            storage_path=str(scratch / "ray"),
+            storage_path=f"{scratch}/ray",
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=waits),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -154,17 +162,25 @@ def _work(config: dict[str, Any]) -> dict[str, float]:
     from lai_ray.training.board import Board
     from lai_ray.training.recipe import read_job
 
-    recipe, lineage, examples = read_job(Path(config["job"]))
+    there = afar.Afar(config["job"]) if is_url(config["job"]) else None
+    recipe, lineage, examples = read_job(there.fetched() if there else Path(config["job"]))
     board = Board(recipe.out)
 
     def report(step: int, metrics: dict[str, float]) -> None:
         print(json.dumps(metrics), flush=True)
         board(step, metrics)
+        if there:
+            there.tell(step, metrics)
 
     try:
         metrics = sft.train(recipe, examples, report=report, lineage=lineage, threads=config["threads"])
+        board.close()
+        if there and ray.train.get_context().get_world_rank() == 0:
+            there.deliver()
     finally:
         board.close()
+        if there:
+            there.close()
     return metrics | {"seconds_placing": placed, "seconds_in_worker": time.time() - config["began"] - placed}
 
 
@@ -185,7 +201,7 @@ class _Ended:
     """Of workers, or of Ray Train itself."""
 
 
-def _fitted(trainer: LeanTrainer, job: TrainJob, progress: Progress | None) -> _Ended:
+def _fitted(trainer: LeanTrainer, job: TrainJob, progress: Progress | None, scratch: str) -> _Ended:
     """Run the trainer to its end.
 
     It runs in a thread: in the main one Ray Train would take over Ctrl-C and end the program as if all were well.
@@ -204,7 +220,7 @@ def _fitted(trainer: LeanTrainer, job: TrainJob, progress: Progress | None) -> _
     seen = 0
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        seen = _told(job, progress, seen)
+        seen = afar.told(scratch, progress, seen) if is_url(scratch) else _told(job, progress, seen)
     return ended
 
 

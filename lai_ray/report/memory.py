@@ -92,6 +92,8 @@ def _folder(config: Config) -> str:
     place = models.locate(config.target.model, setting="target.model")
     if models.is_local(place):
         return place
+    if not models.on_hub(place):
+        raise DataError(f"{place} is in an object store and not on this machine, so its size is not known")
     import huggingface_hub
 
     cached = huggingface_hub.try_to_load_from_cache(place, "config.json")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lai_ray import weights
 from lai_ray.benchmarks import _sandbox
 from lai_ray.config import Config
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
@@ -21,7 +22,7 @@ from lai_ray.instructor.meter import Meter
 from lai_ray.instructor.quota import MINUTE
 from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
-from lai_ray.rundir import Stage
+from lai_ray.rundir import Run, Stage
 from lai_ray.stages.select import Part, RecordedPart, grading
 from lai_ray.store import Answers, View, key_of
 from lai_ray.training import card
@@ -139,11 +140,20 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, exe
             tallies = {part.name: _grade(stage, part, answers, failed, target, config, executor) for part in parts}
         scores = {name: tally.table() for name, tally in tallies.items()}
         stage.store.put_json("scores.json", scores)
-        if Path(target.path).absolute().is_relative_to(Path(stage.run.store.where).absolute()):
-            card.write(target.path, scores)  # A model of this run, and no other's.
+        _write_card(stage.run, target, scores)
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
     stage.reached()
     return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))
+
+
+def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
+    """The scores go onto the card of a model of this run, and no other's."""
+    if run.store.local:
+        if Path(target.path).absolute().is_relative_to(run.store.local):
+            card.write(target.path, scores)
+    elif target.path.startswith(f"{run.store.where}/") and (lineage := weights.lineage_of(target.path)):
+        name = f"{target.path.removeprefix(f'{run.store.where}/')}/{card.CARD}"
+        run.store.put(name, card.text(lineage, scores).encode())
 
 
 def _key(parts: list[Part], asked: dict[str, str], config: Config) -> str:

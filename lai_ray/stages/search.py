@@ -127,7 +127,7 @@ def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Confi
             )
             tracker.advance()
 
-        ended = executor.search(trial, [plan.settings for plan in todo], stage.local("tune"), heard)
+        ended = executor.search(trial, [plan.settings for plan in todo], stage.place("tune"), heard)
     for plan, result in zip(todo, ended, strict=True):
         if made := found(run, i, plan):
             tried.results[plan.name] = made

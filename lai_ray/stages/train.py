@@ -78,14 +78,15 @@ def train(
     settings, rate = config.train, lineage["learning_rate"]
     if not stage.done(key):
         examples = examples_from(samples, config)
-        job = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.local("checkpoint"), lineage)
+        job = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.place("checkpoint"), lineage)
         metrics = _made_before(stage, key)
         if metrics is None:
             stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(job, tracker.at).metrics
-        state.remove(job.out)  # Should the training have died between its model's birth and this.
+        if stage.store.local:
+            state.remove(job.out)  # Should the training have died between its model's birth and this.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
     stage.reached()
-    return Model(path=stage.local("checkpoint"), identity=key)
+    return Model(path=stage.place("checkpoint"), identity=key)

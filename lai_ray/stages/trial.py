@@ -8,13 +8,13 @@ live on for a while, never writes where its successor does. That one takes over 
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lai_ray import weights
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.records import Sample
@@ -88,9 +88,10 @@ class Trial:
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        out = training.local("checkpoint")
-        for earlier in range(1, self.start):
-            state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
+        if run.store.local:  # States are kept on disks alone.
+            out = training.place("checkpoint")
+            for earlier in reversed(range(1, self.start)):  # The newest is there first, and stays.
+                state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
         made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
         attempts = evaluate(sitting, dev_parts(self.config), made, config, executor)
         scores = attempts.scores()
@@ -132,7 +133,7 @@ def found(run: Run, iteration: int, plan: Plan) -> Found | None:
 
 def model_of(run: Run, trial: Found) -> Model:
     """The trial's model, wherever the run is now."""
-    return Model(Stage(run, trial.folder).local(MODEL), trial.result["identity"])
+    return Model(Stage(run, trial.folder).place(MODEL), trial.result["identity"])
 
 
 def has_model(run: Run, trial: Found) -> bool:
@@ -167,7 +168,7 @@ def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
 
 
 def _remove_model(run: Run, folder: str) -> None:
-    shutil.rmtree(Stage(run, folder).local(MODEL), ignore_errors=True)
+    weights.remove(Stage(run, folder).place(MODEL))
 
 
 def _unbeaten(plans: Sequence[Plan], results: Mapping[str, Found]) -> set[str | None]:

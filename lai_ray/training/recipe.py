@@ -84,7 +84,7 @@ def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
     settings = {name: getattr(job.settings, name) for name in _FROM_SETTINGS}
     return Recipe(
         model=str(here.absolute()) if here.exists() else job.model.path,
-        out=str(Path(job.out).absolute()),
+        out=job.out if "://" in job.out else str(Path(job.out).absolute()),
         learning_rate=job.learning_rate,
         seed=job.seed,
         state_every=state_every,

@@ -51,7 +51,7 @@ def shown(show: Any, *told: Any) -> str:
 def test_the_target_of_each_iteration_teaches_itself_and_nobody_is_paid(tmp_path):
     executor = Heard()
     run = start.run_job(job(tmp_path, iterations=2, **ITSELF), executor=executor).run
-    trained = run.stage(0, "train").local("checkpoint")
+    trained = run.stage(0, "train").place("checkpoint")
     assert list(dict.fromkeys(executor.teachers)) == [str(tmp_path / "model"), trained]
     usage = [run.stage(i, "instruct").store.get_json("usage.json") for i in (0, 1)]
     assert [(u["usd"], u["possibly_paid"], u["calls"] > 0) for u in usage] == [(0.0, 0, True)] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
@@ -92,16 +91,6 @@ def test_a_fenced_store_writes_nothing_more(tmp_path):
     with pytest.raises(StageError, match="taken over"):
         store.put("x.json", b"{}")
     assert store.names() == []
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("a small disk needs the right to mount one (run as root)")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_said_with_what_to_do_and_what_was_written_stays(small_disk: Path):
