@@ -66,6 +66,9 @@ def prompts_folder(path: str | Path, overrides: Sequence[str] = ()) -> str:
     return str(table["instructor"].get("prompts", ""))
 
 
+LISTS = ("learning_rate", "neighbours", "samples_per_dataset", "seeds")
+
+
 def parse(table: dict[str, Any], *, where: str = "job") -> Config:
     """A table as a Config. Raises ConfigError with one line for each thing that is wrong.
 
@@ -74,6 +77,12 @@ def parse(table: dict[str, Any], *, where: str = "job") -> Config:
     instructor = table.get("instructor")
     if isinstance(instructor, dict) and isinstance(instructor.get("prompts"), str):
         table = table | {"instructor": instructor | {"prompts": _texts_in(instructor["prompts"])}}
+    search = table.get("search")
+    if isinstance(search, dict) and (empty := next((name for name in LISTS if search.get(name) == []), None)):
+        raise ConfigError(
+            f"{where}: search.{empty} is an empty list: there would be nothing to try. List at least one value, or "
+            "leave it out."
+        )
     try:
         return Config.model_validate(table)
     except ValidationError as error:

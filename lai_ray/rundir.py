@@ -161,6 +161,11 @@ class Run:
             raise ConfigError(f"{where}: no run there (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
         return cls(where)
 
+    def check_still_mine(self) -> None:
+        """Raises StageError when a newer driver writes here; for what is written without the store."""
+        if self.store.fence is not None:
+            self.store.fence()
+
     def stage(self, iteration: int, name: str) -> Stage:
         """The folder of one stage of one iteration."""
         return Stage(self, f"iteration_{iteration}/{name}")
@@ -283,7 +288,8 @@ class Fence:
 
     def __call__(self) -> None:
         """Raises StageError when a newer driver has taken the run over."""
-        if Store(self.where).exists(f"driver/{self.number + 1:04d}.json"):
+        # Not made: a run that was moved away must not begin to be here again.
+        if Store(self.where, create=False).exists(f"driver/{self.number + 1:04d}.json"):
             raise StageError(
                 f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
             )

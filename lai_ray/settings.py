@@ -268,14 +268,11 @@ class SearchSettings(Section):
     keep_weights: bool = False
     """Keep the weights of trials that did not win. They are removed as soon as another trial's score is higher."""
 
-    @field_validator("learning_rate", "neighbours", "samples_per_dataset", "seeds", mode="before")
+    @field_validator("learning_rate", "neighbours", "samples_per_dataset", mode="before")
     @classmethod
-    def _something_listed(cls, values: Any) -> Any:
-        if values == []:
-            raise ValueError(
-                "is an empty list: there would be nothing to try. List at least one value, or leave it out"
-            )
-        return values
+    def _left_out(cls, values: Any) -> Any:
+        # A job's file cannot say so (`jobfile.parse`); records of earlier versions do, of what was left out.
+        return None if values == [] else values
 
     @field_validator("grid", mode="before")
     @classmethod

@@ -50,6 +50,17 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool], confidence: fl
     return Interval(mean, mean - half, mean + half)
 
 
+def sign_test(gained: int, lost: int) -> float:
+    """The chance of so uneven a split, or a more uneven one, were both equally likely: McNemar's exact test, two-sided.
+
+    1.0 where nothing changed. Raises ValueError for a negative count.
+    """
+    if gained < 0 or lost < 0:
+        raise ValueError(f"{gained} gained, {lost} lost: counts are not below nothing")
+    n, fewer = gained + lost, min(gained, lost)
+    return min(1.0, float(2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n))
+
+
 def mean_over(estimates: Sequence[Interval]) -> Interval:
     """The mean of independent estimates (one a benchmark), its bounds from theirs: MOVER, Zou and Donner 2008.
 

@@ -99,6 +99,11 @@ class Store:
         """Remove every file below a folder."""
         self.objects.delete(folder)
 
+    def remove(self, names: list[str]) -> None:
+        """Remove these files."""
+        self._still_mine()
+        self.objects.remove(names)
+
     def get_json(self, name: str) -> Any:
         """A JSON file as a plain value, or None."""
         content = self.get(name)

@@ -134,7 +134,12 @@ def remove(place: str) -> None:
         store.remove([LINEAGE])
         store.delete("")
     else:
-        shutil.rmtree(place, ignore_errors=True)
+        path = Path(place).absolute()
+        gone = path.with_name(f".{path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.rename(gone)  # At once: who is killed in the middle of it leaves nothing that looks whole.
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _names(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ def _places(need: Need, nodes: Iterable[Resources]) -> int:
     """Equal actors: as many as each node holds by itself, added up."""
     asked = [(kind, amount) for kind, amount in need.each.items() if amount]
     if not asked:
-        return need.count
+        return sys.maxsize
     return sum(min(math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked) for node in nodes)
 
 

@@ -8,20 +8,19 @@ Every start is a new Tune experiment over the trials still to do, so nothing is 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback
 
 from lai_ray import doing
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
+from lai_ray.distributed.placement import Group, Resources, cluster_now, needs, verdicts
 from lai_ray.errors import LaiError
 from lai_ray.objects import is_url
 
@@ -53,8 +52,8 @@ def search(
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     place = folder if is_url(folder) else os.path.abspath(folder)
-    there, called = ray.cluster_resources(), doing.now().replace("/", ".")
-    at_once = at_most(config, there, could_be(there), len(trials))
+    called = doing.now().replace("/", ".")
+    at_once = at_most(config, *cluster_now(), len(trials))
     print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
     tuner = tune.Tuner(
         tune.with_resources(_driver(trial, list(trials), config, logs), {"cpu": 0, "memory": DRIVER_MEMORY}),
@@ -76,31 +75,18 @@ def search(
     return results
 
 
-def at_most(config: Config, there: Mapping[str, float], could_be: Mapping[str, float], trials: int) -> int:
-    """How many trials may go on at once: as many as the cluster holds, or could; never more than the job says.
+def at_most(config: Config, nodes: Sequence[Resources], groups: Sequence[Group], trials: int) -> int:
+    """How many trials may go on at once: as many as the nodes hold, or could; never more than the job says.
 
-    A trial holds its training's workers first and then its engines, so it needs the larger of the two. A cluster that
-    is too small for one still gets one: its stage says what is missing.
+    A trial holds its training's workers first and then its engines, so it needs a place for the larger of the two. A
+    cluster that is too small for one still gets one: its stage says what is missing.
     """
     assert config.search is not None
-    cluster, wanted = config.cluster, config.search.max_concurrent
-    engines = cluster.target_replicas * config.target.tensor_parallel
-    needs = {
-        "CPU": max(cluster.train_workers * cluster.cpus_per_worker, cluster.target_replicas * cluster.cpus_per_replica),
-        "GPU": max(cluster.train_workers * cluster.gpus_per_worker, engines * cluster.gpus_per_replica),
-    }
+    wanted = config.search.max_concurrent
+    holds = [found for found in verdicts(needs(config), nodes, groups) if found.need.what in ("engines", "workers")]
     # What a job that names no number gets is there now; a larger number is a reason to let the cluster grow.
-    most = there if wanted is None else could_be
-    room = [math.floor(most.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need]
+    room = [(found.now if wanted is None else found.grown) // found.need.count for found in holds]
     return max(1, min([trials, *room, *([wanted] if wanted else [])]))
-
-
-def could_be(there: Mapping[str, float]) -> dict[str, float]:
-    """The cluster's resources, with what its autoscaler could add where it has one and says so."""
-    from ray._private.state import state
-
-    grown = state.get_max_resources_from_cluster_config() or {}
-    return {kind: max(there.get(kind, 0), grown.get(kind, 0)) for kind in {*there, *grown}}
 
 
 def _result(metrics: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.report import facts
-from lai_ray.report.tables import Table, confidence_of, percent, points, sizes_said
+from lai_ray.report.tables import Table, percent, points, sizes_said
 from lai_ray.rundir import Run
 from lai_ray.settings import of_dataset
 from lai_ray.stats import Interval
 
 UNTOUCHED = "trial_0"
 OUTCOME = {"name", "samples", "dev", "dev_low", "dev_high", "gain", "gain_low", "gain_high", "loss", "seconds"}
-OUTCOME |= {"gpu_seconds", "error", "same_as"}
+OUTCOME |= {"gpu_seconds", "error", "same_as", "gained", "lost"}
 """Columns of a trial that are no settings."""
 MANY_DROPPED = 0.5
 """Of the samples in the replies; the paper's own instructor loses a few in a hundred to the checks."""
@@ -37,6 +38,17 @@ class Searched:
     def winner(self) -> str:
         """The trial whose model is the next target."""
         return str(self.iteration.stage("search").facts()["winner"]["name"])
+
+    @property
+    def confidence(self) -> float:
+        """Of its intervals."""
+        return float(self.iteration.stage("search").facts()["confidence"])
+
+    @property
+    def tested(self) -> Row:
+        """The trial that was held against the untouched target: the best seed of the best combination."""
+        name = self.iteration.stage("search").facts()["tested"]
+        return next(row for row in self.rows if row["name"] == name)
 
     @property
     def ended(self) -> list[Row]:
@@ -64,12 +76,12 @@ def searched(run: Run) -> Iterator[Searched]:
 
 def tables(run: Run) -> list[Table]:
     """One table a search."""
-    return [_table(found, run) for found in searched(run)]
+    return [_table(found) for found in searched(run)]
 
 
-def _table(found: Searched, run: Run) -> Table:
+def _table(found: Searched) -> Table:
     # How many samples each learned from says it better than how many it could have.
-    varied, level = [name for name in found.varied() if name != "samples_per_dataset"], confidence_of(run)
+    varied, level = [name for name in found.varied() if name != "samples_per_dataset"], found.confidence
     columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "seconds"]
     table = Table(f"Search in iteration {found.iteration.number}, percent of the dev splits", columns)
     for row in found.rows:
@@ -98,34 +110,44 @@ def seen(found: Searched) -> list[str]:
 
 
 def _of_dev(found: Searched) -> Iterator[str]:
-    ended, worse = found.ended, [row for row in found.ended if row["gain_high"] < 0]
-    best = max(ended, key=lambda row: row["gain"])
+    ended, worse, best = found.ended, [row for row in found.ended if row["gain_high"] < 0], found.tested
     if worse:
         yield f"Dev is falling: {len(worse)} of {len(ended)} trials are worse beyond noise."
         rates = sorted({row["learning_rate"] for row in ended})
-        means = [_mean([row["gain"] for row in ended if row["learning_rate"] == rate]) for rate in rates]
-        if len(rates) > 1 and means[0] > max(means[1:]):
+        lowest = max(row["gain"] for row in ended if row["learning_rate"] == rates[0])
+        if len(rates) > 1 and all(row["gain_high"] < lowest for row in ended if row["learning_rate"] > rates[0]):
             yield f"The lowest learning rate ({rates[0]:g}) does best: try lower ones."
     if len(worse) < len(ended):
-        width = 100 * (best["gain_high"] - best["gain"])
+        width = 100 * max(row["gain_high"] - row["gain"] for row in ended)
         yield (
-            f"Dev is flat for {len(ended) - len(worse)}: they differ from the target by less than noise, which is "
-            f"±{width:.1f} points here; only a larger dev split would show less."
+            f"Dev is flat for {len(ended) - len(worse)}: they differ from the target by no more than noise (as far as "
+            f"±{width:.1f} points here); only a larger dev split would show less."
+        )
+    if any(row["gain_low"] > 0 for row in ended):
+        yield (
+            f"What was tested is {best['name']}, the best seed of the combination with the best mean over seeds: "
+            f"{best['gained']} answers gained, {best['lost']} lost."
         )
 
 
 def _of_sizes(found: Searched) -> Iterator[str]:
     config = found.iteration.run.record()["config"]
     for pool, dataset, asked, there in _shortages(found, config):
-        yield f"Samples are few: {pool} has {there} of {dataset} where {asked} were wanted."
-    sizes = sorted({row["samples"] for row in found.ended})
-    if len(sizes) > 1:
-        means = {size: _mean([row["gain"] for row in found.ended if row["samples"] == size]) for size in sizes}
-        if means[sizes[-1]] > means[sizes[0]]:
-            yield (
-                f"The gain grows with the training set, from {100 * means[sizes[0]]:+.1f} points at {sizes[0]} samples "
-                f"to {100 * means[sizes[-1]]:+.1f} at {sizes[-1]}: more may help."
-            )
+        yield f"Samples are few: pool {pool} has {there} of {dataset} where {asked} were wanted."
+    pairs = list(_by_size(found))
+    clear = any(large["gain_low"] > small["gain_high"] for small, large in pairs)
+    if clear and all(large["gain"] > small["gain"] for small, large in pairs):
+        yield "Every larger training set did better than the smaller one with the same settings: more may help."
+
+
+def _by_size(found: Searched) -> Iterator[tuple[Row, Row]]:
+    """Trials that differ in how many samples they learned from and in nothing else, the smaller first."""
+    groups: dict[str, list[Row]] = {}
+    for row in found.ended:
+        rest = {key: value for key, value in row.items() if key not in OUTCOME and key != "samples_per_dataset"}
+        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(row)
+    for rows in groups.values():
+        yield from itertools.pairwise(sorted(rows, key=lambda row: row["samples"]))
 
 
 def _shortages(found: Searched, config: dict[str, Any]) -> Iterator[tuple[str, str, int, int]]:
@@ -187,17 +209,13 @@ def plot(run: Run) -> list[str]:
     for found in searched(run):
         if found.ended:
             stage = found.iteration.stage("search")
-            stage.store.put("trials.png", draw(found, confidence_of(run)))
+            stage.store.put("trials.png", draw(found, found.confidence))
             made.append(f"{stage.folder}/trials.png")
     return made
 
 
 def _interval(row: Row, name: str) -> Interval:
     return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _words(name: str) -> str:

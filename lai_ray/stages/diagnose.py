@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lai_ray import models, plugins
 from lai_ray.config import Config
@@ -79,7 +79,7 @@ def diagnose(
     strategies = {name: strategy_for(config, iteration, name) for name in datasets}
     key = key_of(
         attempts.learning_key,
-        settings,
+        replace(settings, encoder=Model("", settings.encoder.identity)),  # By what it is: a run may be moved.
         [config.schedule.name(iteration, d) for d in datasets],
         config.curate.keep_clear_of,
         config.evaluate.learn_from_copies,

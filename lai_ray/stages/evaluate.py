@@ -156,6 +156,16 @@ def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
         run.store.put(name, card.text(lineage, scores).encode())
 
 
+def key_for(parts: list[Part], target: Model, config: Config) -> str:
+    """Of what these parts' attempts and verdicts depend on: questions, sampling, grading, and who is asked."""
+    return _key(parts, {part.name: _asked(part, target, config) for part in parts}, config)
+
+
+def answered(stage: Stage, parts: list[Part], target: Model, config: Config) -> bool:
+    """Whether there is an answer to every question already, here or wherever answers are taken over from."""
+    return next(_missing(parts, stage.answers(), target, config), None) is None
+
+
 def _key(parts: list[Part], asked: dict[str, str], config: Config) -> str:
     """Of what these parts' attempts and verdicts depend on."""
     code = code_hash(*(part.benchmark for part in parts))

@@ -19,14 +19,30 @@ from lai_ray.records import Attempt
 from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
-from lai_ray.stages.evaluate import Attempts
+from lai_ray.stages.evaluate import Attempts, key_for
 from lai_ray.stages.instruct import instruct, instructor_for
-from lai_ray.stages.trial import Found, Plan, Trial, best, found, has_model, keep_only, metric_benchmarks, model_of
-from lai_ray.stages.trials import combinations, most, pool_of, pools, with_settings
-from lai_ray.stats import Interval, mean_over, paired, score
+from lai_ray.stages.train import content_of, examples_from, name_of
+from lai_ray.stages.trial import (
+    Found,
+    Plan,
+    Trial,
+    best,
+    dev_parts,
+    forget,
+    found,
+    has_model,
+    keep_only,
+    metric_benchmarks,
+    model_of,
+)  # fmt: skip
+from lai_ray.stages.trials import combinations, most, pool_of, with_settings
+from lai_ray.stages.trials import pools as trials_by_pool
+from lai_ray.stats import Interval, mean_over, paired, score, sign_test
 from lai_ray.store import key_of
 
 UNTOUCHED = "trial_0"
+CONFIDENCE = 0.95
+"""Of the intervals by which a trial wins. Not the report's: how that looks may change, the next target may not."""
 Row = dict[str, Any]
 
 
@@ -36,24 +52,28 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     Raises StageError when every trial failed.
     """
     stage = run.stage(i, "search")
-    plans = _plans(i, attempts, target, config, _pools(run, i, attempts, target, config, executor))
-    key = key_of(target.identity, attempts.learning_key, [plan.key for plan in plans])
+    pools = _pools(run, i, attempts, target, config, executor)
+    if not any(sum(pool.counts.values()) for pool in pools.values()):
+        run.progress.say("  no mistakes anywhere: nothing to learn from; the target stays as it is", style="green")
+        return target
+    plans = _plans(i, attempts, target, config, pools)
+    key = key_of(target.identity, [plan.key for plan in plans])
     if not stage.done(key):
         tried = _tried(stage, i, plans, target, config, executor)
         rows = _rows(stage, attempts, config, tried)
         won = _won(rows, tried)
         stage.store.put("trials.csv", _csv(rows))
-        stage.progress.say(_said(rows, won))
-        winner = {"name": won, "folder": tried.results[won].folder if won in tried.results else None}
+        stage.progress.say(_said(rows, won, tried.best))
         failed = sum("error" in row for row in rows)
         stage.store.put_json("trials.json", rows)
-        stage.finish(key, winner=winner, trials=len(rows), failed=failed)
-        if config.search and not config.search.keep_weights:
-            keep_only(run, i, tried.results.get(won))
+        stage.finish(
+            key, winner={"name": won}, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed
+        )
     stage.reached()
-    winner = stage.facts()["winner"]
-    plan = next((plan for plan in plans if plan.name == winner["name"]), None)
-    chosen = plan and found(run, i, plan)
+    won = stage.facts()["winner"]["name"]
+    chosen = next((found(run, i, plan) for plan in plans if plan.name == won), None)
+    if config.search and not config.search.keep_weights:
+        keep_only(run, i, chosen)
     return model_of(run, chosen) if chosen else target
 
 
@@ -63,7 +83,7 @@ def _pools(
     """Samples by pool: each is asked for once, at the largest size that one of its trials learns from."""
     instructor = instructor_for(config, target, run.record())
     made: dict[str, Samples] = {}
-    for name, learning in pools(config, i).items():
+    for name, learning in trials_by_pool(config, i).items():
         sizes = [settings["samples_per_dataset"] for settings in learning]
         largest = learning[0] | {"samples_per_dataset": most(sizes, config.evaluate.learn_from)}
         asked = with_settings(config, largest)
@@ -76,13 +96,16 @@ def _pools(
 
 
 def _plans(i: int, attempts: Attempts, target: Model, config: Config, samples: Mapping[str, Samples]) -> list[Plan]:
-    plans = []
+    """What each trial does. It is known by its samples' content: what leaves them as they are tries nothing anew."""
+    asked, contents, plans = key_for(dev_parts(config), target, config), {}, []
     for settings in combinations(config, i):
-        pool, wanted = samples[pool_of(config, i, settings)], with_settings(config, settings)
-        counts = {name: min(kept, wanted.curate.most(name)) for name, kept in pool.counts.items()}
-        decides = pool.key, counts, wanted.train.identity(), wanted.learning_rate(i), settings["seed"]
-        key = key_of(target.identity, attempts.learning_key, *decides)
-        plans.append(Plan(settings, key, f"iteration_{i}/search/{pool_of(config, i, settings)}", counts))
+        name, wanted = pool_of(config, i, settings), with_settings(config, settings)
+        pool = samples[name]
+        counts = {dataset: min(kept, wanted.curate.most(dataset)) for dataset, kept in pool.counts.items()}
+        if (known := (name, *counts.items())) not in contents:
+            contents[known] = content_of(examples_from(pool, wanted))
+        model = name_of(target, contents[known], i, wanted, settings["seed"])
+        plans.append(Plan(settings, key_of(model, asked), model, f"iteration_{i}/search/{name}", counts))
     return plans
 
 
@@ -105,41 +128,63 @@ def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Confi
     """Every trial tried, but for those that an earlier start did and those that would do what another does."""
     run, first = stage.run, {plan.key: plan.name for plan in reversed(plans)}
     tried = _Tried(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
-    for plan in plans:
-        if plan.name not in tried.same and (before := found(run, i, plan)):
-            tried.results[plan.name] = before
-    if (best_before := tried.best) and not has_model(run, tried.results[best_before]):
-        del tried.results[best_before]  # Somebody removed its weights: it may win, so it is done again.
-    todo = [plan for plan in plans if plan.name not in tried.results and plan.name not in tried.same]
     for line in _shortages(plans, config):
         stage.progress.say(line)
+    todo = []
+    for plan in plans:
+        if plan.name in tried.same:
+            continue
+        if not sum(plan.samples.values()):
+            tried.errors[plan.name] = "there is no sample to learn from in its pool of replies"
+        elif before := found(run, i, plan):
+            tried.results[plan.name] = before
+        else:
+            todo.append(plan)
+    assert config.search is not None
+    _try(stage, i, tried, todo, todo if config.search.keep_weights else [], target, config, executor)
+    while (leader := tried.best) and not has_model(run, tried.results[leader]):
+        # Removed, or never made: its dev answers were known. It may win, so it is needed.
+        again = [plan for plan in plans if plan.name == leader]
+        forget(run, i, again[0])  # Else it would go on beating others, should it fail this time.
+        _try(stage, i, tried, again, again, target, config, executor)
+        if leader in tried.results and not has_model(run, tried.results[leader]):
+            del tried.results[leader]
+            tried.errors[leader] = "its model is not where it was written"
+    if not tried.results:
+        name, why = next(iter(tried.errors.items()))
+        raise StageError(
+            f"{stage.folder}: all {len(tried.errors)} trials failed; {name}: {why} Replies and answers are kept; mend "
+            "the cause and start the same command again."
+        )
+    return tried
+
+
+def _try(
+    stage: Stage, i: int, tried: _Tried, todo: list[Plan], needed: list[Plan],
+    target: Model, config: Config, executor: Executor,
+) -> None:  # fmt: skip
+    """Try these, and note what came of each. The needed ones must have a model afterwards."""
     if not todo:
-        return tried
+        return
+    run, must = stage.run, frozenset(plan.name for plan in needed)
     reuse = tuple(other.store.where for other in run.reuse)
-    trial = Trial(run.store.where, run.start, i, target, config, {plan.name: plan for plan in plans}, reuse)
+    trial = Trial(run.store.where, run.start, i, target, config, {p.name: p for p in tried.plans}, reuse, must)
     with stage.progress.track(f"{stage.folder}: trials", len(todo)) as tracker:
 
         def heard(settings: Row, result: Row) -> None:
-            score = result.get("mean")
-            stage.progress.say(
-                f"  {settings['name']}: "
-                + (f"failed: {result['error']}" if score is None else f"{100 * score:.1f}% on dev")
-            )
+            dev = result.get("mean")
+            words = f"failed: {result.get('error')}" if dev is None else f"{100 * dev:.1f}% on dev"
+            stage.progress.say(f"  {settings['name']}: {words}")
             tracker.advance()
 
         ended = executor.search(trial, [plan.settings for plan in todo], stage.place("tune"), heard)
     for plan, result in zip(todo, ended, strict=True):
-        if made := found(run, i, plan):
+        tried.results.pop(plan.name, None)
+        made = None if result.get("error") else found(run, i, plan)
+        if made:
             tried.results[plan.name] = made
         else:
             tried.errors[plan.name] = str(result.get("error", "it left no result"))
-    if not tried.results:
-        name, why = next(iter(tried.errors.items()))
-        raise StageError(
-            f"{stage.folder}: all {len(todo)} trials failed; {name}: {why} Replies and answers are kept; mend the "
-            "cause and start the same command again."
-        )
-    return tried
 
 
 def _shortages(plans: list[Plan], config: Config) -> Iterable[str]:
@@ -164,12 +209,11 @@ def _rows(stage: Stage, attempts: Attempts, config: Config, tried: _Tried) -> li
     The gains' intervals hold for all trials together (Bonferroni): the best of many is picked, and looks better than
     it is.
     """
-    names, level = metric_benchmarks(config), config.report.confidence
-    together = 1 - (1 - level) / max(len(tried.results), 1)
+    names, together = metric_benchmarks(config), 1 - (1 - CONFIDENCE) / max(len(tried.results), 1)
     before = {name: _right(attempts.of(name, "dev")) for name in names}
 
     def row(settings: Row, scores: Mapping[str, Row], gain: Interval) -> Row:
-        dev = mean_over([score(scores[f"{n}.dev"]["right"], scores[f"{n}.dev"]["n"], level) for n in names])
+        dev = mean_over([score(scores[f"{n}.dev"]["right"], scores[f"{n}.dev"]["n"], CONFIDENCE) for n in names])
         said = {"dev": dev.value, "dev_low": dev.low, "dev_high": dev.high}
         return {**settings, **said, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
 
@@ -183,24 +227,34 @@ def _rows(stage: Stage, attempts: Attempts, config: Config, tried: _Tried) -> li
         else:
             trial = tried.results[plan.name]
             sat = Attempts(Stage(stage.run, f"{trial.folder}/evaluate"), "", "")
-            gains = [paired(before[name], _right(sat.of(name, "dev")), together) for name in names]
+            after = {name: _right(sat.of(name, "dev")) for name in names}
+            gains = [paired(before[name], after[name], together) for name in names]
             made = {key: trial.result[key] for key in ("loss", "seconds", "gpu_seconds")}
-            rows.append(row(settings, trial.result["dev"], mean_over(gains)) | made)
+            changed = {"gained": _changed(before, after), "lost": _changed(after, before)}
+            rows.append(row(settings, trial.result["dev"], mean_over(gains)) | changed | made)
     return rows
 
 
+def _changed(before: Mapping[str, Mapping[str, bool]], after: Mapping[str, Mapping[str, bool]]) -> int:
+    """Problems that were not right before and are after."""
+    return sum(right and not before[name].get(key, True) for name in after for key, right in after[name].items())
+
+
 def _won(rows: list[Row], tried: _Tried) -> str:
+    """The best trial where it beats the target beyond noise: by its interval, and by McNemar's exact test as well,
+    since an interval from a handful of changed answers is narrower than it should be."""
     leader = next(row for row in rows if row["name"] == tried.best)
-    return str(leader["name"]) if leader["gain_low"] > 0 else UNTOUCHED
+    chance = sign_test(leader["gained"], leader["lost"])
+    beyond = leader["gain_low"] > 0 and chance <= (1 - CONFIDENCE) / len(tried.results)
+    return str(leader["name"]) if beyond else UNTOUCHED
 
 
 def _right(attempts: Iterable[Attempt]) -> dict[str, bool]:
     return {attempt.id: attempt.right for attempt in attempts}
 
 
-def _said(rows: list[Row], won: str) -> str:
-    leader = max((row for row in rows[1:] if "gain" in row), key=lambda row: row["gain"])
-    told = leader if won == UNTOUCHED else next(row for row in rows if row["name"] == won)
+def _said(rows: list[Row], won: str, tested: str | None) -> str:
+    told = next(row for row in rows if row["name"] == tested)
     gain = f"{100 * told['gain']:+.1f} points on dev, {100 * told['gain_low']:+.1f} to {100 * told['gain_high']:+.1f}"
     if won == UNTOUCHED:
         return f"  no trial beats the untouched target beyond noise (best: {told['name']}, {gain}); it stays"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lai_ray.config import Config
@@ -42,8 +42,8 @@ def training_key(
     settings, rate = config.train, config.learning_rate(iteration)
     seed = config.seed if seed is None else seed
     examples = examples_from(samples, config)
-    content = key_of([(e.messages, e.turns) for e in examples])
-    key = key_of(target.identity, settings.identity(), rate, seed, content)
+    content = content_of(examples)
+    key = name_of(target, content, iteration, config, seed)
     lineage = {
         "name": key,
         "base": target.identity,
@@ -54,6 +54,16 @@ def training_key(
         "samples": {"count": len(examples), "hash": content},
     }
     return key, lineage
+
+
+def content_of(examples: Iterable[Example]) -> str:
+    """Hash of what is learned."""
+    return key_of([(e.messages, e.turns) for e in examples])
+
+
+def name_of(target: Model, content: str, iteration: int, config: Config, seed: int) -> str:
+    """The name of the model that a training makes, known before it."""
+    return key_of(target.identity, config.train.identity(), config.learning_rate(iteration), seed, content)
 
 
 def _made_before(stage: Stage, key: str) -> dict[str, float] | None:

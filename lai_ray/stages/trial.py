@@ -8,10 +8,12 @@ live on for a while, never writes where its successor does. That one takes over 
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lai_ray import weights
@@ -20,7 +22,7 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.records import Sample
 from lai_ray.rundir import Fence, Run, Stage
 from lai_ray.stages.curate import Samples
-from lai_ray.stages.evaluate import evaluate
+from lai_ray.stages.evaluate import answered, evaluate
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.stages.trials import combination_of, with_settings
@@ -37,7 +39,9 @@ class Plan:
     settings: dict[str, Any]
     """`name`, then where it stands in the grid."""
     key: str
-    """Hash of what decides its result."""
+    """Hash of what decides its result: the model that it makes, and what that is asked on dev and how it is graded."""
+    model: str
+    """The identity of the model that it makes, known beforehand."""
     pool: str
     """The folder of the pool that it learns from."""
     samples: dict[str, int]
@@ -77,6 +81,8 @@ class Trial:
     plans: Mapping[str, Plan]
     reuse: tuple[str, ...]
     """The runs that are taken over from."""
+    needed: frozenset[str]
+    """The trials that must have a model at their end. Any other need not be trained where its dev answers are known."""
 
     def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
         """Dev scores and the new target of one trial. It never calls the instructor, and reads no test."""
@@ -88,12 +94,14 @@ class Trial:
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        if run.store.local:  # States are kept on disks alone.
-            out = training.place("checkpoint")
-            for earlier in reversed(range(1, self.start)):  # The newest is there first, and stays.
-                state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
-        made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
-        attempts = evaluate(sitting, dev_parts(self.config), made, config, executor)
+        made, parts = Model(training.place("checkpoint"), plan.model), dev_parts(self.config)
+        run.check_still_mine()
+        if plan.name in self.needed or not answered(sitting, parts, made, config):
+            self._take_over_states(run, training)
+            if not training.store.exists("checkpoint/lineage.json"):
+                training.store.delete("")  # Its marker, should the model have been removed.
+            made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
+        attempts = evaluate(sitting, parts, made, config, executor)
         scores = attempts.scores()
         result = {
             "identity": made.identity,
@@ -104,9 +112,16 @@ class Trial:
             "gpu_seconds": _gpu_seconds(config, training, sitting),
         }
         Stage(run, folder).store.put_json(RESULT, {"key": plan.key, "settings": settings, "result": result})
-        if not self.config.search or not self.config.search.keep_weights:
+        if self.config.search and not self.config.search.keep_weights:
             remove_beaten(run, self.iteration, list(self.plans.values()))
         return result
+
+    def _take_over_states(self, run: Run, training: Stage) -> None:
+        """Go on from what an earlier start of this trial kept."""
+        if run.store.local:  # States are kept on disks alone.
+            out = training.place("checkpoint")
+            for earlier in reversed(range(1, self.start)):  # The newest is there first, and stays.
+                state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
 
 
 def dev_parts(config: Config) -> list[Part]:
@@ -120,10 +135,19 @@ def metric_benchmarks(config: Config) -> list[str]:
     return config.evaluate.learn_from if config.search.metric == "dev" else [config.search.metric]
 
 
+def forget(run: Run, iteration: int, plan: Plan) -> None:
+    """What the trial came to is to be found out again."""
+    run.store.remove(_results(run, iteration, plan))
+
+
+def _results(run: Run, iteration: int, plan: Plan) -> list[str]:
+    """What its attempts have written, whatever they did."""
+    return [name for name in run.store.names(f"{_search(iteration)}/{plan.name}") if name.endswith(f"/{RESULT}")]
+
+
 def found(run: Run, iteration: int, plan: Plan) -> Found | None:
     """What the trial came to, in this start or an earlier one; None where it has not ended."""
-    folder = f"{_search(iteration)}/{plan.name}"
-    names = [name for name in run.store.names(folder) if name.endswith(f"/{RESULT}")]
+    names = _results(run, iteration, plan)
     for name in sorted(names, key=lambda name: int(name.split("/")[-2].removeprefix("start_")), reverse=True):
         written = run.store.get_json(name)
         if written["key"] == plan.key:
@@ -160,15 +184,21 @@ def remove_beaten(run: Run, iteration: int, plans: Sequence[Plan]) -> None:
 
 
 def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
-    """The search is over: remove all weights but the winner's, those of failed and unfinished attempts too."""
-    for store in run.stores_of(MODEL):
-        folder = store.where.removeprefix(f"{run.store.where.rstrip('/')}/").removesuffix(f"/{MODEL}")
-        if folder.startswith(f"{_search(iteration)}/") and not (winner and folder == winner.folder):
-            _remove_model(run, folder)
+    """The search is over: remove all weights and states but the winner's, of failed and unfinished attempts too."""
+    parts = [name.partition("/train/") for name in run.store.names(_search(iteration))]
+    holding = {folder for folder, _, inside in parts if inside.startswith(("checkpoint/", ".checkpoint"))}
+    for folder in sorted(holding - ({winner.folder} if winner else set())):
+        _remove_model(run, folder)
 
 
 def _remove_model(run: Run, folder: str) -> None:
-    weights.remove(Stage(run, folder).place(MODEL))
+    """An attempt's model, and what stands beside it: states, half-written ones."""
+    run.check_still_mine()
+    place = Stage(run, folder).place(MODEL)
+    weights.remove(place)
+    if run.store.local:
+        for beside in Path(place).parent.glob(f".{Path(place).name}.*"):
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _unbeaten(plans: Sequence[Plan], results: Mapping[str, Found]) -> set[str | None]:
@@ -210,4 +240,5 @@ def _gpu_seconds(config: Config, training: Stage, sitting: Stage) -> float:
     cluster = config.cluster
     workers = cluster.train_workers * cluster.gpus_per_worker
     engines = cluster.target_replicas * cluster.gpus_per_replica * config.target.tensor_parallel
-    return round(float(training.facts()["seconds"] * workers + sitting.facts()["seconds"] * engines), 1)
+    seconds = [float(stage.facts().get("seconds", 0)) for stage in (training, sitting)]
+    return round(seconds[0] * workers + seconds[1] * engines, 1)

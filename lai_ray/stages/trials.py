@@ -82,7 +82,8 @@ def pool_of(config: Config, iteration: int, settings: dict[str, Any]) -> str:
     asked = with_settings(config, settings)
     uses_k = any(strategy_for(asked, iteration, name).uses_neighbours for name in asked.evaluate.learn_from)
     parts = [f"k_{settings['neighbours']}"] if uses_k else []
-    parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in sorted(GRID & set(settings)) if _asks(key)]
+    shapes = [key for key in sorted(GRID & set(settings)) if key == "schedule.strategy" or (uses_k and _asks(key))]
+    parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in shapes]
     return "_".join(["pool", *parts])
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -16,12 +17,16 @@ from rich.console import Console
 
 from lai_ray import plugins, start
 from lai_ray.contracts import Model, Trained, TrainJob
+from lai_ray.distributed.placement import Group
 from lai_ray.distributed.search import at_most
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.report import search as report
 from lai_ray.rundir import Driver
+from lai_ray.stages import evaluate as evaluating
 from lai_ray.stages import trial
 from lai_ray.stages.trials import most
+from lai_ray.stats import sign_test
+from lai_ray.training import state
 from tests.local import Crash, LocalExecutor, job, pretend_model
 
 Made = Callable[[TrainJob], int]
@@ -125,7 +130,7 @@ def test_more_samples_and_failing_checks_are_named(tmp_path):
     sizes = {"search__samples_per_dataset": [5, 25], "search__learning_rate": [1e-5]}
     stage = searched(tmp_path / "a", Classroom(lambda job: len(job.examples)), **sizes)
     said = " ".join(report.seen(next(report.searched(stage.run))))
-    assert "The gain grows with the training set" in said and "at 5 samples" in said
+    assert "Every larger training set did better" in said
 
     def mostly_wrong(request: Any) -> str:
         text = LocalExecutor().reply(request)
@@ -148,6 +153,100 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_
     assert stage.facts()["winner"]["name"] == "trial_3"
     assert weights(stage) == ["trial_3"], "what the failed one left is gone"
     assert "the loss is not a number" in report.tables(stage.run)[0].markdown()
+
+
+def test_what_a_trial_that_failed_in_its_middle_left_is_gone_at_the_end(tmp_path):
+    class Failing(Classroom):
+        def train(self, job: TrainJob, progress: Any = None) -> Trained:
+            trained = super().train(job, progress)
+            if job.learning_rate == 3e-5:
+                pretend_model(state.folder_of(job.out) / "step_1")
+                raise StageError("a worker died")
+            return trained
+
+    stage = searched(tmp_path, Failing(by_rate))
+    assert rows(stage)["trial_3"]["error"] == "a worker died"
+    assert not [name for name in stage.store.names() if name.startswith("trial_3/") and "checkpoint" in name]
+
+
+def test_weights_that_a_kill_left_behind_are_removed_by_the_next_start(tmp_path):
+    stage = searched(tmp_path)
+    pretend_model(Path(stage.place("trial_1/start_1/train/checkpoint")))
+    executor = Classroom(by_rate)
+    assert weights(searched(tmp_path, executor)) == ["trial_2"]
+    assert not executor.asked
+
+
+def test_a_grader_that_was_edited_grades_again_and_trains_nothing(tmp_path, monkeypatch):
+    searched(tmp_path)
+    monkeypatch.setattr(evaluating, "code_hash", lambda *parts: "another")
+    executor = Classroom(by_rate)
+    stage = searched(tmp_path, executor)
+    assert not {"generate", "ask", "train"} & set(executor.asked)
+    assert stage.facts()["winner"]["name"] == "trial_2" and weights(stage) == ["trial_2"]
+
+
+def test_another_runs_search_is_taken_over_and_only_the_winner_may_be_trained(tmp_path):
+    searched(tmp_path)
+    executor = Classroom(by_rate)
+    config = searching(tmp_path, name="other", search__learning_rate=RATES[:3])
+    outcome = start.run_job(config, reuse=[str(tmp_path / "small")], executor=executor)
+    assert not {"generate", "ask", "train"} & set(executor.asked)
+    assert weights(outcome.run.stage(0, "search")) == ["trial_2"]
+
+
+def test_other_dev_questions_are_sat_and_compared_anew(tmp_path):
+    searched(tmp_path)
+    lines = Path(DATA["dev"]).read_text().splitlines()
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines[:50]))
+    executor = Classroom(by_rate)
+    own = {"name": "own", "kind": "number", **DATA, "dev": str(tmp_path / "dev.jsonl")}
+    stage = searched(tmp_path, executor, benchmark=[own])
+    scores = stage.store.get_json("trial_2/start_2/evaluate/scores.json")
+    assert scores["own.dev"]["n"] == 50
+    assert executor.asked["train"] == 0, "the answers to these were known"
+
+
+def test_a_winner_that_cannot_be_made_again_is_recorded_and_the_next_one_wins(tmp_path):
+    with pytest.raises(Crash):
+        searched(tmp_path, Classroom(by_rate, die_after={"train": 3}))
+    for folder in (tmp_path / "small").glob("**/trial_2/**/checkpoint"):
+        shutil.rmtree(folder)
+
+    def made(job: TrainJob) -> int:
+        if job.learning_rate == 2e-5:
+            raise StageError("no room")
+        return by_rate(job)
+
+    stage = searched(tmp_path, Classroom(made))
+    assert rows(stage)["trial_2"]["error"] == "no room"
+    assert stage.facts()["winner"]["name"] == "trial_3" and weights(stage) == ["trial_3"]
+
+
+def test_a_target_without_mistakes_stays_and_nothing_is_tried(tmp_path):
+    pretend_model(tmp_path / "perfect", skill=100)
+    executor = Classroom(by_rate)
+    outcome = start.run_job(searching(tmp_path, target__model=str(tmp_path / "perfect")), executor=executor)
+    assert executor.asked["train"] == executor.asked["ask"] == 0
+    assert outcome.target.path == str(tmp_path / "perfect")
+
+
+def test_settings_that_a_strategy_does_not_look_at_ask_for_one_pool(tmp_path):
+    executor = Classroom(by_rate)
+    grid = {"contrast.text": ["question", "question_and_response"]}
+    stage = searched(tmp_path, executor, search__grid=grid, search__learning_rate=[2e-5], schedule__strategy="le")
+    assert executor.asked["train"] == 1
+    assert rows(stage)["trial_2"]["same_as"] == "trial_1"
+
+
+def test_a_handful_of_changed_answers_is_noise(tmp_path):
+    assert sign_test(4, 0) == pytest.approx(0.125) and sign_test(0, 0) == 1.0
+    assert sign_test(6, 0) == sign_test(0, 6) == pytest.approx(2 / 64)
+    assert sign_test(30, 10) == pytest.approx(0.00222, rel=0.01)
+    stage = searched(tmp_path, Classroom(lambda job: 48), search__learning_rate=[1e-5])
+    row = rows(stage)["trial_1"]
+    assert 0 < row["gained"] <= 5 and row["lost"] == 0 and row["gain_low"] > 0
+    assert stage.facts()["winner"]["name"] == "trial_0"
 
 
 def test_when_every_trial_fails_so_does_the_search_and_a_second_start_tries_again(tmp_path):
@@ -189,7 +288,8 @@ def test_a_second_attempt_has_a_folder_of_its_own_and_takes_over_what_is_whole(t
         "trial_1/start_1", "trial_2/start_1", "trial_2/start_2", "trial_3/start_2", "trial_4/start_2",
     ]  # fmt: skip
     assert executor.asked["train"] == 2, "the second trial's model was whole"
-    assert stage.facts()["winner"]["folder"] == "iteration_0/search/trial_2/start_2"
+    [model] = [name for name in stage.store.names() if name.endswith("checkpoint/model.safetensors")]
+    assert model.startswith("trial_2/start_2/")
 
 
 def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
@@ -211,7 +311,19 @@ def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over
     with pytest.raises(StageError, match="a newer driver has taken over"):
         orphan(trials[0], Classroom(by_rate))
     after = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
-    assert [path for path in after if "start_2/train/checkpoint" not in str(path)] == before
+    assert after == before
+
+
+def test_a_finished_search_of_a_later_iteration_is_done_in_another_folder_too(tmp_path):
+    model = tmp_path / "model"
+    pretend_model(model, skill=40)
+    wanted = {"target__model": str(model), "iterations": 2, "search__learning_rate": RATES[:2]}
+    start.run_job(searching(tmp_path / "old", **wanted), executor=Classroom(by_rate))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "old" / "small").rename(tmp_path / "new" / "small")
+    executor = Classroom(by_rate)
+    start.run_job(searching(tmp_path / "new", **wanted), executor=executor)
+    assert not executor.asked
 
 
 def test_a_moved_run_goes_on_where_it_is_now_and_writes_nothing_where_it_was(tmp_path):
@@ -266,9 +378,9 @@ def test_a_size_may_have_a_number_for_each_dataset(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"search__learning_rate": []}, "search.learning_rate: is an empty list"),
-    ({"search__neighbours": []}, "search.neighbours: is an empty list"),
-    ({"search__seeds": []}, "search.seeds: is an empty list"),
+    ({"search__learning_rate": []}, "search.learning_rate is an empty list"),
+    ({"search__neighbours": []}, "search.neighbours is an empty list"),
+    ({"search__seeds": []}, "search.seeds is an empty list"),
     ({"search__samples_per_dataset": [0]}, "whole number of at least 1"),
     ({"search__samples_per_dataset": [{"gsm8k": 3}]}, "a number for gsm8k; evaluate.learn_from has own"),
     ({"curate__samples_per_dataset": {}}, "table with one for each dataset"),
@@ -309,7 +421,7 @@ def test_how_many_go_on_at_once_may_change_between_two_starts(tmp_path):
 
 
 def plan(place: int, rate: float, seed: int) -> trial.Plan:
-    return trial.Plan({"name": f"trial_{place}", "learning_rate": rate, "seed": seed}, str(place), "pool", {})
+    return trial.Plan({"name": f"trial_{place}", "learning_rate": rate, "seed": seed}, str(place), "model", "pool", {})
 
 
 def result(dev: float) -> trial.Found:
@@ -341,25 +453,27 @@ def test_whatever_ends_first_the_winner_is_never_among_the_beaten():
                 assert trial.best(plans, final) in {*trial._unbeaten(plans, so_far), *(set(final) - set(so_far))}
 
 
-@pytest.mark.parametrize(("cpus", "gpus", "wanted", "grown", "at_once"), [
-    (16, 8, None, {}, 4),  # two GPUs for training, one for an engine
-    (16, 8, 3, {}, 3),
-    (16, 8, 100, {}, 4),
-    (16, 8, 100, {"GPU": 12, "CPU": 64}, 6),
-    (16, 1, None, {}, 1),  # too small for one: its stage says so
-    (5, 64, None, {}, 2),
-    (640, 640, None, {}, 9),
+LARGE, SMALL = {"CPU": 16, "GPU": 8}, {"CPU": 4, "GPU": 1}
+
+
+@pytest.mark.parametrize(("nodes", "groups", "wanted", "at_once"), [
+    ([LARGE], [], None, 4),  # Two GPUs for training, then one for an engine.
+    ([LARGE], [], 3, 3),
+    ([LARGE], [], 100, 4),
+    ([LARGE], [Group("large", LARGE, 1)], 100, 8),
+    ([LARGE], [Group("large", LARGE, 1)], None, 4),
+    ([SMALL], [], None, 1),  # Too small for one: its stage says so.
+    ([SMALL] * 5, [], None, 2),
+    ([{"CPU": 3, "GPU": 64}], [], None, 1),
+    ([LARGE] * 99, [], None, 9),
 ])  # fmt: skip
-def test_no_more_trials_go_on_than_the_cluster_holds(tmp_path, cpus, gpus, wanted, grown, at_once):
+def test_no_more_trials_go_on_than_the_nodes_hold(tmp_path, nodes, groups, wanted, at_once):
     changes = {"search__max_concurrent": wanted} if wanted else {}
     config = searching(tmp_path, cluster__train_workers=2, cluster__gpus_per_worker=1, **changes)
-    there = {"CPU": cpus, "GPU": gpus}
-    assert at_most(config, there, there | grown, 9) == at_once
+    assert at_most(config, nodes, groups, 9) == at_once
 
 
 def test_the_model_of_the_winner_is_made_again_where_somebody_removed_it(tmp_path):
-    import shutil
-
     with pytest.raises(Crash):
         searched(tmp_path, Classroom(by_rate, die_after={"train": 3}))
     for folder in (tmp_path / "small").glob("**/trial_2/**/checkpoint"):
