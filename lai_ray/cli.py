@@ -49,7 +49,14 @@ def _check_stage(until: str | None) -> None:
 
 
 @app.command()
-def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
+def check(
+    job: Job,
+    overrides: Overrides = None,
+    reuse: Reuse = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Join the cluster too: does every node read and write the storage?")
+    ] = False,
+) -> None:
     """Say what a job would do, before it does it: settings, counts, prompts, calls, and what is already paid for."""
     from lai_ray import jobfile, paid, plan, start
 
@@ -58,6 +65,13 @@ def check(job: Job, overrides: Overrides = None, reuse: Reuse = None) -> None:
     source = start.reusable(reuse or [], start.place(settings))
     plan.show(settings, _console(), start.begun(settings))
     paid.show(settings, source, _console())
+    if cluster:
+        from lai_ray.distributed import probe
+        from lai_ray.report import tables
+
+        found = probe.nodes(settings)
+        tables.show([probe.table(found, settings.storage)], _console())
+        probe.refuse(found, settings.storage)
 
 
 @app.command("try")
@@ -143,6 +157,7 @@ def sweep(
     """Whole runs over any settings. The same command does only what is missing; sweep.csv has a row a run."""
     from lai_ray import start
     from lai_ray.report import tables
+    from lai_ray.store import Store
     from lai_ray.sweep import file as sweeps
     from lai_ray.sweep import runs, table
 
@@ -154,9 +169,8 @@ def sweep(
     confidence = found.members[0].config.report.confidence
     tables.show([t for t in (table.runs_table(made), table.means(found, made, confidence)) if t.rows], _console())
     if not plan:
-        written = Path(found.storage) / "sweep.csv"
-        written.write_bytes(table.as_csv(made))
-        _console().print(f"written: {written}", markup=False, soft_wrap=True)
+        Store(found.storage).put("sweep.csv", table.as_csv(made))
+        _console().print(f"written: {found.storage}/sweep.csv", markup=False, soft_wrap=True)
     if failed:
         raise LaiError(
             f"{len(failed)} of {len(made)} runs failed: {', '.join(failed)}; the same command tries them again"

@@ -117,7 +117,10 @@ class Objects:
         below = self._prefix + (folder.strip("/") + "/" if folder else "")
         with self._reading(folder):
             found = [item for page in obstore.list(self._client, prefix=below or None) for item in page]
-        return {item["path"][len(self._prefix) :]: (item["size"], item["e_tag"] or "") for item in found}
+        sizes = {item["path"][len(self._prefix) :]: (item["size"], item["e_tag"] or "") for item in found}
+        folders = {"", *(name[:at] for name in sizes for at, sign in enumerate(name) if sign == "/")}
+        # pyarrow, which Ray writes with, makes an empty object for each folder; those are no files.
+        return {name: facts for name, facts in sizes.items() if facts[0] or name not in folders}
 
     def delete(self, folder: str) -> None:
         """Remove every file below a folder."""

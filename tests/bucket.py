@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,12 +15,23 @@ from pathlib import Path
 import pytest
 
 
-@contextmanager
-def serving(log: Path, **environment: str) -> Iterator[dict[str, str]]:
-    """The variables with which its buckets are reached, once it answers."""
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+        return int(free.getsockname()[1])
+
+
+def reaching(port: int) -> dict[str, str]:
+    """The variables with which buckets of a server there are reached."""
+    keys = {"AWS_ACCESS_KEY_ID": "AKIATHEKEYOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-tests"}
+    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1", **keys}
+
+
+@contextmanager
+def serving(log: Path, port: int | None = None, **environment: str) -> Iterator[dict[str, str]]:
+    """The variables with which its buckets are reached, once it answers."""
+    port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=out)
@@ -30,8 +42,7 @@ def serving(log: Path, **environment: str) -> Iterator[dict[str, str]]:
                     break
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
-        keys = {"AWS_ACCESS_KEY_ID": "AKIATHEKEYOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-tests"}
-        yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1", **keys}
+        yield reaching(port)
     finally:
         server.kill()
         server.wait()
@@ -46,6 +57,15 @@ def client(environment: dict[str, str], service: str = "s3") -> object:
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
     )  # fmt: skip
+
+
+def user(users: object, name: str, may: list[str]) -> dict[str, str]:
+    """The keys of a new user who may do this and nothing else. users: the client of "iam". Three requests."""
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": may, "Resource": "*"}]}
+    users.create_user(UserName=name)  # type: ignore[attr-defined]
+    users.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=json.dumps(policy))  # type: ignore[attr-defined]
+    key = users.create_access_key(UserName=name)["AccessKey"]  # type: ignore[attr-defined]
+    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
 
 @pytest.fixture(scope="module")

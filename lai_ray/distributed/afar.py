@@ -52,6 +52,16 @@ def scratch(job: TrainJob) -> Iterator[str]:
         yield url
     finally:
         store.delete("")
+        _remove_folders(url)
+
+
+def _remove_folders(url: str) -> None:
+    """The empty objects that Ray's file system made for folders; our own client does not see them as files."""
+    from pyarrow.fs import FileSystem
+
+    with suppress(OSError):
+        files, path = FileSystem.from_uri(url)
+        files.delete_dir(path)
 
 
 def told(url: str, progress: Callable[[int, int], None] | None, seen: int) -> int:

@@ -96,8 +96,6 @@ def read(path: Path, given: list[str] | None = None) -> Sweep:
     base = jobfile.read(job, given)
     name = settings.name or path.stem
     storage = f"{base.storage.rstrip('/')}/{name}"
-    if "://" in storage:
-        raise ConfigError(f"storage = {base.storage!r}: a sweep needs a disk; object stores are not supported yet")
     members: list[Member] = []
     combinations = list(_combinations(settings, base, str(path)))
     lists = _lists(settings)

@@ -20,8 +20,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lai_ray import weights
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, InterruptedRunError
+from lai_ray.objects import is_url
 from lai_ray.rundir import MAY_CHANGE, Driver, Run
 from lai_ray.store import key_of
 from lai_ray.sweep.file import Member, Sweep
@@ -158,7 +160,7 @@ def _wave(sweep: Sweep, tasks: list[Task], ended: Ended, console: Console, at_on
         while waiting or going:
             while waiting and len(going) < at_once:
                 task, started = waiting.popleft(), started + 1
-                log = Log(Path(_own(sweep)) / "logs" / f"{task.member.name}.log")
+                log = Log(_logs(sweep) / f"{task.member.name}.log")
                 going[_begin(command(sweep, task), log.path)] = task, log, time.monotonic()
                 console.print(f"  {task.title}: started ({started} of {total})", markup=False)
             time.sleep(POLL)
@@ -219,6 +221,11 @@ def _told_to_stop() -> Iterator[None]:
 def _own(sweep: Sweep) -> str:
     """The sweep's own folder beside its runs, whose names begin otherwise."""
     return f"{sweep.storage}/_sweep"
+
+
+def _logs(sweep: Sweep) -> Path:
+    """Where its runs' output goes: beside them, or into this machine's cache where they are in an object store."""
+    return weights.place_for("logs", _own(sweep)) if is_url(sweep.storage) else Path(_own(sweep)) / "logs"
 
 
 def _check_places(sweep: Sweep) -> None:

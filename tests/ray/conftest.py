@@ -9,14 +9,21 @@ from typing import Any
 
 import pytest
 
+from tests import bucket as server
+
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "lai_ray" / "world" / "student"
 
 
+PORT = server.free_port()
+"""Of the S3 server, wherever one is started: Ray's workers have the environment that Ray was started with."""
+
+
 @pytest.fixture(scope="session", autouse=True)
-def ray_session() -> Iterator[Any]:
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A local Ray with 2 logical CPUs; whatever the tests ask for must fit into them."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "RAY_worker_niceness": "0"}
+    os.environ |= {**server.reaching(PORT), "LAI_CACHE": str(tmp_path_factory.mktemp("cache"))}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     import ray
@@ -24,6 +31,14 @@ def ray_session() -> Iterator[Any]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty bucket that Ray's workers reach too."""
+    with server.serving(tmp_path_factory.mktemp("server") / "server.log", PORT) as environment:
+        server.client(environment).create_bucket(Bucket="bucket")  # type: ignore[attr-defined]
+        yield "s3://bucket"
 
 
 @pytest.fixture

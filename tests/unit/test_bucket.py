@@ -148,13 +148,7 @@ def test_a_bucket_that_is_not_there_and_one_that_is_not_ours_to_write_are_said_s
     with server.serving(tmp_path / "server.log", INITIAL_NO_AUTH_ACTION_COUNT="4") as environment:
         users = server.client(environment, "iam")
         server.client(environment).create_bucket(Bucket="locked")
-        users.create_user(UserName="reader")
-        policy = {"Version": "2012-10-17", "Statement": [
-            {"Effect": "Allow", "Action": ["s3:List*", "s3:Get*"], "Resource": "*"},
-        ]}  # fmt: skip
-        users.put_user_policy(UserName="reader", PolicyName="reads", PolicyDocument=json.dumps(policy))
-        key = users.create_access_key(UserName="reader")["AccessKey"]
-        mine = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        mine = server.user(users, "reader", ["s3:List*", "s3:Get*"])
         for name, value in (environment | mine).items():
             monkeypatch.setenv(name, value)
         executor = LocalExecutor()

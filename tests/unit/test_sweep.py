@@ -215,9 +215,12 @@ def test_a_setting_that_is_a_table_may_be_in_an_arm(folder):
     assert member.config.schedule.strategy == {"word_problems": "le"}
 
 
-def test_a_sweep_needs_a_disk(folder):
-    with pytest.raises(ConfigError, match="object stores are not supported yet"):
-        file.read(folder / "arms.toml", ["storage=s3://bucket/runs"])
+def test_a_sweep_in_a_bucket_has_its_logs_on_a_disk(folder, monkeypatch):
+    monkeypatch.setenv("LAI_CACHE", str(folder / "cache"))
+    sweep = file.read(folder / "arms.toml", ["storage=s3://bucket/runs"])
+    assert sweep.storage == "s3://bucket/runs/arms"
+    assert 'storage="s3://bucket/runs/arms"' in sweep.members[0].overrides()
+    assert runs._logs(sweep).is_relative_to(folder / "cache" / "logs")
 
 
 def test_smaller_sets_are_parts_of_the_largest(folder):
