@@ -54,7 +54,11 @@ def check(
     overrides: Overrides = None,
     reuse: Reuse = None,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Join the cluster too: does every node read and write the storage?")
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Join the cluster too: does every node read and write the storage, and has everything a place?",
+        ),
     ] = False,
 ) -> None:
     """Say what a job would do, before it does it: settings, counts, prompts, calls, and what is already paid for."""
@@ -66,12 +70,15 @@ def check(
     plan.show(settings, _console(), start.begun(settings))
     paid.show(settings, source, _console())
     if cluster:
-        from lai_ray.distributed import probe
+        from lai_ray.distributed import placement, probe
         from lai_ray.report import tables
 
-        found = probe.nodes(settings)
-        tables.show([probe.table(found, settings.storage)], _console())
-        probe.refuse(found, settings.storage)
+        there = probe.cluster(settings)
+        places = placement.verdicts(placement.needs(settings), there.resources, there.groups)
+        seen = placement.table(places, there.resources, there.groups)
+        tables.show([probe.table(there.nodes, settings.storage), seen], _console())
+        probe.refuse(there.nodes, settings.storage)
+        placement.refuse(places)
 
 
 @app.command("try")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lai_ray.config import Config
 from lai_ray.distributed.callers import CALLER_CPUS
 from lai_ray.distributed.session import MAP_CPUS
+from lai_ray.errors import ConfigError
 from lai_ray.plugins import load
 from lai_ray.report.tables import Table
 
@@ -63,7 +64,7 @@ class Verdict:
             return f"{self.now} of {count} fit now; the stage waits for the autoscaler to add nodes"
         if not self.ever:
             why = "no node has that much" if not self.grown else f"only {self.grown} of {count} ever fit"
-            return f"NEVER: {why} ({asked} each); ask for less or add nodes"
+            return f"NEVER: {why} ({asked} each); ask for less, or add nodes"
         return f"{self.grown} of {count} ever have a place: these do all the work; ask for {self.grown}, or add nodes"
 
 
@@ -133,6 +134,13 @@ def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence
         may = ", ".join(f"{group.more} {group.name} ({_said(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
     return made
+
+
+def refuse(found: Iterable[Verdict]) -> None:
+    """Raises ConfigError that names each stage which can never have its place."""
+    if never := [verdict for verdict in found if not verdict.ever]:
+        lines = [f"  {v.need.stage}, {v.need.count} {v.need.what}: {v.words().removeprefix('NEVER: ')}" for v in never]
+        raise ConfigError("the cluster has no place for\n" + "\n".join(lines) + "\nNothing was started.")
 
 
 def _bundle(cpus: float, gpus: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lai_ray import weights
 from lai_ray.config import Config
+from lai_ray.distributed import placement
 from lai_ray.distributed.connect import start
 from lai_ray.errors import ConfigError, LaiError
 from lai_ray.objects import Objects, is_url
@@ -34,7 +35,17 @@ class Node:
     error: str = ""
 
 
-def nodes(config: Config) -> list[Node]:
+@dataclass(frozen=True)
+class Cluster:
+    """What there is."""
+
+    nodes: list[Node]
+    resources: list[placement.Resources]
+    groups: list[placement.Group]
+    """What the autoscaler may add."""
+
+
+def cluster(config: Config) -> Cluster:
     """Every node that is alive, after it tried the job's storage. Ray is started or joined, and left as it was found.
 
     Raises what `connect.start` raises, and StageError where this machine itself cannot write the storage.
@@ -47,7 +58,7 @@ def nodes(config: Config) -> list[Node]:
     here = Objects(place)
     try:
         here.put("driver", place.encode())
-        return _asked(place, here)
+        return Cluster(_asked(place, here), *placement.cluster_now())
     finally:
         here.delete("")
         if ours:

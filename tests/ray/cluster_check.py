@@ -17,7 +17,7 @@ def main(storage: str) -> None:
     cluster.add_node(num_cpus=1, env_vars={"AWS_SECRET_ACCESS_KEY": "not-the-secret"})
     try:
         job = config(address=cluster.address).model_copy(update={"storage": storage})
-        found = probe.nodes(job)
+        found = probe.cluster(job).nodes
         print(len(found), [node.free is not None for node in found], len(probe.table(found, storage).rows))
         probe.refuse(found, storage)
     except ConfigError as error:

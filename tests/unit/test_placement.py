@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.distributed.placement import Group, Need, needs, table, verdicts
+from lai_ray.distributed.placement import Group, Need, needs, refuse, table, verdicts
+from lai_ray.errors import ConfigError
 from tests.local import job
 
 GPU_NODE = {"CPU": 16.0, "GPU": 4.0, "memory": 64 * 2**30}
@@ -51,6 +52,12 @@ def test_every_stage_of_a_job_says_what_it_places(tmp_path):
     assert listed["train", "workers"].together and listed["train", "workers"].count == 4
     assert ("diagnose", "encoders") not in {(n.stage, n.what) for n in needs(job(tmp_path, schedule__strategy="le"))}
     assert [need.stage for need in needs(job(tmp_path, iterations=0))] == ["evaluate"]
+
+
+def test_a_stage_that_can_never_be_placed_is_refused_before_anything_starts():
+    refuse(verdicts([workers(8), engines(9)], [GPU_NODE, GPU_NODE]))
+    with pytest.raises(ConfigError, match=r"train, 9 workers: only 8 of 9 ever fit \(1 CPU, 1 GPU each\)"):
+        refuse(verdicts([workers(9)], [GPU_NODE, GPU_NODE]))
 
 
 def test_the_table_says_what_is_there_and_what_may_come():
