@@ -16,6 +16,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.execution import class_cache
 
 from lai_ray import doing
 from lai_ray.config import Config
@@ -31,6 +32,8 @@ TUNE_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Its loggers would write a folder of files for each trial; trials.csv says the same in one.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A run's folder is mostly given from where the command was.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # It would take Ctrl-C for the end of the search, and hand out what there is as if that were all.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -51,6 +54,9 @@ def search(
     """
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
+    # Tune would hand keys on in a runtime environment, which the dashboard shows to everybody. Nodes have their own.
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
     place = folder if is_url(folder) else os.path.abspath(folder)
     called = doing.now().replace("/", ".")
     at_once = at_most(config, *cluster_now(), len(trials))

@@ -23,7 +23,10 @@ from tests.tiny_model import tiny_model
 def squares_in_a_trial(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
     if settings["name"] == "trial_2":
         raise DataError("the loss is NaN at step 3")
-    return {"squares": list(executor.map(abs, [-settings["seed"]] * 3)), "loss": 0.5}
+    import ray
+
+    shown = json.dumps(ray.get_runtime_context().runtime_env, default=str)
+    return {"squares": list(executor.map(abs, [-settings["seed"]] * 3)), "folder": os.getcwd(), "shown": shown}
 
 
 def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_path):
@@ -48,10 +51,10 @@ def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_
 
 
 def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_session):
-    """Two logical CPUs, all of which one training holds: a trial itself must hold none."""
+    """Two logical CPUs, of which one training holds nearly all (other tests' quota actors a hair): a trial holds none."""
     config = job(
         tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2,
-        cluster={"train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 1},
+        cluster={"train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 0.9, "stall_seconds": 60},
     )  # fmt: skip
     base = tiny_model(tmp_path / "base")
     trials = [{"name": f"trial_{i}", "base": base, "out": str(tmp_path / f"out_{i}"), "fails": i == 1} for i in (1, 2)]
@@ -88,14 +91,15 @@ def holds_both_processors(settings: dict[str, Any], executor: Executor) -> dict[
         def held(self) -> bool:
             return True
 
-    holder = ray.remote(num_cpus=2, scheduling_strategy="DEFAULT")(Holder).remote()
+    holder = ray.remote(num_cpus=1.9, scheduling_strategy="DEFAULT")(Holder).remote()
     held = ray.get(holder.held.remote(), timeout=60)
     if settings["dies"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return {"held": held}
 
 
-def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_session, tmp_path):
+def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-key")
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2)
     trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2, 3)]
     heard: dict[str, dict[str, Any]] = {}
@@ -108,7 +112,9 @@ def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_sess
         folders = str(tmp_path / "tune"), str(tmp_path / "logs")
         results = search(squares_in_a_trial, trials, folders[0], config=config, logs=folders[1], heard=tell)
     assert heard == {trial["name"]: result for trial, result in zip(trials, results, strict=True)}
-    assert results[0] == {"squares": [1, 1, 1], "loss": 0.5}
+    assert results[0]["squares"] == [1, 1, 1]
+    assert results[0]["folder"] == os.getcwd(), "a relative storage means there what it means here"
+    assert "planted-key" not in results[0]["shown"], "a trial's environment stands on Ray's dashboard"
     assert "the loss is NaN at step 3" in results[1]["error"]
     assert results[2]["squares"] == [3, 3, 3]
     again = search(squares_in_a_trial, trials[2:], str(tmp_path / "tune"), config=config, logs=None)
