@@ -51,10 +51,12 @@ def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_
 
 
 def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_session):
-    """Two logical CPUs, of which one training holds nearly all (other tests' quota actors a hair): a trial holds none."""
+    """Of two logical CPUs one training holds nearly all (another test's quota actor has a hair): a trial holds none."""
     config = job(
         tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2,
-        cluster={"train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 0.9, "stall_seconds": 60},
+        cluster={
+            "train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 0.9, "stall_seconds": 60
+        },
     )  # fmt: skip
     base = tiny_model(tmp_path / "base")
     trials = [{"name": f"trial_{i}", "base": base, "out": str(tmp_path / f"out_{i}"), "fails": i == 1} for i in (1, 2)]
