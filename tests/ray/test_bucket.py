@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -70,6 +71,7 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     assert _Encoder(target, None)(row)["vector"][0].as_py()
 
 
+@pytest.mark.soak
 def test_the_one_node_that_may_not_write_the_storage_is_named(tmp_path):
     with server.serving(tmp_path / "server.log", INITIAL_NO_AUTH_ACTION_COUNT="4") as environment:
         users = server.client(environment, "iam")
