@@ -50,7 +50,7 @@ def one_engine(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Two logical CPUs, two logical GPUs, four trials that want both of these each, and one more."""
+    """Two logical CPUs, two logical GPUs, two trials that want both of these each, and one more."""
     import ray
 
     from lai_ray.distributed.search import search
@@ -67,7 +67,7 @@ def main() -> None:
     }
     target = {"model": "tests.ray.placing:hold", "engine": "scripted"}
     common = {"search__learning_rate": [1e-5], "search__max_concurrent": 4, "target": target}
-    trials = [{"name": f"trial_{i}", "folder": str(folder)} for i in range(4)]
+    trials = [{"name": f"trial_{i}", "folder": str(folder)} for i in range(2)]
     fits = job(folder, **common, cluster=cluster)
     found = {"fits": search(one_engine, trials, str(folder / "fits"), config=fits, logs=str(folder / "logs"))}
     began = time.monotonic()

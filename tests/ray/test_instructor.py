@@ -295,6 +295,7 @@ def test_a_second_round_still_counts_the_requests_of_the_first():
     assert p.statuses == [200] * 12
 
 
+@pytest.mark.soak
 def test_a_quota_actor_that_nobody_uses_ends_itself():
     with provider.serve() as p:
         list(asking(requests(1), p.base_url, pace=replace(PACE, gate_idle=0.5)))
