@@ -142,6 +142,12 @@ class Config(Section):
         return f"{self.storage.rstrip('/')}/{self.name}"
 
     @property
+    def strategies(self) -> list[str]:
+        """Every strategy that may ask: the schedule's, and those that a search tries in its place."""
+        tried = self.search.grid.get("schedule.strategy", []) if self.search else []
+        return [*self.schedule.names(), *(name for one in tried for name in ScheduleSettings(strategy=one).names())]
+
+    @property
     def dev_wanted(self) -> bool:
         """Dev splits are for choosing between candidates; without a search nothing is chosen."""
         return self.search is not None

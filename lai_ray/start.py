@@ -101,7 +101,7 @@ def _check_prompts(config: Config) -> None:
 
 
 def _wants_encoder(config: Config) -> bool:
-    names = {config.schedule.name(i, d) for i in range(config.iterations) for d in config.evaluate.learn_from}
+    names = config.strategies if config.iterations else []
     return any(plugins.load("strategies", name).uses_neighbours for name in names)
 
 
@@ -192,7 +192,7 @@ def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, A
     """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
     target = _first_target(config, known)
     wording = prompts.content_hash(
-        config.schedule.names(), explain=config.instructor.explain, show_answers=config.contrast.show_answers
+        config.strategies, explain=config.instructor.explain, show_answers=config.contrast.show_answers
     )
     hashes = {"target": target.identity, "prompts": wording}
     if config.contrast.encoder == "target":

@@ -78,7 +78,7 @@ def needs(config: Config) -> Iterator[Need]:
         yield Need("evaluate", "grading of code", 1, _bundle(MAP_CPUS, 0))
     if not config.iterations:
         return
-    if any(load("strategies", name).uses_neighbours for name in config.schedule.names()):
+    if any(load("strategies", name).uses_neighbours for name in config.strategies):
         each = _bundle(cluster.cpus_per_replica, cluster.gpus_per_replica)
         yield Need("diagnose", "encoders", cluster.target_replicas, each)
     if config.instructor.in_cluster:

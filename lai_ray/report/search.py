@@ -14,9 +14,9 @@ from lai_ray.report import facts
 from lai_ray.report.tables import Table, percent, points, sizes_said
 from lai_ray.rundir import Run
 from lai_ray.settings import of_dataset
+from lai_ray.stages.trial import UNTOUCHED
 from lai_ray.stats import Interval
 
-UNTOUCHED = "trial_0"
 OUTCOME = {"name", "samples", "dev", "dev_low", "dev_high", "gain", "gain_low", "gain_high", "loss", "seconds"}
 OUTCOME |= {"gpu_seconds", "error", "same_as", "gained", "lost"}
 """Columns of a trial that are no settings."""
@@ -37,7 +37,7 @@ class Searched:
     @property
     def winner(self) -> str:
         """The trial whose model is the next target."""
-        return str(self.iteration.stage("search").facts()["winner"]["name"])
+        return str(self.iteration.stage("search").facts()["winner"])
 
     @property
     def confidence(self) -> float:

@@ -23,6 +23,7 @@ from lai_ray.stages.evaluate import Attempts, key_for
 from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.train import content_of, examples_from, name_of
 from lai_ray.stages.trial import (
+    UNTOUCHED,
     Found,
     Plan,
     Trial,
@@ -40,7 +41,6 @@ from lai_ray.stages.trials import pools as trials_by_pool
 from lai_ray.stats import Interval, mean_over, paired, score, sign_test
 from lai_ray.store import key_of
 
-UNTOUCHED = "trial_0"
 CONFIDENCE = 0.95
 """Of the intervals by which a trial wins. Not the report's: how that looks may change, the next target may not."""
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
         return target
     plans = _plans(i, attempts, target, config, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
-    if not stage.done(key):
+    if not (stage.done(key) and _winner_is_there(stage, i, plans)):
         tried = _tried(stage, i, plans, target, config, executor)
         rows = _rows(stage, attempts, config, tried)
         won = _won(rows, tried)
@@ -66,15 +66,24 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
         stage.progress.say(_said(rows, won, tried.best))
         failed = sum("error" in row for row in rows)
         stage.store.put_json("trials.json", rows)
-        stage.finish(
-            key, winner={"name": won}, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed
-        )
+        stage.finish(key, winner=won, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed)
     stage.reached()
-    won = stage.facts()["winner"]["name"]
-    chosen = next((found(run, i, plan) for plan in plans if plan.name == won), None)
+    chosen = _winner(stage, i, plans)
     if config.search and not config.search.keep_weights:
         keep_only(run, i, chosen)
     return model_of(run, chosen) if chosen else target
+
+
+def _winner(stage: Stage, i: int, plans: list[Plan]) -> Found | None:
+    """The trial that won; None where the untouched target did, or what the trial came to is no longer there."""
+    won = stage.facts()["winner"]
+    return next((found(stage.run, i, plan) for plan in plans if plan.name == won), None)
+
+
+def _winner_is_there(stage: Stage, i: int, plans: list[Plan]) -> bool:
+    """Whether the next target can be gone on with, though somebody may have removed a trial's files."""
+    chosen = _winner(stage, i, plans)
+    return stage.facts()["winner"] == UNTOUCHED or (chosen is not None and has_model(stage.run, chosen))
 
 
 def _pools(

@@ -28,6 +28,8 @@ from lai_ray.stages.train import train
 from lai_ray.stages.trials import combination_of, with_settings
 from lai_ray.training import state
 
+UNTOUCHED = "trial_0"
+"""The target as it is, which every trial is held against."""
 RESULT = "result.json"
 MODEL = "train/checkpoint"
 
@@ -89,7 +91,7 @@ class Trial:
         began, plan = time.monotonic(), self.plans[settings["name"]]
         run = Run(self.where, fence=Fence(self.where, self.start) if self.start else None)
         run.reuse = [Run.read(where) for where in self.reuse]
-        folder = f"{_search(self.iteration)}/{plan.name}/start_{self.start}"
+        folder = self._attempt(plan, self.start)
         config = with_settings(self.config, settings)
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
@@ -97,9 +99,9 @@ class Trial:
         made, parts = Model(training.place("checkpoint"), plan.model), dev_parts(self.config)
         run.check_still_mine()
         if plan.name in self.needed or not answered(sitting, parts, made, config):
-            self._take_over_states(run, training)
+            self._take_over_states(run, plan)
             if not training.store.exists("checkpoint/lineage.json"):
-                training.store.delete("")  # Its marker, should the model have been removed.
+                training.store.remove(["done.json"])  # The model was removed since.
             made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
         attempts = evaluate(sitting, parts, made, config, executor)
         scores = attempts.scores()
@@ -116,12 +118,17 @@ class Trial:
             remove_beaten(run, self.iteration, list(self.plans.values()))
         return result
 
-    def _take_over_states(self, run: Run, training: Stage) -> None:
+    def _take_over_states(self, run: Run, plan: Plan) -> None:
         """Go on from what an earlier start of this trial kept."""
         if run.store.local:  # States are kept on disks alone.
-            out = training.place("checkpoint")
-            for earlier in reversed(range(1, self.start)):  # The newest is there first, and stays.
-                state.take_over(out, out.replace(f"/start_{self.start}/", f"/start_{earlier}/"))
+            out, *before = (
+                str(run.store.local / self._attempt(plan, start) / MODEL) for start in range(self.start, 0, -1)
+            )
+            for earlier in before:  # The newest is there first, and stays.
+                state.take_over(out, earlier)
+
+    def _attempt(self, plan: Plan, start: int) -> str:
+        return f"{_search(self.iteration)}/{plan.name}/start_{start}"
 
 
 def dev_parts(config: Config) -> list[Part]:

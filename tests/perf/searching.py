@@ -74,7 +74,7 @@ def main() -> None:
         "ended before the kill": ended,
         "tried after it": tried,
         "calls by pool": {"whole": calls(whole / ""), "killed": asked, "then": calls(moved)},
-        "winners": [fact["winner"]["name"] for fact in facts],
+        "winners": [fact["winner"] for fact in facts],
         "rows that differ": [pair for pair in zip(rows(whole), rows(moved), strict=True) if pair[0] != pair[1]],
         "written where it was": [str(path) for path in before.rglob("*") if path.is_file()],
         "weights left": sorted({path.parts[-5] for path in moved.glob("**/search/**/model.safetensors")}),

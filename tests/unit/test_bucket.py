@@ -72,7 +72,7 @@ def test_a_search_in_a_bucket_keeps_the_winners_weights_alone(bucket, tmp_path):
     rates = {"search__learning_rate": [3e-4], "search__seeds": [0]}
     outcome = start.run_job(on(f"{bucket}/search", tmp_path, **rates), executor=LocalExecutor())
     kept = [name for name in outcome.run.store.names() if name.endswith("checkpoint/lineage.json")]
-    assert outcome.run.stage(0, "search").facts()["winner"]["name"] == "trial_1"
+    assert outcome.run.stage(0, "search").facts()["winner"] == "trial_1"
     assert kept == ["iteration_0/search/trial_1/start_1/train/checkpoint/lineage.json"]
     assert len(outcome.run.stage(0, "search").store.get("trials.csv").splitlines()) == 3
 

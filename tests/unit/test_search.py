@@ -90,7 +90,7 @@ def rows(stage: Any) -> dict[str, dict[str, Any]]:
 
 def test_only_the_winner_keeps_its_weights_unless_all_are_wanted(tmp_path):
     stage = searched(tmp_path / "a")
-    assert stage.facts()["winner"]["name"] == "trial_2"
+    assert stage.facts()["winner"] == "trial_2"
     assert weights(stage) == ["trial_2"]
     assert weights(searched(tmp_path / "b", search__keep_weights=True)) == [f"trial_{i}" for i in (1, 2, 3, 4)]
 
@@ -111,7 +111,7 @@ def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
     executor = Classroom(lambda job: 40)
     outcome = start.run_job(searching(tmp_path), executor=executor)
     stage = outcome.run.stage(0, "search")
-    assert stage.facts()["winner"]["name"] == "trial_0" and weights(stage) == []
+    assert stage.facts()["winner"] == "trial_0" and weights(stage) == []
     assert outcome.target.path == str(tmp_path / "model")
     [table] = report.tables(outcome.run)
     assert "it stays" in table.note and "Dev is flat for 4" in table.note
@@ -150,7 +150,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_
     stage = searched(tmp_path, Classroom(made))
     assert rows(stage)["trial_2"]["error"] == "the loss is not a number at step 3"
     assert stage.facts()["failed"] == 1
-    assert stage.facts()["winner"]["name"] == "trial_3"
+    assert stage.facts()["winner"] == "trial_3"
     assert weights(stage) == ["trial_3"], "what the failed one left is gone"
     assert "the loss is not a number" in report.tables(stage.run)[0].markdown()
 
@@ -183,7 +183,7 @@ def test_a_grader_that_was_edited_grades_again_and_trains_nothing(tmp_path, monk
     executor = Classroom(by_rate)
     stage = searched(tmp_path, executor)
     assert not {"generate", "ask", "train"} & set(executor.asked)
-    assert stage.facts()["winner"]["name"] == "trial_2" and weights(stage) == ["trial_2"]
+    assert stage.facts()["winner"] == "trial_2" and weights(stage) == ["trial_2"]
 
 
 def test_another_runs_search_is_taken_over_and_only_the_winner_may_be_trained(tmp_path):
@@ -220,7 +220,7 @@ def test_a_winner_that_cannot_be_made_again_is_recorded_and_the_next_one_wins(tm
 
     stage = searched(tmp_path, Classroom(made))
     assert rows(stage)["trial_2"]["error"] == "no room"
-    assert stage.facts()["winner"]["name"] == "trial_3" and weights(stage) == ["trial_3"]
+    assert stage.facts()["winner"] == "trial_3" and weights(stage) == ["trial_3"]
 
 
 def test_a_target_without_mistakes_stays_and_nothing_is_tried(tmp_path):
@@ -246,7 +246,7 @@ def test_a_handful_of_changed_answers_is_noise(tmp_path):
     stage = searched(tmp_path, Classroom(lambda job: 48), search__learning_rate=[1e-5])
     row = rows(stage)["trial_1"]
     assert 0 < row["gained"] <= 5 and row["lost"] == 0 and row["gain_low"] > 0
-    assert stage.facts()["winner"]["name"] == "trial_0"
+    assert stage.facts()["winner"] == "trial_0"
 
 
 def test_when_every_trial_fails_so_does_the_search_and_a_second_start_tries_again(tmp_path):
@@ -256,7 +256,7 @@ def test_when_every_trial_fails_so_does_the_search_and_a_second_start_tries_agai
     with pytest.raises(StageError, match=r"all 4 trials failed; trial_1: no room on the disk\."):
         searched(tmp_path, Classroom(made))
     executor = Classroom(by_rate)
-    assert searched(tmp_path, executor).facts()["winner"]["name"] == "trial_2"
+    assert searched(tmp_path, executor).facts()["winner"] == "trial_2"
     assert executor.asked["ask"] == 0
 
 
@@ -290,6 +290,35 @@ def test_a_second_attempt_has_a_folder_of_its_own_and_takes_over_what_is_whole(t
     assert executor.asked["train"] == 2, "the second trial's model was whole"
     [model] = [name for name in stage.store.names() if name.endswith("checkpoint/model.safetensors")]
     assert model.startswith("trial_2/start_2/")
+
+
+def test_a_second_attempt_goes_on_from_the_state_that_the_first_one_kept(tmp_path):
+    class Dying(Classroom):
+        def train(self, job: TrainJob, progress: Any = None) -> Trained:
+            if job.learning_rate == 2e-5:
+                pretend_model(state.folder_of(job.out) / "step_1")
+                raise Crash("train")
+            return super().train(job, progress)
+
+    class Looking(Classroom):
+        def train(self, job: TrainJob, progress: Any = None) -> Trained:
+            if job.learning_rate == 2e-5:
+                kept.append((state.folder_of(job.out) / "step_1").is_dir())
+            return super().train(job, progress)
+
+    kept: list[bool] = []
+    with pytest.raises(Crash):
+        searched(tmp_path, Dying(by_rate))
+    searched(tmp_path, Looking(by_rate))
+    assert kept == [True]
+
+
+def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
+    stage = searched(tmp_path)
+    shutil.rmtree(stage.place("trial_2"))
+    executor = Classroom(by_rate)
+    assert weights(searched(tmp_path, executor)) == ["trial_2"]
+    assert [j.learning_rate for j in executor.jobs] == [2e-5]
 
 
 def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
@@ -409,7 +438,7 @@ def test_no_trial_is_asked_a_test_and_without_tests_the_same_one_wins(tmp_path):
     trials = [request.id for request in executor.requests["generate"][first:last]]
     assert trials and all(id_.startswith("own/dev/") for id_ in trials)
     without = searched(tmp_path / "b", evaluate__report_on=[])
-    assert without.facts()["winner"]["name"] == with_tests.facts()["winner"]["name"]
+    assert without.facts()["winner"] == with_tests.facts()["winner"]
     assert {n: r.get("dev") for n, r in rows(without).items()} == {n: r.get("dev") for n, r in rows(with_tests).items()}
 
 
@@ -417,7 +446,7 @@ def test_how_many_go_on_at_once_may_change_between_two_starts(tmp_path):
     with pytest.raises(Crash):
         searched(tmp_path, Classroom(by_rate, die_after={"train": 1}), search__max_concurrent=1)
     stage = searched(tmp_path, search__max_concurrent=4, search__keep_weights=True)
-    assert stage.facts()["winner"]["name"] == "trial_2"
+    assert stage.facts()["winner"] == "trial_2"
 
 
 def plan(place: int, rate: float, seed: int) -> trial.Plan:
