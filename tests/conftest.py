@@ -51,21 +51,21 @@ class Tutor:
 
 
 @contextmanager
-def tutoring(log: Path, port: int | None = None) -> Iterator[Tutor]:
-    """A tutor that outlives the drivers that ask it, slow enough to be interrupted."""
+def tutoring(log: Path, port: int | None = None, host: str = "127.0.0.1") -> Iterator[Tutor]:
+    """A tutor that outlives the drivers that ask it, slow enough to be interrupted; at this machine's own address."""
     if port is None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "lai_ray.world.tutor", "--port", str(port), "--log", str(log), "--latency", "0.05"]
-    process = subprocess.Popen(command, cwd=REPO)
+    command = [sys.executable, "-m", "lai_ray.world.tutor", "--host", host, "--port", str(port), "--log", str(log)]
+    process = subprocess.Popen([*command, "--latency", "0.05"], cwd=REPO)
     try:
         for _ in range(200):
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((host, port)) == 0:
                     break
             time.sleep(0.1)
-        yield Tutor(f"http://127.0.0.1:{port}/v1", log)
+        yield Tutor(f"http://{host}:{port}/v1", log)
     finally:
         process.kill()
         process.wait()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.distributed.actors import name_for
 from lai_ray.distributed.gate import start
@@ -66,6 +70,14 @@ class Caller:
         await self._finished.put((number, outcome))
 
 
+def of_this_machine(url: str) -> bool:
+    """Whether only this machine finds somebody at an address."""
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 @dataclass
 class _Member:
     """A caller as the driver sees it."""
@@ -82,6 +94,11 @@ class Pool:
 
     def __init__(self, size: int, settings: InstructorSettings, base_url: str | None) -> None:
         self._given = settings, base_url
+        self._placed: dict[str, Any] = {}
+        if base_url and of_this_machine(base_url):
+            # Beside this process, which may be on a node that lends no CPUs: from another one nobody answers there.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            self._placed = {"num_cpus": 0, "scheduling_strategy": here}
         self._members = [self._new() for _ in range(size)]
 
     @property
@@ -140,7 +157,7 @@ class Pool:
             ray.kill(member.actor)
 
     def _new(self) -> _Member:
-        actor = start(Caller, CALLER_CPUS, *self._given, name=name_for("caller"))
+        actor = start(Caller, CALLER_CPUS, *self._given, name=name_for("caller"), **self._placed)
         return _Member(actor, actor.collect.remote())
 
     def _member(self, reference: Any) -> _Member:

@@ -119,7 +119,7 @@ class Gate:
 def start(actor: type, cpus: float, *arguments: Any, **options: Any) -> Any:
     """An actor that may be placed anywhere, even when its maker sits in a placement group."""
     light = {"num_cpus": cpus, "scheduling_strategy": "DEFAULT", "max_concurrency": 1000}
-    return ray.remote(**light, **options)(actor).remote(*arguments)
+    return ray.remote(**{**light, **options})(actor).remote(*arguments)
 
 
 def shared_gate(name: str, *arguments: Any) -> Any:

@@ -7,43 +7,29 @@ tokens a second, steps. `docs/submit.md` lists them.
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import Any
 
+from lai_ray.distributed.regularly import Regularly
 from lai_ray.progress import RATES, Progress
 
 EVERY = 2.0
 """Seconds between two looks; Ray itself reports every ten."""
 TAGS = ("run", "iteration", "stage")
 
-log = logging.getLogger(__name__)
-
 
 class Exporter:
-    """Looks at the figures now and then, in a thread of its own, while Ray is there."""
+    """Looks at the figures now and then, while Ray is there."""
 
     def __init__(self, run: str, progress: Progress) -> None:
         """Ray must be initialised."""
         self._run, self._progress = run, progress
         self._gauges: dict[str, Any] = {}
         self._last: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="metrics", daemon=True)
-        self._thread.start()
+        self._regularly = Regularly(self._show, EVERY, "metrics")
 
     def close(self) -> None:
         """Show the last figures and stop."""
-        self._over.set()
-        self._thread.join(5)
-
-    def _watch(self) -> None:
-        try:
-            while not self._over.wait(EVERY):
-                self._show()
-            self._show()
-        except Exception as error:  # Figures are for looking at; a run does not end for them.
-            log.warning("the metrics stopped: %s: %s", type(error).__name__, error)
+        self._regularly.close()
 
     def _show(self) -> None:
         where = {"run": self._run, **{name: str(value) for name, value in self._progress.where().items()}}

@@ -57,7 +57,7 @@ class Verdict:
 
     def words(self) -> str:
         """What will happen."""
-        count, asked = self.need.count, _said(self.need.each)
+        count, asked = self.need.count, said(self.need.each)
         if self.now >= count:
             return "fits"
         if self.grown >= count:
@@ -126,12 +126,12 @@ def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence
     for verdict in found:
         need = verdict.need
         what = f"{need.count} {need.what}" + (", together" if need.together else "")
-        made.rows.append([need.stage, what, _said(need.each), verdict.words()])
+        made.rows.append([need.stage, what, said(need.each), verdict.words()])
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
     many = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    made.note = f"{many} with {_said(total)}. Stages follow each other and never hold one GPU at once."
+    made.note = f"{many} with {said(total)}. Stages follow each other and never hold one GPU at once."
     if groups:
-        may = ", ".join(f"{group.more} {group.name} ({_said(group.each)})" for group in groups)
+        may = ", ".join(f"{group.more} {group.name} ({said(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
     return made
 
@@ -153,7 +153,8 @@ def _runs_code(config: Config, name: str) -> bool:
     return benchmark(config, name).runs_code
 
 
-def _said(each: Resources) -> str:
+def said(each: Resources) -> str:
+    """Words for resources: "4 CPU, 1 GPU, 16 GiB"."""
     parts = [f"{each[kind]:g} {kind}" for kind in ("CPU", "GPU") if each.get(kind)]
     parts += [f"{each['memory'] / 2**30:.3g} GiB"] if each.get("memory") else []
     return ", ".join(parts) or "nothing"

@@ -18,6 +18,7 @@ from lai_ray import doing, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
 from lai_ray.distributed.connect import start
+from lai_ray.errors import StageError
 from lai_ray.progress import Progress
 from lai_ray.records import Answer, Request
 from lai_ray.settings import InstructorSettings, LimitSettings
@@ -103,7 +104,7 @@ class RayExecutor:
             yield from map(function, first)
             return
         self._start()
-        yield from _mapped(function, itertools.chain(first, drawn))
+        yield from _mapped(function, itertools.chain(first, drawn), self._config.cluster.stall_seconds)
 
     def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
         """See `lai_ray.distributed.train`."""
@@ -141,8 +142,10 @@ class RayExecutor:
             self._running.callback(ray.shutdown)
         if self._progress is not None:
             from lai_ray.distributed.metrics import Exporter
+            from lai_ray.distributed.watchdog import Watchdog
 
             self._running.callback(Exporter(self._config.name, self._progress).close)
+            self._running.callback(Watchdog(self._progress).close)
         self._started = True
 
     def _address_of(self, base_url: str | None) -> str | None:
@@ -162,10 +165,10 @@ def without_job(address: str | None) -> RayExecutor:
     return RayExecutor(Config.model_validate({**nothing, "evaluate": {"learn_from": ["none"]}}), None)
 
 
-def _mapped(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+def _mapped(function: Callable[[Any], Any], items: Iterator[Any], stall: float) -> Iterator[Any]:
     import ray
 
-    from lai_ray.distributed.actors import explained
+    from lai_ray.distributed.actors import explained, stalled
 
     def work(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
         return [function(item) for item in chunk]
@@ -173,13 +176,17 @@ def _mapped(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[An
     done = ray.remote(num_cpus=MAP_CPUS, scheduling_strategy="DEFAULT", max_retries=3)(work)
     shared, ahead = ray.put(function), int(2 * ray.cluster_resources().get("CPU", 1)) + 1
     flying: deque[Any] = deque()
+    came = 0
     while True:
         while len(flying) < ahead and (chunk := list(itertools.islice(items, CHUNK))):
             flying.append(done.options(name=doing.now()).remote(shared, chunk))
         if not flying:
             return
         try:
-            results = ray.get(flying.popleft())
+            results = ray.get(flying.popleft(), timeout=stall)
+        except ray.exceptions.GetTimeoutError as error:
+            raise StageError(stalled("map", came, stall, {"num_cpus": MAP_CPUS})) from error
         except ray.exceptions.RayError as error:
             raise explained(error, "map") from error
+        came += len(results)
         yield from results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,13 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def released() -> Iterator[None]:
+    """What a test leaves on Ray goes with it: an error's traceback holds a pool of actors until it is collected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

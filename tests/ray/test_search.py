@@ -55,7 +55,8 @@ def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_se
     config = job(
         tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2,
         cluster={
-            "train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 0.9, "stall_seconds": 300
+            "train_workers": 2, "gpus_per_worker": 0, "gpus_per_replica": 0, "cpus_per_worker": 0.9,
+            "stall_seconds": 300,
         },
     )  # fmt: skip
     base = tiny_model(tmp_path / "base")

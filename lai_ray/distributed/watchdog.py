@@ -1,0 +1,111 @@
+"""What no call says by itself: that a node is gone, and what a stage that stands still is waiting for.  -> lines
+
+A call that has no place waits without a word until its verb gives up (`cluster.stall_seconds`). Meanwhile this says,
+ever less often, what asks for a place, what is free, and what the autoscaler could not start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from lai_ray.distributed.placement import said
+from lai_ray.distributed.regularly import Regularly
+from lai_ray.progress import Progress
+
+EVERY = 2.0
+"""Seconds between two looks at the nodes."""
+FIRST_WORD = 60.0
+"""Seconds without any progress before it is said what waits for a place; then after twice as long, and so on."""
+AWAITED = ("EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
+"""Why a node goes that nobody misses."""
+
+
+class Watchdog:
+    """Watches the nodes and the progress of one run, while Ray is there."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Ray must be initialised."""
+        self._progress = progress
+        self._there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        self._seen: Any = None
+        self._moved, self._patience = time.monotonic(), FIRST_WORD
+        self._regularly = Regularly(self._look, EVERY, "watchdog")
+
+    def close(self) -> None:
+        """Stop."""
+        self._regularly.close()
+
+    def _look(self) -> None:
+        self._nodes(ray.nodes())
+        now = self._progress.folder, dict(self._progress.figures)
+        if now != self._seen:
+            self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_WORD
+        still = time.monotonic() - self._moved
+        if still > self._patience:
+            self._patience *= 2
+            if line := waiting(status(), still):
+                self._progress.say(f"  {line}", style="yellow", facts={"seconds_still": still})
+
+    def _nodes(self, nodes: Iterable[dict[str, Any]]) -> None:
+        """Say who came and who went since the last look."""
+        for node in nodes:
+            who, known = node["NodeID"], node["NodeID"] in self._there
+            if node["Alive"] and not known:
+                self._there.add(who)
+                self._progress.say(f"  node {_called(node)} has come: {said(node['Resources'])}")
+            elif known and not node["Alive"]:
+                self._there.discard(who)
+                if why := _death(node):
+                    self._progress.say(
+                        f"  node {_called(node)} is gone ({why}). What it was doing is done again on the others.",
+                        style="yellow",
+                    )
+
+
+def status() -> Any:
+    """What the cluster has, and what asks for a place in it: Ray's ClusterStatus."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    return get_cluster_status(ray.get_runtime_context().gcs_address)
+
+
+def waiting(found: Any, still: float) -> str | None:
+    """What to say of a cluster in which nothing has moved for `still` seconds; None when nothing waits for a place."""
+    demands: Counter[str] = Counter()
+    asked = found.resource_demands
+    for demand in (*asked.ray_task_actor_demand, *asked.placement_group_demand):
+        for each in demand.bundles_by_count:
+            demands[said(each.bundle)] += each.count
+    if not demands:
+        return None
+    wanted = "; ".join(f"{count} × {each}" for each, count in demands.items())
+    line = f"nothing has moved for {still:.0f} s, and these wait for a place: {wanted}. "
+    line += f"The cluster has {said(found.total_resources())}, of which free {said(found.available_resources())}."
+    if coming := sum(each.count for each in found.pending_launches) + len(found.pending_nodes):
+        line += f" {coming} nodes are starting."
+    failed = [launch.details or launch.instance_type_name for launch in found.failed_launches]
+    if failed:
+        line += f" The autoscaler could not start {len(failed)}, the last time: {failed[-1]}."
+    return line
+
+
+def _called(node: dict[str, Any]) -> str:
+    host, address = node.get("NodeManagerHostname"), node["NodeManagerAddress"]
+    return f"{address} ({host})" if host and host != address else str(address)
+
+
+def _death(node: dict[str, Any]) -> str | None:
+    """Why it went, in Ray's words; None where that was to be."""
+    from ray.core.generated.gcs_pb2 import NodeDeathInfo
+
+    reason = node.get("DeathReason", 0)
+    name = NodeDeathInfo.Reason.Name(reason) if isinstance(reason, int) else str(reason)
+    if name in AWAITED:
+        return None
+    lines = (node.get("DeathReasonMessage") or "").strip().splitlines()
+    return lines[0].rstrip(".") if lines else name.lower().replace("_", " ")

@@ -1,0 +1,138 @@
+"""A Ray cluster of several nodes on this machine, one raylet each, and nodes that are lost.
+
+python -m tests.nodes FOLDER: what tests/ray/test_nodes.py looks at, in a process without another Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HEALTH = {
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+"""As the files in clusters/ set them."""
+
+
+class Nodes:
+    """A head that lends no CPU, for the driver, and workers with so many each. This process is connected to it."""
+
+    def __init__(self, workers: int, cpus: float) -> None:
+        import ray
+        from ray.cluster_utils import Cluster
+
+        self._cpus = cpus
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH})
+        self.address: str = self._cluster.address
+        self.workers = [self._cluster.add_node(num_cpus=cpus) for _ in range(workers)]
+        ray.init(address=self.address, log_to_driver=False, logging_level="warning")
+
+    def close(self) -> None:
+        """All nodes go."""
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()
+
+    def holding(self, kind: str) -> list[Any]:
+        """The workers on which an actor lives whose class is called so, or any worker for ""."""
+        from ray._private.state import actors
+
+        at = {
+            actor["Address"]["NodeID"]
+            for actor in actors().values()
+            if actor["State"] == "ALIVE" and kind in actor["ActorClassName"]
+        }
+        return [node for node in self.workers if not kind or node.node_id in at]
+
+    def lose(self, node: Any) -> None:
+        """A worker is gone at once, as by a power cut."""
+        self.workers.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def another(self) -> None:
+        """A new worker comes, as from an autoscaler."""
+        self.workers.append(self._cluster.add_node(num_cpus=self._cpus))
+
+
+@contextmanager
+def cluster(workers: int, cpus: float) -> Iterator[Nodes]:
+    """So many workers with so many CPUs each."""
+    found = Nodes(workers, cpus)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def until(what: Callable[[], Any], seconds: float, why: str) -> Any:
+    """The first true answer. Raises AssertionError after so many seconds without."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, why
+        time.sleep(0.05)
+    return found
+
+
+def slowly(messages: Sequence[dict[str, str]]) -> str:
+    """The scripted engine's function."""
+    time.sleep(0.02)
+    return messages[-1]["content"].upper()
+
+
+def main(folder: Path) -> None:
+    """A pool of two engines loses one's node; then nothing has a place until a node comes."""
+    from rich.console import Console
+
+    from lai_ray.contracts import Model
+    from lai_ray.distributed import watchdog
+    from lai_ray.distributed.session import RayExecutor
+    from lai_ray.progress import Progress
+    from lai_ray.records import Request
+    from tests.local import job
+
+    watchdog.FIRST_WORD = 3.0
+    target = Model("tests.nodes:slowly", "x")
+    settings = {
+        "target": {"model": target.path, "engine": "scripted"}, "iterations": 0,
+        "cluster": {
+            "target_replicas": 2, "cpus_per_replica": 1, "gpus_per_replica": 0, "gpus_per_worker": 0,
+            "stall_seconds": 120,
+        },
+    }  # fmt: skip
+    with cluster(2, 1) as nodes, (folder / "said").open("w") as said:
+        config = job(folder, **settings, cluster__address=nodes.address)
+        executor = RayExecutor(config, str(folder / "logs"), Progress(Console(file=said, width=400)))
+
+        def requests(count: int) -> Iterator[Request]:
+            for i in range(count):
+                yield Request(f"q{i}", f"{i:032x}", [{"role": "user", "content": f"question {i}"}], 5)
+
+        answers: dict[str, str] = {}
+        lost = 0.0
+        for answer in executor.generate(requests(2048), target):
+            assert answer.completion.error is None, answer.completion.error
+            answers[answer.id] = answer.completion.text
+            if len(answers) == 256:
+                nodes.lose(nodes.holding("MapWorker")[0])
+                lost = time.monotonic()
+        after = time.monotonic() - lost
+        found: dict[str, Any] = {"answers": len(answers), "right": answers["q7"], "seconds_after": after}
+        nodes.lose(nodes.workers[0])
+        threading.Timer(12, nodes.another).start()
+        found["without a place"] = len(list(executor.generate(requests(10), target)))
+        executor.close()
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""Nodes that are lost and nodes that are awaited, on a cluster of a head and two workers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lai_ray.distributed.watchdog import waiting
+from tests.ray.conftest import ROOT
+
+
+def test_a_lost_nodes_questions_are_answered_elsewhere_and_a_wait_for_a_place_is_said(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.nodes", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["answers"] == 2048 and found["right"] == "QUESTION 7"
+    assert found["without a place"] == 10
+    said = (tmp_path / "said").read_text()
+    assert "is gone (" in said and "done again on the others" in said
+    assert "these wait for a place: 2 × 1 CPU" in said or "these wait for a place: 1 × 1 CPU" in said, said
+    assert "has come: 1 CPU" in said
+
+
+def cluster(**changes: object) -> SimpleNamespace:
+    """A status as Ray's, of a cluster in which one GPU is asked for."""
+    demand = SimpleNamespace(bundles_by_count=[SimpleNamespace(bundle={"CPU": 1.0, "GPU": 1.0}, count=2)])
+    base = {
+        "resource_demands": SimpleNamespace(ray_task_actor_demand=[demand], placement_group_demand=[]),
+        "total_resources": lambda: {"CPU": 8.0},
+        "available_resources": lambda: {"CPU": 7.5},
+        "pending_launches": [],
+        "pending_nodes": [],
+        "failed_launches": [],
+    }
+    return SimpleNamespace(**{**base, **changes})
+
+
+def test_what_the_autoscaler_starts_and_could_not_start_is_said():
+    said = waiting(
+        cluster(
+            pending_launches=[SimpleNamespace(count=3)],
+            failed_launches=[SimpleNamespace(details="no spot capacity in us-west-2a", instance_type_name="g6e")],
+        ),
+        61,
+    )
+    assert said == (
+        "nothing has moved for 61 s, and these wait for a place: 2 × 1 CPU, 1 GPU. "
+        "The cluster has 8 CPU, of which free 7.5 CPU. 3 nodes are starting. "
+        "The autoscaler could not start 1, the last time: no spot capacity in us-west-2a."
+    )
+
+
+@pytest.mark.parametrize("asked", [[], [SimpleNamespace(bundles_by_count=[])]])
+def test_where_nothing_waits_for_a_place_nothing_is_said(asked):
+    demands = SimpleNamespace(ray_task_actor_demand=asked, placement_group_demand=[])
+    assert waiting(cluster(resource_demands=demands), 61) is None
