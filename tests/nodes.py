@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,11 @@ def main(folder: Path) -> None:
         after = time.monotonic() - lost
         found: dict[str, Any] = {"answers": len(answers), "right": answers["q7"], "seconds_after": after}
         nodes.lose(nodes.workers[0])
-        threading.Timer(12, nodes.another).start()
-        found["without a place"] = len(list(executor.generate(requests(10), target)))
+        with ThreadPoolExecutor(1) as waiting:  # A node is started by the main thread or not at all.
+            answered = waiting.submit(lambda: len(list(executor.generate(requests(10), target))))
+            time.sleep(8)
+            nodes.another()
+            found["without a place"] = answered.result()
         executor.close()
     (folder / "found.json").write_text(json.dumps(found))
 

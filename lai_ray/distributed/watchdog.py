@@ -47,8 +47,9 @@ class Watchdog:
             self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_WORD
         still = time.monotonic() - self._moved
         if still > self._patience:
-            self._patience *= 2
-            if line := waiting(status(), still):
+            line = waiting(status(), still)
+            self._patience = 2 * still if line else still + FIRST_WORD / 6
+            if line:
                 self._progress.say(f"  {line}", style="yellow", facts={"seconds_still": still})
 
     def _nodes(self, nodes: Iterable[dict[str, Any]]) -> None:
@@ -101,7 +102,7 @@ def _called(node: dict[str, Any]) -> str:
 
 def _death(node: dict[str, Any]) -> str | None:
     """Why it went, in Ray's words; None where that was to be."""
-    from ray.core.generated.gcs_pb2 import NodeDeathInfo
+    from ray.core.generated.common_pb2 import NodeDeathInfo
 
     reason = node.get("DeathReason", 0)
     name = NodeDeathInfo.Reason.Name(reason) if isinstance(reason, int) else str(reason)
