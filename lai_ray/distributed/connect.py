@@ -87,9 +87,10 @@ def _join(address: str, environment: dict[str, str]) -> None:
     if colon and port.isdigit():
         # Ray itself tries for minutes before it says that nobody is there.
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    # A cluster without authentication does not look at the token; one with it turns us away without. By Ray's own
-    # function, since it has read the environment when it was imported.
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    # A cluster with authentication turns us away without the token. With it, we would turn away a cluster that has none
+    # to show: it takes every actor of ours for abandoned. By Ray's own function, which has read the environment before.
+    if _wants_token(address):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     wanted = QUIET | environment
     if "working_dir" in job:
@@ -97,6 +98,24 @@ def _join(address: str, environment: dict[str, str]) -> None:
     # A variable that is set by the job and by us is an error in Ray; the job's word counts.
     wanted = {name: value for name, value in wanted.items() if name not in job.get("env_vars", {})}
     ray.init(address=address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": wanted})
+
+
+def _wants_token(address: str) -> bool:
+    """Whether the cluster at an address refuses who has no token; True also where that cannot be found out."""
+    import grpc
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    found = None if "://" in address else canonicalize_bootstrap_address(address)
+    if found is None:
+        return True
+    try:
+        with grpc.insecure_channel(found) as channel:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=CONNECT_SECONDS)
+    except grpc.RpcError:
+        return True
+    return False
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+INIT_DEATHS = 5
+"""So many actors in a row may die before they are ready: nodes are lost while engines start, too."""
+
+
 def quiet(dataset: Any, stall_seconds: float) -> Any:
     """The dataset, printing nothing, giving up when nothing moves for so long, raising what its actors raise."""
     dataset.set_name(doing.now().replace("/", "."))  # As Ray's dashboard shows it, and calls a file.
@@ -21,6 +25,7 @@ def quiet(dataset: Any, stall_seconds: float) -> Any:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # So that an error of ours arrives as itself.
     context.execution_no_progress_timeout_s = stall_seconds
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
     return dataset
 
 

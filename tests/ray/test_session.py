@@ -114,3 +114,22 @@ def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):
         print(ray.is_initialized())
     """
     assert python(code).split() == [str(sum(2 * n for n in range(200))), "False"]
+
+
+def test_a_token_at_home_does_not_spoil_a_cluster_that_asks_for_none(tmp_path):
+    """Ray sends a token it finds, and then takes no word from a cluster that has none: its actors were abandoned."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
+    code = """
+        from ray.cluster_utils import Cluster
+        from lai_ray.contracts import Model
+        from lai_ray.records import Request
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        executor = RayExecutor(config(address=cluster.address, target_replicas=1, cpus_per_replica=0.5), None)
+        asked = [Request("q#0", "0" * 32, [{"role": "user", "content": "1 + 2"}], max_tokens=5)]
+        print([answer.completion.text for answer in executor.generate(asked, Model("arithmetic", "x"))])
+        executor.close()
+        cluster.shutdown()
+    """
+    assert "['The answer is 3.']" in python(code, HOME=str(tmp_path))
