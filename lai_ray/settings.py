@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
@@ -175,6 +176,16 @@ class InstructorSettings(Section):
         if self.model == "target" and not self.in_cluster:
             said = 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". '
             raise ValueError(f"{said}With engine = {self.engine!r}, name the model as its server does")
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_and_no_key(self) -> InstructorSettings:
+        # Of the table and not of the field, whose value would stand in the error.
+        if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env is no name of a variable. It wants the NAME, as in OPENAI_API_KEY, and never the key: "
+                "the variable is set in the shell that starts lai, or where the nodes start Ray"
+            )
         return self
 
 

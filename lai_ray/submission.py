@@ -227,11 +227,6 @@ def _keep_secrets(config: Config, words: Sequence[str], environment: Mapping[str
     """Raises ConfigError when a key would stand where others read it. Does not repeat the key."""
     shown = "Ray shows that on its dashboard and writes it to its logs"
     name = config.instructor.api_key_env
-    if name and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise ConfigError(
-            "instructor.api_key_env is no name of a variable. It wants the NAME, as in OPENAI_API_KEY, and never the "
-            "key: the variable is set where the nodes start Ray."
-        )
     variables = environment.get("env_vars") or {}
     for variable in variables:
         if variable == name or SECRET_NAME.search(variable):

@@ -51,14 +51,14 @@ class Tutor:
 
 
 @contextmanager
-def tutoring(log: Path, port: int | None = None, host: str = "127.0.0.1") -> Iterator[Tutor]:
-    """A tutor that outlives the drivers that ask it, slow enough to be interrupted; at this machine's own address."""
+def tutoring(log: Path, port: int | None = None, *, host: str = "127.0.0.1", latency: float = 0.05) -> Iterator[Tutor]:
+    """A tutor that outlives the drivers that ask it, slow enough to be interrupted. host: of this machine."""
     if port is None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "lai_ray.world.tutor", "--host", host, "--port", str(port), "--log", str(log)]
-    process = subprocess.Popen([*command, "--latency", "0.05"], cwd=REPO)
+    process = subprocess.Popen([*command, "--latency", str(latency)], cwd=REPO)
     try:
         for _ in range(200):
             with socket.socket() as probe:

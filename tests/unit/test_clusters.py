@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lai_ray import jobfile
+from lai_ray import jobfile, submission
 from tests.cluster_files import (
     FILL_INS,
     RAY_VERSION,
@@ -201,6 +201,14 @@ def test_the_entrypoint_names_a_job_that_exists_and_settings_that_it_has(path):
         assert jobfile.read(ROOT / job, overrides).storage.startswith("/"), (
             "a relative path is another folder on a node"
         )
+
+
+@pytest.mark.parametrize("path", [AWS, GCP, RAYJOB, README], ids=lambda path: path.name)
+def test_the_entrypoint_is_what_lai_submit_would_run(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for job, *overrides in commands(path):
+        words = ["python", "-m", "lai_ray", "run", job, *overrides]
+        assert list(submission.of(Path(job), overrides).words) == words
 
 
 @pytest.mark.parametrize("path", [AWS, GCP, RAYJOB], ids=lambda path: path.name)

@@ -6,6 +6,7 @@ import pytest
 
 from lai_ray import config, jobfile, plugins
 from lai_ray.errors import ConfigError
+from tests.local import job
 
 MINIMAL = """
 [target]
@@ -121,3 +122,9 @@ def test_an_edited_grader_is_other_code(tmp_path, monkeypatch):
     before = plugins.code_hash("my_grader")
     file.write_text("BENCHMARK = 2\n")
     assert plugins.code_hash("my_grader") != before
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_path):
+    with pytest.raises(ConfigError, match="api_key_env is no name of a variable") as refused:
+        job(tmp_path, instructor__api_key_env="sk-planted-0815")
+    assert "0815" not in str(refused.value)
