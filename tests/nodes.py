@@ -26,12 +26,14 @@ HEALTH = {
 class Nodes:
     """A head that lends no CPU, for the driver, and workers with so many each. This process is connected to it."""
 
-    def __init__(self, workers: int, cpus: float) -> None:
+    def __init__(self, workers: int, cpus: float, dashboard: int | None) -> None:
         import ray
         from ray.cluster_utils import Cluster
 
         self._cpus = cpus
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH})
+        head: dict[str, Any] = {"num_cpus": 0, "_system_config": HEALTH}
+        head |= {"include_dashboard": True, "dashboard_port": dashboard} if dashboard else {}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self.workers = [self._cluster.add_node(num_cpus=cpus) for _ in range(workers)]
         ray.init(address=self.address, log_to_driver=False, logging_level="warning")
@@ -65,9 +67,9 @@ class Nodes:
 
 
 @contextmanager
-def cluster(workers: int, cpus: float) -> Iterator[Nodes]:
-    """So many workers with so many CPUs each."""
-    found = Nodes(workers, cpus)
+def cluster(workers: int, cpus: float, dashboard: int | None = None) -> Iterator[Nodes]:
+    """So many workers with so many CPUs each. dashboard: a port to which jobs may be submitted."""
+    found = Nodes(workers, cpus, dashboard)
     try:
         yield found
     finally:

@@ -16,6 +16,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedE
 from lai_ray import doing
 from lai_ray.errors import LaiError, StageError
 
+LASTING = {"max_restarts": 4, "max_task_retries": -1}
+"""Options of an actor that may be lost with its node. Each second in which nobody knows yet that a node is gone takes a
+retry; what kills its actor every time is known by the restarts."""
+
 
 def name_for(what: str) -> str:
     """A name for an actor on Ray's dashboard, each another one: "quickstart/iteration_0/instruct/caller-1a2b3c4d"."""

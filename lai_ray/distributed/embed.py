@@ -12,7 +12,7 @@ import numpy as np
 
 from lai_ray import weights
 from lai_ray.contracts import Model
-from lai_ray.distributed.actors import to_log
+from lai_ray.distributed.actors import LASTING, to_log
 from lai_ray.distributed.ray_data import blocks, quiet
 from lai_ray.settings import ClusterSettings
 
@@ -47,8 +47,7 @@ def embed(texts: Sequence[str], encoder: Model, *, cluster: ClusterSettings, log
         compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=3),
         batch_size=None,
         batch_format="pyarrow",
-        max_restarts=2,
-        max_task_retries=2,
+        **LASTING,
         **needs,
     )
     vectors: np.ndarray | None = None

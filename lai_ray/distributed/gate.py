@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.engines._rate_limits import Headers
 from lai_ray.instructor.quota import Lease, Quota
 from lai_ray.instructor.terms import Terms
 from lai_ray.settings import LimitSettings
 
-GATE_CPUS = 0.01
 NAMESPACE = "lai_ray"
 
 
@@ -123,13 +123,23 @@ def start(actor: type, cpus: float, *arguments: Any, **options: Any) -> Any:
 
 
 def shared_gate(name: str, *arguments: Any) -> Any:
-    """The quota actor of that name on this cluster, whoever started it. Ray starts it again when it dies."""
+    """The quota actor of that name on this cluster, whoever started it. Ray starts it again when it dies.
+
+    It sits on the head, with which all is lost anyway: from another node's loss it would come back with a full window
+    and keep everybody waiting for a minute.
+    """
     gate = start(
-        Gate, GATE_CPUS, *arguments,
+        Gate, 0, *arguments, scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
         name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_restarts=-1,
     )  # fmt: skip
     gate.leave_when_idle.remote()
     return gate
+
+
+def _head() -> str:
+    """The id of the cluster's head node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return str(next((n for n in nodes if "node:__internal_head__" in n["Resources"]), nodes[0])["NodeID"])
 
 
 def _restarted() -> bool:

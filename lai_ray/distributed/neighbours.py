@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from lai_ray.contracts import Neighbours
-from lai_ray.distributed.actors import name_for, outcomes, to_log
+from lai_ray.distributed.actors import LASTING, name_for, outcomes, to_log
 from lai_ray.settings import ClusterSettings
 from lai_ray.similarity import topk
 
@@ -69,8 +69,7 @@ def shards_for(queries: int, rows: int, width: int, *, cores: int) -> int:
 def _actor(cls: type, needs: dict[str, float]) -> Callable[..., Any]:
     """Starts an actor of a class when called with its arguments."""
     # DEFAULT: these may be started inside a Ray Tune trial, whose placement group has no room for them.
-    options = {"scheduling_strategy": "DEFAULT", "max_restarts": 2, "max_task_retries": 2}
-    made = ray.remote(**needs, **options)(cls)
+    made = ray.remote(**needs, **LASTING, scheduling_strategy="DEFAULT")(cls)
 
     def start(*arguments: Any) -> Any:
         return made.options(name=name_for("shard")).remote(*arguments)

@@ -35,7 +35,9 @@ def searched(folder: Path, seed: int) -> list[dict[str, Any]]:
     """The trials of one search, the untouched target first: dev and test scores as fractions."""
     name = f"search-{seed}"
     kept = [f"storage={folder}", f"name={name}", f"seed={seed}", f'evaluate.report_on=["{TEST}"]']
-    lai("run", JOB, *kept, *SMALL, "search.keep_weights=true", "--until", "0/search")
+    # The untouched target answers alike in all searches.
+    reused = ["--reuse", f"{folder}/search-0"] if seed else []
+    lai("run", JOB, *kept, *SMALL, "search.keep_weights=true", "--until", "0/search", *reused)
     search = folder / name / "iteration_0" / "search"
     before = json.loads((search.parent / "evaluate/scores.json").read_text())
     found = [{"name": "trial_0", "dev": share(before[f"{TEST}.dev"]), "test": share(before[f"{TEST}.test"])}]

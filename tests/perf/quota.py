@@ -39,7 +39,7 @@ def bench(pairs: int) -> Iterator[Figure]:
     """One figure for each number of callers."""
     import ray
 
-    from lai_ray.distributed.gate import GATE_CPUS, Gate, start
+    from lai_ray.distributed.gate import Gate, start
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
@@ -48,7 +48,7 @@ def bench(pairs: int) -> Iterator[Figure]:
             rates: dict[int, list[float]] = {LARGEST_BATCH: [], 1: []}
             for _ in range(pairs):
                 for at_once, seen in rates.items():
-                    gate = start(Gate, GATE_CPUS, 60.0, 0.0, 600.0, 600.0)
+                    gate = start(Gate, 0, 60.0, 0.0, 600.0, 600.0)
                     ray.get(gate.acquire.remote("bench", LIMITS, [1]))  # It has started.
                     work = ray.get([caller.work.remote(gate, at_once, SECONDS) for caller in callers])
                     left = ray.get(gate.acquire.remote("bench", LIMITS, [1])).room

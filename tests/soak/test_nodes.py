@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from ray.util import get_node_ip_address
 
+from lai_ray.store import Store
 from tests import nodes, submitting
+from tests.bucket import bucket  # noqa: F401
 from tests.conftest import REPO, Tutor, lai, tutoring
 from tests.faults.test_kills import recorded
 from tests.soak.test_kills import arguments, same_samples
@@ -113,3 +115,21 @@ def test_the_head_lost_and_started_again_the_same_command_goes_on(tmp_path: Path
     again = [request for request in tutor.requests()[asked:] if request["reply_sha256"] in kept]
     assert not again, "a recorded reply was asked for again"
     assert same_samples(whole, run)
+
+
+@pytest.mark.soak
+def test_the_main_job_submitted_to_three_nodes_with_its_storage_on_s3_ends_with_the_samples_of_a_laptop(
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+):
+    local = lai("run", "jobs/quickstart.toml", f"storage={tmp_path}", timeout=1200)
+    assert local.returncode == 0, local.stderr[-2000:]
+    port = submitting.free_ports(1, above=8300)[0]
+    with nodes.cluster(workers=2, cpus=1, dashboard=port):
+        there = ["jobs/quickstart.toml", f"storage={bucket}/runs", "--address", f"http://127.0.0.1:{port}"]
+        done = lai("submit", *there, timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    for iteration in (0, 1):
+        name = f"iteration_{iteration}/curate/samples.jsonl"
+        far = list(Store(f"{bucket}/runs/quickstart").lines(name))
+        assert far == (tmp_path / "quickstart" / name).read_bytes().splitlines(), name
