@@ -519,3 +519,12 @@ def test_the_next_target_is_not_asked_its_dev_questions_again(tmp_path):
     keys = [r.key for r in executor.requests["generate"]]
     assert len(keys) == len(set(keys))
     assert isinstance(outcome.target, Model)
+
+
+def test_the_encoder_of_a_strategy_that_only_the_search_tries_is_looked_for_before_anything_starts(tmp_path):
+    tried = {"schedule__strategy": "le", "search__grid": {"schedule.strategy": ["le", "lec"]}}
+    config = searching(tmp_path, **tried, contrast__encoder=str(tmp_path / "nowhere"))
+    executor = LocalExecutor()
+    with pytest.raises(ConfigError, match=r"contrast\.encoder"):
+        start.run_job(config, executor=executor)
+    assert not executor.asked
