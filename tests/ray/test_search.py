@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,40 @@ def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_sess
     assert "planted-key" not in results[0]["shown"], "a trial's environment stands on Ray's dashboard"
     assert "the loss is NaN at step 3" in results[1]["error"]
     assert results[2]["squares"] == [3, 3, 3]
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+import ray
+from lai_ray.distributed.search import search
+from tests.local import job
+from tests.ray.test_search import sleeps
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job begins without.
+folder = Path(sys.argv[1])
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+config = job(folder, search__learning_rate=[1e-4], search__max_concurrent=1)
+trials = [{"name": f"trial_{i}", "folder": str(folder)} for i in (1, 2)]
+try:
+    print("ended", search(sleeps, trials, str(folder / "tune"), config=config, logs=None))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def sleeps(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
+    Path(settings["folder"], settings["name"]).touch()
+    time.sleep(100)
+    return {}
+
+
+def test_ctrl_c_ends_a_search_and_is_not_taken_for_its_end(tmp_path):
+    """Tune's own answer to it is to hand out what there is, as if the search were over."""
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "trial_1").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=90)
+    assert "interrupted" in said and "ended" not in said
+    assert not (tmp_path / "trial_2").exists()
