@@ -20,6 +20,8 @@ from lai_ray.benchmarks import _sandbox
 from tests import submitting
 
 REPO = Path(__file__).parent.parent
+MAIN_JOB = ("jobs/quickstart.toml", "evaluate.max_test_problems=900")
+"""All that is learned, and of the tests, which are answered three times, enough to see what was learned."""
 IN_FLIGHT = 8
 """Calls at once of a run that is to be killed: so many may be paid for in vain each time."""
 
@@ -113,7 +115,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Submitted:
     """Run once for all tests that look at it or compare with it; nothing disturbs it."""
     storage = tmp_path_factory.mktemp("submitted")
     with submitting.head(storage) as (address, environment):
-        done = submitting.submit(address, environment, "jobs/quickstart.toml", f"storage={storage}")
+        done = submitting.submit(address, environment, *MAIN_JOB, f"storage={storage}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
         refused = submitting.submit(address, environment, "jobs/quickstart.toml", "storage=runs")
         return Submitted(storage / "quickstart", done.stdout, refused)

@@ -13,7 +13,7 @@ from lai_ray.report import facts
 from lai_ray.rundir import Run
 from lai_ray.strategies import le, lec, untargeted
 from lai_ray.world import rules
-from tests.conftest import lai, records
+from tests.conftest import MAIN_JOB, lai, records
 from tests.distributions import by_chance, total_variation
 
 
@@ -21,7 +21,7 @@ def test_the_target_gets_better_at_what_it_learned_from(quickstart):
     folder, _ = quickstart
     first, *_, last = facts.iterations(Run.read(str(folder)))
     change = facts.change(first, last, "word_problems", 0.95)
-    assert first.scores()["word_problems.test"]["n"] >= 2000
+    assert first.scores()["word_problems.test"]["n"] == 900
     assert change.value >= 0.03, change
     assert change.low > 0, change
     transfer = facts.change(first, last, "word_problems_plus", 0.95)
@@ -67,7 +67,7 @@ def test_the_report_has_what_a_reader_looks_for(quickstart):
 
 def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(quickstart):
     folder, _ = quickstart
-    command = ["run", "jobs/quickstart.toml", f"storage={folder.parent}"]
+    command = ["run", *MAIN_JOB, f"storage={folder.parent}"]
     here = lai(*command)  # The job ran in a copy of this folder; the weights here are other files, looked at once.
     assert here.returncode == 0, here.stderr
     opened = (
