@@ -34,6 +34,7 @@ class Watchdog:
         self._there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._seen: Any = None
         self._moved, self._patience = time.monotonic(), FIRST_WORD
+        self._waiting: Counter[str] = Counter()
         self._regularly = Regularly(self._look, EVERY, "watchdog")
 
     def close(self) -> None:
@@ -47,10 +48,13 @@ class Watchdog:
             self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_WORD
         still = time.monotonic() - self._moved
         if still > self._patience:
-            line = waiting(status(), still)
-            self._patience = 2 * still if line else still + FIRST_WORD / 6
-            if line:
-                self._progress.say(f"  {line}", style="yellow", facts={"seconds_still": still})
+            found = status()
+            # What was there at the look before, too: between two steps something always waits for a moment.
+            before, self._waiting = self._waiting, wanted(found)
+            self._patience = still + FIRST_WORD / 6
+            if stays := before & self._waiting:
+                self._patience = 2 * still
+                self._progress.say(f"  {told(found, stays, still)}", style="yellow", facts={"seconds_still": still})
 
     def _nodes(self, nodes: Iterable[dict[str, Any]]) -> None:
         """Say who came and who went since the last look."""
@@ -75,17 +79,20 @@ def status() -> Any:
     return get_cluster_status(ray.get_runtime_context().gcs_address)
 
 
-def waiting(found: Any, still: float) -> str | None:
-    """What to say of a cluster in which nothing has moved for `still` seconds; None when nothing waits for a place."""
+def wanted(found: Any) -> Counter[str]:
+    """What asks for a place and has none, as "1 CPU, 1 GPU", and how many of each."""
     demands: Counter[str] = Counter()
     asked = found.resource_demands
     for demand in (*asked.ray_task_actor_demand, *asked.placement_group_demand):
         for each in demand.bundles_by_count:
             demands[said(each.bundle)] += each.count
-    if not demands:
-        return None
-    wanted = "; ".join(f"{count} × {each}" for each, count in demands.items())
-    line = f"nothing has moved for {still:.0f} s, and these wait for a place: {wanted}. "
+    return demands
+
+
+def told(found: Any, waiting: Counter[str], still: float) -> str:
+    """What to say of a cluster in which these wait and nothing has moved for `still` seconds."""
+    each = "; ".join(f"{count} × {what}" for what, count in waiting.items())
+    line = f"nothing has moved for {still:.0f} s, and these wait for a place: {each}. "
     line += f"The cluster has {said(found.total_resources())}, of which free {said(found.available_resources())}."
     if coming := sum(each.count for each in found.pending_launches) + len(found.pending_nodes):
         line += f" {coming} nodes are starting."

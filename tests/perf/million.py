@@ -22,14 +22,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from lai_ray.contracts import Model
+from lai_ray.engines.scripted import ScriptedEngine
+from lai_ray.records import Message
+from lai_ray.settings import TargetSettings
+
 SIZES = (62_500, 250_000, 1_000_000)
 JOB = """
 name = "rows-{rows}"
 iterations = 1
 storage = "{storage}"
 [target]
-model = "tests.perf.million:respond"
-engine = "scripted"
+model = "lai_ray.world:STUDENT"
+engine = "tests.perf.million:Responder"
 [[benchmark]]
 name = "sums"
 kind = "number"
@@ -68,9 +73,16 @@ def rows(count: int) -> Iterator[dict[str, str]]:
         }
 
 
-def respond(messages: Sequence[dict[str, str]]) -> str:
+class Responder(ScriptedEngine):
+    """The scripted engine with a function of our own; the student's folder is only the target's name."""
+
+    def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
+        super().__init__(model, settings.model_copy(update={"model": "tests.perf.million:respond"}), gpus)
+
+
+def respond(messages: Sequence[Message]) -> str:
     """Right for three of five."""
-    words = messages[-1]["content"].split()
+    words = str(messages[-1]["content"]).split()
     year = int(words[3])
     a, b = int(words[words.index("ground") + 1]), int(words[words.index("and") + 1])
     return f"It ground {a} and then {b} sacks, which I add up. {a} + {b} = {a + b}\n#### {a + b + (year % 5 < 2)}"

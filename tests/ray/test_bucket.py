@@ -18,11 +18,14 @@ from lai_ray import weights
 from lai_ray.contracts import Model
 from lai_ray.distributed.embed import _Encoder
 from lai_ray.distributed.generate import generate
+from lai_ray.distributed.search import search
 from lai_ray.distributed.train import train
 from lai_ray.objects import Objects
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.settings import ClusterSettings, TargetSettings
 from tests import bucket as server
+from tests.local import job as small
+from tests.ray.test_search import squares_in_a_trial
 from tests.ray.test_train import TWO_WORKERS, job
 
 ONE = ClusterSettings(gpus_per_replica=0, cpus_per_replica=0.9)
@@ -85,3 +88,12 @@ def test_the_one_node_that_may_not_write_the_storage_is_named(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("2 "), done.stdout
     assert "cannot be used by 1 of 2 nodes:" in done.stdout and "SignatureDoesNotMatch" in done.stdout
+
+
+@pytest.mark.soak
+def test_a_search_keeps_its_own_files_in_the_bucket(ray_session, bucket, tmp_path):
+    config = small(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2)
+    trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2)]
+    results = search(squares_in_a_trial, trials, f"{bucket}/run/tune", config=config, logs=None)
+    assert results[0]["squares"] == [1, 1, 1] and "the loss is NaN" in results[1]["error"]
+    assert Objects(f"{bucket}/run").sizes("tune")

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
-from lai_ray.distributed.watchdog import waiting
+from lai_ray.distributed import watchdog
+from lai_ray.distributed.watchdog import told, wanted
 from tests.ray.conftest import ROOT
 
 
@@ -42,22 +41,33 @@ def cluster(**changes: object) -> SimpleNamespace:
     return SimpleNamespace(**{**base, **changes})
 
 
-def test_what_the_autoscaler_starts_and_could_not_start_is_said():
-    said = waiting(
-        cluster(
-            pending_launches=[SimpleNamespace(count=3)],
-            failed_launches=[SimpleNamespace(details="no spot capacity in us-west-2a", instance_type_name="g6e")],
-        ),
-        61,
+def test_what_waits_and_what_the_autoscaler_starts_and_could_not_start_is_said():
+    found = cluster(
+        pending_launches=[SimpleNamespace(count=3)],
+        failed_launches=[SimpleNamespace(details="no spot capacity in us-west-2a", instance_type_name="g6e")],
     )
-    assert said == (
+    assert wanted(found) == {"1 CPU, 1 GPU": 2}
+    assert told(found, wanted(found), 61) == (
         "nothing has moved for 61 s, and these wait for a place: 2 × 1 CPU, 1 GPU. "
         "The cluster has 8 CPU, of which free 7.5 CPU. 3 nodes are starting. "
         "The autoscaler could not start 1, the last time: no spot capacity in us-west-2a."
     )
 
 
-@pytest.mark.parametrize("asked", [[], [SimpleNamespace(bundles_by_count=[])]])
-def test_where_nothing_waits_for_a_place_nothing_is_said(asked):
-    demands = SimpleNamespace(ray_task_actor_demand=asked, placement_group_demand=[])
-    assert waiting(cluster(resource_demands=demands), 61) is None
+def test_what_waits_for_a_moment_only_is_not_worth_a_word(monkeypatch):
+    """A search's own figures stand still for as long as a trial trains, and between two steps something waits."""
+    said: list[str] = []
+    progress = SimpleNamespace(folder="search", figures={}, say=lambda text, **_: said.append(text))
+    monkeypatch.setattr(watchdog, "FIRST_WORD", 0.0)
+    monkeypatch.setattr(watchdog.ray, "nodes", list)
+    idle = SimpleNamespace(ray_task_actor_demand=[], placement_group_demand=[])
+    looks = [cluster(), cluster(resource_demands=idle), cluster(), cluster()]
+    monkeypatch.setattr(watchdog, "status", lambda: looks.pop(0))
+    monkeypatch.setattr(watchdog, "Regularly", lambda *_: None)
+    dog = watchdog.Watchdog(progress)
+    dog._look()
+    heard = []
+    while looks:
+        dog._look()
+        heard.append(len(said))
+    assert heard == [0, 0, 1] and "wait for a place: 2 ×" in said[0]
