@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.distributed.search import search
 from lai_ray.errors import DataError
@@ -51,8 +53,9 @@ def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_
     assert found["seconds"] < 60
 
 
+@pytest.mark.soak
 def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_session):
-    """Of two logical CPUs one training holds nearly all (another test's quota actor has a hair): a trial holds none."""
+    """Of two logical CPUs one training holds nearly all: a trial holds none."""
     config = job(
         tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2,
         cluster={
