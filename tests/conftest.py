@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from lai_ray.benchmarks import _sandbox
 from tests import submitting
 
 REPO = Path(__file__).parent.parent
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job begins so, and would hand it on to every child that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 MAIN_JOB = ("jobs/quickstart.toml", "evaluate.max_test_problems=900")
 """All that is learned, and of the tests, which are answered three times, enough to see what was learned."""
 IN_FLIGHT = 8

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from tests import bucket as server
+from tests import submitting
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "lai_ray" / "world" / "student"
 
 
-PORT = server.free_port()
-"""Of the S3 server, wherever one is started: Ray's workers have the environment that Ray was started with."""
+[PORT] = submitting.free_ports(1, above=9400)
+"""Of the S3 server, wherever one is started: Ray's workers have the environment that Ray was started with. It is used
+minutes later, so it is none that Ray gives to anybody."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -127,13 +127,12 @@ def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_sess
 
 
 INTERRUPTED = """
-import signal, sys
+import sys
 from pathlib import Path
 import ray
 from lai_ray.distributed.search import search
 from tests.local import job
 from tests.ray.test_search import sleeps
-signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job begins without.
 folder = Path(sys.argv[1])
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 config = job(folder, search__learning_rate=[1e-4], search__max_concurrent=1)
