@@ -17,9 +17,11 @@ In a folder, a file is known by its upstream name, in whichever form: JSON lines
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -120,6 +122,8 @@ def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[Ro
     stem = _SHARD.sub("", path.name.removesuffix(suffix)) if suffix else path.stem
     if suffix == ".parquet":
         numbered: Iterable[tuple[str, Any]] = _parquet(path)
+    elif not suffix.startswith(".csv") and _holds_lines(path):
+        numbered = _lines(path)
     else:
         text = _text(path)
         numbered = _csv(path, text, columns) if suffix.startswith(".csv") else _json(path, text)
@@ -218,6 +222,36 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), "")
 
 
+def _holds_lines(path: Path) -> bool:
+    """Whether this is plain JSON lines, at least two: such a file is not read into memory, it may have millions."""
+    with path.open("rb") as file:
+        first, second, *_ = [*itertools.islice(filter(bytes.strip, file), 2), b"", b""]
+    start = first.removeprefix(codecs.BOM_UTF8).strip()
+    return bool(second) and start.startswith(b"{") and _is_json(start)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            if text := _decoded(line, where).strip():
+                yield where, _loaded(text, where)
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not valid UTF-8 (byte 0x{line[error.start]:02x}); save it as UTF-8") from error
+
+
+def _loaded(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error})") from error
+
+
 def _text(path: Path) -> str:
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
@@ -246,10 +280,7 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     # "\n" alone ends a line: str.splitlines would also cut at characters that JSON strings may hold.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
+        record = _loaded(line, f"{path}:{number}")
         if len(lines) == 1 and (held := _items(record)) != [record]:
             yield from _numbered(path, held)
         else:
@@ -268,7 +299,7 @@ def _items(value: Any) -> list[Any]:
     return arrays[0] if len(arrays) == 1 and arrays[0] and isinstance(arrays[0][0], dict) else [value]
 
 
-def _is_json(text: str) -> bool:
+def _is_json(text: str | bytes) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):
