@@ -25,7 +25,7 @@ from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
-from lai_ray.store import key_of
+from lai_ray.store import key_of, key_of_all
 from lai_ray.submission import shared_storage
 
 
@@ -204,7 +204,7 @@ def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, A
     for name in config.evaluate.learn_from:
         if not config.target.attempts:
             training = part(config, name, "train", config.evaluate.max_train_problems)
-            hashes[f"data.{name}"] = key_of([(p.id, p.question, p.answer) for p in training])
+            hashes[f"data.{name}"] = key_of_all((p.id, p.question, p.answer) for p in training)
     return target, identity_of(config, **hashes)
 
 

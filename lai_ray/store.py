@@ -44,6 +44,15 @@ def key_of(*parts: Any) -> str:
     return hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=16).hexdigest()
 
 
+def key_of_all(items: Iterable[Any]) -> str:
+    """`key_of([*items])`, holding one of them at a time."""
+    found = hashlib.blake2b(b"[[", digest_size=16)
+    for i, item in enumerate(items):
+        found.update(b"," * (i > 0) + msgspec.json.encode(item, order="sorted"))
+    found.update(b"]]")
+    return found.hexdigest()
+
+
 def number_of(*parts: Any) -> int:
     """The same as a non-negative number below 2³¹, for seeds and for a seeded order."""
     return int(key_of(*parts)[:8], 16) & 0x7FFFFFFF

@@ -24,7 +24,7 @@ from lai_ray.plugins import code_hash
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.rundir import Run, Stage
 from lai_ray.stages.select import Part, RecordedPart, grading
-from lai_ray.store import Answers, View, key_of
+from lai_ray.store import Answers, View, key_of, key_of_all
 from lai_ray.training import card
 
 
@@ -176,7 +176,7 @@ def _asked(part: Part, target: Model, config: Config) -> str:
     """Hash of what a part asks. A recorded part's answers are known by its files, which the target is named by."""
     if isinstance(part, RecordedPart):
         return key_of(target.identity, part.limit, part.seed)
-    return key_of([request_for(problem, part.benchmark, target, config).key for problem in part])
+    return key_of_all(request_for(problem, part.benchmark, target, config).key for problem in part)
 
 
 def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:

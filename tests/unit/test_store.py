@@ -9,7 +9,7 @@ import pytest
 
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion, Mark, Problem
-from lai_ray.store import Answers, Store, View, decode, encode, key_of, number_of
+from lai_ray.store import Answers, Store, View, decode, encode, key_of, key_of_all, number_of
 
 
 def answer(i: int) -> Answer:
@@ -107,3 +107,8 @@ def test_a_place_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(ConfigError, match="cannot be used as a folder"):
         Store(str(tmp_path / "runs" / "quickstart"))
+
+
+@pytest.mark.parametrize("items", [[], ["a"], [("id", "a \u2028 text", None), {"b": 1, "a": [2.5]}]])
+def test_a_key_of_many_is_that_of_their_list(items):
+    assert key_of_all(iter(items)) == key_of(items)
