@@ -46,6 +46,7 @@ class Watchdog:
         now = self._progress.folder, dict(self._progress.figures)
         if now != self._seen:
             self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_WORD
+            self._waiting.clear()
         still = time.monotonic() - self._moved
         if still > self._patience:
             found = status()
