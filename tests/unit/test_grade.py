@@ -104,7 +104,7 @@ def test_responses_may_be_an_array_a_table_or_gzipped(tmp_path):
         ("bbh", [GSM8K | {"response": "4"}], r":1: no field 'input' in this row"),
         ("gsm8k", b'{"question": "?"\n', r":1: not valid JSON"),
         ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b"\n{", r":2: not valid JSON"),
-        ("gsm8k", json.dumps(GSM8K).encode() + b'\n{"response": "\xe9"}', r":2: not valid UTF-8"),
+        ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b'\n{"response": "\xe9"}', r":2: not valid UTF-8"),
         ("gsm8k", b"", "no rows"),
         ("gsm8k", b"[]", "no rows"),
     ],
