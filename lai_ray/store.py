@@ -197,13 +197,15 @@ class Answers:
 
     def __init__(self, store: Store, *, rows: int = 500, seconds: float = 2.0, others: Sequence[Store] = ()) -> None:
         self.store, self.rows, self.seconds = store, rows, seconds
-        self._where: dict[bytes, tuple[Segments, int]] = {}
-        self._elsewhere: dict[bytes, tuple[Segments, int]] = {}
+        self._folders: list[Segments] = []
+        self._where: dict[bytes, int] = {}
+        """By key: the folder's number in the upper bits, the place in it below. One integer, there may be millions."""
+        self._elsewhere: dict[bytes, int] = {}
         self._opened = 0.0
         self._lock = threading.RLock()
         self._failure: BaseException | None = None
         self._out: Counter[bytes] = Counter()
-        """Sends that nothing has closed, by key."""
+        """Sends that nothing has closed, by key. An answer that was never marked as sent is not among them."""
         self._sent_segments = 0
         self._paid, self._inherited, self._failed = self._load()
         for other in others:
@@ -220,12 +222,13 @@ class Answers:
         paid = Segments(self.store, numbers=files[""])
         inherited = Segments(self.store.inside("inherited"), numbers=files["inherited"])
         failed = Segments(self.store.inside("failed"), numbers=files["failed"])
-        for segments, numbers in ((inherited, files["inherited"]), (paid, files[""])):
-            self._index(segments, numbers, self._where)
+        self._index(inherited, files["inherited"], self._where)
+        self._index(paid, files[""], self._where)
         for answer in failed:
             self._close_mark(answer)
         for key in self._out.keys() & self._where.keys():
-            self._out[key] -= self._where[key][0] is paid
+            if self._found(self._where[key])[0] is paid:
+                self._came_back(key)
         return paid, inherited, failed
 
     def _look_into(self, other: Store) -> None:
@@ -234,11 +237,17 @@ class Answers:
             numbers = [int(Path(name).stem) for name in store.names() if "/" not in name]
             self._index(Segments(store, numbers=numbers), numbers, self._elsewhere)
 
-    @staticmethod
-    def _index(segments: Segments, numbers: Iterable[int], where: dict[bytes, tuple[Segments, int]]) -> None:
+    def _index(self, segments: Segments, numbers: Iterable[int], where: dict[bytes, int]) -> None:
+        self._folders.append(segments)
         for number in numbers:
             for row, key in enumerate(_keys(segments.store, f"{number:05d}.jsonl")):
-                where[key] = segments, number << 20 | row
+                where[key] = self._packed(segments, number << 20 | row)
+
+    def _packed(self, segments: Segments, place: int) -> int:
+        return self._folders.index(segments) << 44 | place
+
+    def _found(self, packed: int) -> tuple[Segments, int]:
+        return self._folders[packed >> 44], packed & (1 << 44) - 1
 
     def __contains__(self, key: str) -> bool:
         packed = bytes.fromhex(key)
@@ -264,16 +273,16 @@ class Answers:
         packed = bytes.fromhex(key)
         with self._lock:
             if packed not in self._where:
-                segments, place = self._elsewhere[packed]
+                segments, place = self._found(self._elsewhere[packed])
                 self._keep(self._inherited, segments.at(place))
-            segments, place = self._where[packed]
+            segments, place = self._found(self._where[packed])
             return segments.at(place).completion
 
     def record(self, answer: Answer) -> None:
         """Keep one answer. Raises StageError when an earlier segment could not be written."""
         with self._lock:
             self._keep(self._paid, answer)
-            self._out[bytes.fromhex(answer.key)] -= 1
+            self._came_back(bytes.fromhex(answer.key))
 
     def fail(self, answer: Answer) -> None:
         """Write down that a request failed. Nothing is remembered by it: it is asked again at the next start."""
@@ -284,11 +293,18 @@ class Answers:
     def _close_mark(self, answer: Answer) -> None:
         """A failed one stays possibly paid, unless it is known what it took."""
         if answer.free or answer.completion.prompt_tokens or answer.completion.completion_tokens:
-            self._out[bytes.fromhex(answer.key)] -= 1
+            self._came_back(bytes.fromhex(answer.key))
+
+    def _came_back(self, key: bytes) -> None:
+        """One send of this key is closed."""
+        if self._out[key] > 1:
+            self._out[key] -= 1
+        else:
+            del self._out[key]  # A Counter has nothing against a key it never had.
 
     def _keep(self, segments: Segments, answer: Answer) -> None:
         """Called with the lock held."""
-        self._where[bytes.fromhex(answer.key)] = segments, self._add(segments, answer)
+        self._where[bytes.fromhex(answer.key)] = self._packed(segments, self._add(segments, answer))
 
     def _add(self, segments: Segments, answer: Answer) -> int:
         """Called with the lock held."""
@@ -314,7 +330,7 @@ class Answers:
     @property
     def possibly_paid(self) -> int:
         """Sends of which nobody knows whether they were paid for."""
-        return sum(count for count in self._out.values() if count > 0)
+        return self._out.total()
 
     def __enter__(self) -> Answers:
         self._stop = threading.Event()

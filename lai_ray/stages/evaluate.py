@@ -180,12 +180,13 @@ def _asked(part: Part, target: Model, config: Config) -> str:
 
 
 def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:
-    asked: set[str] = set()
+    asked: set[bytes] = set()  # Half as large as the digits: there may be millions.
     for part in parts:
         for problem in () if isinstance(part, RecordedPart) else part:
             request = request_for(problem, part.benchmark, target, config)
-            if request.key not in answers and request.key not in asked:
-                asked.add(request.key)
+            packed = bytes.fromhex(request.key)
+            if request.key not in answers and packed not in asked:
+                asked.add(packed)
                 yield request
 
 

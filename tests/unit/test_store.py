@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,33 @@ def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
         answers.mark_sent([Mark(key_of(i)) for i in range(5)])
         answers.record(answer(0))
     assert Answers(Store(str(tmp_path))).possibly_paid == 4
+
+
+def test_a_send_that_came_back_twice_or_unannounced_hides_no_other(tmp_path):
+    with Answers(Store(str(tmp_path))) as answers:
+        answers.record(answer(0))  # never marked as sent, as a target's own answers
+        answers.mark_sent([Mark(key_of(0)), Mark(key_of(1)), Mark(key_of(1))])
+        assert answers.possibly_paid == 3
+        answers.record(answer(1))
+        assert answers.possibly_paid == 2
+    assert Answers(Store(str(tmp_path))).possibly_paid == 1  # the answer to 0 is there: it counts for its send
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_answer_that_is_written_leaves_little_in_memory(tmp_path, again):
+    rows, store = 20_000, Store(str(tmp_path))
+    if again:
+        with Answers(store) as answers:
+            for i in range(rows):
+                answers.record(answer(i))
+    tracemalloc.start()
+    with Answers(store) as answers:
+        for i in range(0 if again else rows):
+            answers.record(answer(i))
+        held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(answers) == rows
+    assert held / rows < 220
 
 
 def test_a_file_that_breaks_off_while_written_never_appears(tmp_path):
