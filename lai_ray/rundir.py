@@ -27,7 +27,7 @@ import psutil
 from lai_ray import __version__, doing, weights
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.objects import is_url
+from lai_ray.objects import Objects, is_url
 from lai_ray.progress import Progress
 from lai_ray.store import Answers, Store, View, encode, key_of
 
@@ -184,8 +184,7 @@ class Run:
     def keep_logs(self) -> None:
         """What this node's logs hold by now goes to the run's `logs/` in an object store; on a disk it is there."""
         if self.store.local is None:
-            for path in sorted(path for path in Path(self.logs).iterdir() if path.suffix in (".log", ".jsonl")):
-                self.store.objects.put(f"logs/{path.name}", path)
+            put_logs(self.logs, self.store.objects, "logs")
 
     def stores_of(self, ending: str) -> list[Store]:
         """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
@@ -243,6 +242,12 @@ class Run:
     def remember(self, **facts: Any) -> None:
         """Add to run.json."""
         self.store.put_json("run.json", {**self.record(), **facts})
+
+
+def put_logs(folder: str, objects: Objects, under: str) -> None:
+    """The logs in a folder of this disk, into an object store."""
+    for path in sorted(path for path in Path(folder).glob("*") if path.suffix in (".log", ".jsonl")):
+        objects.put(f"{under}/{path.name}", path)
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -139,7 +139,7 @@ def run_job(
             with journal(run.logs, run.name, run.progress):
                 run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
-                    run.progress.say(f"  logs are in {run.logs} on each node; this one's go to {where}/logs at the end")
+                    run.progress.say(f"  logs are in {run.logs} on each node, and go to {where}/logs at the end")
                 return _looped(run, config, target, executor)
     finally:
         driver.close()
@@ -176,7 +176,8 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     if executor is None:
         from lai_ray.distributed.session import RayExecutor
 
-        executor = RayExecutor(config, run.logs, run.progress)
+        bucket = None if run.store.local else run.store.where
+        executor = RayExecutor(config, run.logs, run.progress, keep_in=bucket)
     try:
         return Outcome(run, loop(run, config, target, executor), None)
     except Stopped as stopped:

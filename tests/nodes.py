@@ -113,7 +113,8 @@ def main(folder: Path) -> None:
     }  # fmt: skip
     with cluster(2, 1) as nodes, (folder / "said").open("w") as said:
         config = job(folder, **settings, cluster__address=nodes.address)
-        executor = RayExecutor(config, str(folder / "logs"), Progress(Console(file=said, width=400)))
+        progress = Progress(Console(file=said, width=400))
+        executor = RayExecutor(config, str(folder / "logs"), progress, keep_in=str(folder / "kept"))
 
         def requests(count: int) -> Iterator[Request]:
             for i in range(count):

@@ -13,6 +13,7 @@ from lai_ray import weights
 from lai_ray.config import Config
 from lai_ray.distributed import placement
 from lai_ray.distributed.connect import start
+from lai_ray.distributed.on_nodes import on_each
 from lai_ray.errors import ConfigError, LaiError
 from lai_ray.objects import Objects, is_url
 from lai_ray.report.tables import Table
@@ -67,17 +68,9 @@ def cluster(config: Config) -> Cluster:
 
 def _asked(place: str, here: Objects) -> list[Node]:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    task = ray.remote(num_cpus=0, max_retries=0)(_tried)
-    asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            place, node["NodeID"]
-        )
-        for node in alive
-    ]
-    ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+    asked = on_each(alive, PATIENCE, _tried, place)
     return [_heard(node, answer, here) for node, answer in zip(alive, asked, strict=True)]
 
 
@@ -97,7 +90,7 @@ def _heard(node: dict[str, Any], answer: Any, here: Objects) -> Node:
     return Node(name, resources, **said)
 
 
-def _tried(place: str, mine: str) -> dict[str, Any]:
+def _tried(mine: str, place: str) -> dict[str, Any]:
     """What a node finds: it reads what the driver wrote, and writes, lists, reads and removes a file of its own."""
     began = time.monotonic()
     try:

@@ -32,13 +32,18 @@ MAP_CPUS = 0.9
 class RayExecutor:
     """Every verb on Ray. Ray starts at the first one."""
 
-    def __init__(self, config: Config, logs: str | None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: Config, logs: str | None, progress: Progress | None = None, *, keep_in: str | None = None
+    ) -> None:
         """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray.
+
+        keep_in: a run in an object store, which gets the logs of all other nodes when Ray is left.
 
         progress: where stages count, for Ray's metrics; None shows none.
         """
         self._config, self._logs, self._progress = config, logs, progress
         self._running = contextlib.ExitStack()
+        self._keep_in = keep_in
         self._started = False
         self._served: dict[str, str] = {}
 
@@ -140,6 +145,10 @@ class RayExecutor:
             import ray
 
             self._running.callback(ray.shutdown)
+        if self._logs is not None and self._keep_in is not None:
+            from lai_ray.distributed.on_nodes import keep_logs
+
+            self._running.callback(keep_logs, self._logs, self._keep_in)
         if self._progress is not None:
             from lai_ray.distributed.metrics import Exporter
             from lai_ray.distributed.watchdog import Watchdog
