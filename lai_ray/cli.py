@@ -65,10 +65,12 @@ def check(
     from lai_ray import jobfile, paid, plan, start
 
     settings = jobfile.read(job, overrides)
-    start.check_names(settings)
+    start.check_names(settings, asks=False)
     source = start.reusable(reuse or [], start.place(settings))
     plan.show(settings, _console(), start.begun(settings))
     paid.show(settings, source, _console())
+    if note := start.key_note(settings):
+        _console().print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     if cluster:
         from lai_ray.distributed import placement, probe
         from lai_ray.report import tables
@@ -170,7 +172,7 @@ def sweep(
 
     found = sweeps.read(file, overrides)
     for member in found.members:
-        start.check_names(member.config)
+        start.check_names(member.config, asks=not plan)
     failed = {} if plan else runs.run(found, _console()).failed
     made = table.rows(found, failed)
     confidence = found.members[0].config.report.confidence

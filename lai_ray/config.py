@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,6 +48,10 @@ class Config(Section):
     limits: LimitSettings = LimitSettings()
     cluster: ClusterSettings = ClusterSettings()
     report: ReportSettings = ReportSettings()
+
+    def dumped(self) -> dict[str, Any]:
+        """A table that the same job is made of again: a limit that it does not name stays one that nobody named."""
+        return self.model_dump() | {"limits": self.limits.model_dump(exclude_unset=True)}
 
     @field_validator("benchmark")
     @classmethod

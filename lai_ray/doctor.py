@@ -40,7 +40,7 @@ PACKAGES = (
 
 def findings() -> list[Finding]:
     """Everything `lai doctor` looks at. Imports none of the heavy packages."""
-    return [_python(), *map(_package, PACKAGES), _vllm(), _torchvision(), _ray_default(), _compiler(), _auth(), _disk()]
+    return [_python(), *map(_package, PACKAGES), _vllm(), _torchvision(), _ray_default(), _auth(), _disk()]
 
 
 def show(console: Console) -> bool:
@@ -96,11 +96,6 @@ def _ray_default() -> Finding:
         "there" if there else "missing",
         "" if there else "`ray job submit` needs it: pip install 'ray[default]'",
     )
-
-
-def _compiler() -> Finding:
-    there = shutil.which("g++")
-    return Finding("g++", "there" if there else "missing (only ZeRO offload needs it)")
 
 
 def _auth() -> Finding:

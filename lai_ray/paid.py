@@ -143,7 +143,7 @@ def _of_instructor(run: Run, i: int, target: Model, config: Config, instructor: 
         if not count or dataset not in config.evaluate.learn_from:
             continue
         strategy = dialogue_for(config, i, dataset)
-        numbers = planned(kept.get(dataset), config.curate.most(dataset), count)
+        numbers = planned([kept.get(dataset)], config.curate.most(dataset), count)
         settings = improve_settings(config, i, encoder=target, samples_per_request=numbers["samples_per_request"])
         dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {}, {}, instructor)
         order = seeded_order(view, dataset, config, i)

@@ -181,10 +181,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def keep_logs(self) -> None:
-        """What this node's logs hold by now goes to the run's `logs/` in an object store; on a disk it is there."""
-        if self.store.local is None:
-            put_logs(self.logs, self.store.objects, "logs")
+    @property
+    def logs_kept(self) -> str | None:
+        """Where they go at the end in an object store: a folder for each start. None on a disk, where they are."""
+        return None if self.store.local else f"{self.store.where}/logs/start_{self.start:04d}"
 
     def stores_of(self, ending: str) -> list[Store]:
         """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
@@ -206,7 +206,8 @@ class Run:
             lines = [f"  {k}: {there.get(k, 'not set')!r} there, {here.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
                 f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
-                "Only [limits], [cluster], [report], more iterations and a longer evaluate.report_on may change. "
+                "Only [limits], [cluster], [report], how the instructor is reached, its prices, more iterations, a "
+                "longer evaluate.report_on, search.max_concurrent and search.keep_weights may change. "
                 "Give this job another name (and --reuse, to take over the answers and checkpoints that still apply), "
                 "or put the settings back."
             )
@@ -244,10 +245,10 @@ class Run:
         self.store.put_json("run.json", {**self.record(), **facts})
 
 
-def put_logs(folder: str, objects: Objects, under: str) -> None:
+def put_logs(folder: str, there: Objects) -> None:
     """The logs in a folder of this disk, into an object store."""
     for path in sorted(path for path in Path(folder).glob("*") if path.suffix in (".log", ".jsonl")):
-        objects.put(f"{under}/{path.name}", path)
+        there.put(path.name, path)
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

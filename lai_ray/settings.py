@@ -340,7 +340,7 @@ class ClusterSettings(Section):
     """Where the work runs. These may change between two starts."""
 
     address: str | None = None
-    """A Ray cluster to join ("auto", "ray://…"); None starts one here unless RAY_ADDRESS is set."""
+    """A Ray cluster to join, from one of its nodes ("auto", "HOST:6379"); None starts one unless RAY_ADDRESS is set."""
     target_replicas: Positive = 1
     """Engine actors that share the target's questions."""
     gpus_per_replica: float = Field(1, ge=0)

@@ -21,12 +21,15 @@ from lai_ray.journal import journal
 from lai_ray.loop import loop
 from lai_ray.objects import Objects, is_url
 from lai_ray.progress import Progress
-from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance
+from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance, put_logs
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
 from lai_ray.store import key_of, key_of_all
 from lai_ray.submission import shared_storage
+
+BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
+"""Where a start may stop without a word to the instructor."""
 
 
 def place(config: Config) -> str:
@@ -34,10 +37,10 @@ def place(config: Config) -> str:
     return config.place
 
 
-def check_names(config: Config, until: str | None = None) -> None:
+def check_names(config: Config, until: str | None = None, *, asks: bool = True) -> None:
     """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError.
 
-    A start that stops before the instructor is asked needs no key.
+    What asks no instructor needs no key: a start that stops before, and looking (not `asks`; see `key_note`).
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         shared_storage(config.storage)
@@ -60,7 +63,17 @@ def check_names(config: Config, until: str | None = None) -> None:
     if config.contrast.encoder != "target" and _wants_encoder(config):
         models.locate(config.contrast.encoder, setting="contrast.encoder")
     if config.iterations:
-        _check_instructor(config, asked=until not in ("evaluate", "diagnose", "0/evaluate", "0/diagnose"))
+        _check_instructor(config, asked=asks and until not in BEFORE_ASKING)
+
+
+def key_note(config: Config) -> str | None:
+    """What a start would say of the instructor's key on this machine; None where all is well."""
+    if config.iterations:
+        try:
+            _check_instructor(config, asked=True)
+        except ConfigError as error:
+            return str(error)
+    return None
 
 
 def _check_storage(config: Config) -> None:
@@ -139,7 +152,7 @@ def run_job(
             with journal(run.logs, run.name, run.progress):
                 run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
-                    run.progress.say(f"  logs are in {run.logs} on each node, and go to {where}/logs at the end")
+                    run.progress.say(f"  logs are in {run.logs} on each node, and go to {run.logs_kept} at the end")
                 return _looped(run, config, target, executor)
     finally:
         driver.close()
@@ -151,9 +164,9 @@ def _kept_logs(run: Run, *, kept: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if kept:
+        if kept and run.logs_kept:
             with contextlib.suppress(StageError):  # They are here in any case; what ended the run is to be told.
-                run.keep_logs()
+                put_logs(run.logs, Objects(run.logs_kept))
 
 
 def begun(config: Config) -> Run | None:
@@ -176,8 +189,7 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     if executor is None:
         from lai_ray.distributed.session import RayExecutor
 
-        bucket = None if run.store.local else run.store.where
-        executor = RayExecutor(config, run.logs, run.progress, keep_in=bucket)
+        executor = RayExecutor(config, run.logs, run.progress, keep_in=run.logs_kept)
     try:
         return Outcome(run, loop(run, config, target, executor), None)
     except Stopped as stopped:
@@ -260,7 +272,7 @@ def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
 
 def tried(config: Config) -> Config:
     """The same job on 20 problems, one iteration, as `lai try` runs it."""
-    table = config.model_dump()
+    table = config.dumped()
     table |= {"name": f"{config.name}-try", "iterations": min(config.iterations, 1), "search": None}
     table["evaluate"] |= {"max_train_problems": 20, "max_test_problems": 20}
     table["curate"]["samples_per_dataset"] = 20
@@ -271,7 +283,7 @@ def tried(config: Config) -> Config:
 
 def only_tests(config: Config) -> Config:
     """The same job, tests alone, as `lai evaluate` runs it."""
-    table = config.model_dump() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
+    table = config.dumped() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
     if config.target.attempts:
         table["target"] |= {"engine": "vllm", "attempts": {}}  # Files hold no answers to tests.
     return Config.model_validate(table)

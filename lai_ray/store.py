@@ -104,10 +104,6 @@ class Store:
         """Every file below a folder, sorted. Half-written leftovers of a killed writer are not among them."""
         return sorted(self.objects.sizes(folder))
 
-    def delete(self, folder: str) -> None:
-        """Remove every file below a folder."""
-        self.objects.delete(folder)
-
     def remove(self, names: list[str]) -> None:
         """Remove these files."""
         self._still_mine()
@@ -279,7 +275,7 @@ class Answers:
             return segments.at(place).completion
 
     def record(self, answer: Answer) -> None:
-        """Keep one answer. Raises StageError when an earlier segment could not be written."""
+        """Keep one answer. Raises StageError when a segment could not be written; it is kept even so."""
         with self._lock:
             self._keep(self._paid, answer)
             self._came_back(bytes.fromhex(answer.key))
@@ -289,6 +285,7 @@ class Answers:
         with self._lock:
             self._add(self._failed, answer)
             self._close_mark(answer)
+            self._close_full(self._failed)
 
     def _close_mark(self, answer: Answer) -> None:
         """A failed one stays possibly paid, unless it is known what it took."""
@@ -305,17 +302,20 @@ class Answers:
     def _keep(self, segments: Segments, answer: Answer) -> None:
         """Called with the lock held."""
         self._where[bytes.fromhex(answer.key)] = self._packed(segments, self._add(segments, answer))
+        self._close_full(segments)
 
     def _add(self, segments: Segments, answer: Answer) -> int:
         """Called with the lock held."""
-        if self._failure is not None:
-            raise self._failure
         if not self._is_open:
             self._opened = time.monotonic()
-        place = segments.add(answer)
+        return segments.add(answer)
+
+    def _close_full(self, segments: Segments) -> None:
+        """Called with the lock held, when what was added can be found: if this raises, the end writes it."""
+        if self._failure is not None:
+            raise self._failure
         if len(segments.open) >= self.rows:
             segments.close()
-        return place
 
     @property
     def _is_open(self) -> bool:
@@ -342,9 +342,7 @@ class Answers:
         self._stop.set()
         self._thread.join()
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            self._close_segments()
+            self._close_segments()  # After a write that failed, too: there may be room again.
 
     def _close_old_segments(self) -> None:
         while not self._stop.wait(self.seconds / 4):

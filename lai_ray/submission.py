@@ -40,6 +40,8 @@ ENVIRONMENT: dict[str, Any] = {
 SECRET_NAME = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
 SHORTEST_SECRET = 8
 """Characters. A shorter value may stand in a text by chance."""
+SHORTEST_OTHER = 16
+"""The same, of a variable that is only called like one that holds a secret."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,17 @@ def prefix(address: str) -> str:
     return "".join(f"{word} " for word in said)
 
 
-def key_in(variable: str | None) -> str | None:
-    """The key that this process has too; None where it has none, or none long enough to be looked for."""
-    key = os.environ.get(variable or "", "")
-    return key if len(key) >= SHORTEST_SECRET else None
+def secrets_here(variable: str | None) -> dict[str, str]:
+    """What this process has in the instructor's variable and in all that are called like one with a secret, by name.
+
+    Values that are too short to be looked for are left out, and the paths of files.
+    """
+    found = {variable: os.environ.get(variable, "")} if variable else {}
+    found = {name: value for name, value in found.items() if len(value) >= SHORTEST_SECRET}
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_OTHER and not os.path.exists(value):
+            found.setdefault(name, value)
+    return found
 
 
 def _everywhere(path: str) -> bool:
@@ -199,6 +208,7 @@ def _files(job: Path, overrides: Sequence[str], config: Config, folder: str) -> 
             yield _inside(folder, place, what)
     # These may be names on the hub instead, and prompts are in the job already.
     folders = {"target.model": config.target.model, "contrast.encoder": config.contrast.encoder}
+    folders |= {"instructor.model": config.instructor.model} if config.instructor.in_cluster else {}
     folders |= {f"[data] {name}": place for name, place in config.data.items()}
     folders |= {"instructor.prompts": jobfile.prompts_folder(job, overrides)}
     for what, place in folders.items():
@@ -234,9 +244,9 @@ def _keep_secrets(config: Config, words: Sequence[str], environment: Mapping[str
                 f"{beside}: env_vars sets {variable}, and {shown}. Set it in the environment of `ray start` on the "
                 "nodes, and take it out there."
             )
-    key = key_in(name)
-    if key is None:
-        return
     for what, text in (("this command", "\0".join(words)), (beside, json.dumps(environment, default=str))):
-        if key in text:
-            raise ConfigError(f"{what} holds the value of {name}, and {shown}. Take it out: the job only names {name}.")
+        for held, key in secrets_here(name).items():
+            if key in text:
+                raise ConfigError(
+                    f"{what} holds the value of {held}, and {shown}. Take it out: only its name may stand."
+                )

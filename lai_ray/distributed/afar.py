@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lai_ray import weights
+from lai_ray.errors import StageError
 from lai_ray.objects import Objects
 from lai_ray.training import board
 from lai_ray.training.recipe import Conversation, read_job, recipe_for, write_job
@@ -69,7 +70,9 @@ def told(url: str, progress: Callable[[int, int], None] | None, seen: int) -> in
     if progress is None:
         return seen
     time.sleep(EVERY)
-    content = Objects(url).get(PROGRESS)
+    content = None
+    with suppress(StageError):  # It is for looking at: the training goes on where nobody can look.
+        content = Objects(url).get(PROGRESS)
     if content is None:
         return seen
     at: dict[str, int] = json.loads(content)
@@ -95,8 +98,11 @@ class Afar:
                     file.write(self._store.piece(name, start, min(start + weights.PIECE, size)))
         recipe, lineage, examples = read_job(self._job / "job.json")
         self._url = recipe.out
-        self._folder = weights.place_for("trainings", f"{self._url}#{(self._mark or b'').decode()}")
+        self._folder = weights.place_for("trainings", self._url) / (self._mark or b"none").decode()
         self._folder.mkdir(parents=True, exist_ok=True)
+        for other in self._folder.parent.iterdir():
+            if other != self._folder:  # Of a start that was killed. What still lives of it may deliver nothing.
+                shutil.rmtree(other, ignore_errors=True)
         here = replace(recipe, model=weights.here(recipe.model), out=str(self._folder / "checkpoint"))
         write_job(self._job / "here.json", here, examples, lineage)
         return self._job / "here.json"
@@ -106,7 +112,8 @@ class Afar:
         steps = int(metrics["steps"])
         if step == steps or time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
-            self._store.put(PROGRESS, json.dumps({"step": step, "steps": steps}).encode())
+            with suppress(StageError):
+                self._store.put(PROGRESS, json.dumps({"step": step, "steps": steps}).encode())
 
     def deliver(self) -> None:
         """The model and its curves go into the store, the model whole or not at all."""
@@ -124,6 +131,8 @@ class Afar:
         shutil.rmtree(self._job, ignore_errors=True)
         if self._url and os.environ.get("RANK", "0") == "0":
             shutil.rmtree(self._folder, ignore_errors=True)
-        elif self._url:
+        if self._url:
             with suppress(OSError):  # Rank 0 may be at work in it, where it is on this node.
                 self._folder.rmdir()
+            with suppress(OSError):
+                self._folder.parent.rmdir()

@@ -44,6 +44,9 @@ def start(config: Config) -> bool:
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     named = None if named == "local" else named
     ours = _environment(config)
+    setting = "cluster.address" if config.cluster.address else "RAY_ADDRESS"
+    if named is not None and "://" in named:
+        raise ConfigError(_not_from_outside(named, setting))
     try:
         if named is None:
             os.environ |= ours
@@ -54,7 +57,7 @@ def start(config: Config) -> bool:
         raise
     except Exception as error:
         ray.shutdown()
-        raise _could_not(error, named, "cluster.address" if config.cluster.address else "RAY_ADDRESS") from error
+        raise _could_not(error, named, setting) from error
     if named is None:
         try:
             fits(config, ray.cluster_resources())
@@ -83,7 +86,7 @@ def _join(address: str, environment: dict[str, str]) -> None:
     import ray
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         # Ray itself tries for minutes before it says that nobody is there.
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
@@ -107,7 +110,7 @@ def _wants_token(address: str) -> bool:
     from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-    found = None if "://" in address else canonicalize_bootstrap_address(address)
+    found = canonicalize_bootstrap_address(address)
     if found is None:
         return True
     try:
@@ -150,11 +153,23 @@ def fits(config: Config, there: dict[str, float]) -> None:
                 )
 
 
+def _not_from_outside(address: str, setting: str) -> str:
+    """A driver is a process of the cluster: it shares its memory, and its actors find it."""
+    dashboard = (
+        address if address.startswith("http") else f"http://{address.partition('://')[2].partition(':')[0]}:8265"
+    )
+    what = "the dashboard's address" if address.startswith("http") else "an address for clients of the cluster"
+    return (
+        f"{setting} = {address!r} is {what}, and a job runs in the cluster itself. Submit it: `lai submit JOB "
+        f"--address {dashboard}`. On one of the cluster's nodes, 'auto' or its HOST:6379 is the address to join."
+    )
+
+
 def _could_not(error: Exception, address: str | None, setting: str) -> LaiError:
     said = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
     if address is None:
         return StageError(f"Ray could not be started on this machine: {type(error).__name__}: {said}")
-    if (isinstance(error, OSError) and error.errno is not None) or address == "auto":
+    if isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None):
         return ConfigError(
             f"no Ray cluster answers at {address!r}, named by {setting}: {said}. Start one there (`ray start --head`), "
             "correct the address, or leave it out to run on this machine alone."

@@ -27,7 +27,14 @@ def client(address: str) -> Any:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with understood(address), _told(address):
         found = JobSubmissionClient(address, headers=headers)
-        found.list_jobs()  # The version is told to anybody.
+        try:
+            found.list_jobs()  # The version is told to anybody.
+        except RuntimeError as error:
+            said = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise ConfigError(
+                f"the Ray at {address} does not tell its jobs: {said}. Is its head still starting, or is a proxy "
+                "between that lets only some requests through? Give the command again in a minute."
+            ) from error
         return found
 
 

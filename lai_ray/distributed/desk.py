@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,9 @@ class Desk:
         base_url: str | None,
         pace: Pace,
         again: Again | None = None,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
+        self.say = say
         self.may_send_again = again or (lambda request: True)
         self.requests, self.limits, self.pace = requests, limits, pace
         self.address = base_url or "the engine's own address"
@@ -109,14 +111,10 @@ class Desk:
         if not ray.is_initialized():
             return
         self.pool.close()
-        if self.asking and ray.wait([self.acquiring], timeout=0)[0]:
-            with suppress(RayActorError):
-                self.gate.settle.remote({}, ray.get(self.acquiring).leases)
-        elif self.asking:
-            ray.cancel(self.acquiring)
+        self._want_no_leave()
         self.gate.settle.remote({call.lease: None for call in self.calls.values()}, [])
         if self.possibly_paid:
-            log.warning("%d instructor calls were possibly paid for without an answer", self.possibly_paid)
+            self.say(f"  {self.possibly_paid} instructor calls were possibly paid for without an answer")
 
     def _draw(self) -> bool:
         """Whether anything is left to do, after taking on what may be sent soon."""
@@ -175,7 +173,7 @@ class Desk:
         try:
             leave = ray.get(self.acquiring)
         except RayActorError as error:
-            log.warning("the quota actor died; Ray starts it again, closed for one window: %s", error)
+            self.say(f"  the quota actor died; Ray starts it again, closed for one window: {_first_line(error)}")
             self.gate = shared_gate(self.gate_name, *self.gate_arguments)
         else:
             self.gate_up, self.said_wait = True, False
@@ -254,7 +252,7 @@ class Desk:
             call.attempts += 1
             self.patience.reached()
         else:
-            self.patience.unreached(time.monotonic(), retry.why)
+            self.fatal = self.fatal or self.patience.unreached(time.monotonic(), retry.why)
         if call.attempts >= self.pace.attempts:
             words = f"gave up after {call.attempts} attempts: {retry.why}"
             return [self._answer(number, Completion("", "error", error=words), free=retry.free)]
@@ -262,7 +260,9 @@ class Desk:
             return [self._no_more(number, retry.why)]
         delay = self.patience.delay(retry, call.attempts)
         if retry.after is not None and retry.after > self.patience.stall_seconds:
-            self.fatal = f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
+            self.fatal = (
+                self.fatal or f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
+            )
         if retry.limited:
             self.gate.penalise.remote(delay)
         heapq.heappush(self.resting, (time.monotonic() + delay, number))
@@ -279,9 +279,18 @@ class Desk:
     def _last_answers(self) -> Iterator[Answer]:
         """Calls in flight may be paid for: give them a moment to come home."""
         end = time.monotonic() + self.pace.farewell
-        self.asking = []
+        self._want_no_leave()
         while self.pool.held and time.monotonic() < end:
             yield from self._turn()
+
+    def _want_no_leave(self) -> None:
+        """Give back what was asked for at the gate and came, and ask no more for the rest."""
+        if self.asking and ray.wait([self.acquiring], timeout=0)[0]:
+            with suppress(RayActorError):
+                self.gate.settle.remote({}, ray.get(self.acquiring).leases)
+        elif self.asking:
+            ray.cancel(self.acquiring)
+        self.asking = []
 
     def _never_sent(self) -> Iterator[Answer]:
         """What no caller has was turned away for nothing or still waits: nobody is paid for it."""
@@ -297,7 +306,7 @@ class Desk:
                 "The logs of the workers say why; memory is the first thing to look at. What was answered is kept."
             ) from error
         self.possibly_paid += len(held)
-        log.warning("an instructor caller died; the %d calls it held are sent again: %s", len(held), error)
+        self.say(f"  an instructor caller died; the {len(held)} calls it held are sent again: {_first_line(error)}")
         self.gate.settle.remote({self.calls[number].lease: None for number in held}, [])
         for number in held:
             self.calls[number].lease = NO_LEASE
@@ -315,10 +324,10 @@ class Desk:
         if self.asking and time.monotonic() - self.asked_at > self.pace.say_wait and not self.said_wait:
             self.said_wait = True
             rates = self.limits.requests_per_minute, self.limits.tokens_per_minute
-            words = (
-                "the instructor waits for the quota: %d requests and %d tokens per minute, or what the provider says"
+            self.say(
+                f"  the instructor waits for the quota: {rates[0]} requests and {rates[1]} tokens per minute, or what "
+                "the provider says"
             )
-            log.warning(words, *rates)
 
     def _awaited(self, held: int) -> str:
         idle = [name for name in ("" if self.gate_up else "the quota actor", self.pool.down()) if name]
@@ -326,3 +335,7 @@ class Desk:
         if idle:
             parts.append(f"{' and '.join(idle)} that did not report yet (has the cluster a fraction of a CPU free?)")
         return "; ".join(parts) or "an answer"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

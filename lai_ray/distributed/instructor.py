@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def ask(
     *,
     again: Again | None = None,
     pace: Pace = USUAL,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Answer]:
     """The instructor's answers, as they come; a request that failed for good comes back with `completion.error`.
 
@@ -40,19 +41,20 @@ def ask(
     ahead of the quota once the quota sets the pace; None for a request means "nothing more before something came home".
     `again` is asked before a request that may have been paid for is sent once more (see Executor.ask). No request, no
     actor. Ray must be initialised; `base_url` must be reachable from its workers, and the key's variable set in their
-    environment. `logs`: a folder for a line on every attempt that failed; warnings (a dead caller, a long wait for the
-    quota) go to Python's logging either way.
+    environment. `logs`: a folder for a line on every attempt that failed. `say` is told of a dead caller, and of a long
+    wait for the quota; without it these are warnings of Python's logging.
 
     Raises StageError, in the provider's own words where it has some, when no request can succeed (wrong key, unknown
     model, empty account), nobody answers at the address, callers keep dying, or nothing moves for
-    `cluster.stall_seconds`. Waiting for the quota is not standing still: it is logged.
+    `cluster.stall_seconds`. Waiting for the quota is not standing still: it is said.
     """
     drawn = iter(requests)
     first = next(drawn, None)
     if first is None:
         return
     with _logged(logs):
-        desk = Desk(itertools.chain([first], drawn), settings, limits, cluster, base_url, pace, again)
+        everything, say = itertools.chain([first], drawn), say or log.warning
+        desk = Desk(everything, settings, limits, cluster, base_url, pace, again, say)
         try:
             yield from desk.answers()
         finally:

@@ -74,7 +74,8 @@ class Server:
                     job_id = next_id(submission.name, [str(job.submission_id) for job in jobs])
                     self._send(submission, job_id)
                     return job_id, False
-            except (_Again, OSError) as error:  # Where the connection broke, it may have been taken: look again.
+            except (_Again, OSError, RuntimeError) as error:
+                # Where the connection broke, it may have been taken, and a server that is busy is so for a while.
                 if time.monotonic() > end:
                     raise StageError(f"the Ray at {self.address} takes no job: {_last_line(error)}") from error
             time.sleep(1)

@@ -33,17 +33,20 @@ def on_each(nodes: Sequence[dict[str, Any]], patience: float, work: Callable[...
 
 
 def keep_logs(logs: str, where: str) -> None:
-    """Every other node puts what lies in its folder `logs` into the run's object store, below `logs/<its address>`.
+    """Every other node puts what lies in its folder `logs` into an object store, below `<where>/<its address>`.
 
-    It is for looking at: what a node cannot put away, or one that is gone, is logged and no more.
+    It is for looking at: what cannot be put away is logged and no more, a cluster that is gone included.
     """
     import ray
 
-    mine = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != mine]
-    if not others:
+    try:
+        mine = ray.get_runtime_context().get_node_id()
+        others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != mine]
+        asked = on_each(others, PATIENCE, _put, logs, where) if others else []
+    except Exception as error:
+        log.warning("the logs of other nodes stay there, in %s: %s", logs, error)
         return
-    for node, answer in zip(others, on_each(others, PATIENCE, _put, logs, where), strict=True):
+    for node, answer in zip(others, asked, strict=True):
         try:
             ray.get(answer, timeout=0)
         except Exception as error:
@@ -54,4 +57,4 @@ def keep_logs(logs: str, where: str) -> None:
 def _put(_: str, logs: str, where: str) -> None:
     import ray
 
-    put_logs(logs, Objects(where), f"logs/{ray.util.get_node_ip_address()}")
+    put_logs(logs, Objects(f"{where}/{ray.util.get_node_ip_address()}"))

@@ -51,18 +51,21 @@ class Patience:
         """Somebody answered, whatever it was."""
         self._silent_since, self._unreached = None, 0
 
-    def unreached(self, now: float, why: str) -> None:
-        """No connection came about. Raises StageError when none has for `pace.unreachable` seconds."""
+    def unreached(self, now: float, why: str) -> str:
+        """No connection came about. Says what is wrong when none has for `pace.unreachable` seconds, else "".
+
+        It does not raise: whoever counts may hold answers that came home by connections still open.
+        """
         self._unreached += 1
         if self._silent_since is None:
             self._silent_since = now
         silent = now - self._silent_since
-        if silent > self.pace.unreachable:
-            raise StageError(
-                f"nobody answers at {self.address}: {why} ({self._unreached} attempts in {silent:.0f} s). Is the "
-                "server running there, is instructor.base_url right, and can the workers reach that address? What was "
-                "answered is kept; the same command goes on from there."
-            )
+        if silent <= self.pace.unreachable:
+            return ""
+        return (
+            f"nobody answers there: {why} ({self._unreached} attempts in {silent:.0f} s). Is the server running, is "
+            "instructor.base_url right, and can the workers reach that address?"
+        )
 
     def moved(self) -> None:
         """Something came home, or what is waited for is the quota or the time to try again."""

@@ -49,17 +49,21 @@ class Verdict:
     """So many have a place on the nodes that run, were nothing else there."""
     grown: int
     """So many once the autoscaler has added all it may."""
+    known: bool = True
+    """Whether it is known what it may add."""
 
     @property
     def ever(self) -> bool:
-        """Whether its stage can do its work."""
-        return self.grown >= (self.need.count if self.need.together else 1)
+        """Whether its stage can do its work, or nobody can tell that it cannot."""
+        return not self.known or self.grown >= (self.need.count if self.need.together else 1)
 
     def words(self) -> str:
         """What will happen."""
         count, asked = self.need.count, said(self.need.each)
         if self.now >= count:
             return "fits"
+        if not self.known:
+            return f"{self.now} of {count} fit now; whether an autoscaler adds nodes is not known here"
         if self.grown >= count:
             return f"{self.now} of {count} fit now; the stage waits for the autoscaler to add nodes"
         if not self.ever:
@@ -91,36 +95,26 @@ def needs(config: Config) -> Iterator[Need]:
     yield Need("train", "workers", cluster.train_workers, each, together=True)
 
 
-def verdicts(wanted: Iterable[Need], nodes: Sequence[Resources], groups: Sequence[Group] = ()) -> list[Verdict]:
-    """How each stands on these nodes, and on these with all that the autoscaler may add. Stages follow each other."""
-    added = [group.each for group in groups for _ in range(group.more)]
-    return [Verdict(need, _places(need, nodes), _places(need, [*nodes, *added])) for need in wanted]
+def verdicts(wanted: Iterable[Need], nodes: Sequence[Resources], groups: Sequence[Group] | None = ()) -> list[Verdict]:
+    """How each stands on these nodes, and on these with all that the autoscaler may add. Stages follow each other.
+
+    groups: None where it is not known what may be added.
+    """
+    found = []
+    for need in wanted:
+        now = sum(_places(need, node) for node in nodes)
+        more = sum(group.more * _places(need, group.each) for group in groups or ())
+        found.append(Verdict(need, now, now + more, known=groups is not None))
+    return found
 
 
-def _places(need: Need, nodes: Iterable[Resources]) -> int:
-    """Equal actors: as many as each node holds by itself, added up."""
+def _places(need: Need, node: Resources) -> int:
+    """How many of its equal actors one node holds."""
     asked = [(kind, amount) for kind, amount in need.each.items() if amount]
-    if not asked:
-        return sys.maxsize
-    return sum(min(math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked) for node in nodes)
+    return min([math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked], default=sys.maxsize)
 
 
-def cluster_now() -> tuple[list[Resources], list[Group]]:
-    """The living nodes' resources, and what the autoscaler may add where there is one. Ray must be initialised."""
-    import ray
-    from ray._private.state import state
-
-    nodes: list[Resources] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    config = state.get_cluster_config()
-    groups = []
-    for group in config.node_group_configs if config else ():
-        each = {kind: float(amount) for kind, amount in group.resources.items()}
-        there = sum(all(node.get(kind, 0) >= amount for kind, amount in each.items()) for node in nodes)
-        groups.append(Group(group.name, each, max(group.max_count - there, 0)))
-    return nodes, groups
-
-
-def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence[Group]) -> Table:
+def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence[Group] | None) -> Table:
     """For `lai check --cluster`."""
     made = Table("Places in the cluster", ["stage", "what", "each asks for", "how it stands"])
     for verdict in found:
@@ -133,6 +127,8 @@ def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence
     if groups:
         may = ", ".join(f"{group.more} {group.name} ({said(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
+    elif groups is None:
+        made.note += " What an autoscaler may add is not known here: look into the file that made the cluster."
     return made
 
 

@@ -6,15 +6,17 @@ import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lai_ray import weights
 from lai_ray.config import Config
 from lai_ray.distributed import placement
+from lai_ray.distributed.autoscaler import cluster_now
 from lai_ray.distributed.connect import start
 from lai_ray.distributed.on_nodes import on_each
-from lai_ray.errors import ConfigError, LaiError
+from lai_ray.errors import ConfigError, LaiError, StageError
 from lai_ray.objects import Objects, is_url
 from lai_ray.report.tables import Table
 
@@ -42,8 +44,8 @@ class Cluster:
 
     nodes: list[Node]
     resources: list[placement.Resources]
-    groups: list[placement.Group]
-    """What the autoscaler may add."""
+    groups: list[placement.Group] | None
+    """What the autoscaler may add, where that is known."""
 
 
 def cluster(config: Config) -> Cluster:
@@ -59,9 +61,10 @@ def cluster(config: Config) -> Cluster:
     here = Objects(place)
     try:
         here.put("driver", place.encode())
-        return Cluster(_asked(place, here), *placement.cluster_now())
+        return Cluster(_asked(place, here), *cluster_now())
     finally:
-        here.delete("")
+        with suppress(StageError):  # What the nodes found says why.
+            here.delete("")
         if ours:
             ray.shutdown()
 
@@ -116,7 +119,7 @@ def table(found: list[Node], storage: str) -> Table:
     """A row a node."""
     made = Table(
         f"Nodes, and {storage} as each sees it", ["node", "CPUs", "GPUs", "room for models", "storage"],
-        note="Each wrote, listed, read and removed a small file there."
+        note="Each that is alive now wrote, listed, read and removed a small file there."
         + (" Models are copied once to each node: LAI_CACHE says where." if is_url(storage) else ""),
     )  # fmt: skip
     for node in found:

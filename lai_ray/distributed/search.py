@@ -21,7 +21,8 @@ from ray.tune.execution import class_cache
 from lai_ray import doing
 from lai_ray.config import Config
 from lai_ray.contracts import Executor
-from lai_ray.distributed.placement import Group, Resources, cluster_now, needs, verdicts
+from lai_ray.distributed.autoscaler import cluster_now
+from lai_ray.distributed.placement import Group, Resources, needs, verdicts
 from lai_ray.errors import LaiError
 from lai_ray.objects import is_url
 
@@ -81,8 +82,10 @@ def search(
     return results
 
 
-def at_most(config: Config, nodes: Sequence[Resources], groups: Sequence[Group], trials: int) -> int:
+def at_most(config: Config, nodes: Sequence[Resources], groups: Sequence[Group] | None, trials: int) -> int:
     """How many trials may go on at once: as many as the nodes hold, or could; never more than the job says.
+
+    Where nobody tells what the autoscaler may add (groups is None), the job's own number counts.
 
     A trial holds its training's workers first and then its engines, so it needs a place for the larger of the two. A
     cluster that is too small for one still gets one: its stage says what is missing.
@@ -92,6 +95,7 @@ def at_most(config: Config, nodes: Sequence[Resources], groups: Sequence[Group],
     holds = [found for found in verdicts(needs(config), nodes, groups) if found.need.what in ("engines", "workers")]
     # What a job that names no number gets is there now; a larger number is a reason to let the cluster grow.
     room = [(found.now if wanted is None else found.grown) // found.need.count for found in holds]
+    room = [] if wanted is not None and groups is None else room
     return max(1, min([trials, *room, *([wanted] if wanted else [])]))
 
 

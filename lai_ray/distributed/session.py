@@ -37,7 +37,7 @@ class RayExecutor:
     ) -> None:
         """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray.
 
-        keep_in: a run in an object store, which gets the logs of all other nodes when Ray is left.
+        keep_in: a folder in an object store, which gets the logs of all other nodes when Ray is left.
 
         progress: where stages count, for Ray's metrics; None shows none.
         """
@@ -85,7 +85,8 @@ class RayExecutor:
         from lai_ray.distributed.instructor import ask
 
         address = self._address_of(settings.base_url)
-        yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again)
+        say = self._progress.say if self._progress else None
+        yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again, say=say)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """See `lai_ray.distributed.embed`."""

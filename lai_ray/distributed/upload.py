@@ -1,4 +1,4 @@
-"""What Ray uploads with a job: all that the job reads, and no key.  Submission -> ok, or what to do"""
+"""What Ray uploads with a job: all that the job reads, and no secret.  Submission -> ok, or what to do"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lai_ray.distributed.dashboard import quiet
 from lai_ray.errors import ConfigError
-from lai_ray.submission import Submission, key_in
+from lai_ray.submission import Submission, secrets_here
 
 SECRET_FILE = re.compile(r"\.env(\..+)?|.+\.pem|auth_token|id_[a-z0-9]+")
 """Files that mostly hold one."""
@@ -18,7 +18,7 @@ LARGEST_SEARCHED = 1 << 20
 
 
 def check(submission: Submission, say: Callable[[str], None]) -> None:
-    """Raises ConfigError when a file of the job would stay here, or one with the key would go."""
+    """Raises ConfigError when a file of the job would stay here, or one with a secret of this shell's would go."""
     folder, sent = Path(submission.folder), _sent(submission)
     kept = {place for path in sent for place in (path, *path.parents)}
     if missing := next((name for name in submission.files if folder / name not in kept), None):
@@ -26,22 +26,23 @@ def check(submission: Submission, say: Callable[[str], None]) -> None:
             f"{missing}: it is in {folder}, but .rayignore, .gitignore or the runtime environment's `excludes` leave "
             "it out of what the cluster gets. Take it out of them, or name a path that every node sees."
         )
-    key = key_in(submission.key_variable)
+    secrets = {name: value.encode() for name, value in secrets_here(submission.key_variable).items()}
     for path in sorted(sent):
-        if key and _holds(path, key.encode()):
+        content = _read(path) if secrets else b""
+        if held := next((name for name, value in secrets.items() if value in content), None):
             raise ConfigError(
-                f"{path} holds the value of {submission.key_variable} and would be uploaded, for everybody on the "
-                "cluster to read. Take the key out, or list the file in .rayignore."
+                f"{path} holds the value of {held} and would be uploaded, for everybody on the cluster to read. Take "
+                "it out, or list the file in .rayignore."
             )
         if SECRET_FILE.fullmatch(path.name):
             say(f"note: {path} is uploaded with the rest; list it in .rayignore if it holds a key")
 
 
-def _holds(path: Path, key: bytes) -> bool:
+def _read(path: Path) -> bytes:
     try:
-        return path.stat().st_size <= LARGEST_SEARCHED and key in path.read_bytes()
+        return path.read_bytes() if path.stat().st_size <= LARGEST_SEARCHED else b""
     except OSError:  # Ray passes over what it cannot read, too.
-        return False
+        return b""
 
 
 def _sent(submission: Submission) -> set[Path]:

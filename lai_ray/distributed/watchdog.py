@@ -21,6 +21,8 @@ EVERY = 2.0
 """Seconds between two looks at the nodes."""
 FIRST_WORD = 60.0
 """Seconds without any progress before it is said what waits for a place; then after twice as long, and so on."""
+FIRST_LOOK = 5 / 6
+"""Of that time, after which what waits is looked at, and again at its end: only what stays is said."""
 AWAITED = ("EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
 """Why a node goes that nobody misses."""
 
@@ -33,7 +35,7 @@ class Watchdog:
         self._progress = progress
         self._there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._seen: Any = None
-        self._moved, self._patience = time.monotonic(), FIRST_WORD
+        self._moved, self._patience = time.monotonic(), FIRST_LOOK * FIRST_WORD
         self._waiting: Counter[str] = Counter()
         self._regularly = Regularly(self._look, EVERY, "watchdog")
 
@@ -45,14 +47,14 @@ class Watchdog:
         self._nodes(ray.nodes())
         now = self._progress.folder, dict(self._progress.figures)
         if now != self._seen:
-            self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_WORD
+            self._seen, self._moved, self._patience = now, time.monotonic(), FIRST_LOOK * FIRST_WORD
             self._waiting.clear()
         still = time.monotonic() - self._moved
         if still > self._patience:
             found = status()
             # What was there at the look before, too: between two steps something always waits for a moment.
             before, self._waiting = self._waiting, wanted(found)
-            self._patience = still + FIRST_WORD / 6
+            self._patience = still + (1 - FIRST_LOOK) * FIRST_WORD
             if stays := before & self._waiting:
                 self._patience = 2 * still
                 self._progress.say(f"  {told(found, stays, still)}", style="yellow", facts={"seconds_still": still})

@@ -21,7 +21,7 @@ from lai_ray.rundir import Run, Stage
 from lai_ray.settings import of_dataset
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import improve_settings, strategy_for
-from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
+from lai_ray.stages.instruct import kept_plans, planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, part
 from lai_ray.store import View
 
@@ -131,11 +131,11 @@ def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, F
     """By dataset, for the cases that the finished `diagnose` beside this `instruct` stage holds. Nothing is asked."""
     diagnosed = Stage(stage.run, f"{stage.folder.rpartition('/')[0]}/diagnose")
     counts: dict[str, int] = diagnosed.facts().get("cases", {})
-    kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
+    plans = kept_plans(stage)
     view = diagnosed.view("cases.jsonl", Case)
     for dataset, count in counts.items():
         if count and dataset in config.evaluate.learn_from:
-            numbers = planned(kept.get(dataset), samples_wanted(config, dataset), count)
+            numbers = planned([kept.get(dataset) for kept in plans], samples_wanted(config, dataset), count)
             habits = shown_habits(stage.run, dataset, iteration, config.curate.solve_again) or usual_habits(
                 config, dataset
             )
@@ -162,7 +162,7 @@ def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
         wanted = samples_wanted(config, name)
         n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
         blind = getattr(strategy_for(config, 0, name), "any_verdict", False)
-        numbers = planned(None, wanted, n if blind else max(round(n * (1 - accuracy)), 1))
+        numbers = planned([], wanted, n if blind else max(round(n * (1 - accuracy)), 1))
         habits = usual_habits(config, name)
         asked = calls_wanted(wanted, numbers["samples_per_request"], habits) * pools(config)
         prompts = [example_prompt(config, name, numbers["samples_per_request"])] * asked

@@ -168,17 +168,25 @@ def _deciding(config: Config, instructor: Model | None) -> dict[str, Any]:
 
 def _plan(stage: Stage, cases: Cases, curate: CurateSettings) -> dict[str, dict[str, int]]:
     """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
-    kept: dict[str, dict[str, int]] | None = stage.store.get_json("plan.json")
-    others = (run.store.get_json(f"{stage.folder}/plan.json") for run in stage.run.reuse)
-    kept = kept or next(filter(None, others), None)
-    plan = {d: planned((kept or {}).get(d), curate.most(d), n) for d, n in cases.counts.items() if n}
+    plans = kept_plans(stage)
+    plan = {d: planned([kept.get(d) for kept in plans], curate.most(d), n) for d, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)
     return plan
 
 
-def planned(kept: dict[str, int] | None, wanted: int, cases: int) -> dict[str, int]:
-    """More samples than were wanted before come of further draws of the same requests, whose replies still apply."""
-    each = kept["samples_per_request"] if kept and kept["cases"] == cases else samples_per_request(wanted, cases)
+def kept_plans(stage: Stage) -> list[dict[str, dict[str, int]]]:
+    """What was decided before: in this run, and in those that are reused."""
+    others = (run.store.get_json(f"{stage.folder}/plan.json") for run in stage.run.reuse)
+    return [plan for plan in (stage.store.get_json("plan.json"), *others) if plan]
+
+
+def planned(before: Iterable[dict[str, int] | None], wanted: int, cases: int) -> dict[str, int]:
+    """More samples than were wanted before come of further draws of the same requests, whose replies still apply.
+
+    before: what was decided for this dataset elsewhere, the nearest first; for other cases it says nothing.
+    """
+    kept = next((plan for plan in before if plan and plan["cases"] == cases), None)
+    each = kept["samples_per_request"] if kept else samples_per_request(wanted, cases)
     return {"wanted": wanted, "cases": cases, "samples_per_request": each}
 
 

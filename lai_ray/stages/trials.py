@@ -56,7 +56,7 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 
     Raises ConfigError for a value that the setting cannot have.
     """
-    table = config.model_dump()
+    table = config.dumped()
     table["train"] |= {"learning_rate": settings["learning_rate"], "learning_rate_decay": 1.0}
     table["contrast"]["neighbours"] = settings["neighbours"]
     table["curate"]["samples_per_dataset"] = settings["samples_per_dataset"]

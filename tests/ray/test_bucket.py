@@ -52,10 +52,13 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     out = f"{bucket}/run/train/checkpoint"
     afar = replace(wanted, model=Model(f"{bucket}/base", "tiny"), settings=settings, out=out)
     told: list[tuple[int, int]] = []
+    killed = weights.place_for("trainings", out) / "an earlier start"
+    killed.mkdir(parents=True)
     made = train(afar, TWO_WORKERS, logs, lambda done, all_: told.append((done, all_)))
     assert made.path == out and made.metrics["step"] == made.metrics["steps"]
     learned, base = tensors(weights.here(out)), tensors(wanted.model.path)
     assert any(not torch.equal(learned[name], base[name]) for name in base)
+    assert not killed.parent.exists(), "nothing of a training is left on the node's disk"
     left = Objects(f"{bucket}/run").sizes()
     assert {name.split("/")[1] for name in left} == {"checkpoint", "tensorboard"}, left
     assert not [name for name in left if "scratch" in name], "no scratch is left"

@@ -202,7 +202,9 @@ def test_where_nobody_listens_the_error_names_the_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        with pytest.raises(StageError, match=f"nobody answers at {url}.*instructor.base_url"):
+        with pytest.raises(
+            StageError, match=f"the instructor at {url} cannot go on: nobody answers.*instructor.base_url"
+        ):
             list(asking(requests(20), url))
 
 

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from lai_ray.config import Config
-from lai_ray.distributed.connect import fits
+from lai_ray.distributed.connect import fits, start
 from lai_ray.distributed.session import CHUNK, RayExecutor
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.jobfile import parse
@@ -98,6 +98,21 @@ def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
     said = python(code, RAY_ADDRESS="127.0.0.1:1")
     assert "no Ray cluster answers at '127.0.0.1:1', named by RAY_ADDRESS" in said
     assert "ray start --head" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://head:10001", r"clients of the cluster.*lai submit JOB --address http://head:8265"),
+        ("http://127.0.0.1:8265", r"the dashboard's address.*lai submit JOB --address http://127.0.0.1:8265"),
+    ],
+)
+def test_a_cluster_is_not_driven_from_outside(address, said, monkeypatch):
+    with pytest.raises(ConfigError, match=f"cluster.address = '{address}' is .*{said}"):
+        start(config(address=address))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS = '{address}' is .*{said}"):
+        start(config())
 
 
 def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):

@@ -304,7 +304,9 @@ class Broken:
     LOG = "one\ntwo\nthree\n"
 
     def __init__(self, *refusals: str) -> None:
-        self.tails = self.refused = 0
+        self.tails = self.refused = self.listed = 0
+        self.busy: list[int] = []
+        """Which of the looks at its jobs, counted from 1, it is too busy for."""
         self.refusals = list(refusals)
         self.taken: list[dict[str, Any]] = []
 
@@ -334,6 +336,9 @@ class Broken:
         return socket
 
     async def jobs(self, request: Any) -> Any:
+        self.listed += 1
+        if self.listed in self.busy:
+            return web.Response(status=503, text="upstream is busy")
         return web.json_response([])
 
     async def package(self, request: Any) -> Any:
@@ -404,6 +409,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> submission.Submissi
 
 def test_a_cluster_that_is_not_ready_is_asked_again(mine: submission.Submission):
     broken = Broken("No available agent to submit job, please try again later.", "RPC error: CANCELLED")
+    broken.busy = [2, 4]
     with broken.serve() as address:
         assert jobs.Server(address).begin(mine, print) == ("lai-own-1", False)
     [taken] = broken.taken
@@ -411,6 +417,16 @@ def test_a_cluster_that_is_not_ready_is_asked_again(mine: submission.Submission)
     assert taken["metadata"] == {"lai_run": "/mnt/runs/own"}
     assert taken["runtime_env"]["working_dir"].startswith("gcs://")
     assert not {"entrypoint_num_gpus", "entrypoint_num_cpus"} & set(taken), "the loop takes no GPU"
+
+
+def test_a_dashboard_that_does_not_tell_its_jobs_is_said():
+    broken = Broken()
+    broken.busy = [1]
+    with (
+        broken.serve() as address,
+        pytest.raises(ConfigError, match=f"the Ray at {address} does not tell its jobs: .*503"),
+    ):
+        jobs.Server(address)
 
 
 def test_a_job_that_the_cluster_does_not_take_is_said_in_its_own_last_words(mine: submission.Submission):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lai_ray import cli, start, weights
+from lai_ray.distributed import afar
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.objects import Objects
 from lai_ray.rundir import Run
@@ -115,6 +116,19 @@ def test_a_disk_without_room_for_a_copy_is_named(bucket, small_disk, tmp_path, m
     monkeypatch.setenv("LAI_CACHE", str(small_disk))
     with pytest.raises(StageError, match=r"needs 0\.00419 GB.*LAI_CACHE"):
         weights.here(f"{bucket}/large")
+
+
+def test_a_training_goes_on_where_nobody_can_look_how_far_it_is(tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise StageError("the store does not answer")
+
+    monkeypatch.setattr(Objects, "get", fails)
+    monkeypatch.setattr(Objects, "put", fails)
+    monkeypatch.setattr(afar, "EVERY", 0.0)
+    assert afar.told(str(tmp_path), lambda done, steps: None, 7) == 7
+    worker = object.__new__(afar.Afar)
+    worker._store, worker._said = Objects(str(tmp_path)), 0.0
+    worker.tell(1, {"steps": 9})
 
 
 def test_no_key_is_in_the_run_or_in_a_pickle_of_what_reaches_it(bucket, tmp_path):  # noqa: F811

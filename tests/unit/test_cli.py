@@ -57,6 +57,13 @@ def test_check_shows_settings_counts_calls_and_one_prompt_of_every_kind():
         assert words in done.stdout
 
 
+def test_a_job_may_be_looked_at_without_its_key():
+    done = lai("check", QUICK, "instructor.api_key_env=NO_SUCH_KEY")
+    assert done.returncode == 0, done.stderr
+    assert "this job is sound" in done.stdout
+    assert "note: instructor.api_key_env names the variable NO_SUCH_KEY, which is not set here" in done.stdout
+
+
 def test_check_says_what_a_search_will_try_and_ask():
     shown = lai("check", QUICK.replace("quickstart", "search_cpu"))
     assert shown.returncode == 0, shown.stderr

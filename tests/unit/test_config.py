@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray import config, jobfile, plugins
+from lai_ray import config, jobfile, plugins, start
 from lai_ray.errors import ConfigError
+from lai_ray.stages import trials
 from tests.local import job
 
 MINIMAL = """
@@ -128,3 +129,12 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_pa
     with pytest.raises(ConfigError, match="api_key_env is no name of a variable") as refused:
         job(tmp_path, instructor__api_key_env="sk-planted-0815")
     assert "0815" not in str(refused.value)
+
+
+def test_a_job_made_of_another_names_the_limits_that_it_named_and_no_more(tmp_path):
+    """A limit that nobody named is what the provider says."""
+    named = job(tmp_path, limits__tokens_per_minute=9_000_000, search__learning_rate=[1e-4, 2e-4])
+    [one, _] = trials.combinations(named, 0)
+    for made in (trials.with_settings(named, one), start.tried(named), start.only_tests(named)):
+        assert made.limits.model_fields_set == {"tokens_per_minute"}
+        assert made.limits == named.limits

@@ -12,7 +12,7 @@ GPU_NODE = {"CPU": 16.0, "GPU": 4.0, "memory": 64 * 2**30}
 HEAD = {"CPU": 4.0, "memory": 16 * 2**30}
 
 
-def words(need: Need, nodes: list[dict[str, float]], groups: tuple[Group, ...] = ()) -> str:
+def words(need: Need, nodes: list[dict[str, float]], groups: tuple[Group, ...] | None = ()) -> str:
     [verdict] = verdicts([need], nodes, groups)
     return verdict.words()
 
@@ -33,6 +33,9 @@ def engines(count: int, gpus: float = 1) -> Need:
     (engines(2, 3), [GPU_NODE, HEAD], (), "1 of 2 ever have a place"),
     (workers(8), [HEAD], (Group("gpu", GPU_NODE, 2),), "0 of 8 fit now; the stage waits for the autoscaler"),
     (workers(12), [GPU_NODE], (Group("gpu", GPU_NODE, 1),), "NEVER: only 8 of 12 ever fit"),
+    (workers(8), [HEAD], None, "0 of 8 fit now; whether an autoscaler adds nodes is not known here"),
+    (workers(2), [GPU_NODE], None, "fits"),
+    (workers(8), [HEAD], (Group("gpu", GPU_NODE, 10_000),), "0 of 8 fit now; the stage waits for the autoscaler"),
     (workers(3, 0), [{"CPU": 2.0}], (), "NEVER: only 2 of 3 ever fit (1 CPU each)"),
     (workers(2, 0.5), [{"CPU": 2.0, "GPU": 1.0}], (), "fits"),
 ])  # fmt: skip
@@ -56,6 +59,7 @@ def test_every_stage_of_a_job_says_what_it_places(tmp_path):
 
 def test_a_stage_that_can_never_be_placed_is_refused_before_anything_starts():
     refuse(verdicts([workers(8), engines(9)], [GPU_NODE, GPU_NODE]))
+    refuse(verdicts([workers(9)], [HEAD], None))
     with pytest.raises(ConfigError, match=r"train, 9 workers: only 8 of 9 ever fit \(1 CPU, 1 GPU each\)"):
         refuse(verdicts([workers(9)], [GPU_NODE, GPU_NODE]))
 

@@ -491,6 +491,8 @@ LARGE, SMALL = {"CPU": 16, "GPU": 8}, {"CPU": 4, "GPU": 1}
     ([LARGE], [], 100, 4),
     ([LARGE], [Group("large", LARGE, 1)], 100, 8),
     ([LARGE], [Group("large", LARGE, 1)], None, 4),
+    ([SMALL], None, None, 1),  # Nobody tells what may be added: the job's own number counts, if it names one.
+    ([SMALL], None, 5, 5),
     ([SMALL], [], None, 1),  # Too small for one: its stage says so.
     ([SMALL] * 5, [], None, 2),
     ([{"CPU": 3, "GPU": 64}], [], None, 1),

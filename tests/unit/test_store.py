@@ -49,6 +49,33 @@ def test_a_segment_is_closed_after_seconds_also_when_no_further_answer_comes(tmp
         assert len(Answers(Store(str(tmp_path)))) == 1
 
 
+@pytest.mark.parametrize("rows", [500, 2])
+def test_one_write_that_fails_stops_the_stage_and_loses_no_answer(tmp_path, monkeypatch, rows):
+    store, failures = Store(str(tmp_path)), [StageError("no answer from the bucket")]
+    write = store.put_lines
+
+    def put_lines(name, lines):
+        if failures:
+            raise failures.pop()
+        write(name, lines)
+
+    monkeypatch.setattr(store, "put_lines", put_lines)
+    recorded: list[int] = []
+
+    def record_many():
+        with Answers(store, rows=rows, seconds=0.1) as answers:
+            for i in range(50):
+                recorded.append(i)
+                answers.record(answer(i))
+                time.sleep(0.05)
+
+    with pytest.raises(StageError, match="no answer from the bucket"):
+        record_many()
+    assert len(recorded) < 50
+    again = Answers(Store(str(tmp_path)))
+    assert [again.get(key_of(i)).text for i in recorded] == [f"text {i}" for i in recorded]
+
+
 def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
     with Answers(Store(str(tmp_path))) as answers:
         answers.mark_sent([Mark(key_of(i)) for i in range(5)])

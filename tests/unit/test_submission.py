@@ -83,7 +83,7 @@ def test_a_runtime_environment_beside_the_job_is_used(folder: Path):
 
 def test_without_one_the_built_in_says_what_the_shipped_one_says():
     shipped = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
-    assert submission.ENVIRONMENT["env_vars"] == shipped["env_vars"]
+    assert shipped == submission.ENVIRONMENT
 
 
 def test_the_line_turns_tokens_on_and_overrules_other_addresses(folder: Path, monkeypatch):
@@ -103,6 +103,7 @@ def test_the_line_turns_tokens_on_and_overrules_other_addresses(folder: Path, mo
         (["target.engine=recorded", "target.attempts.word_problems=a.jsonl"], "target.attempts.word_problems: no file"),
         (["target.engine=recorded", "target.attempts.word_problems=../a.jsonl"], "lies outside of .*my work"),
         (["instructor.prompts=../prompts"], "instructor.prompts lies outside of .*my work"),
+        (["instructor.engine=vllm", "instructor.model=../prompts"], "instructor.model lies outside of .*my work"),
     ],
 )
 def test_what_could_only_go_wrong_on_the_cluster_is_refused_here(folder: Path, overrides, said):
@@ -148,6 +149,15 @@ def test_a_key_in_an_uploaded_file_is_refused_and_a_file_that_may_hold_one_is_na
         upload.check(mine(), print)
     assert KEY not in str(refused.value)
     (folder / ".rayignore").write_text("notes.txt\n")
+    # Another one of this shell's, whatever the job is about; a path is none, and a short one is not looked for.
+    (folder / "env.sh").write_text("export AWS_SECRET_ACCESS_KEY=0123456789abcdef0123 /etc/passwd production")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/passwd")
+    monkeypatch.setenv("STAGE_TOKEN", "production")
+    upload.check(mine(), print)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "0123456789abcdef0123")
+    with pytest.raises(ConfigError, match="env.sh holds the value of AWS_SECRET_ACCESS_KEY"):
+        upload.check(mine(), print)
+    (folder / "env.sh").unlink()
     (folder / "server.pem").touch()
     (folder / "jobs" / "runtime_env.yaml").write_text("env_vars: {}")
     said: list[str] = []

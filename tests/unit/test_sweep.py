@@ -23,6 +23,7 @@ from rich.console import Console
 
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 from lai_ray.rundir import Driver
+from lai_ray.stages.instruct import planned
 from lai_ray.stats import mean_of, t_of
 from lai_ray.sweep import file, runs, table
 from lai_ray.sweep.file import Member, Sweep, toml
@@ -284,3 +285,11 @@ def test_students_t_widens_the_interval_of_few_seeds():
     assert math.isinf(mean_of([0.1]).high)
     with pytest.raises(ValueError, match="no values"):
         mean_of([])
+
+
+def test_a_plan_of_another_seeds_mistakes_is_passed_over_for_that_of_its_own():
+    """Which seed's run is done first decides nothing: with other mistakes it is another plan."""
+    largest = {"wanted": 1200, "cases": 790, "samples_per_request": 3}
+    others = [None, {"wanted": 1200, "cases": 801, "samples_per_request": 4}, largest]
+    assert planned(others, 300, 790) == {"wanted": 300, "cases": 790, "samples_per_request": 3}
+    assert planned(others[:2], 300, 790)["samples_per_request"] == 2
