@@ -4,12 +4,8 @@
 quickstart: venv  ## the main job: two iterations of a tiny real model on this machine
 	.venv/bin/lai run jobs/quickstart.toml
 
-# What needs no second process: two at a time. Real engines, Ray and training want the machine for themselves.
-IN_PROCESS = tests/unit tests/contracts tests/test_architecture.py
-
-test: venv  ## unit, contract, Ray and fault tests, real parts included
-	.venv/bin/python -m pytest -m "not soak and not gpu" -n 2 --dist loadfile $(IN_PROCESS)
-	.venv/bin/python -m pytest -m "not soak and not gpu" $(addprefix --ignore=,$(IN_PROCESS))
+test: venv  ## unit, contract, Ray and fault tests, real parts included; two at a time, the long ones first
+	.venv/bin/python -m pytest -m "not soak and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: venv  ## ruff and mypy
 	.venv/bin/ruff check lai_ray tests requirements

@@ -20,9 +20,10 @@ BIN = Path(sys.executable).parent
 
 
 def free_ports(count: int, above: int = 6400) -> list[int]:
-    """Ports below those that Ray's workers take."""
+    """Ports below those that Ray's workers take, and none that pytest's other workers look at."""
     found = []
-    for port in range(above, 9900, 17):
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for port in range(above + mine, 9900, 17):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 found.append(port)
