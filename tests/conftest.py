@@ -131,13 +131,6 @@ def quickstart(submitted: Submitted) -> tuple[Path, str]:
     return submitted.folder, submitted.printed
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two at a time the tests of a file stay together, and those that look at the main job: it is run once."""
-    for item in items:
-        group = "main job" if "submitted" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name=group))
-
-
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was not tested, and why, after everything else."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -138,6 +138,7 @@ def test_a_shard_that_is_killed_in_a_search_is_replaced_and_the_answer_is_the_sa
     assert (found.ids == quiet.ids).all() and (found.distances == quiet.distances).all()
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
 def test_an_encoder_that_is_killed_is_replaced_and_the_vectors_are_the_same(logs):
     texts = [f"Tom has {i} apples" + " and gives some" * (i % 70) + "?" for i in range(300)]

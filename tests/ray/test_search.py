@@ -150,6 +150,7 @@ def sleeps(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.soak
 def test_ctrl_c_ends_a_search_and_is_not_taken_for_its_end(tmp_path):
     """Tune's own answer to it is to hand out what there is, as if the search were over."""
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+import ray
 
 from lai_ray.config import Config
 from lai_ray.distributed.connect import fits, start
@@ -108,6 +109,7 @@ def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
     ],
 )
 def test_a_cluster_is_not_driven_from_outside(address, said, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=f"cluster.address = '{address}' is .*{said}"):
         start(config(address=address))
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -131,6 +133,7 @@ def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):
     assert python(code).split() == [str(sum(2 * n for n in range(200))), "False"]
 
 
+@pytest.mark.soak
 def test_a_token_at_home_does_not_spoil_a_cluster_that_asks_for_none(tmp_path):
     """Ray sends a token it finds, and then takes no word from a cluster that has none: its actors were abandoned."""
     (tmp_path / ".ray").mkdir()
