@@ -4,14 +4,12 @@
 quickstart: venv  ## the main job: two iterations of a tiny real model on this machine
 	.venv/bin/lai run jobs/quickstart.toml
 
-# What waits more than it works goes two at a time with what needs no second process. Real engines, training and whatever
-# looks at the clock want the machine for themselves.
-WAITING = $(patsubst %,tests/ray/test_%.py,submit nodes session open_model autoscaler code_grading)
-BESIDE = $(WAITING) tests/unit tests/contracts tests/test_architecture.py
+# What needs no second process: two at a time. Real engines, Ray and training want the machine for themselves.
+IN_PROCESS = tests/unit tests/contracts tests/test_architecture.py
 
 test: venv  ## unit, contract, Ray and fault tests, real parts included
-	.venv/bin/python -m pytest -m "not soak and not gpu" -n 2 --dist loadfile --no-loadscope-reorder $(BESIDE)
-	.venv/bin/python -m pytest -m "not soak and not gpu" $(addprefix --ignore=,$(BESIDE))
+	.venv/bin/python -m pytest -m "not soak and not gpu" -n 2 --dist loadfile $(IN_PROCESS)
+	.venv/bin/python -m pytest -m "not soak and not gpu" $(addprefix --ignore=,$(IN_PROCESS))
 
 check: venv  ## ruff and mypy
 	.venv/bin/ruff check lai_ray tests requirements

@@ -7,7 +7,6 @@ import sys
 import textwrap
 
 import pytest
-import ray
 
 from lai_ray.config import Config
 from lai_ray.distributed.connect import fits, start
@@ -109,7 +108,7 @@ def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
     ],
 )
 def test_a_cluster_is_not_driven_from_outside(address, said, monkeypatch):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=f"cluster.address = '{address}' is .*{said}"):
         start(config(address=address))
     monkeypatch.setenv("RAY_ADDRESS", address)
