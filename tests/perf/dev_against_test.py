@@ -42,7 +42,8 @@ def searched(folder: Path, seed: int) -> list[dict[str, Any]]:
     before = json.loads((search.parent / "evaluate/scores.json").read_text())
     found = [{"name": "trial_0", "dev": share(before[f"{TEST}.dev"]), "test": share(before[f"{TEST}.test"])}]
     for row in json.loads((search / "trials.json").read_text())[1:]:
-        [model] = search.glob(f"{row['name']}/start_*/train/checkpoint")
+        # Of the last start that tried it, where an earlier one was stopped.
+        *_, model = sorted(path.parent for path in search.glob(f"{row['name']}/start_*/train/checkpoint/lineage.json"))
         tested = f"{name}-{row['name']}"
         given = [f"target.model={model}", f'evaluate.report_on=["{TEST}"]', f"storage={folder}", f"name={tested}"]
         if not (folder / f"{tested}-tests/iteration_0/evaluate/scores.json").is_file():
