@@ -80,6 +80,12 @@ class Hosts:
         """ "down" cuts a host off, "up" lets it back."""
         ip("-n", "lai-br", "link", "set", f"p{i}", state)
 
+    def answers(self, i: int, port: int) -> bool:
+        """Whether anybody listens on a host's port, asked on that host."""
+        there = f"import socket; socket.create_connection(('{self.address(i)}', {port}), 2)"
+        words = ["ip", "netns", "exec", self.name(i), sys.executable, "-c", there]
+        return subprocess.run(words, capture_output=True).returncode == 0
+
     def close(self) -> None:
         """Everything ends."""
         for process in self._processes:

@@ -41,10 +41,11 @@ def test_a_host_that_is_cut_off_and_comes_back_changes_no_sample(tmp_path: Path)
         first = ["--head", f"--node-ip-address={found.address(0)}", "--port=6379", "--num-cpus=0"]
         first += [f"--dashboard-host={found.address(0)}"]
         found.start(0, [*ray, *first], environment, tmp_path / "head.log")
-        time.sleep(15)
+        nodes.until(lambda: found.answers(0, 8265), 120, "no dashboard")
         for i in (1, 2):
-            found.start(i, [*ray, f"--address={head}", "--num-cpus=1"], environment, tmp_path / f"host-{i}.log")
-        time.sleep(10)
+            log = tmp_path / f"host-{i}.log"
+            found.start(i, [*ray, f"--address={head}", "--num-cpus=1"], environment, log)
+            nodes.until(lambda log=log: "Ray runtime started" in log.read_text(), 120, f"no host {i}")
         words = ["submit", *JOB, f"storage={tmp_path}", "name=cut", "--address", f"http://{found.address(0)}:8265"]
         command = ["ip", "netns", "exec", found.name(0), sys.executable, "-m", "lai_ray", *words]
         with (tmp_path / "submit.log").open("w+") as log:
