@@ -6,6 +6,7 @@ Seconds from a loss until something moved again are printed; `pytest -s` shows t
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -133,3 +134,6 @@ def test_the_main_job_submitted_to_three_nodes_with_its_storage_on_s3_ends_with_
         name = f"iteration_{iteration}/curate/samples.jsonl"
         far = list(Store(f"{bucket}/runs/quickstart").lines(name))
         assert far == (tmp_path / "quickstart" / name).read_bytes().splitlines(), name
+    logs = Store(f"{bucket}/runs/quickstart").inside("logs/start_0001").names()
+    assert "driver.jsonl" in logs
+    assert [name for name in logs if re.fullmatch(r"[0-9.]+/(engine|train)-.+\.log", name)], "those of other nodes"
