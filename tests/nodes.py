@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import submitting
+
 HEALTH = {
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,
@@ -32,7 +34,9 @@ class Nodes:
 
         self._cpus = cpus
         head: dict[str, Any] = {"num_cpus": 0, "_system_config": HEALTH}
-        head |= {"include_dashboard": True, "dashboard_port": dashboard} if dashboard else {}
+        if dashboard:  # Its agent, which takes jobs, may share the machine with another Ray's.
+            agent = submitting.free_ports(1, above=dashboard + 100)[0]
+            head |= {"include_dashboard": True, "dashboard_port": dashboard, "dashboard_agent_listen_port": agent}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self.workers = [self._cluster.add_node(num_cpus=cpus) for _ in range(workers)]

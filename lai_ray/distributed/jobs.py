@@ -21,7 +21,7 @@ from lai_ray.submission import RUN, Submission, prefix
 
 Say = Callable[[str], None]
 
-AGENT_SECONDS = 120.0
+AGENT_SECONDS = 60.0
 """The dashboard of a young cluster answers before it can start a job."""
 NOT_YET = "already exists|No available agent|RPC error"
 """What Ray says of a used id, and when it is young or busy."""
