@@ -122,7 +122,9 @@ def test_the_head_lost_and_started_again_the_same_command_goes_on(tmp_path: Path
 def test_the_main_job_submitted_to_three_nodes_with_its_storage_on_s3_ends_with_the_samples_of_a_laptop(
     tmp_path: Path,
     bucket: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setenv("PATH", f"{submitting.BIN}{os.pathsep}{os.environ['PATH']}")  # The job is `python -m lai_ray`.
     local = lai("run", "jobs/quickstart.toml", f"storage={tmp_path}", timeout=1200)
     assert local.returncode == 0, local.stderr[-2000:]
     port = submitting.free_ports(1, above=8300)[0]
