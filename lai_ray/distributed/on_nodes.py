@@ -28,7 +28,8 @@ def on_each(nodes: Sequence[dict[str, Any]], patience: float, work: Callable[...
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         asked.append(task.options(scheduling_strategy=there).remote(node["NodeID"], *arguments))
-    ray.wait(asked, num_returns=len(asked), timeout=patience)
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=patience)
     return asked
 
 
@@ -42,7 +43,7 @@ def keep_logs(logs: str, where: str) -> None:
     try:
         mine = ray.get_runtime_context().get_node_id()
         others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != mine]
-        asked = on_each(others, PATIENCE, _put, logs, where) if others else []
+        asked = on_each(others, PATIENCE, _put, logs, where)
     except Exception as error:
         log.warning("the logs of other nodes stay there, in %s: %s", logs, error)
         return
