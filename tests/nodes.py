@@ -97,10 +97,13 @@ def slowly(messages: Sequence[dict[str, str]]) -> str:
 
 def main(folder: Path) -> None:
     """A pool of two engines loses one's node; then nothing has a place until a node comes."""
+    import ray
+    from ray._private.state import actors
     from rich.console import Console
 
     from lai_ray.contracts import Model
     from lai_ray.distributed import watchdog
+    from lai_ray.distributed.gate import shared_gate
     from lai_ray.distributed.session import RayExecutor
     from lai_ray.progress import Progress
     from lai_ray.records import Request
@@ -118,11 +121,17 @@ def main(folder: Path) -> None:
     with cluster(2, 1) as nodes, (folder / "said").open("w") as said:
         config = job(folder, **settings, cluster__address=nodes.address)
         progress = Progress(Console(file=said, width=400))
+        found: dict[str, Any] = {}
         executor = RayExecutor(config, str(folder / "logs"), progress, keep_in=str(folder / "kept"))
 
         def requests(count: int) -> Iterator[Request]:
             for i in range(count):
                 yield Request(f"q{i}", f"{i:032x}", [{"role": "user", "content": f"question {i}"}], 5)
+
+        gate = shared_gate("of-nodes", 60.0, 2.0, 60.0, 600.0)
+        ray.get(gate.__ray_ready__.remote())
+        places = {actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in actors().values()}
+        found["gate beside the driver"] = places["Gate"] == ray.get_runtime_context().get_node_id()
 
         answers: dict[str, str] = {}
         lost = 0.0
@@ -133,7 +142,7 @@ def main(folder: Path) -> None:
                 nodes.lose(nodes.holding("MapWorker")[0])
                 lost = time.monotonic()
         after = time.monotonic() - lost
-        found: dict[str, Any] = {"answers": len(answers), "right": answers["q7"], "seconds_after": after}
+        found |= {"answers": len(answers), "right": answers["q7"], "seconds_after": after}
         nodes.lose(nodes.workers[0])
         with ThreadPoolExecutor(1) as waiting:  # A node is started by the main thread or not at all.
             answered = waiting.submit(lambda: len(list(executor.generate(requests(10), target))))

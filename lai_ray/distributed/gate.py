@@ -126,10 +126,10 @@ def shared_gate(name: str, *arguments: Any) -> Any:
     """The quota actor of that name on this cluster, whoever started it. Ray starts it again when it dies.
 
     It sits on the head, with which all is lost anyway: from another node's loss it would come back with a full window
-    and keep everybody waiting for a minute.
+    and keep everybody waiting for a minute. Not `soft`: Ray then takes another node where the head lends no CPU.
     """
     gate = start(
-        Gate, 0, *arguments, scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
+        Gate, 0, *arguments, scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=False),
         name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_restarts=-1,
     )  # fmt: skip
     gate.leave_when_idle.remote()

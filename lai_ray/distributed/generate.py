@@ -66,7 +66,7 @@ def generate(
     needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
     # On this node: if that goes, so does the driver. Ray makes it by way of any node, though, and takes it for dead
     # when that one is lost meanwhile; started anew it has forgotten what it knew, and learns it again.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     inquest = ray.remote(**lasting)(Inquest)
     desk = inquest.remote(refs, sizes, cluster.target_replicas)

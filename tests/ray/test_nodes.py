@@ -21,6 +21,7 @@ def test_a_lost_nodes_questions_are_answered_elsewhere_and_a_wait_for_a_place_is
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["answers"] == 2048 and found["right"] == "QUESTION 7"
     assert found["without a place"] == 10
+    assert found["gate beside the driver"], "on the head, which lends no CPU: no other node's loss closes it"
     said = (tmp_path / "said").read_text()
     assert "is gone (" in said and "done again on the others" in said
     assert "these wait for a place: 2 × 1 CPU" in said or "these wait for a place: 1 × 1 CPU" in said, said
