@@ -24,7 +24,7 @@ MONITORS = ("autoscaler/_private/monitor.py", "autoscaler/v2/monitor.py")
 
 
 def cluster_now() -> tuple[list[Resources], list[Group] | None]:
-    """The living nodes' resources, and what the autoscaler may add; None where nobody tells. Ray must be initialised."""
+    """The living nodes' resources, and what the autoscaler may add (None: nobody tells). Ray must be initialised."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
