@@ -39,7 +39,8 @@ class Nodes:
             head |= {"include_dashboard": True, "dashboard_port": dashboard, "dashboard_agent_listen_port": agent}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
-        self.workers = [self._cluster.add_node(num_cpus=cpus) for _ in range(workers)]
+        self._added = 0
+        self.workers = [self._add() for _ in range(workers)]
         ray.init(address=self.address, log_to_driver=False, logging_level="warning")
 
     def close(self) -> None:
@@ -60,6 +61,11 @@ class Nodes:
         }
         return [node for node in self.workers if not kind or node.node_id in at]
 
+    def _add(self) -> Any:
+        """A worker with an upload's copy of its own, as a host has: in a shared one each node replaces the others'."""
+        self._added += 1
+        return self._cluster.add_node(num_cpus=self._cpus, runtime_env_dir_name=f"runtime_resources_{self._added}")
+
     def lose(self, node: Any) -> None:
         """A worker is gone at once, as by a power cut."""
         self.workers.remove(node)
@@ -67,7 +73,7 @@ class Nodes:
 
     def another(self) -> None:
         """A new worker comes, as from an autoscaler."""
-        self.workers.append(self._cluster.add_node(num_cpus=self._cpus))
+        self.workers.append(self._add())
 
 
 @contextmanager
