@@ -79,9 +79,9 @@ def calls(config: Config) -> Table:
     table = Table(
         "Instructor calls in one iteration", columns,
         note="If every sample is accepted; further rounds ask for what the checks refuse. Tokens are estimated: one "
-        "for four characters, a sample as long as a training problem with its answer; those of GPT-4 for GSM8K that the "
-        "paper's authors published are 1.8 times as long. Below it, at most: a token for every byte sent, and every "
-        "reply as long as instructor.max_tokens allows. " + _pace(config),
+        "for four characters, a sample as long as a training problem with its answer; those of GPT-4 for GSM8K that "
+        "the paper's authors published are 1.8 times as long. Below it, at most: a token for every byte sent, and "
+        "every reply as long as instructor.max_tokens allows. " + _pace(config),
     )  # fmt: skip
     for accuracy in ACCURACIES if config.iterations else ():
         for name, found in before_evaluation(config, accuracy).items():
