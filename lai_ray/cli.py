@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lai_ray.errors import ConfigError, InterruptedRunError, LaiError
+from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
     help="Language models that improve by studying their own mistakes, on Ray.",
@@ -113,7 +113,7 @@ def run(
 
 @app.command()
 def submit(
-    job: Job,
+    job: Annotated[Path, typer.Argument(help="A job file or a sweep file (TOML).", show_default=False)],
     overrides: Overrides = None,
     address: Annotated[
         str | None,
@@ -128,12 +128,18 @@ def submit(
     until: Until = None,
     reuse: Reuse = None,
 ) -> None:
-    """Run a job on a Ray cluster. The same command comes back to it while it is at work, and resumes it afterwards."""
-    from lai_ray import submission
+    """Run a job or a sweep on a Ray cluster. The same command comes back to it while it is at work, or resumes it."""
+    from lai_ray import jobfile, submission
+    from lai_ray.sweep import submitted
 
     _check_stage(until)
     where = submission.address_of(address)
-    made = submission.of(job, overrides or [], until=until, reuse=reuse or [])
+    if jobfile.is_sweep(job):
+        if until or reuse:
+            raise ConfigError(f"{job} is a sweep: --until and --reuse are of single jobs")
+        made = submitted.of(job, overrides or [])
+    else:
+        made = submission.of(job, overrides or [], until=until, reuse=reuse or [])
     if line:
         print(made.line(where))
         return
@@ -167,8 +173,8 @@ def sweep(
     from lai_ray import start
     from lai_ray.report import tables
     from lai_ray.store import Store
+    from lai_ray.sweep import costs, runs, table
     from lai_ray.sweep import file as sweeps
-    from lai_ray.sweep import runs, table
 
     found = sweeps.read(file, overrides)
     for member in found.members:
@@ -177,7 +183,14 @@ def sweep(
     made = table.rows(found, failed)
     confidence = found.members[0].config.report.confidence
     tables.show([t for t in (table.runs_table(made), table.means(found, made, confidence)) if t.rows], _console())
-    if not plan:
+    if plan:
+        try:
+            asked = costs.table(found)
+            tables.show([asked] if asked.rows else [], _console())
+        except (ConfigError, DataError) as error:
+            said = f"note: what the instructor will be asked is not known without the data: {error}"
+            _console().print(said, style="yellow", markup=False, soft_wrap=True)
+    else:
         Store(found.storage).put("sweep.csv", table.as_csv(made))
         _console().print(f"written: {found.storage}/sweep.csv", markup=False, soft_wrap=True)
     if failed:

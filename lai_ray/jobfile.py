@@ -39,6 +39,8 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    if _means_a_sweep(table):
+        raise ConfigError(f"{path}: this is a sweep file, not a job: `lai sweep {path}` (--plan says what it would do)")
     instructor = table.get("instructor")
     if isinstance(instructor, dict) and instructor.get("prompts") and isinstance(instructor["prompts"], str):
         instructor["prompts"] = str(path.parent / Path(instructor["prompts"]).expanduser())
@@ -48,6 +50,19 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: extends is {parent!r}; give one file name")
     return _merged(read_table(path.parent / parent, (*seen, path.resolve())), table)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file is a sweep's; what cannot be read is taken for a job, and said so when it is read."""
+    try:
+        return _means_a_sweep(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        return False
+
+
+def _means_a_sweep(table: dict[str, Any]) -> bool:
+    """It names a job, and has nothing of one."""
+    return "job" in table and not {"extends", "target", "instructor"} & set(table)
 
 
 def chain(path: str | Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A job as one `ray job submit`: what is uploaded, what runs there, what it is called.  job file -> Submission
+"""A job or a sweep as one `ray job submit`: what is uploaded, what runs there, its name.  runs -> Submission
 
 The current folder is uploaded, and the job runs in that copy: relative paths mean there what they mean here. Nothing is
 sent and no Ray is imported here; `lai_ray.distributed.jobs` does that.
@@ -61,8 +61,8 @@ class Submission:
     """Where it stands, if in a file: an absolute path."""
     files: tuple[str, ...]
     """What the job reads of the uploaded folder, relative to it."""
-    key_variable: str | None = None
-    """Where the instructor's key is, on the nodes and perhaps here."""
+    key_variables: tuple[str, ...] = ()
+    """Where instructors' keys are, on the nodes and perhaps here."""
 
     @property
     def entrypoint(self) -> str:
@@ -93,26 +93,54 @@ def of(job: Path, overrides: Sequence[str] = (), *, until: str | None = None, re
     where others can read them.
     """
     config = jobfile.read(job, list(overrides))
-    shared_storage(config.storage)
     for other in reuse:
         if not _everywhere(other):
             raise ConfigError(f"--reuse {other} is a relative path: name the run's folder as every node sees it")
-    folder = os.getcwd()
     options = [*(["--until", until] if until else []), *(word for run in reuse for word in ("--reuse", run))]
-    inside = _inside(folder, str(job), "the job file")
-    words = ("python", "-m", "lai_ray", "run", inside, *overrides, *options)
-    beside = Path(job).absolute().parent / ENVIRONMENT_FILE
-    environment = _read_environment(beside) if beside.is_file() else ENVIRONMENT
-    _keep_secrets(config, words, environment, str(beside))
+    words = ("run", inside(str(job), "the job file"), *overrides, *options)
+    return for_runs([Planned(job, overrides, config)], words, place=config.place, name=config.name)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a submitted command makes."""
+
+    job: Path
+    overrides: Sequence[str]
+    config: Config
+    """What the two come to."""
+
+
+def for_runs(
+    runs: Sequence[Planned], command: Sequence[str], *, place: str, name: str, above: Path | None = None
+) -> Submission:
+    """`lai COMMAND` as a submitted job, for the runs it makes (at least one; `of` is for one alone).
+
+    place: the folder that tells it from others.  above: a file that names the jobs; a runtime environment beside it
+    goes before one beside them. Raises ConfigError as `of` does.
+    """
+    for run in runs:
+        shared_storage(run.config.storage)
+    folder, words = os.getcwd(), ("python", "-m", "lai_ray", *command)
+    folders = [path.absolute().parent for path in ([above] if above else []) + [run.job for run in runs]]
+    beside = [found / ENVIRONMENT_FILE for found in folders]
+    file = next((found for found in beside if found.is_file()), None)
+    environment = _read_environment(file) if file else ENVIRONMENT
+    keys = tuple(dict.fromkeys(key for run in runs if (key := run.config.instructor.api_key_env)))
+    _keep_secrets(keys, words, environment, str(file or beside[0]))
+    files = {inside(str(above), "the sweep file"): None} if above else {}
+    for run in runs:
+        files[inside(str(run.job), "the job file")] = None
+        files |= dict.fromkeys(_files(run.job, run.overrides, run.config))
     return Submission(
-        run=config.place,
-        name=config.name,
+        run=place,
+        name=name,
         words=words,
         folder=folder,
         environment=environment,
-        environment_file=os.path.normpath(beside) if beside.is_file() else None,
-        files=tuple(dict.fromkeys([inside, *_files(job, overrides, config, folder)])),
-        key_variable=config.instructor.api_key_env,
+        environment_file=os.path.normpath(file) if file else None,
+        files=tuple(files),
+        key_variables=keys,
     )
 
 
@@ -161,12 +189,12 @@ def prefix(address: str) -> str:
     return "".join(f"{word} " for word in said)
 
 
-def secrets_here(variable: str | None) -> dict[str, str]:
-    """What this process has in the instructor's variable and in all that are called like one with a secret, by name.
+def secrets_here(variables: Sequence[str]) -> dict[str, str]:
+    """What this process has in the instructors' variables and in all that are called like one with a secret, by name.
 
     Values that are too short to be looked for are left out, and the paths of files.
     """
-    found = {variable: os.environ.get(variable, "")} if variable else {}
+    found = {variable: os.environ.get(variable, "") for variable in variables}
     found = {name: value for name, value in found.items() if len(value) >= SHORTEST_SECRET}
     for name, value in os.environ.items():
         if SECRET_NAME.search(name) and len(value) >= SHORTEST_OTHER and not os.path.exists(value):
@@ -178,22 +206,23 @@ def _everywhere(path: str) -> bool:
     return "://" in path or os.path.isabs(path)
 
 
-def _inside(folder: str, path: str, what: str) -> str:
-    """The path from the folder on. Raises ConfigError when it leads out of it."""
+def inside(path: str, what: str) -> str:
+    """The path from the current folder on. Raises ConfigError when it leads out of it."""
+    folder = os.getcwd()
     relative = os.path.relpath(os.path.abspath(path), folder)
     if relative.split(os.sep)[0] == os.pardir:
         raise ConfigError(
             f"{path}: {what} lies outside of {folder}, the current folder, which is what the cluster gets. Give this "
             "command from a folder that holds it"
-            + (", or name a path that every node sees." if what != "the job file" else ".")
+            + (", or name a path that every node sees." if not what.endswith((" job file", " sweep file")) else ".")
         )
     return relative
 
 
-def _files(job: Path, overrides: Sequence[str], config: Config, folder: str) -> Iterator[str]:
+def _files(job: Path, overrides: Sequence[str], config: Config) -> Iterator[str]:
     """Everything else that the job reads of the folder. Raises ConfigError for what is not there, or not in it."""
     for path in jobfile.chain(job)[1:]:
-        yield _inside(folder, str(path), "a file that the job extends")
+        yield inside(str(path), "a file that the job extends")
     named: list[tuple[str, str]] = []
     named += [
         (name, f"target.attempts.{key}") for key, paths in config.target.attempts.items() for name in _list(paths)
@@ -204,8 +233,10 @@ def _files(job: Path, overrides: Sequence[str], config: Config, folder: str) -> 
     for place, what in named:
         if not (_everywhere(place) or place.startswith("~")):
             if not Path(place).exists():
-                raise ConfigError(f"{what}: no file or folder {place!r} in {folder}, which is what the cluster gets")
-            yield _inside(folder, place, what)
+                raise ConfigError(
+                    f"{what}: no file or folder {place!r} in {os.getcwd()}, which is what the cluster gets"
+                )
+            yield inside(place, what)
     # These may be names on the hub instead, and prompts are in the job already.
     folders = {"target.model": config.target.model, "contrast.encoder": config.contrast.encoder}
     folders |= {"instructor.model": config.instructor.model} if config.instructor.in_cluster else {}
@@ -213,7 +244,7 @@ def _files(job: Path, overrides: Sequence[str], config: Config, folder: str) -> 
     folders |= {"instructor.prompts": jobfile.prompts_folder(job, overrides)}
     for what, place in folders.items():
         if place and not os.path.isabs(place) and Path(place).is_dir():
-            yield _inside(folder, place, what)
+            yield inside(place, what)
 
 
 def _list(paths: str | Sequence[str]) -> Sequence[str]:
@@ -233,19 +264,18 @@ def _read_environment(path: Path) -> dict[str, Any]:
     return table
 
 
-def _keep_secrets(config: Config, words: Sequence[str], environment: Mapping[str, Any], beside: str) -> None:
+def _keep_secrets(keys: Sequence[str], words: Sequence[str], environment: Mapping[str, Any], beside: str) -> None:
     """Raises ConfigError when a key would stand where others read it. Does not repeat the key."""
     shown = "Ray shows that on its dashboard and writes it to its logs"
-    name = config.instructor.api_key_env
     variables = environment.get("env_vars") or {}
     for variable in variables:
-        if variable == name or SECRET_NAME.search(variable):
+        if variable in keys or SECRET_NAME.search(variable):
             raise ConfigError(
                 f"{beside}: env_vars sets {variable}, and {shown}. Set it in the environment of `ray start` on the "
                 "nodes, and take it out there."
             )
     for what, text in (("this command", "\0".join(words)), (beside, json.dumps(environment, default=str))):
-        for held, key in secrets_here(name).items():
+        for held, key in secrets_here(keys).items():
             if key in text:
                 raise ConfigError(
                     f"{what} holds the value of {held}, and {shown}. Take it out: only its name may stand."

@@ -26,7 +26,7 @@ def check(submission: Submission, say: Callable[[str], None]) -> None:
             f"{missing}: it is in {folder}, but .rayignore, .gitignore or the runtime environment's `excludes` leave "
             "it out of what the cluster gets. Take it out of them, or name a path that every node sees."
         )
-    secrets = {name: value.encode() for name, value in secrets_here(submission.key_variable).items()}
+    secrets = {name: value.encode() for name, value in secrets_here(submission.key_variables).items()}
     for path in sorted(sent):
         content = _read(path) if secrets else b""
         if held := next((name for name, value in secrets.items() if value in content), None):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,14 +112,17 @@ def finished(member: Member) -> bool:
 def waves(members: list[Member]) -> Iterator[list[Task]]:
     """What must be done before what: first evaluations, first pools of replies, everything."""
     for key, until in ((first_evaluation, "0/evaluate"), (first_pool, "0/instruct")):
-        groups: dict[str, list[Member]] = {}
-        for member in members:
-            if (found := key(member.config)) is not None:
-                groups.setdefault(found, []).append(member)
-        # The one that wants most samples: the others' requests are among its own.
-        ordered = [sorted(group, key=lambda member: -_samples(member.config)) for group in groups.values()]
-        yield [Task(group[0], until, tuple(group[1:])) for group in ordered if len(group) > 1]
+        yield [Task(group[0], until, tuple(group[1:])) for group in sharing(members, key) if len(group) > 1]
     yield [Task(member) for member in members]
+
+
+def sharing(members: list[Member], key: Callable[[Config], str | None]) -> list[list[Member]]:
+    """Members of one key together, first the one that wants most samples: the others' requests are among its own."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        if (found := key(member.config)) is not None:
+            groups.setdefault(found, []).append(member)
+    return [sorted(group, key=lambda member: -_samples(member.config)) for group in groups.values()]
 
 
 def _samples(config: Config) -> int:

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from lai_ray import cli, start, submission
 from lai_ray.distributed import jobs, upload
 from lai_ray.errors import ConfigError
+from lai_ray.sweep import submitted
 from tests.local import LocalExecutor, job
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +132,50 @@ def test_a_file_that_the_job_extends_must_travel_too(folder: Path):
     (folder / "jobs" / "mine.toml").write_text('extends = "../../base.toml"\n')
     with pytest.raises(ConfigError, match="a file that the job extends lies outside"):
         mine()
+
+
+SWEEP = """
+job = "../mine.toml"
+seeds = [0, 1]
+[arms.one]
+instructor.api_key_env = "OTHER_KEY"
+[arms.two]
+data = { word_problems = "own" }
+"""
+
+
+@pytest.fixture
+def sweep(folder: Path) -> Path:
+    """A sweep below the folder of its job, whose second arm has data of its own."""
+    (folder / "jobs" / "sweeps").mkdir()
+    (folder / "own").mkdir()
+    (folder / "jobs" / "sweeps" / "both.toml").write_text(SWEEP)
+    return Path("jobs/sweeps/both.toml")
+
+
+def test_a_sweep_is_one_job_with_the_files_and_keys_of_all_its_runs(folder: Path, sweep: Path):
+    (folder / "jobs" / "runtime_env.yaml").write_text("env_vars: {HF_HUB_OFFLINE: '1'}\n")
+    made = submitted.of(sweep, ["iterations=1"])
+    assert made.words == ("python", "-m", "lai_ray", "sweep", "jobs/sweeps/both.toml", "iterations=1")
+    assert (made.run, made.name) == ("/mnt/shared/runs/both", "both")
+    assert made.files == ("jobs/sweeps/both.toml", "jobs/mine.toml", "own")
+    assert made.key_variables == ("OTHER_KEY", "PLANTED_KEY")
+    assert made.environment_file == f"{folder}/jobs/runtime_env.yaml", "its job's, where it has none of its own"
+    (folder / "jobs" / "sweeps" / "runtime_env.yaml").write_text("env_vars: {HF_HUB_OFFLINE: '0'}\n")
+    assert submitted.of(sweep).environment == {"env_vars": {"HF_HUB_OFFLINE": "0"}}
+
+
+def test_what_a_sweep_cannot_take_to_a_cluster_is_refused(folder: Path, sweep: Path, monkeypatch):
+    with pytest.raises(ConfigError, match="storage = 'runs/both' is a relative path"):
+        submitted.of(sweep, ["storage=runs"])
+    monkeypatch.setenv("OTHER_KEY", "sk-of-the-other-arm")
+    with pytest.raises(ConfigError, match="this command holds the value of OTHER_KEY"):
+        submitted.of(sweep, ["instructor.model=sk-of-the-other-arm"])
+    for option in (["--until", "evaluate"], ["--reuse", "/mnt/shared/runs/old"]):
+        done = CliRunner().invoke(cli.app, ["submit", str(sweep), "--print", *option])
+        assert "--until and --reuse are of single jobs" in str(done.exception)
+    done = CliRunner().invoke(cli.app, ["submit", str(sweep), "--print"])
+    assert done.output == submitted.of(sweep).line(submission.ADDRESS) + "\n"
 
 
 def test_data_that_is_left_out_of_the_upload_is_named(folder: Path):

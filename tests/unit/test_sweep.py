@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from lai_ray import jobfile
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 from lai_ray.rundir import Driver
 from lai_ray.stages.instruct import planned
 from lai_ray.stats import mean_of, t_of
-from lai_ray.sweep import file, runs, table
+from lai_ray.sweep import costs, file, runs, table
 from lai_ray.sweep.file import Member, Sweep, toml
 from tests.local import pretend_model
 
@@ -249,6 +250,26 @@ def test_what_cannot_be_swept_is_said_before_anything_starts(folder, text, said)
     (folder / "bad.toml").write_text('job = "job.toml"\n' + text)
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         file.read(folder / "bad.toml")
+
+
+def test_a_job_in_place_of_a_sweep_is_said_and_the_other_way_round(folder):
+    with pytest.raises(ConfigError, match=r"job\.toml: this is a job file, not a sweep: `lai run "):
+        file.read(folder / "job.toml")
+    with pytest.raises(ConfigError, match=r"arms\.toml: this is a sweep file, not a job: `lai sweep "):
+        jobfile.read(folder / "arms.toml")
+
+
+def test_what_a_sweep_will_ask_is_counted_before_it_starts(folder, swept):
+    """A pool of each strategy and seed, in the second iteration one of each run."""
+    one = costs.table(file.read(folder / "arms.toml", ["limits.max_calls=1000"]))
+    two = costs.table(file.read(folder / "arms.toml", ["iterations=2"]))
+    calls = [[int(row[1].replace(",", "")) for row in found.rows] for found in (one, two)]
+    # Of 60 problems 42, 24 and 6 are mistakes: 2, 3 and 6 samples a request; whoever needs none asks 60, for 2 each.
+    assert calls[0] == [2 * (15 + 15), 2 * (10 + 15), 2 * (5 + 15)]
+    assert calls[1] == [3 * before for before in calls[0]], "eight more, four of each strategy"
+    assert "first evaluations (2) and first pools of replies (4)" in one.note
+    assert "later iterations (8)" in two.note
+    assert not costs.table(swept.sweep).rows, "all is done"
 
 
 def test_a_file_that_is_not_there_is_said_with_its_neighbours(folder):
