@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import re
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiohttp import web
 
@@ -296,6 +298,62 @@ def test_a_wrong_token_and_none_are_said(place: Place, tmp_path: Path, token: st
     assert done.returncode == 2
     assert f"the Ray at {place.address} asks for its token, and {said}" in done.stderr
     assert "ray get-auth-token" in done.stderr
+
+
+SMALL = """
+storage = "{storage}"
+iterations = 0
+target = {{ engine = "slowly:Engine", model = "lai_ray.world:STUDENT" }}
+evaluate = {{ learn_from = ["word_problems"], report_on = ["word_problems"] }}
+instructor = {{ model = "m", base_url = "http://127.0.0.1:1/v1" }}
+cluster = {{ gpus_per_replica = 0, gpus_per_worker = 0, cpus_per_replica = 0.5 }}
+"""
+SLOWLY = """
+import pathlib, time
+from lai_ray.engines.scripted import ScriptedEngine
+def answer(messages):
+    while pathlib.Path({held!r}).exists(): time.sleep(0.1)
+    return "7"
+class Engine(ScriptedEngine):
+    def __init__(self, model, settings, gpus): self._function = answer
+"""
+SWEEP = """
+job = "small.toml"
+at_once = 2
+[grid]
+evaluate.max_test_problems = [11, 12]
+"""
+
+
+def test_a_sweep_is_one_job_whose_runs_stop_with_it_and_which_the_same_command_ends(place: Place):
+    held = place.storage.parent / "held"
+    held.touch()
+    (place.folder / "small.toml").write_text(SMALL.format(storage=place.storage))
+    (place.folder / "slowly.py").write_text(SLOWLY.format(held=str(held)))
+    (place.folder / "both.toml").write_text(SWEEP)
+    command = [sys.executable, "-m", "lai_ray", "submit", "both.toml", "--address", place.address]
+
+    def submit(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *options], cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=120
+        )
+
+    def runs() -> list[list[str]]:
+        lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        return [line for line in lines if "run" in line and f'storage="{place.storage}/both"' in line]
+
+    assert submit("--no-wait").stdout == "lai-both-1\n"
+    until(lambda: len(runs()) == 2)
+    ended(place.shell(f"ray job stop --address {place.address} lai-both-1"))
+    until(lambda: not runs(), 30)
+    held.unlink()
+
+    done, again = submit(), submit()
+    assert done.returncode == again.returncode == 0, done.stdout + done.stderr + again.stdout
+    assert "2 runs, 0 done before" in done.stdout and "2 runs, 2 done before" in again.stdout
+    assert [place.jobs()[f"lai-both-{n}"]["status"] for n in (1, 2, 3)] == ["STOPPED", "SUCCEEDED", "SUCCEEDED"]
+    rows = list(csv.DictReader((place.storage / "both" / "sweep.csv").open()))
+    assert [row["state"] for row in rows] == ["done", "done"]
 
 
 class Broken:
