@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from lai_ray.plugins import available
+from lai_ray.errors import ConfigError
+from lai_ray.plugins import available, load
 from lai_ray.settings import (
+    OWN_NAME,
     BenchmarkSettings,
     ClusterSettings,
     ContrastSettings,
@@ -23,6 +27,9 @@ from lai_ray.settings import (
     TargetSettings,
     TrainSettings,
 )
+
+NAMING_BENCHMARKS = ("target", "evaluate", "schedule", "curate", "search", "data")
+"""Tables in which a benchmark's name may stand."""
 
 
 class Config(Section):
@@ -48,6 +55,34 @@ class Config(Section):
     limits: LimitSettings = LimitSettings()
     cluster: ClusterSettings = ClusterSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imports_by_their_own_names(cls, table: Any) -> Any:
+        """A benchmark named by import is called in the whole job what it calls itself, as its files and problems are.
+
+        One that cannot be imported stays as it is, and is said when it is looked for.
+        """
+        if not (isinstance(table, dict) and isinstance(evaluate := table.get("evaluate"), dict)):
+            return table
+        listed = [name for key in ("learn_from", "report_on") for name in _texts(evaluate.get(key))]
+        own: dict[str, str] = {}
+        for name in dict.fromkeys(name for name in listed if ":" in name):
+            with suppress(ConfigError):
+                own[name] = str(getattr(load("benchmarks", name), "name", name))
+        taken = {name: name for name in listed if name not in own}
+        taken |= {each["name"]: "[[benchmark]]" for each in table.get("benchmark") or [] if "name" in each}
+        for name, called in own.items():
+            if called != name and not re.fullmatch(OWN_NAME, called):
+                raise ValueError(f"{name} calls itself {called!r}; letters, digits, _, . and - make a name")
+            if (other := taken.setdefault(called, name)) != name:
+                raise ValueError(f"{name} calls itself {called!r}, and so does {other}: one of them must go")
+        imported = {called: name for name, called in own.items() if called != name}
+        if not imported:
+            return table
+        sections = {key: _renamed(table[key], own) for key in NAMING_BENCHMARKS if key in table}
+        sections["evaluate"]["imported"] = imported
+        return table | sections
 
     def dumped(self) -> dict[str, Any]:
         """A table that the same job is made of again: a limit that it does not name stays one that nobody named."""
@@ -159,3 +194,16 @@ class Config(Section):
     def learning_rate(self, iteration: int) -> float:
         """The starting rate of one iteration, lowered each round."""
         return self.train.learning_rate * self.train.learning_rate_decay**iteration
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """The same with every key and text that is one of these names replaced."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value

@@ -270,7 +270,8 @@ def in_short(key: str, value: Any) -> Any:
 def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     """What makes this run itself: every setting but those that may change; models and prompts by content."""
     table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
-    table["evaluate"].pop("report_on")
+    for key in ("report_on", "imported"):  # A benchmark counts by what it holds.
+        table["evaluate"].pop(key)
     for key in ("model", "attempts"):
         table["target"].pop(key)
     table.pop("data")

@@ -42,6 +42,8 @@ class EvaluateSettings(Section):
     """Whether training problems that also stand in a test set (curate.keep_clear_of) are learned from."""
     report_on: list[str] = []
     """Benchmarks whose test split is reported. It may grow between two starts of a run."""
+    imported: dict[str, str] = {}
+    """Where benchmarks come from that the two lists named by import, under their own names. Not to be set."""
     max_train_problems: Positive | None = None
     """At most this many training problems of each benchmark, in a seeded order; None for all."""
     max_test_problems: Positive | None = None
@@ -51,10 +53,14 @@ class EvaluateSettings(Section):
     """Whether an answer cut off at the token limit counts as a mistake to learn from."""
 
 
+OWN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+"""What a benchmark of the user's may be called: folders and files are named after it."""
+
+
 class BenchmarkSettings(Section):
     """A user's own data: `[[benchmark]]`, once for each."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=OWN_NAME)
     kind: Literal["choice", "number", "label", "exact", "code"]
     train: str | None = None
     """A file (JSON lines or array, CSV, Parquet, gzipped or not); with `hub`, the name of a split there."""

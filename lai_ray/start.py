@@ -58,6 +58,8 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
             benchmark(config, name)
     for name in config.data:
         benchmark(config, name)
+    for strategy in config.strategies:
+        plugins.load("strategies", strategy)
     plugins.load("engines", config.target.engine)
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):

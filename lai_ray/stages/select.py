@@ -139,12 +139,11 @@ def benchmark(config: Config, name: str) -> Benchmark:
     mine = next((settings for settings in config.benchmark if settings.name == name), None)
     if mine is not None:
         return own(mine)
-    found: Any = _built_in(config, name)
-    # "lai_ray.benchmarks.mbpp:AS_THE_PAPER" reads what [data] says of mbpp.
-    if (called := next((key for key in (name, found.name) if key in config.data), None)) is not None:
+    found: Any = _built_in(config, config.evaluate.imported.get(name, name))
+    if name in config.data:
         if not hasattr(found, "source"):
-            raise ConfigError(f"data.{called}: this benchmark loads no files; take it out of [data]")
-        found = replace(found, source=config.data[called])
+            raise ConfigError(f"data.{name}: this benchmark loads no files; take it out of [data]")
+        found = replace(found, source=config.data[name])
     return cast(Benchmark, found)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from lai_ray import config, jobfile, plugins, start
 from lai_ray.errors import ConfigError
-from lai_ray.stages import trials
+from lai_ray.stages import select, trials
 from tests.local import job
 
 MINIMAL = """
@@ -114,6 +116,58 @@ def test_a_plug_in_of_ones_own_is_found_by_import():
         plugins.load("strategies", "no_such_module:STRATEGY")
     with pytest.raises(ConfigError, match=r"has no 'STRATEGI'. Did you mean 'STRATEGY'\?"):
         plugins.load("strategies", "lai_ray.strategies.le:STRATEGI")
+
+
+PAPER = "lai_ray.benchmarks.mbpp:AS_THE_PAPER"
+
+
+def test_a_benchmark_named_by_import_is_called_what_it_calls_itself_in_the_whole_job(tmp_path):
+    found = job(
+        tmp_path, evaluate__learn_from=["word_problems", PAPER], evaluate__report_on=[PAPER],
+        schedule__strategy={"word_problems": "le", PAPER: "lec"}, data={PAPER: "/of/mbpp"},
+        search={"metric": PAPER, "samples_per_dataset": [{"word_problems": 5, PAPER: 7}]},
+        curate__samples_per_dataset={PAPER: 7, "word_problems": 5}, curate__keep_clear_of=[PAPER],
+    )  # fmt: skip
+    assert (found.evaluate.learn_from, found.evaluate.report_on) == (["word_problems", "mbpp"], ["mbpp"])
+    assert found.schedule.strategy == {"word_problems": "le", "mbpp": "lec"}
+    assert found.search and found.search.metric == "mbpp"
+    benchmark = select.benchmark(found, "mbpp")
+    assert benchmark.splits == ("train", "test"), "the one that was named, not the built-in of that name"
+    assert getattr(benchmark, "source", "") == "/of/mbpp"
+    assert PAPER not in str(found.model_dump(exclude={"evaluate": {"imported"}}))
+    assert config.Config.model_validate(found.model_dump()) == found, "as a run's folder keeps it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"evaluate__learn_from": [PAPER], "evaluate__report_on": ["mbpp"]}, "calls itself 'mbpp', and so does mbpp"),
+        ({"evaluate__learn_from": ["tests.unit.test_config:SLASHED"]}, "calls itself 'a/b'; letters, digits"),
+    ],
+)
+def test_a_name_that_two_benchmarks_share_or_no_file_can_have_is_refused(tmp_path, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        job(tmp_path, **settings)
+
+
+SLASHED = SimpleNamespace(name="a/b")
+
+
+@pytest.mark.parametrize("path", ["jobs/mistral_7b.toml", "jobs/llama3_8b.toml"])
+def test_the_papers_jobs_keep_their_files_under_the_names_that_they_use(path):
+    found = jobfile.read(path)
+    parts = [select.part(found, name, "test") for name in found.evaluate.report_on]
+    parts += [select.part(found, name, "train") for name in found.evaluate.learn_from]
+    assert [each.name.rpartition(".")[0] for each in parts] == [*found.evaluate.report_on, *found.evaluate.learn_from]
+
+
+def test_every_strategy_that_a_search_tries_is_looked_up_before_anything_is_asked(tmp_path):
+    tried = job(
+        tmp_path, evaluate__learn_from=["word_problems", PAPER],
+        search={"grid": {"schedule.strategy": ["lec", {"word_problems": "lec", PAPER: "lecc"}]}},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="no strategy is called 'lecc'"):
+        start.check_names(tried)
 
 
 def test_an_edited_grader_is_other_code(tmp_path, monkeypatch):

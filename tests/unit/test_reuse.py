@@ -52,7 +52,7 @@ def own_data(tmp_path, monkeypatch):
         from lai_ray.benchmarks.word_problems import WordProblems
 
         class Own(WordProblems):
-            name = "tests_own:BENCHMARK"
+            name = "own"
             splits = ("train",)
             def load(self, split):
                 return map(json.loads, open({str(tmp_path / "rows.jsonl")!r}))
@@ -179,7 +179,7 @@ def test_more_samples_under_another_name_keep_the_requests_and_draw_again(tmp_pa
 
 def test_an_edited_grader_costs_no_answer(tmp_path, own_data):
     run = finished(tmp_path, **ALL)
-    scores = run.stage(0, "evaluate").store.get_json("scores.json")["tests_own:BENCHMARK.train"]
+    scores = run.stage(0, "evaluate").store.get_json("scores.json")["own.train"]
     assert 0 < scores["right"] < scores["n"]
     plugin = tmp_path / "tests_own.py"
     plugin.write_text(plugin.read_text().replace("BENCHMARK = Own()", "class Kind(Own):\n"
@@ -189,7 +189,7 @@ def test_an_edited_grader_costs_no_answer(tmp_path, own_data):
         "BENCHMARK = Kind()"))  # fmt: skip
     del __import__("sys").modules["tests_own"]
     assert not asked(tmp_path, **ALL)
-    scores = run.stage(0, "evaluate").store.get_json("scores.json")["tests_own:BENCHMARK.train"]
+    scores = run.stage(0, "evaluate").store.get_json("scores.json")["own.train"]
     assert scores["right"] == scores["n"]
 
 
@@ -197,7 +197,7 @@ def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path,
     run = finished(tmp_path, **ALL)
     lines = own_data.read_text().splitlines()
     own_data.write_text("\n".join([lines[0].replace("rings", "stones"), *lines[1:]]))
-    with pytest.raises(ConfigError, match=r"content\.data\.tests_own:BENCHMARK"):
+    with pytest.raises(ConfigError, match=r"content\.data\.own"):
         asked(tmp_path, **ALL)
     found = paid.applying(run, job(tmp_path, name="stones", **ALL))
     assert (found.rows[0].recorded, found.rows[0].applying) == (90, 89)
