@@ -178,7 +178,10 @@ def sweep(
 
     found = sweeps.read(file, overrides)
     for member in found.members:
-        start.check_names(member.config, asks=not plan)
+        try:
+            start.check_names(member.config, asks=not plan)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{file}, run {member.name}: {error}") from error
     failed = {} if plan else runs.run(found, _console()).failed
     made = table.rows(found, failed)
     confidence = found.members[0].config.report.confidence

@@ -34,6 +34,8 @@ from lai_ray.store import Answers, Store, View, encode, key_of
 T = TypeVar("T")
 
 STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
+ASKED_AGAIN = ("evaluate", "instruct")
+"""Stages of which a run has several that may ask alike."""
 HEARTBEAT = 10.0
 """Seconds between two heartbeats of a driver."""
 FRESH = 60.0
@@ -91,10 +93,11 @@ class Stage:
 
         rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
 
-        A target that stays as it is, or was a trial of a search, has answered before: those answers count as well.
+        A target that stays as it is, or was a trial of a search, has answered before: those answers count as well, and
+        so do the replies of a search's other pools, some of which may be to the same requests.
         """
         mine, folder = self.store.inside("answers"), f"{self.name}/answers"
-        before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name == "evaluate" else []
+        before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name in ASKED_AGAIN else []
         others = [store for run in self.run.reuse for store in run.stores_of(folder)]
         return Answers(mine, rows=rows, others=[*before, *others])
 

@@ -300,7 +300,10 @@ class SearchSettings(Section):
         found: dict[str, Any] = {}
         for key, value in grid.items():
             inner = value if isinstance(value, dict) else {"": value}
-            found |= {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
+            named = {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
+            if twice := sorted(set(named) & set(found)):
+                raise ValueError(f"{', '.join(twice)} stands there twice, dotted and as a table; one of them must go")
+            found |= named
         return found
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from lai_ray import models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
-from lai_ray.errors import ConfigError, InterruptedRunError, StageError
+from lai_ray.errors import ConfigError, DataError, InterruptedRunError, StageError
 from lai_ray.instructor import prompts, templates
 from lai_ray.journal import journal
 from lai_ray.loop import loop
@@ -30,6 +30,8 @@ from lai_ray.submission import shared_storage
 
 BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
 """Where a start may stop without a word to the instructor."""
+IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
+"""Stages that a search has once for each pool or trial."""
 
 
 def place(config: Config) -> str:
@@ -46,7 +48,12 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
         shared_storage(config.storage)
     _check_storage(config)
     for i in {0, config.iterations}:
-        select(config, i)
+        for each in select(config, i):
+            if each.split == "dev" and next(iter(each), None) is None:
+                raise DataError(
+                    f"{each.benchmark.name}: [search] compares candidates on dev problems, and there is none. A fifth "
+                    "of the training problems is lent, and these are too few: give it more, or a dev split."
+                )
     for i in range(config.iterations):
         for dataset in config.evaluate.learn_from:
             strategy_for(config, i, dataset)
@@ -139,6 +146,10 @@ def run_job(
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
     check_names(config, until)
+    if config.search is not None and (until or "").rpartition("/")[2] in IN_A_SEARCH:
+        raise ConfigError(
+            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
+        )
     where = place(config)
     sources = reusable(reuse, where)
     driver = Driver(where)

@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
@@ -125,7 +126,12 @@ class _Telling(Callback):  # type: ignore[misc]  # Ray's classes are Any here.
 def _driver(
     trial: Trial, trials: list[Settings], config: Config, logs: str | None
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    here = os.getcwd()
+
     def run(chosen: dict[str, Any]) -> dict[str, Any]:
+        # Relative paths mean what they mean to the driver, wherever the node's Ray was started.
+        with suppress(OSError):
+            os.chdir(here)
         from lai_ray.distributed.actors import to_log
         from lai_ray.distributed.session import RayExecutor
 

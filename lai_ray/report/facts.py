@@ -13,6 +13,9 @@ from lai_ray.rundir import STAGES, Run, Stage
 from lai_ray.stats import Interval, paired, score
 from lai_ray.store import View
 
+POOLED = ("diagnose", "instruct", "curate")
+"""The stages of a pool."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -22,6 +25,11 @@ class Pool:
     folder: str
     name: str
     """For a person: "0", or of a search "0 k_3"."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is one of a search."""
+        return "/search/" in self.folder
 
     def stage(self, name: str) -> Stage:
         """One of `diagnose`, `instruct`, `curate`."""
@@ -57,9 +65,14 @@ class Iteration:
         return any(part.endswith(".test") for part in self.scores())
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by completed stage."""
-        facts = {name: self.stage(name).facts() for name in STAGES}
-        return {name: fact["seconds"] for name, fact in facts.items() if fact}
+        """Seconds by completed stage; in a search, of all its pools together."""
+        stages = [self.stage(name) for name in STAGES]
+        stages += [pool.stage(name) for pool in self.pools() if pool.searched for name in POOLED]
+        found: dict[str, float] = {}
+        for stage in stages:
+            if fact := stage.facts():
+                found[stage.name] = round(found.get(stage.name, 0.0) + fact["seconds"], 2)
+        return found
 
     def usage(self) -> dict[str, Any]:
         """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked."""

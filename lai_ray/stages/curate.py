@@ -34,11 +34,12 @@ class Samples:
 
 
 def curate(
-    stage: Stage, cases: Cases, replies: Replies, settings: Improve, config: Config, executor: Executor
-) -> Samples:
+    stage: Stage, cases: Cases, replies: Replies, settings: Improve, config: Config, executor: Executor,
+    *, may_be_none: bool = False,
+) -> Samples:  # fmt: skip
     """The samples kept, the dropped with their reasons, the funnel, and how near all of them come to the tests.
 
-    Raises StageError when none is left.
+    Raises StageError when none is left, unless there may be none.
     """
     datasets = config.evaluate.learn_from
     code = plugins.code_hash(
@@ -68,7 +69,8 @@ def curate(
         table = {dataset: dict(counts) for dataset, counts in funnel.items()}
         stage.store.put_json("funnel.json", table)
         stage.store.put_json("contamination.json", _contamination(stage, funnel, config, executor))
-        _refuse_nothing(view, table, cases)
+        if not may_be_none:
+            _refuse_nothing(view, table, cases)
         stage.finish(key, kept={d: funnel[d]["kept"] for d in datasets})
     stage.reached()
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["kept"])

@@ -150,7 +150,7 @@ def instruct(
             replies, spent = _ask_all(stage, cases, plan, settings, config, executor, answers, instructor)
         usage = _usage(replies, answers, config)
         if usage["inherited"]:
-            stage.progress.say(f"  {usage['inherited']} replies were taken over from what is reused")
+            stage.progress.say(f"  {usage['inherited']} replies were taken over from what was asked before")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage, **spent)
     stage.reached()

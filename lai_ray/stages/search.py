@@ -89,10 +89,14 @@ def _winner_is_there(stage: Stage, i: int, plans: list[Plan]) -> bool:
 def _pools(
     run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor
 ) -> dict[str, Samples]:
-    """Samples by pool: each is asked for once, at the largest size that one of its trials learns from."""
+    """Samples by pool: each is asked for once, at the largest size that one of its trials learns from.
+
+    Raises StageError when there is not one sample in any.
+    """
     instructor = instructor_for(config, target, run.record())
     made: dict[str, Samples] = {}
-    for name, learning in trials_by_pool(config, i).items():
+    wanted = trials_by_pool(config, i)
+    for name, learning in wanted.items():
         sizes = [settings["samples_per_dataset"] for settings in learning]
         largest = learning[0] | {"samples_per_dataset": most(sizes, config.evaluate.learn_from)}
         asked = with_settings(config, largest)
@@ -100,7 +104,10 @@ def _pools(
         settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
         cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
         replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor, instructor)
-        made[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor)
+        others = len(made) + 1 < len(wanted) or any(sum(pool.counts.values()) for pool in made.values())
+        made[name] = curate(
+            Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor, may_be_none=others
+        )
     return made
 
 

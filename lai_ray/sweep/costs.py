@@ -21,9 +21,8 @@ def table(sweep: Sweep) -> Table:
     """
     todo = [member for member in sweep.members if not finished(member)]
     pools = [group[0].config for group in sharing(todo, first_pool)]
-    alone = [member.config for member in todo if first_pool(member.config) is None and member.config.iterations]
     later = sum(max(member.config.iterations - 1, 0) for member in todo)
-    evaluations, firsts = len(sharing(todo, first_evaluation)), len(pools) + len(alone)
+    evaluations, firsts = len(sharing(todo, first_evaluation)), len(pools)
     found = Table(
         "Instructor calls of the runs that are not done", ["training accuracy", "calls", "tokens", "US$"],
         note=f"{len(todo)} runs. Asked once for all that share them: first evaluations ({evaluations}) and first pools "
@@ -31,9 +30,9 @@ def table(sweep: Sweep) -> Table:
         "below it, at most. What a run that has begun has paid for counts here again.",
     )  # fmt: skip
     made: dict[str, tuple[Amount, Amount]] = {}
-    for accuracy in ACCURACIES if pools or alone else ():
+    for accuracy in ACCURACIES if pools else ():
         likely = worst = NOTHING
-        asked = [*pools, *alone, *(m.config for m in todo for _ in range(1, m.config.iterations))]
+        asked = [*pools, *(m.config for m in todo for _ in range(1, m.config.iterations))]
         for config in asked:
             likely, worst = (a + b for a, b in zip((likely, worst), _iteration(config, accuracy, made), strict=True))
         price = price_of(asked[0].instructor.model_dump()) if _alike(todo) else None

@@ -92,6 +92,7 @@ class Sweep:
 def read(path: Path, given: list[str] | None = None) -> Sweep:
     """The sweep in a file. Raises ConfigError, which names the run a setting does not fit, before anything starts."""
     settings = _settings(path)
+    _check_given(path, settings, given or [])
     job = str(path.parent / settings.job)
     base = jobfile.read(job, given)
     name = settings.name or path.stem
@@ -113,6 +114,7 @@ def read(path: Path, given: list[str] | None = None) -> Sweep:
         except ConfigError as error:
             raise ConfigError(f"{path}, run {title}: {error}") from error
         members.append(Member(title, arm, table, varied, seed, config))
+    _check_apart(path, members)
     return Sweep(name, job, given or [], settings.at_once, storage, members)
 
 
@@ -130,7 +132,10 @@ def _dotted(table: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in table.items():
         inner = value if key in SECTIONS and isinstance(value, dict) else {"": value}
-        found |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
+        named = {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
+        if twice := sorted(set(named) & set(found)):
+            raise ConfigError(f"{', '.join(twice)} stands there twice, dotted and as a table; one of them must go")
+        found |= named
     return found
 
 
@@ -163,6 +168,31 @@ def _settings(path: Path) -> SweepSettings:
     if len(set(found.seeds)) < len(found.seeds):
         raise ConfigError(f"{path}: seeds names one twice: {found.seeds}")
     return found
+
+
+def _check_given(path: Path, settings: SweepSettings, given: list[str]) -> None:
+    """Raises ConfigError for a setting of the command line that the sweep would overrule."""
+    swept = {key for table in (settings.grid, *settings.arms.values()) for key in _dotted(table)}
+    for override in given:
+        key = override.partition("=")[0].strip()
+        if key in TAKEN - {"storage"}:
+            raise ConfigError(
+                f"{override}: the runs of a sweep have names and seeds of their own; seeds stand in {path}"
+            )
+        if both := sorted(name for name in swept if name == key or name.startswith(f"{key}.")):
+            raise ConfigError(f"{override}: {path} sets {', '.join(both)} for its runs; change it there")
+
+
+def _check_apart(path: Path, members: list[Member]) -> None:
+    """Raises ConfigError where two runs would be one and the same."""
+    known: dict[str, Member] = {}
+    for member in members:
+        other = known.setdefault(key_of(member.config.model_dump(mode="json", exclude={"name"})), member)
+        if other is not member:
+            raise ConfigError(
+                f"{path}: {other.name} and {member.name} are the same run, and a mean over seeds would count it twice: "
+                "a value stands in a list twice, or an arm twice under two names"
+            )
 
 
 def _lists(settings: SweepSettings) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """`lai sweep`: whole runs over any settings, each a `lai run` of its own.  sweep file -> runs, sweep.csv
 
 What several runs need is asked once, before them: first one run of each kind of first evaluation, then one of each pool
-of replies, then all; every run takes over from all others what applies to it. A second start does what is missing.
+of replies, then all, the longest of those that begin alike first; every run takes over from all others what applies to
+it. A second start does what is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,15 +22,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lai_ray import weights
+from lai_ray import plugins, weights
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.objects import is_url
 from lai_ray.rundir import MAY_CHANGE, Driver, Run
-from lai_ray.store import key_of
+from lai_ray.stages.trials import pools
+from lai_ray.store import Store, key_of
 from lai_ray.sweep.file import Member, Sweep
 
 POLL = 0.2
+PR_SET_PDEATHSIG = 1
 LONGEST_WORDS = 1000
 ASKS = ("target", "evaluate", "data", "benchmark", "sandbox", "seed")
 """Settings on which the first evaluation depends."""
@@ -80,7 +84,7 @@ def _run(sweep: Sweep, console: Console) -> Ended:
     todo = [member for member in sweep.members if not finished(member)]
     ended.done_before = [member.name for member in sweep.members if member not in todo]
     console.print(f"{sweep.storage}: {len(sweep.members)} runs, {len(ended.done_before)} done before", markup=False)
-    for wave in waves(todo):
+    for wave in waves(todo, sweep.at_once):
         # First evaluations one after another: those of two seeds have problems in common.
         first = bool(wave) and wave[0].until == "0/evaluate"
         _wave(sweep, wave, ended, console, at_once=1 if first else sweep.at_once)
@@ -109,11 +113,20 @@ def finished(member: Member) -> bool:
     return all(known.get(key) == value for key, value in wanted.items() if key not in MAY_CHANGE or key == "iterations")
 
 
-def waves(members: list[Member]) -> Iterator[list[Task]]:
+def waves(members: list[Member], at_once: int) -> Iterator[list[Task]]:
     """What must be done before what: first evaluations, first pools of replies, everything."""
-    for key, until in ((first_evaluation, "0/evaluate"), (first_pool, "0/instruct")):
-        yield [Task(group[0], until, tuple(group[1:])) for group in sharing(members, key) if len(group) > 1]
-    yield [Task(member) for member in members]
+    # Two seeds' first evaluations have problems in common: none may be asked beside another.
+    beside = at_once > 1 and len(members) > 1
+    heads = [group for group in sharing(members, first_evaluation) if len(group) > 1 or beside]
+    yield [Task(group[0], "0/evaluate", tuple(group[1:])) for group in heads]
+    pools = [group for group in sharing(members, first_pool) if len(group) > 1]
+    for search, until in ((False, "0/instruct"), (True, "0/search")):
+        asked = [group for group in pools if (group[0].config.search is not None) == search]
+        yield [Task(group[0], until, tuple(group[1:])) for group in asked]
+    # A run of two iterations is the beginning of one of three: the longest goes first, and the others take it over.
+    longest = {max(group, key=lambda m: m.config.iterations).name for group in sharing(members, beginning)}
+    yield [Task(member) for member in members if member.name in longest]
+    yield [Task(member) for member in members if member.name not in longest]
 
 
 def sharing(members: list[Member], key: Callable[[Config], str | None]) -> list[list[Member]]:
@@ -136,19 +149,31 @@ def first_evaluation(config: Config) -> str | None:
 
 
 def first_pool(config: Config) -> str | None:
-    """Equal for jobs whose first replies are the same but for their number; None for a search, which has its own."""
-    if config.search is not None or not config.iterations:
+    """Equal for jobs whose first replies are the same but for their number; of a search, those of its pools."""
+    if not config.iterations:
         return None
     table = config.model_dump(mode="json", exclude=set(AFTER_REPLIES))
     table["schedule"] = [config.schedule.name(0, name) for name in config.evaluate.learn_from]
+    table["search"] = sorted(pools(config, 0)) if config.search is not None else None
+    if not any(plugins.load("strategies", name).uses_neighbours for name in config.strategies):
+        table.pop("contrast")
     if config.instructor.reuse_across_seeds:
         table.pop("seed")
     return key_of(table, config.curate.solve_again)
 
 
+def beginning(config: Config) -> str:
+    """Equal for jobs of which the shorter is the beginning of the longer."""
+    return key_of(
+        config.model_dump(mode="json", exclude={"name", "storage", "iterations", "limits", "cluster", "report"})
+    )
+
+
 def command(sweep: Sweep, task: Task) -> list[str]:
     """The `lai run` of a task, which anybody may start by hand."""
-    others = [place(other) for other in sweep.members if other is not task.member and begun(other) is not None]
+    # Those of an earlier state of the file, too: what they paid for may apply.
+    there = {name.partition("/")[0] for name in Store(sweep.storage).names() if name.endswith("/run.json")}
+    others = [f"{sweep.storage}/{name}" for name in sorted(there - {task.member.name})]
     until = ["--until", task.until] if task.until else []
     reuse = [part for where in others for part in ("--reuse", where)]
     return [sys.executable, "-m", "lai_ray", "run", sweep.job, *sweep.given, *task.member.overrides(), *until, *reuse]
@@ -188,7 +213,15 @@ def _begin(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         # A group of its own: Ctrl-C is passed on by us, once, and not by the terminal as well.
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_ends_with_us()
+        )
+
+
+def _ends_with_us() -> Callable[[], None] | None:
+    """For the new process: when the sweep is killed, the run is asked to end as by Ctrl-C. It would go on paying."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it.
+    return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
 def _stop(going: Going) -> None:

@@ -83,6 +83,17 @@ def studies(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
     return {"steps": made.metrics["step"], "path": made.path}
 
 
+def where_it_is(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
+    return {"folder": os.getcwd()}
+
+
+def test_a_trial_is_where_the_driver_is_and_not_where_ray_was_started(tmp_path, ray_session, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
+    [result] = search(where_it_is, [{"name": "trial_1"}], str(tmp_path / "tune"), config=config, logs=None)
+    assert result == {"folder": str(tmp_path)}
+
+
 def test_a_trial_whose_process_is_killed_is_recorded_and_frees_what_it_held(tmp_path, ray_session):
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
     trials = [{"name": f"trial_{i}", "dies": i == 1} for i in (1, 2)]

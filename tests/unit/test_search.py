@@ -19,7 +19,7 @@ from lai_ray import plugins, start
 from lai_ray.contracts import Model, Trained, TrainJob
 from lai_ray.distributed.placement import Group
 from lai_ray.distributed.search import at_most
-from lai_ray.errors import ConfigError, StageError
+from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.report import search as report
 from lai_ray.rundir import Driver
 from lai_ray.stages import evaluate as evaluating
@@ -378,8 +378,49 @@ def test_a_moved_run_goes_on_where_it_is_now_and_writes_nothing_where_it_was(tmp
 
 def _some_request(tmp_path: Path) -> Any:
     executor = Classroom(by_rate)
-    start.run_job(searching(tmp_path), until="instruct", executor=executor)
+    config = searching(tmp_path).model_copy(update={"search": None})
+    start.run_job(config, until="instruct", executor=executor)
     return executor.requests["ask"][0]
+
+
+@pytest.mark.parametrize("until", ["diagnose", "0/instruct", "train"])
+def test_a_part_of_a_search_is_no_place_to_stop(tmp_path, until):
+    executor = Classroom(by_rate)
+    with pytest.raises(ConfigError, match=f"--until {until}: in a job with .search. that is a part of it"):
+        start.run_job(searching(tmp_path), until=until, executor=executor)
+    assert not executor.asked
+
+
+def test_pools_of_which_some_requests_are_the_same_ask_for_them_once(tmp_path):
+    executor = Classroom(by_rate)
+    grid = {"schedule.strategy": ["le", ["le", "lec"]]}
+    stage = searched(tmp_path, executor, search__grid=grid, search__learning_rate=[2e-5])
+    keys = [request.key for request in executor.requests["ask"]]
+    assert keys and len(set(keys)) == len(keys)
+    usage = [stage.store.get_json(f"pool_strategy_{name}/instruct/usage.json") for name in ("le", "le-lec")]
+    assert [each["calls"] for each in usage] == [len(keys), 0]
+    assert usage[1]["inherited"] == len(keys)
+
+
+def test_a_pool_without_a_sample_leaves_the_search_to_the_others(tmp_path):
+    executor = Classroom(by_rate)
+    good = executor.reply
+    executor.reply = lambda request: good(request) if executor.asked["embed"] else "Nothing comes to mind."
+    grid = {"schedule.strategy": ["le", "lec"]}  # LE asks before anything was embedded.
+    stage = searched(tmp_path, executor, search__grid=grid, search__learning_rate=[2e-5])
+    assert rows(stage)["trial_1"]["error"] == "there is no sample to learn from in its pool of replies"
+    assert stage.facts()["winner"] == "trial_2"
+    executor = Classroom(by_rate, reply=lambda request: "Nothing comes to mind.")
+    with pytest.raises(StageError, match="not one usable sample"):
+        searched(tmp_path / "none", executor, search__grid=grid, search__learning_rate=[2e-5])
+
+
+def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(tmp_path):
+    few = {"name": "few", "kind": "number", "train": str(tmp_path / "few.jsonl")}
+    (tmp_path / "few.jsonl").write_text("\n".join(Path(DATA["train"]).read_text().splitlines()[:4]))
+    table = {"benchmark": [few], "evaluate": {"learn_from": ["few"], "report_on": []}, "curate__keep_clear_of": []}
+    with pytest.raises(DataError, match="few: .search. compares candidates on dev problems, and there is none"):
+        start.check_names(searching(tmp_path, **table))
 
 
 def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path, capsys):
@@ -413,6 +454,7 @@ def test_a_size_may_have_a_number_for_each_dataset(tmp_path):
     ({"search__samples_per_dataset": [0]}, "whole number of at least 1"),
     ({"search__samples_per_dataset": [{"gsm8k": 3}]}, "a number for gsm8k; evaluate.learn_from has own"),
     ({"curate__samples_per_dataset": {}}, "table with one for each dataset"),
+    ({"search__grid": {"train.epochs": [1], "train": {"epochs": [2]}}}, "train.epochs stands there twice"),
     ({"search__metric": "word_problems_plus"}, "candidates are compared on dev splits alone"),
     ({"search__metric": "test"}, "candidates are compared on dev splits alone"),
     ({"search__learning_rate": [5]}, "learning_rate.0: input should be less than or equal to 1"),

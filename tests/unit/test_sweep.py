@@ -12,8 +12,9 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,9 @@ def test_smaller_sets_are_parts_of_the_largest(folder):
     ('[grid]\ntrain.epochs = [1, 0]', "run epochs_0: .*train.epochs"),
     ('sedes = [1]', "sedes: .*A sweep file has job, name, seeds"),
     ('seeds = [1, 1]', "seeds names one twice"),
+    ('[grid]\ntrain.epochs = [1, 1]', "are the same run"),
+    ('[grid]\ntrain.learning_rate = [1e-4, 0.0001]', "are the same run"),
+    ('[grid]\ntrain.epochs = [1]\n"train.epochs" = [2]', "train.epochs stands there twice"),
     ('at_once = 0', "at_once"),
     ('[grid]\nseed = [0, 1]', "grid sets seed. Seeds are listed in seeds"),
     ('[arms.a]\nstorage = "elsewhere"', "arms.a sets storage"),
@@ -287,6 +291,70 @@ def test_a_value_is_written_as_toml_reads_it(value):
     import tomllib
 
     assert tomllib.loads(f"x = {toml(value)}")["x"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "heads"),
+    [
+        # A seed's first evaluation of its own goes ahead, so that another's finds it done.
+        ('[arms.a]\nschedule.strategy = "le"', [["a-seed_0", "a-seed_1"], [], []]),
+        # LE shows no neighbours: k is nothing to its requests.
+        ('seeds = [0]\n[grid]\ncontrast.neighbours = [1, 3]\n[arms.a]\nschedule.strategy = "le"',
+         [["a-neighbours_1-seed_0"], ["a-neighbours_1-seed_0"], []]),
+        ('seeds = [0]\n[grid]\ncontrast.neighbours = [1, 3]\n[arms.a]\nschedule.strategy = "lec"',
+         [["a-neighbours_1-seed_0"], [], []]),
+        # A search asks for the same pools as another, whatever its trials learn of them.
+        ('seeds = [0]\n[arms.a]\nsearch.learning_rate = [1e-4]\n[arms.b]\nsearch.learning_rate = [1e-5]',
+         [["a-seed_0"], [], ["a-seed_0"]]),
+    ],
+)  # fmt: skip
+def test_what_runs_share_goes_ahead(folder, text, heads):
+    seeds = "" if "seeds" in text else "seeds = [0, 1]\n"
+    (folder / "few.toml").write_text(f'job = "job.toml"\nat_once = 2\n{seeds}{text}\n')
+    first, pools, searches, *_ = runs.waves(file.read(folder / "few.toml").members, 2)
+    assert [[task.member.name for task in wave] for wave in (first, pools, searches)] == heads
+    assert {task.until for task in searches} <= {"0/search"}
+
+
+def test_the_longest_of_runs_that_begin_alike_goes_first(folder):
+    (folder / "long.toml").write_text('job = "job.toml"\nat_once = 2\n[grid]\niterations = [1, 3, 2]\n')
+    *_, longest, others = runs.waves(file.read(folder / "long.toml").members, 2)
+    assert [task.member.name for task in longest] == ["iterations_3"]
+    assert [task.member.name for task in others] == ["iterations_1", "iterations_2"]
+
+
+def test_runs_of_an_earlier_state_of_the_file_are_taken_over(folder):
+    old = folder / "arms" / "of-before"
+    old.mkdir(parents=True)
+    (old / "run.json").write_text("{}")
+    (folder / "arms" / "_sweep" / "logs").mkdir(parents=True)
+    sweep = file.read(folder / "arms.toml")
+    words = runs.command(sweep, runs.Task(sweep.members[0]))
+    assert words[words.index("--reuse") :] == ["--reuse", f"{folder}/arms/of-before"]
+
+
+def test_a_run_ends_when_its_sweep_is_killed(folder):
+    """As by Ctrl-C: it would go on paying, and the next start would pay beside it."""
+    code = f"""
+import sys, time
+from pathlib import Path
+from lai_ray.sweep import runs
+child = "import time, pathlib\\ntry: time.sleep(60)\\nexcept KeyboardInterrupt: pathlib.Path('{folder}/asked').touch()"
+runs._begin([sys.executable, "-c", child], Path("{folder}/log"))
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    until(lambda: (folder / "log").exists())
+    time.sleep(1)
+    process.kill()
+    until((folder / "asked").exists)
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_names_stay_short_and_apart(folder):
