@@ -76,6 +76,8 @@ class BenchmarkSettings(Section):
     """The column with the right answer."""
     choices: str | list[str] | None = None
     """kind = "choice": the column that holds a list of them, or the columns that hold one each."""
+    answer_as: Literal["letter", "place", "text"] | None = None
+    """kind = "choice": how the answer names one; a place counts from 0. None: as each row says, if it says it clearly."""
     tests: str | None = None
     """kind = "code": the column with the asserts."""
     labels: list[str] | None = None

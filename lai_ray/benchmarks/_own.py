@@ -9,7 +9,7 @@
     answer = "sentiment"
 
 choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, a
-place counted from 0, or the choice's own text. number: the answer is a number, or a solution that ends in one. label:
+place counted from 0, or the choice's own text (`answer_as` says which, where a row could mean two). number: the answer is a number, or a solution that ends in one. label:
 one of `labels`, or of the answers found in the file. exact: any short text. code: the answer is a Python function,
 `tests` the column with its asserts (a list or a text).
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,18 @@ class Own:
         return record[name]
 
     def text(self, record: Mapping[str, Any], name: str) -> str:
-        """A column's value as text. Raises DataError for an empty one."""
+        """A column's value as text. Raises DataError for an empty one, and for what is no text."""
         value = self.column(record, name)
-        if value is None or not str(value).strip():
+        if value is None or not str(value).strip() or value != value:  # pandas writes NaN where nothing was
             raise DataError(f"column {name!r} is empty")
-        return str(value)
+        if not isinstance(value, str | int | float):
+            raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
+        text = str(value)
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise DataError(
+                f"column {name!r} holds half a character (a lone surrogate), which is no UTF-8: {text!r:.60}"
+            )
+        return text
 
     def made(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
         """The Problem of one row."""
@@ -139,7 +147,7 @@ class OwnNumber(Own, MathBenchmark):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the answer's column holds the number, or a solution that ends in it."""
-        solution = self.text(record, self.settings.answer)
+        solution = _plainly(self.text(record, self.settings.answer), self.settings.answer)
         found = final_number(solution)
         if found is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
@@ -179,13 +187,24 @@ class OwnChoice(Own, ChoiceBenchmark):
         return [str(text) for text in value]
 
     def _letter(self, record: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-        answer = self.text(record, self.settings.answer).strip()
-        by_text = next((letter for letter, text in choices.items() if text.strip() == answer), None)
-        if by_text is not None:
-            return by_text
-        if answer.isdigit() and int(answer) < len(choices):
-            return LETTERS[int(answer)]
-        return answer.upper() if len(answer) == 1 else answer
+        answer, how = self.text(record, self.settings.answer).strip(), self.settings.answer_as
+        raw = record[self.settings.answer]
+        if how is None and isinstance(raw, int | float) and not isinstance(raw, bool):
+            how = "place"  # As a number, 2 is the third choice, also where the first one reads "2".
+        place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
+        meant = {
+            "text": [letter for letter, text in choices.items() if text.strip() == answer],
+            "place": [LETTERS[int(place)]] if place.isdecimal() and int(place) < len(choices) else [],
+            "letter": [answer.upper()] if answer.upper() in choices else [],
+        }
+        found = {letter: way for way, letters in meant.items() for letter in letters if how in (None, way)}
+        if len(found) > 1:
+            ways = ", ".join(f"{letter} by its {way}" for letter, way in found.items())
+            raise DataError(
+                f'the answer {answer!r} may be {ways}. Say how this column names a choice: answer_as = "letter", '
+                '"place" (counted from 0) or "text"'
+            )
+        return next(iter(found), answer)
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question with its choices."""
@@ -221,7 +240,9 @@ class OwnLabel(Own):
 
     def labels(self) -> tuple[str, ...]:
         """Those the job lists, or those in the file. Raises ConfigError where there are too many to be labels."""
-        return tuple(self.settings.labels or _found_labels(self.settings, self.splits[0]))
+        found = tuple(self.settings.labels or _found_labels(self.settings, self.splits[0]))
+        _told_apart(self.name, found)
+        return found
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
@@ -376,6 +397,31 @@ def _found_labels(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
             'list `labels`, or use kind = "exact"'
         )
     return found
+
+
+@lru_cache(maxsize=32)
+def _told_apart(name: str, labels: tuple[str, ...]) -> None:
+    """Raises ConfigError for labels that a reply would not tell apart."""
+    known: dict[str, str] = {}
+    for label in labels:
+        if (other := known.setdefault(label.casefold(), label)) != label:
+            raise ConfigError(
+                f"benchmark {name}: the labels {other!r} and {label!r} differ in case alone, and a reply is read "
+                "without it. Write them alike in the data."
+            )
+
+
+def _plainly(answer: str, column: str) -> str:
+    """A number that stands alone, as digits; a solution as it is. Raises DataError for what only looks like one."""
+    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", answer.strip().removeprefix("$").removesuffix("%").strip())
+    if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
+        return f"{Decimal(bare.replace('−', '-')):f}"
+    alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
+    if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
+        raise DataError(
+            f"column {column!r} holds {answer[:60]!r}, which is not one number: write it with digits and a point"
+        )
+    return answer
 
 
 def _word(label: str) -> str:

@@ -156,11 +156,12 @@ def _is_here(source: str) -> bool:
 
 def hub_rows(benchmark: str, name: str, config: str | None, split: str) -> tuple[Row, ...]:
     """One split of a data set on the hub. Raises ConfigError when it cannot be had."""
-    return _from_hub(benchmark, name, Place((), config, (split,), f"the hub's {name}"))
+    return _from_hub(benchmark, name, Place((), config, (split,), f"the hub's {name}"), named=True)
 
 
 @lru_cache(maxsize=32)
-def _from_hub(benchmark: str, source: str, place: Place) -> tuple[Row, ...]:
+def _from_hub(benchmark: str, source: str, place: Place, *, named: bool = False) -> tuple[Row, ...]:
+    """named: labels by their names instead of their numbers."""
     import datasets
 
     found = []
@@ -174,8 +175,20 @@ def _from_hub(benchmark: str, source: str, place: Place) -> tuple[Row, ...]:
                 f"(config {place.config}, split {split}: {reason}). Get the files from {place.get} and say where they "
                 f'are: [data] {benchmark} = "/path/to/folder".'
             ) from error
-        found += [Row(dict(record), f"{source}, {split}, row {i}", split) for i, record in enumerate(loaded)]
+        names = _class_names(loaded.features) if named else {}
+        for i, record in enumerate(loaded):
+            row = {key: names[key].get(value, value) if key in names else value for key, value in record.items()}
+            found.append(Row(row, f"{source}, {split}, row {i}", split))
     return tuple(found)
+
+
+def _class_names(features: Any) -> dict[str, dict[int, str | None]]:
+    """By column, the names of labels that a data set on the hub keeps as numbers; -1 is none."""
+    return {
+        column: {-1: None, **dict(enumerate(feature.names))}
+        for column, feature in (features or {}).items()
+        if hasattr(feature, "names")
+    }
 
 
 @lru_cache(maxsize=32)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from lai_ray import config, start
 from lai_ray.benchmarks._own import own
+from lai_ray.benchmarks._upstream import hub_rows
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Case, Completion, Sample
 from lai_ray.report import tables
@@ -110,6 +112,40 @@ def test_a_label_is_read_where_the_model_commits_to_one(tmp_path, response, verd
     assert (grade.score, grade.answer, grade.rule) == verdict
 
 
+@pytest.mark.parametrize(
+    ("answer", "how", "letter"),
+    [(2, None, "C"), (2.0, None, "C"), ("2", "place", "C"), ("2", "text", "B"), ("c", None, "C"), ("24", None, "C")],
+)
+def test_a_choice_is_named_by_its_place_its_letter_or_its_text(tmp_path, answer, how, letter):
+    row = {"q": "What is 4!?", "choices": ["8", "2", "24", "120"], "right": answer}
+    found = benchmark(tmp_path, [row], "choice", question="q", answer="right", choices="choices", answer_as=how)
+    [read] = found.load("train")
+    assert found.problem(read, "train", 0).answer == letter
+
+
+@pytest.mark.parametrize(
+    ("written", "gold"),
+    [
+        (1e-05, "0.00001"), (1e20, "100000000000000000000"), ("1.5e3", "1500"), ("1,234.5", "1,234.5"), ("$7", "7"),
+        ("-3", "-3"), ("1/2", "1/2"), (0.25, "0.25"), ("2 + 3 = 5", "5"), ("so it is 12", "12"), ("1 2\n#### 3", "3"),
+    ],
+)  # fmt: skip
+def test_a_number_is_taken_whole(tmp_path, written, gold):
+    found = benchmark(tmp_path, [{"q": "how many?", "n": written}], "number", question="q", answer="n")
+    [row] = found.load("train")
+    problem = found.problem(row, "train", 0)
+    assert problem.answer == gold
+    assert found.grade(problem, found.reference(problem)).score == 1.0
+
+
+def test_the_labels_of_a_data_set_on_the_hub_have_their_names(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = {"text": ["good", "bad", "?"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train-00000.parquet")
+    found = [row.record["label"] for row in hub_rows("mine", str(tmp_path), None, "train")]
+    assert found == ["pos", "neg", None]
+
+
 CHOICE = {"kind": "choice", "question": "q", "answer": "right", "choices": ["one", "two"]}
 FUNCTION = {"kind": "code", "question": "task", "answer": "solution", "tests": "asserts"}
 LABEL = {"kind": "label", "question": "text", "answer": "sentiment"}
@@ -127,6 +163,17 @@ NUMBER = {"kind": "number", "question": "q", "answer": "n"}
         ([{**QUIZ[0], "right": "E"}], CHOICE, DataError, "rows.jsonl:1: the answer 'E' is none of the choices A, B"),
         ([{**QUIZ[0], "right": "zebra"}], CHOICE, DataError, "rows.jsonl:1: the answer 'zebra' is none of the choices"),
         ([QUIZ[0], {"q": "?", "right": "A"}], CHOICE, DataError, "rows.jsonl:2: .*no column 'one'. There are: q,"),
+        ([{**QUIZ[0], "one": "1", "right": "1"}], CHOICE, DataError, "'1' may be A by its text, B by its place.*answer_as"),
+        ([{**QUIZ[0], "one": "B", "right": "B"}], CHOICE, DataError, "'B' may be A by its text, B by its letter"),
+        ([{**QUIZ[0], "right": 2}], CHOICE, DataError, "rows.jsonl:1: the answer '2' is none of the choices A, B"),
+        *(
+            ([{"q": "how many?", "n": n}], NUMBER, DataError, "rows.jsonl:1: column 'n' holds .* which is not one number")
+            for n in ("1 000", "1.234,5", "12:30", "10^6", "3-4")
+        ),
+        ([{"q": "how many?", "n": float("nan")}], NUMBER, DataError, "rows.jsonl:1: column 'n' is empty"),
+        ([{"q": [{"role": "user"}], "n": 1}], NUMBER, DataError, "rows.jsonl:1: column 'q' holds no text but a list"),
+        ([{"q": "half \ud800", "n": 1}], NUMBER, DataError, "rows.jsonl:1: column 'q' holds half a character"),
+        ([{**REVIEWS[0], "sentiment": "Neutral"}, *REVIEWS], LABEL, ConfigError, "'Neutral' and 'neutral' differ in case"),
         ([], NUMBER, DataError, "rows.jsonl holds no rows"),
         ([{**CODE[0], "asserts": ["assert 1"]}], FUNCTION, DataError, "no test in column 'asserts' calls a function"),
         (
