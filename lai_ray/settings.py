@@ -77,7 +77,7 @@ class BenchmarkSettings(Section):
     choices: str | list[str] | None = None
     """kind = "choice": the column that holds a list of them, or the columns that hold one each."""
     answer_as: Literal["letter", "place", "text"] | None = None
-    """kind = "choice": how the answer names one; a place counts from 0. None: as each row says, if it says it clearly."""
+    """kind = "choice": how the answer names one; places count from 0. None: as each row says, if it is clear."""
     tests: str | None = None
     """kind = "code": the column with the asserts."""
     labels: list[str] | None = None

@@ -9,9 +9,9 @@
     answer = "sentiment"
 
 choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, a
-place counted from 0, or the choice's own text (`answer_as` says which, where a row could mean two). number: the answer is a number, or a solution that ends in one. label:
-one of `labels`, or of the answers found in the file. exact: any short text. code: the answer is a Python function,
-`tests` the column with its asserts (a list or a text).
+place counted from 0, or the choice's own text (`answer_as` says which, where a row could mean two). number: the answer
+is a number, or a solution that ends in one. label: one of `labels`, or of the answers found in the file. exact: any
+short text. code: the answer is a Python function, `tests` the column with its asserts (a list or a text).
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class Own:
             raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
         text = str(value)
         if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(
-                f"column {name!r} holds half a character (a lone surrogate), which is no UTF-8: {text!r:.60}"
-            )
+            raise DataError(f"column {name!r} holds half a character (a lone surrogate), no UTF-8: {text!r:.60}")
         return text
 
     def made(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
@@ -418,9 +416,7 @@ def _plainly(answer: str, column: str) -> str:
         return f"{Decimal(bare.replace('−', '-')):f}"
     alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
     if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
-        raise DataError(
-            f"column {column!r} holds {answer[:60]!r}, which is not one number: write it with digits and a point"
-        )
+        raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
     return answer
 
 
