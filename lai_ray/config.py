@@ -38,7 +38,7 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     iterations: Annotated[int, Field(ge=0)] = 3
     seed: int = 0
-    storage: str = "runs"
+    storage: str = Field("runs", min_length=1)
     target: TargetSettings
     evaluate: EvaluateSettings
     schedule: ScheduleSettings = ScheduleSettings()
@@ -47,7 +47,7 @@ class Config(Section):
     curate: CurateSettings = CurateSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings | None = None
-    data: dict[str, str] = Field({})
+    data: dict[str, Annotated[str, Field(min_length=1)]] = Field({})
     """Where a benchmark's upstream files are, by its name: a folder here, or a name on the Hugging Face hub."""
     benchmark: list[BenchmarkSettings] = Field([])
     """The user's own data."""

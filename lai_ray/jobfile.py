@@ -36,7 +36,7 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
         )
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if _means_a_sweep(table):
@@ -55,7 +55,7 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def is_sweep(path: Path) -> bool:
     """Whether a file is a sweep's; what cannot be read is taken for a job, and said so when it is read."""
     try:
-        return _means_a_sweep(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _means_a_sweep(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
         return False
 
@@ -68,7 +68,7 @@ def _means_a_sweep(table: dict[str, Any]) -> bool:
 def chain(path: str | Path) -> list[Path]:
     """A job file that can be read, then those that it extends, nearest first."""
     files = [Path(path)]
-    while parent := tomllib.loads(files[-1].read_text(encoding="utf-8")).get("extends"):
+    while parent := tomllib.loads(files[-1].read_text(encoding="utf-8-sig")).get("extends"):
         files.append(files[-1].parent / parent)
     return files
 

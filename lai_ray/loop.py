@@ -10,7 +10,7 @@ from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.rundir import Run
 from lai_ray.stages.curate import curate
-from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
+from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, evaluate
 from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.search import search
@@ -41,7 +41,9 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, config: Config,
     settings = improve_settings(config, i, encoder=encoder_for(config, target, run.record()))
     cases = diagnose(run.stage(i, "diagnose"), attempts, i, config, settings, executor)
     if not any(cases.counts.values()):
-        run.progress.say("  no mistakes anywhere: nothing to learn from; the target stays as it is", style="green")
+        run.progress.say(nothing_to_learn(run.stage(i, "diagnose")), style="green")
+        for skipped in ("instruct", "curate", "train"):
+            run.stage(i, skipped).reached()
         return target
     instructor = instructor_for(config, target, run.record())
     replies = instruct(run.stage(i, "instruct"), cases, settings, config, executor, instructor)

@@ -10,7 +10,7 @@ from lai_ray.records import Message
 from lai_ray.report import memory, outlook, tables
 from lai_ray.report.tables import Table
 from lai_ray.rundir import Run, flat, in_short
-from lai_ray.stages.forecast import ACCURACIES, before_evaluation, example_prompt
+from lai_ray.stages.forecast import ACCURACIES, LONGER, before_evaluation, by_a_model, example_prompt
 from lai_ray.stages.select import select
 from lai_ray.stages.trials import pools
 
@@ -75,22 +75,26 @@ def trials(config: Config) -> Table:
 def calls(config: Config) -> Table:
     """Instructor calls, tokens and money of one iteration for stated accuracies, before any mistake is known."""
     price = price_of(config.instructor.model_dump())
+    length = f"{LONGER} times as long as" if by_a_model(config) else "as long as"
     columns = ["dataset", "training accuracy", "mistakes", "samples a request", "calls", "tokens", "US$", "minutes"]
     table = Table(
         "Instructor calls in one iteration", columns,
         note="If every sample is accepted; further rounds ask for what the checks refuse. Tokens are estimated: one "
-        "for four characters, a sample as long as a training problem with its answer; those of GPT-4 for GSM8K that "
-        "the paper's authors published are 1.8 times as long. Below it, at most: a token for every byte sent, and "
-        "every reply as long as instructor.max_tokens allows. " + _pace(config),
+        f"for four characters, a sample {length} a training problem with its answer. Below it, at most: a token for "
+        "every byte sent, and every reply as long as instructor.max_tokens allows. " + _pace(config),
     )  # fmt: skip
     for accuracy in ACCURACIES if config.iterations else ():
         for name, found in before_evaluation(config, accuracy).items():
             usd = f"{price.usd(found.likely):,.2f}\n≤ {price.usd(found.worst):,.2f}" if price else "–"
             tokens = f"{found.likely.tokens:,}\n≤ {found.worst.tokens:,}"
             lasting = "–" if config.instructor.in_cluster else f"{minutes(found.likely, config):.1f}"
-            cells = [found.mistakes, found.samples_per_request, found.likely.calls, tokens, usd, lasting]
+            each = f"{found.samples_per_request}"
+            each += f"\n{found.fit} fit" if found.fit < found.samples_per_request else ""
+            cells = [found.mistakes, each, found.likely.calls, tokens, usd, lasting]
             table.rows.append([name, f"{accuracy:.0%}", *map(str, cells)])
     table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
+    if price is None and table.rows:
+        table.note += " For money set instructor.usd_per_million_input and instructor.usd_per_million_output."
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lai_ray.journal import journal
 from lai_ray.loop import loop
 from lai_ray.objects import Objects, is_url
 from lai_ray.progress import Progress
-from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance, put_logs
+from lai_ray.rundir import Driver, Run, Stopped, check_until, identity_of, provenance, put_logs
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
@@ -30,8 +31,6 @@ from lai_ray.submission import shared_storage
 
 BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
 """Where a start may stop without a word to the instructor."""
-IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
-"""Stages that a search has once for each pool or trial."""
 
 
 def place(config: Config) -> str:
@@ -47,6 +46,8 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         shared_storage(config.storage)
     _check_storage(config)
+    for strategy in config.strategies:
+        plugins.load("strategies", strategy)
     for i in {0, config.iterations}:
         for each in select(config, i):
             if each.split == "dev" and next(iter(each), None) is None:
@@ -65,9 +66,11 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
             benchmark(config, name)
     for name in config.data:
         benchmark(config, name)
-    for strategy in config.strategies:
-        plugins.load("strategies", strategy)
-    plugins.load("engines", config.target.engine)
+    if not hasattr(plugins.load("engines", config.target.engine), "generate"):
+        raise ConfigError(
+            f"target.engine = {config.target.engine!r} asks a server and runs no model: a target is trained, so its "
+            "weights must be here. Use vllm."
+        )
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):
         models.locate(config.contrast.encoder, setting="contrast.encoder")
@@ -88,6 +91,8 @@ def key_note(config: Config) -> str | None:
 def _check_storage(config: Config) -> None:
     """What an object store cannot hold is said before anything starts. Sends no request."""
     if not is_url(config.storage):
+        if os.path.exists(config.storage) and not os.path.isdir(config.storage):
+            raise ConfigError(f"storage = {config.storage!r} is a file; name a folder")
         return
     Objects(config.storage)
     if config.iterations and config.cluster.train_state_every:
@@ -106,6 +111,14 @@ def _check_instructor(config: Config, *, asked: bool) -> None:
             f"instructor.engine = {settings.engine!r} answers no requests of an instructor. Use openai (a server), or "
             "vllm (a model in the cluster)."
         )
+    url = settings.base_url
+    if url is not None and "://" not in url:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", url):
+            raise ConfigError(
+                f"instructor.base_url = {url!r} is no address: write http:// or https:// before it, as in "
+                "http://127.0.0.1:8000/v1 (or name a context manager that starts a server, as my_pkg.my_file:serve)"
+            )
+        plugins.attribute(url, what="instructor.base_url")
     if settings.in_cluster:
         if settings.model == "target":
             settings = settings.model_copy(update={"model": config.target.model})
@@ -146,10 +159,7 @@ def run_job(
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
     check_names(config, until)
-    if config.search is not None and (until or "").rpartition("/")[2] in IN_A_SEARCH:
-        raise ConfigError(
-            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
-        )
+    check_until(config, until)
     where = place(config)
     sources = reusable(reuse, where)
     driver = Driver(where)

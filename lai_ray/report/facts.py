@@ -11,7 +11,7 @@ from lai_ray.instructor.ledger import Spent, spent_in
 from lai_ray.records import Attempt
 from lai_ray.rundir import STAGES, Run, Stage
 from lai_ray.stats import Interval, paired, score
-from lai_ray.store import View
+from lai_ray.store import View, key_of
 
 POOLED = ("diagnose", "instruct", "curate")
 """The stages of a pool."""
@@ -143,8 +143,11 @@ def attempts(iteration: Iteration, part: str) -> View[Attempt]:
 
 
 def verdicts(iteration: Iteration, name: str) -> dict[str, bool]:
-    """Right or not, by problem, on one test."""
-    return {attempt.id: attempt.right for attempt in attempts(iteration, f"{name}.test")}
+    """Right or not, by problem, on one test: by its id, which says its row, and its content: files differ."""
+    return {
+        f"{attempt.id} {key_of(attempt.problem.question, attempt.problem.answer)}": attempt.right
+        for attempt in attempts(iteration, f"{name}.test")
+    }
 
 
 def change(first: Iteration, last: Iteration, name: str, confidence: float) -> Interval | None:

@@ -26,11 +26,17 @@ class Chapter:
 
 
 def some_case(run: Run) -> str:
-    """The id of a problem whose story is whole: the first that has a kept sample. Raises ConfigError when none has."""
+    """The id of a problem with a story: the first that has a kept sample, else the first mistake that was taken up.
+
+    Raises ConfigError when there is neither.
+    """
     for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
         for sample in _records(pool, "curate", "samples.jsonl", Sample):
             return sample.id.partition("#")[0]
-    raise ConfigError(f"{run.store.where}: no sample was kept yet, so there is no story to tell")
+    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+        for case in _records(pool, "diagnose", "cases.jsonl", Case):
+            return case.attempt.problem.id
+    raise ConfigError(f"{run.store.where}: no mistake was taken up yet, so there is no story to tell")
 
 
 def story(run: Run, problem_id: str) -> list[Chapter]:

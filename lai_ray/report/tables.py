@@ -183,12 +183,13 @@ def side_by_side(runs: list[Run]) -> list[Table]:
     table = Table(
         "Runs side by side: last test scores, percent",
         ["run", "strategy", "test", "first", "last", "change", f"against {runs[0].name}"],
-        note="The last column is the paired difference of the last answers, over the problems both runs answered.",
+        note="The last column is the paired difference of the last answers, over the problems both runs answered; a "
+        "dash where they have none in common.",
     )
     for run in runs:
         measured = [i for i in facts.iterations(run) if i.tested]
         for name in facts.tests(run):
-            change = facts.change(measured[0], measured[-1], name, level)
+            change = facts.change(measured[0], measured[-1], name, level) if len(measured) > 1 else None
             first, last = (facts.score_on(i, name, level) for i in (measured[0], measured[-1]))
             against = None if run is runs[0] else _against(runs[0], run, name, level)
             table.rows.append(

@@ -130,6 +130,18 @@ def diagnose(
     return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
 
 
+def nothing_to_learn(stage: Stage) -> str:
+    """What is said of a finished diagnosis without a case."""
+    left_out = sum(stage.facts().get("in_tests", {}).values())
+    why = (
+        f"no mistake is left beside the {left_out} training problems that also stand in a test "
+        "(evaluate.learn_from_copies = true keeps them)"
+        if left_out
+        else "no mistakes anywhere"
+    )
+    return f"  {why}: nothing to learn from; the target stays as it is"
+
+
 def _embed_together(
     strategies: dict[str, Strategy], views: dict[str, Without], settings: Improve, remembering: Remembering
 ) -> None:

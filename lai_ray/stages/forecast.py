@@ -1,8 +1,8 @@
 """What an iteration's instructor calls will come to, before they are paid for.  cases -> calls and tokens
 
-Prompts are rendered, so their characters are known. A token is taken for four of them, a sample in a reply to be as
-long as a training problem with its reference answer, and every sample to be accepted, until an earlier iteration of the
-run has shown how this provider counts and how this instructor answers.
+Prompts are rendered, so their characters are known. A token is taken for four of them, a sample in a reply to be 1.8
+times as long as a training problem with its reference answer (`LONGER`), and every sample to be accepted, until an
+earlier iteration of the run has shown how this provider counts and how this instructor answers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ ACCURACIES = (0.3, 0.6, 0.9)
 """Accuracies on the training problems for which the calls are worked out before any mistake is known."""
 LOOKED_AT = 200
 """Training problems whose length is taken."""
+LONGER = 1.8
+"""A model's samples beside the training problems: GPT-4's for GSM8K, 4,000 of which the paper's authors published, have
+questions of 335 characters and answers of 584, and GSM8K's own have 235 and 287."""
 AROUND_A_SAMPLE = 24
 """Characters of a reply beside question and answer: "1. Question: ", "Answer: ", empty lines."""
 
@@ -51,17 +54,26 @@ class Forecast:
 
     mistakes: int
     samples_per_request: int
+    fit: int
+    """So many of them a reply has room for (instructor.max_tokens)."""
     likely: Amount
     worst: Amount
     """The same calls, each at its worst."""
 
 
 def usual_habits(config: Config, dataset: str) -> Habits:
-    """Before anything was asked: a quarter of a token a character, samples like the training problems."""
+    """Before anything was asked: a quarter of a token a character, samples like the training problems, or longer."""
     found = benchmark(config, dataset)
     some = list(itertools.islice(part(config, dataset, "train"), LOOKED_AT))
     length = sum(len(found.show(problem)) + len(found.reference(problem)) for problem in some) / max(len(some), 1)
-    return Habits(1 / CHARACTERS_PER_TOKEN, (length + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
+    longer = LONGER if by_a_model(config) else 1.0
+    return Habits(1 / CHARACTERS_PER_TOKEN, (length * longer + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
+
+
+def by_a_model(config: Config) -> bool:
+    """Whether a language model writes the samples, as far as the job says: a "module:serve" may be anything."""
+    url = config.instructor.base_url
+    return url is None or "://" in url
 
 
 def shown_habits(run: Run, dataset: str, before: int, solved_again: bool = False) -> Habits | None:
@@ -97,9 +109,14 @@ def samples_wanted(config: Config, dataset: str) -> int:
     return max(of_dataset(size, dataset) for size in listed)
 
 
-def calls_wanted(wanted: int, samples_per_request: int, habits: Habits) -> int:
+def calls_wanted(wanted: int, samples_per_request: int, habits: Habits, config: Config) -> int:
     """Calls until so many samples are accepted, further rounds included."""
-    return math.ceil(wanted / samples_per_request / max(habits.accepted, 0.01))
+    return math.ceil(wanted / _fit(samples_per_request, habits, config) / max(habits.accepted, 0.01))
+
+
+def _fit(samples_per_request: int, habits: Habits, config: Config) -> int:
+    """Of so many samples those for which a reply has room; one is always cut off in the middle."""
+    return max(1, min(samples_per_request, int(config.instructor.max_tokens / max(habits.tokens_per_sample, 1))))
 
 
 def forecast_of(
@@ -107,17 +124,18 @@ def forecast_of(
 ) -> Forecast:
     """What these prompts will come to, and the paid check of their samples. numbers: a dataset's in plan.json."""
     each = numbers["samples_per_request"]
+    fit = _fit(each, habits, config)
     sent = sum(map(characters, prompts))
     reply = min(each * habits.tokens_per_sample, config.instructor.max_tokens)
     likely = Amount(len(prompts), round(sent * habits.tokens_per_character), round(len(prompts) * reply))
     worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
     if config.curate.solve_again:
-        problems, calls = _problems(config, dataset), len(prompts) * each
+        problems, calls = _problems(config, dataset), len(prompts) * fit
         usual, longest = problems[len(problems) // 2], problems[-1]
         said = round(min(habits.tokens_per_sample, config.instructor.max_tokens) * calls)
         likely += Amount(calls, round(characters(usual) * habits.tokens_per_character * calls), said)
         worst += worst_case(longest, config.instructor.max_tokens).times(calls)
-    return Forecast(numbers["cases"], each, likely, worst)
+    return Forecast(numbers["cases"], each, fit, likely, worst)
 
 
 def _problems(config: Config, dataset: str) -> list[list[Message]]:
@@ -139,7 +157,7 @@ def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, F
             habits = shown_habits(stage.run, dataset, iteration, config.curate.solve_again) or usual_habits(
                 config, dataset
             )
-            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits)
+            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits, config)
             prompts = _prompts(view, iteration, config, dataset, numbers["samples_per_request"], calls)
             yield dataset, forecast_of(dataset, prompts, numbers, config, habits)
 
@@ -164,7 +182,7 @@ def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
         blind = getattr(strategy_for(config, 0, name), "any_verdict", False)
         numbers = planned([], wanted, n if blind else max(round(n * (1 - accuracy)), 1))
         habits = usual_habits(config, name)
-        asked = calls_wanted(wanted, numbers["samples_per_request"], habits) * pools(config)
+        asked = calls_wanted(wanted, numbers["samples_per_request"], habits, config) * pools(config)
         prompts = [example_prompt(config, name, numbers["samples_per_request"])] * asked
         found[name] = forecast_of(name, prompts, numbers, config, habits)
     return found

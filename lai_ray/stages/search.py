@@ -18,7 +18,7 @@ from lai_ray.errors import StageError
 from lai_ray.records import Attempt
 from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
-from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings
+from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, key_for
 from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.train import content_of, examples_from, name_of
@@ -54,7 +54,8 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
     stage = run.stage(i, "search")
     pools = _pools(run, i, attempts, target, config, executor)
     if not any(sum(pool.counts.values()) for pool in pools.values()):
-        run.progress.say("  no mistakes anywhere: nothing to learn from; the target stays as it is", style="green")
+        one = f"iteration_{i}/search/{next(iter(pools))}/diagnose"
+        run.progress.say(nothing_to_learn(Stage(run, one)), style="green")
         return target
     plans = _plans(i, attempts, target, config, pools)
     key = key_of(target.identity, [plan.key for plan in plans])

@@ -144,7 +144,7 @@ def _settings(path: Path) -> SweepSettings:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such sweep file. {suggestion(path.name, near)}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if "job" not in table and {"extends", "target", "instructor"} & set(table):
             raise ConfigError(
                 f"{path}: this is a job file, not a sweep: `lai run {path}`. A sweep names one, as job = …"

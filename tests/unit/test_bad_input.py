@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lai_ray import plan, plugins, start
+from lai_ray import jobfile, plan, plugins, start
 from lai_ray.benchmarks import _sandbox
 from lai_ray.cli import app
 from lai_ray.errors import ConfigError, DataError
@@ -48,6 +48,29 @@ def test_a_row_of_upstream_data_that_is_none_is_said_with_its_place(tmp_path, ro
 def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'gsm8k'"):
         start.check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"instructor__base_url": "localhost:8000/v1"}, "'localhost:8000/v1' is no address: write http:// or https://"),
+        ({"instructor__base_url": "api.openai.com"}, "'api.openai.com' is no address"),
+        ({"instructor__base_url": "no_such_module:serve"}, "'no_such_module:serve' cannot be imported"),
+        ({"target__engine": "openai"}, "target.engine = 'openai' asks a server and runs no model"),
+    ],
+)
+def test_what_would_fail_in_the_middle_of_a_run_is_said_before_it(tmp_path, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        start.check_names(job(tmp_path, **settings))
+
+
+def test_an_empty_storage_is_no_root_and_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        start.check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
+    for key in ("storage", "data.gsm8k"):
+        with pytest.raises(ConfigError, match=f"{key}: string should have at least 1 character"):
+            jobfile.read("jobs/quickstart.toml", [f"{key}="])
 
 
 def test_a_job_whose_data_is_bad_is_never_called_sound(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from rich.console import Console
 
 from lai_ray import start
 from lai_ray.errors import ConfigError, StageError
@@ -136,6 +139,46 @@ def test_more_iterations_and_another_test_are_the_same_run(tmp_path):
     assert "word_problems_plus.test" in run.stage(0, "evaluate").store.get_json("scores.json")
     with pytest.raises(ConfigError, match="may grow, not shrink"):
         start.run_job(job(tmp_path), executor=LocalExecutor())
+
+
+@pytest.mark.parametrize(
+    ("until", "said"),
+    [
+        ("5/curate", "there is no such stage; curate is of iteration 0 alone .iterations = 1"),
+        ("x/curate", "there is no such stage; curate is of iteration 0 alone"),
+        ("2/evaluate", "there is no such stage; evaluate is of iterations 0 to 1"),
+        ("search", "this job has no .search."),
+    ],
+)
+def test_until_a_stage_that_is_never_reached_is_refused(tmp_path, until, said):
+    executor = LocalExecutor()
+    with pytest.raises(ConfigError, match=f"--until {until}: {said}"):
+        start.run_job(job(tmp_path), until=until, executor=executor)
+    assert not executor.asked
+
+
+def test_until_a_stage_that_is_skipped_stops_there_too(tmp_path):
+    pretend_model(tmp_path / "perfect", skill=100)
+    outcome = start.run_job(
+        job(tmp_path, target__model=str(tmp_path / "perfect")), until="curate", executor=LocalExecutor()
+    )
+    assert outcome.stopped_at == "iteration_0/curate"
+
+
+def test_when_all_training_problems_stand_in_a_test_that_is_the_reason_given(tmp_path, capsys):
+    rows = [
+        {"question": f"Ann has {i} red rings and finds {i} more. How many?", "answer": str(2 * i)} for i in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mine = {
+        "name": "mine",
+        "kind": "number",
+        "train": str(tmp_path / "rows.jsonl"),
+        "test": str(tmp_path / "rows.jsonl"),
+    }
+    table = {"benchmark": [mine], "evaluate__learn_from": ["mine"], "evaluate__report_on": ["mine"]}
+    start.run_job(job(tmp_path, **table), executor=LocalExecutor(), console=Console(width=200))
+    assert "no mistake is left beside the 40 training problems that also stand in a test" in capsys.readouterr().out
 
 
 def test_until_stops_after_the_stage_and_the_same_command_goes_on(tmp_path):

@@ -171,7 +171,7 @@ NUMBER = {"kind": "number", "question": "q", "answer": "n"}
             for n in ("1 000", "1.234,5", "12:30", "10^6", "3-4")
         ),
         ([{"q": "how many?", "n": float("nan")}], NUMBER, DataError, "rows.jsonl:1: column 'n' is empty"),
-        ([SUMS[0], {"q": [{"role": "user"}], "n": 1}], NUMBER, DataError, "jsonl:2: column 'q' holds no text but a list"),
+        ([SUMS[0], {"q": [{"role": "user"}], "n": 1}], NUMBER, DataError, ":2: column .q. holds no text but a list"),
         ([{"q": "half \ud800", "n": 1}], NUMBER, DataError, "rows.jsonl:1: column 'q' holds half a character"),
         ([{**REVIEWS[0], "sentiment": "Neutral"}, *REVIEWS], LABEL, ConfigError, "'Neutral' and 'neutral' differ"),
         ([], NUMBER, DataError, "rows.jsonl holds no rows"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from lai_ray import start
 from lai_ray.errors import ConfigError
 from lai_ray.report import facts, story, tables
+from lai_ray.rundir import Run
 from lai_ray.stats import paired, score
 from tests.local import LocalExecutor, job
 
@@ -88,5 +92,24 @@ def test_a_story_of_an_unknown_problem_says_what_ids_look_like(run):
 def test_a_run_that_was_stopped_early_still_has_a_report(tmp_path):
     run = start.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor()).run
     assert tables.one_run(run)[0].title == "Test scores, percent"
-    with pytest.raises(ConfigError, match="no sample was kept yet"):
+    titles = [chapter.title for chapter in story.story(run, story.some_case(run))]
+    assert titles[0] == "iteration 0: the target answers"
+    run = start.run_job(job(tmp_path / "other"), until="evaluate", executor=LocalExecutor()).run
+    with pytest.raises(ConfigError, match="no mistake was taken up yet"):
         story.some_case(run)
+
+
+def test_runs_with_different_tests_or_one_measurement_are_not_subtracted(tmp_path):
+    def finished(name: str, questions: str, **changes: Any) -> Run:
+        rows = [{"question": f"{questions} {i} and {i}?", "answer": str(2 * i)} for i in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        mine = {"name": "mine", "kind": "number", "test": str(tmp_path / f"{name}.jsonl")}
+        table = {"benchmark": [mine], "evaluate__report_on": ["mine"], "iterations": 1, **changes}
+        return start.run_job(job(tmp_path / name, **table), executor=LocalExecutor()).run
+
+    sums, other = finished("one", "What is"), finished("two", "How many are", iterations=0)
+    [table] = tables.side_by_side([sums, other, finished("three", "What is")])
+    changes, against = ([row[place] for row in table.rows] for place in (-2, -1))
+    assert changes[0] != "–" and changes[1] == "–", "measured once"
+    assert against[1] == "–", "no question in common"
+    assert "+0.0" in against[2]
