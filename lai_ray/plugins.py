@@ -15,6 +15,14 @@ from lai_ray.errors import ConfigError
 
 ATTRIBUTES = {"benchmarks": "BENCHMARK", "strategies": "STRATEGY", "engines": "ENGINE"}
 
+SINGULAR = {"benchmarks": "benchmark", "strategies": "strategy", "engines": "engine"}
+SHAPES: dict[str, tuple[str, ...]] = {
+    "benchmarks": ("name", "splits", "load", "problem", "prompt", "grade"),
+    "strategies": ("name", "uses_neighbours", "cases", "next_messages", "samples"),
+    "engines": (),
+}
+"""What a plug-in of each kind is known by; `lai_ray.contracts` has all of it."""
+
 
 def suggestion(name: str, known: list[str]) -> str:
     """ "Did you mean 'lec'? " when something known is close to `name`, else nothing."""
@@ -34,12 +42,17 @@ def load(kind: str, name: str) -> Any:
     Raises ConfigError when there is none, with the names there are.
     """
     if ":" in name:
-        return attribute(name, what=kind)
+        found = attribute(name, what=kind)
+        if lacking := [wanted for wanted in SHAPES[kind] if not hasattr(found, wanted)]:
+            raise ConfigError(
+                f"{name!r} is no {SINGULAR[kind]}: it has no {', '.join(lacking)}; "
+                "lai_ray/contracts.py says what one must offer."
+            )
+        return found
     known = available(kind)
     if name not in known:
-        singular = {"benchmarks": "benchmark", "strategies": "strategy", "engines": "engine"}[kind]
         raise ConfigError(
-            f"no {singular} is called {name!r}. {suggestion(name, known)}"
+            f"no {SINGULAR[kind]} is called {name!r}. {suggestion(name, known)}"
             f'There are: {", ".join(known)}. Your own is named by import: "my_pkg.my_file:{ATTRIBUTES[kind]}".'
         )
     return getattr(importlib.import_module(f"lai_ray.{kind}.{name}"), ATTRIBUTES[kind])

@@ -150,7 +150,16 @@ def test_a_name_that_two_benchmarks_share_or_no_file_can_have_is_refused(tmp_pat
         job(tmp_path, **settings)
 
 
-SLASHED = SimpleNamespace(name="a/b")
+SLASHED = SimpleNamespace(**dict.fromkeys(plugins.SHAPES["benchmarks"], None) | {"name": "a/b"})
+
+
+def test_what_is_no_benchmark_and_no_strategy_is_said_with_what_it_lacks(tmp_path):
+    for settings, lacks in (
+        ({"evaluate__learn_from": ["tests.tiny_model:tiny_model"]}, "is no benchmark: it has no name, splits, load"),
+        ({"schedule__strategy": "tests.tiny_model:tiny_model"}, "is no strategy: it has no name, uses_neighbours"),
+    ):
+        with pytest.raises(ConfigError, match=lacks):
+            start.check_names(job(tmp_path, **settings))
 
 
 @pytest.mark.parametrize("path", ["jobs/mistral_7b.toml", "jobs/llama3_8b.toml"])
