@@ -112,7 +112,7 @@ class Own:
         value = self.column(record, name)
         if value is None or not str(value).strip() or value != value:  # pandas writes NaN where nothing was
             raise DataError(f"column {name!r} is empty")
-        if not isinstance(value, str | int | float):
+        if isinstance(value, Mapping | list | tuple | set | bytes):
             raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
         text = str(value)
         if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
@@ -411,7 +411,8 @@ def _told_apart(name: str, labels: tuple[str, ...]) -> None:
 
 def _plainly(answer: str, column: str) -> str:
     """A number that stands alone, as digits; a solution as it is. Raises DataError for what only looks like one."""
-    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", answer.strip().removeprefix("$").removesuffix("%").strip())
+    bare = re.sub(r"^([-+−]?)\s*[$€£¥₹]\s*", r"\1", answer.strip().removesuffix("%").strip())
+    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", bare)
     if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
         return f"{Decimal(bare.replace('−', '-')):f}"
     alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
