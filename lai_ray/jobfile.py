@@ -16,6 +16,9 @@ from lai_ray.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.plugins import suggestion
 
+IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
+"""Stages that a search has once for each pool or trial."""
+
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Config:
     """The job in a TOML file, with `key=value` overrides. Raises ConfigError, which says where and what instead."""
@@ -63,6 +66,27 @@ def is_sweep(path: Path) -> bool:
 def _means_a_sweep(table: dict[str, Any]) -> bool:
     """It names a job, and has nothing of one."""
     return "job" in table and not {"extends", "target", "instructor"} & set(table)
+
+
+def check_until(config: Config, until: str | None) -> None:
+    """Raises ConfigError for a stage that a run of this job does not come to: it would go on to its end."""
+    if until is None:
+        return
+    number, _, stage = until.removeprefix("iteration_").rpartition("/")
+    last = config.iterations if stage == "evaluate" else config.iterations - 1
+    if number and not (number.isdecimal() and int(number) <= last):
+        has = f"iterations 0 to {last}" if last > 0 else "iteration 0 alone" if last == 0 else "no iteration"
+        raise ConfigError(
+            f"--until {until}: there is no such stage; {stage} is of {has} (iterations = {config.iterations})"
+        )
+    if last < 0:
+        raise ConfigError(f"--until {until}: with iterations = 0 there is only evaluate")
+    if config.search is None and stage == "search":
+        raise ConfigError(f"--until {until}: this job has no [search]")
+    if config.search is not None and stage in IN_A_SEARCH:
+        raise ConfigError(
+            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
+        )
 
 
 def chain(path: str | Path) -> list[Path]:

@@ -34,8 +34,6 @@ from lai_ray.store import Answers, Store, View, encode, key_of
 T = TypeVar("T")
 
 STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
-IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
-"""Stages that a search has once for each pool or trial."""
 ASKED_AGAIN = ("evaluate", "instruct")
 """Stages of which a run has several that may ask alike."""
 HEARTBEAT = 10.0
@@ -48,27 +46,6 @@ HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_milli
 """Instructor settings that say how it is reached and what it costs, not what it is asked."""
 HOW_SEARCHED = ("max_concurrent", "keep_weights")
 """Settings of a search that say how it is carried out, not what is tried."""
-
-
-def check_until(config: Config, until: str | None) -> None:
-    """Raises ConfigError for a stage that a run of this job does not come to: it would go on to its end."""
-    if until is None:
-        return
-    number, _, stage = until.removeprefix("iteration_").rpartition("/")
-    last = config.iterations if stage == "evaluate" else config.iterations - 1
-    if number and not (number.isdecimal() and int(number) <= last):
-        has = f"iterations 0 to {last}" if last > 0 else "iteration 0 alone" if last == 0 else "no iteration"
-        raise ConfigError(
-            f"--until {until}: there is no such stage; {stage} is of {has} (iterations = {config.iterations})"
-        )
-    if last < 0:
-        raise ConfigError(f"--until {until}: with iterations = 0 there is only evaluate")
-    if config.search is None and stage == "search":
-        raise ConfigError(f"--until {until}: this job has no [search]")
-    if config.search is not None and stage in IN_A_SEARCH:
-        raise ConfigError(
-            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
-        )
 
 
 class Stopped(Exception):
@@ -116,8 +93,7 @@ class Stage:
 
         rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
 
-        A target that stays as it is, or was a trial of a search, has answered before: those answers count as well, and
-        so do the replies of a search's other pools, some of which may be to the same requests.
+        A target that stays, or was a trial, has answered before, and pools of a search may ask alike: that counts too.
         """
         mine, folder = self.store.inside("answers"), f"{self.name}/answers"
         before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name in ASKED_AGAIN else []

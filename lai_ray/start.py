@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from lai_ray import models, plugins
+from lai_ray import jobfile, models, plugins
 from lai_ray.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
@@ -22,7 +22,7 @@ from lai_ray.journal import journal
 from lai_ray.loop import loop
 from lai_ray.objects import Objects, is_url
 from lai_ray.progress import Progress
-from lai_ray.rundir import Driver, Run, Stopped, check_until, identity_of, provenance, put_logs
+from lai_ray.rundir import Driver, Run, Stopped, identity_of, provenance, put_logs
 from lai_ray.stages import trials
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
@@ -66,7 +66,8 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
             benchmark(config, name)
     for name in config.data:
         benchmark(config, name)
-    if not hasattr(plugins.load("engines", config.target.engine), "generate"):
+    engine = plugins.load("engines", config.target.engine)
+    if hasattr(engine, "call") and not hasattr(engine, "generate"):
         raise ConfigError(
             f"target.engine = {config.target.engine!r} asks a server and runs no model: a target is trained, so its "
             "weights must be here. Use vllm."
@@ -159,7 +160,7 @@ def run_job(
     `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
     """
     check_names(config, until)
-    check_until(config, until)
+    jobfile.check_until(config, until)
     where = place(config)
     sources = reusable(reuse, where)
     driver = Driver(where)

@@ -18,7 +18,6 @@ from typing import Any
 from lai_ray import jobfile
 from lai_ray.config import Config
 from lai_ray.errors import ConfigError
-from lai_ray.rundir import check_until
 
 ADDRESS = "http://127.0.0.1:8265"
 """Where Ray's dashboard listens unless it is told otherwise."""
@@ -94,7 +93,7 @@ def of(job: Path, overrides: Sequence[str] = (), *, until: str | None = None, re
     where others can read them.
     """
     config = jobfile.read(job, list(overrides))
-    check_until(config, until)
+    jobfile.check_until(config, until)
     for other in reuse:
         if not _everywhere(other):
             raise ConfigError(f"--reuse {other} is a relative path: name the run's folder as every node sees it")

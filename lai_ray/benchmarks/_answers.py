@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
+
+from lai_ray.errors import DataError
 
 MARKER = "####"
 _LONGEST = 40
@@ -118,3 +121,15 @@ def _worked_out(chain: str) -> Fraction | None:
             product = value if product is None else product / value if divide else product * value
             divide = False
     return total + sign * (product or 0)
+
+
+def plainly(answer: str, column: str) -> str:
+    """A number that stands alone, as digits; a solution as it is. Raises DataError for what only looks like one."""
+    bare = re.sub(r"^([-+−]?)\s*[$€£¥₹]\s*", r"\1", answer.strip().removesuffix("%").strip())
+    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", bare)
+    if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
+        return f"{Decimal(bare.replace('−', '-')):f}"
+    alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
+    if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
+        raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
+    return answer

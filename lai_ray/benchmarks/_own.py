@@ -19,27 +19,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from lai_ray.benchmarks._answers import MARKER
+from lai_ray.benchmarks._answers import MARKER, plainly
 from lai_ray.benchmarks._choices import ChoiceBenchmark, checked
 from lai_ray.benchmarks._code import CodeBenchmark
 from lai_ray.benchmarks._code_rules import defined_names
 from lai_ray.benchmarks._code_samples import header
 from lai_ray.benchmarks._math import MathBenchmark
 from lai_ray.benchmarks._math_rules import final_number, marked
+from lai_ray.benchmarks._own_rows import found_labels, own_rows, told_apart
 from lai_ray.benchmarks._samples import answer_pieces, choice_pieces
-from lai_ray.benchmarks._upstream import Row, hub_rows, read_rows
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
 from lai_ray.plugins import suggestion
 from lai_ray.records import Grade, Message, Piece, Problem
 from lai_ray.settings import BenchmarkSettings
 
-MOST_LABELS = 50
 LETTERS = "ABCDEFGHIJ"
 _COMMITTED = re.compile(r"\banswer(?:\s+is)?[\s*_]*[:=][\s*_\"'`]*([^\n]+)", re.I)
 
@@ -85,7 +81,7 @@ class Own:
         """The rows of one split. Raises ConfigError for a file or a column that is not there, DataError for a row."""
         if split not in self.splits:
             raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        for number, row in enumerate(_rows(self.settings, split)):
+        for number, row in enumerate(own_rows(self.settings, split)):
             try:
                 self.problem(row.record, split, 0)
             except LaiError as error:
@@ -145,7 +141,7 @@ class OwnNumber(Own, MathBenchmark):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the answer's column holds the number, or a solution that ends in it."""
-        solution = _plainly(self.text(record, self.settings.answer), self.settings.answer)
+        solution = plainly(self.text(record, self.settings.answer), self.settings.answer)
         found = final_number(solution)
         if found is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
@@ -229,7 +225,7 @@ class OwnChoice(Own, ChoiceBenchmark):
         return choice_pieces(reply, self._letters())
 
     def _letters(self) -> str:
-        first = next(_rows(self.settings, self.splits[0]), None)
+        first = next(own_rows(self.settings, self.splits[0]), None)
         return LETTERS[: len(self._texts(first.record))] if first else LETTERS[:4]
 
 
@@ -238,8 +234,8 @@ class OwnLabel(Own):
 
     def labels(self) -> tuple[str, ...]:
         """Those the job lists, or those in the file. Raises ConfigError where there are too many to be labels."""
-        found = tuple(self.settings.labels or _found_labels(self.settings, self.splits[0]))
-        _told_apart(self.name, found)
+        found = tuple(self.settings.labels or found_labels(self.settings, self.splits[0]))
+        told_apart(self.name, found)
         return found
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
@@ -358,67 +354,6 @@ class OwnCode(Own, CodeBenchmark):
 KINDS: dict[str, type[Any]] = {
     "number": OwnNumber, "choice": OwnChoice, "label": OwnLabel, "exact": OwnExact, "code": OwnCode,
 }  # fmt: skip
-
-
-def _rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
-    named = getattr(settings, split)
-    if settings.hub is not None:
-        yield from hub_rows(settings.name, settings.hub, settings.config, named)
-        return
-    path = Path(named).expanduser()
-    if not path.is_file():
-        what = f"{named!r} is a folder; name the file" if path.is_dir() else f"no file {named!r}"
-        raise ConfigError(f"benchmark {settings.name}: {what} (looked for {path.absolute()})")
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"benchmark {settings.name}: {path} holds no rows")
-    yield first
-    yield from rows
-
-
-@lru_cache(maxsize=32)
-def _labels_at(path: str, stamp: int, column: str) -> tuple[str, ...]:
-    return tuple(sorted({str(row.record[column]).strip() for row in read_rows(Path(path)) if column in row.record}))
-
-
-def _found_labels(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
-    if settings.hub is not None:
-        answers = (row.record.get(settings.answer) for row in _rows(settings, split))
-        found = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
-    else:
-        path = Path(getattr(settings, split)).expanduser()
-        found = _labels_at(str(path), path.stat().st_mtime_ns if path.is_file() else 0, settings.answer)
-    if len(found) > MOST_LABELS:
-        raise ConfigError(
-            f"benchmark {settings.name}: {len(found)} different answers in column {settings.answer!r} are no labels; "
-            'list `labels`, or use kind = "exact"'
-        )
-    return found
-
-
-@lru_cache(maxsize=32)
-def _told_apart(name: str, labels: tuple[str, ...]) -> None:
-    """Raises ConfigError for labels that a reply would not tell apart."""
-    known: dict[str, str] = {}
-    for label in labels:
-        if (other := known.setdefault(label.casefold(), label)) != label:
-            raise ConfigError(
-                f"benchmark {name}: the labels {other!r} and {label!r} differ in case alone, and a reply is read "
-                "without it. Write them alike in the data."
-            )
-
-
-def _plainly(answer: str, column: str) -> str:
-    """A number that stands alone, as digits; a solution as it is. Raises DataError for what only looks like one."""
-    bare = re.sub(r"^([-+−]?)\s*[$€£¥₹]\s*", r"\1", answer.strip().removesuffix("%").strip())
-    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", bare)
-    if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
-        return f"{Decimal(bare.replace('−', '-')):f}"
-    alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
-    if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
-        raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
-    return answer
 
 
 def _word(label: str) -> str:
