@@ -143,7 +143,12 @@ def attempts(iteration: Iteration, part: str) -> View[Attempt]:
 
 
 def verdicts(iteration: Iteration, name: str) -> dict[str, bool]:
-    """Right or not, by problem, on one test: by its id, which says its row, and its content: files differ."""
+    """Right or not, by problem, on one test."""
+    return {attempt.id: attempt.right for attempt in attempts(iteration, f"{name}.test")}
+
+
+def verdicts_by_content(iteration: Iteration, name: str) -> dict[str, bool]:
+    """The same for comparing runs, whose tests may be two files: an id says which row, and not what stood there."""
     return {
         f"{attempt.id} {key_of(attempt.problem.question, attempt.problem.answer)}": attempt.right
         for attempt in attempts(iteration, f"{name}.test")

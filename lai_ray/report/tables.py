@@ -202,7 +202,7 @@ def _against(base: Run, other: Run, name: str, level: float) -> Interval | None:
     ends = [[i for i in facts.iterations(run) if f"{name}.test" in i.scores()][-1:] for run in (base, other)]
     if not all(ends):
         return None
-    before, after = (facts.verdicts(end[0], name) for end in ends)
+    before, after = (facts.verdicts_by_content(end[0], name) for end in ends)
     return paired(before, after, level) if before.keys() & after.keys() else None
 
 

@@ -168,6 +168,7 @@ def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, monke
     assert all(not line["ask"] for line in asked(sweep)[before:]), "its replies were paid for before it failed"
 
 
+@pytest.mark.soak
 def test_where_the_first_of_a_pool_fails_the_next_asks_for_it(folder, monkeypatch):
     (folder / "two.toml").write_text('job = "job.toml"\nat_once = 3\n[grid]\ntrain.epochs = [1, 2, 3]\n')
     sweep = file.read(folder / "two.toml")
@@ -226,6 +227,7 @@ def test_a_sweep_in_a_bucket_has_its_logs_on_a_disk(folder, monkeypatch):
     assert runs._logs(sweep).is_relative_to(folder / "cache" / "logs")
 
 
+@pytest.mark.soak
 def test_smaller_sets_are_parts_of_the_largest(folder):
     (folder / "size.toml").write_text('job = "job.toml"\n[grid]\ncurate.samples_per_dataset = [10, 30, 20]\n')
     sweep = file.read(folder / "size.toml")
