@@ -71,7 +71,9 @@ class Config(Section):
             with suppress(ConfigError):
                 own[name] = str(getattr(load("benchmarks", name), "name", name))
         taken = {name: name for name in listed if name not in own}
-        taken |= {each["name"]: "[[benchmark]]" for each in table.get("benchmark") or [] if "name" in each}
+        mine = table.get("benchmark")
+        tables = [each for each in mine if isinstance(each, dict)] if isinstance(mine, list) else []
+        taken |= {each["name"]: "[[benchmark]]" for each in tables if isinstance(each.get("name"), str)}
         for name, called in own.items():
             if called != name and not re.fullmatch(OWN_NAME, called):
                 raise ValueError(f"{name} calls itself {called!r}; letters, digits, _, . and - make a name")

@@ -194,6 +194,10 @@ def _explain(where: str, problem: Any) -> str:
         return f"{where}: {path} is missing."
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
+    if path == "benchmark" and isinstance(given, dict):
+        return f"{where}: [benchmark] is a list of tables: write [[benchmark]], once for each data set of yours."
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        message += f' in quotation marks, "{given}" (on a command line \'{path}="{given}"\')'
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
     return f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}." if path else f"{where}: {message}."
 

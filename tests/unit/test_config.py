@@ -87,6 +87,15 @@ def test_a_file_that_is_not_there_names_its_neighbours(write):
         jobfile.read(write(MINIMAL).with_name("quikstart.toml"))
 
 
+def test_a_number_for_a_text_and_single_brackets_say_what_to_write(write):
+    with pytest.raises(
+        ConfigError, match='a valid string in quotation marks, "2024" .on a command line \'name="2024"\'.'
+    ):
+        jobfile.read(write(MINIMAL), ["name=2024"])
+    with pytest.raises(ConfigError, match=r"\[benchmark\] is a list of tables: write \[\[benchmark\]\]"):
+        jobfile.read(write(MINIMAL + '[benchmark]\nname = "own"\n'))
+
+
 def test_broken_toml_says_where(write):
     with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
         jobfile.read(write("a = 1\nb = \n"))
@@ -148,6 +157,19 @@ def test_a_benchmark_named_by_import_is_called_what_it_calls_itself_in_the_whole
 def test_a_name_that_two_benchmarks_share_or_no_file_can_have_is_refused(tmp_path, settings, said):
     with pytest.raises(ConfigError, match=said):
         job(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("wrong", ['[benchmark]\nname = "own"', "benchmark = [3]", "[[benchmark]]\nname = 3"])
+def test_own_data_that_is_no_list_of_tables_is_refused_and_no_traceback(write, wrong):
+    listed, rest = MINIMAL.split("[instructor]")
+    listed = listed.replace('["word_problems"]', f'["{PAPER}"]')
+    text = (
+        f"{wrong}\n{listed}[instructor]{rest}"
+        if "=" in wrong.splitlines()[0]
+        else f"{listed}[instructor]{rest}{wrong}\n"
+    )
+    with pytest.raises(ConfigError, match="benchmark"):
+        jobfile.read(write(text))
 
 
 SLASHED = SimpleNamespace(**dict.fromkeys(plugins.SHAPES["benchmarks"], None) | {"name": "a/b"})

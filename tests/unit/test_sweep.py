@@ -350,6 +350,7 @@ time.sleep(60)
     time.sleep(1)
     process.kill()
     until((folder / "asked").exists)
+    assert process.wait() == -signal.SIGKILL
 
 
 def until(what: Callable[[], bool]) -> None:
