@@ -155,7 +155,8 @@ def first_pool(config: Config) -> str | None:
     table = config.model_dump(mode="json", exclude=set(AFTER_REPLIES))
     table["schedule"] = [config.schedule.name(0, name) for name in config.evaluate.learn_from]
     table["search"] = sorted(pools(config, 0)) if config.search is not None else None
-    if not any(plugins.load("strategies", name).uses_neighbours for name in config.strategies):
+    asking = table["schedule"] if config.search is None else config.strategies
+    if not any(plugins.load("strategies", name).uses_neighbours for name in asking):
         table.pop("contrast")
     if config.instructor.reuse_across_seeds:
         table.pop("seed")

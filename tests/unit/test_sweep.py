@@ -305,6 +305,9 @@ def test_a_value_is_written_as_toml_reads_it(value):
          [["a-neighbours_1-seed_0"], ["a-neighbours_1-seed_0"], []]),
         ('seeds = [0]\n[grid]\ncontrast.neighbours = [1, 3]\n[arms.a]\nschedule.strategy = "lec"',
          [["a-neighbours_1-seed_0"], [], []]),
+        # Nor in the first iteration, where LEC comes later.
+        ('seeds = [0]\n[grid]\ncontrast.neighbours = [1, 3]\n[arms.a]\nschedule.strategy = ["le", "lec"]',
+         [["a-neighbours_1-seed_0"], ["a-neighbours_1-seed_0"], []]),
         # A search asks for the same pools as another, whatever its trials learn of them.
         ('seeds = [0]\n[arms.a]\nsearch.learning_rate = [1e-4]\n[arms.b]\nsearch.learning_rate = [1e-5]',
          [["a-seed_0"], [], ["a-seed_0"]]),
