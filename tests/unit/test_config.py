@@ -210,6 +210,54 @@ def test_an_edited_grader_is_other_code(tmp_path, monkeypatch):
     assert plugins.code_hash("my_grader") != before
 
 
+def test_code_that_a_grader_imports_counts_as_its_own():
+    found = plugins.sources(plugins.load("benchmarks", "word_problems_plus"))
+    assert "lai_ray.benchmarks.word_problems" in found, "it inherits grade from there"
+    assert "lai_ray.records" in found
+    assert not any(name.startswith(("lai_ray.distributed", "lai_ray.training")) for name in found)
+
+
+@pytest.mark.parametrize("line", ["import my_helper", "from my_helper import LIMIT", "def late():\n    import my_helper"])
+def test_an_edited_helper_beside_a_users_grader_is_other_code(tmp_path, monkeypatch, line):
+    (tmp_path / "my_other_grader.py").write_text(f"{line}\nimport json\nBENCHMARK = 1\n")
+    helper = tmp_path / "my_helper.py"
+    helper.write_text("LIMIT = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = plugins.code_hash("my_other_grader")
+    helper.write_text("LIMIT = 2\n")
+    assert plugins.code_hash("my_other_grader") != before
+    assert set(plugins.sources("my_other_grader")) == {"my_other_grader", "my_helper"}
+
+
+def test_code_in_a_users_package_is_followed_through_relative_imports(tmp_path, monkeypatch):
+    package = tmp_path / "my_followed"
+    (package / "inner").mkdir(parents=True)
+    for name, text in {
+        "__init__.py": "", "plug.py": "from . import near\nfrom .inner.far import X\n", "near.py": "",
+        "inner/__init__.py": "", "inner/far.py": "X = 1\n", "unused.py": "",
+    }.items():  # fmt: skip
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {name.partition(".")[2] for name in plugins.sources("my_followed.plug")}
+    assert found == {"", "plug", "near", "inner.far"}
+
+
+@pytest.mark.parametrize("name", ["lai_ray.stages.no_such_file", "no_such_package_at_all"])
+def test_code_that_is_not_there_has_no_hash(name):
+    with pytest.raises(ModuleNotFoundError, match=name):
+        plugins.code_hash(name)
+
+
+def test_code_that_imports_what_is_not_there_has_no_hash(tmp_path, monkeypatch):
+    package = tmp_path / "my_torn"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "plug.py").write_text("from my_torn.gone import X\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match=r"my_torn\.gone"):
+        plugins.code_hash("my_torn.plug")
+
+
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_path):
     with pytest.raises(ConfigError, match="api_key_env is no name of a variable") as refused:
         job(tmp_path, instructor__api_key_env="sk-planted-0815")
