@@ -1,5 +1,5 @@
 """`python -m lai_ray`, the same as `lai`."""
 
-from lai_ray.cli import main
+from lai_ray.cli.main import main
 
 main()

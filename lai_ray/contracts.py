@@ -15,7 +15,7 @@ from lai_ray.records import Answer, Attempt, Case, Grade, Message, Piece, Proble
 if TYPE_CHECKING:
     import numpy as np
 
-    from lai_ray.settings import InstructorSettings, LimitSettings, TrainSettings
+    from lai_ray.config.settings import InstructorSettings, LimitSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Model:
     """A target or encoder as engines and training see it: where its files are, and what it is."""
 
     path: str
-    """A folder on a disk, a hub name, or a URL in an object store, of which `lai_ray.weights.here` makes a folder."""
+    """A folder on a disk, a hub name, or a URL in an object store, which `storage.model_folders.here` fetches."""
     identity: str
     """Hash of what it is: weight files, hub commit, or the lineage of a trained one. Never a path."""
 
@@ -46,7 +46,7 @@ class Improve:
     show_answers: bool = False
     """LEC shows the target's own right response below each correct question."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.templates`."""
+    """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.prompts.templates`."""
     explain: bool = False
     """LE and LEC have the instructor say first what the mistake is."""
 
@@ -58,7 +58,7 @@ class Grading:
     rules: Literal["default", "paper"] = "default"
     """"paper": as the paper's official release grades, its defects kept; "default": those mended."""
     min_tier: str = "namespaces"
-    """The weakest isolation in which generated code may run; see `lai_ray.benchmarks._sandbox`."""
+    """The weakest isolation in which generated code may run; see `lai_ray.grading.sandbox.runner`."""
 
 
 DEFAULT_GRADING = Grading()

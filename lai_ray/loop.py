@@ -6,9 +6,8 @@ sits the test again. What `iteration_0/train` makes is the model that the paper 
 
 from __future__ import annotations
 
-from lai_ray.config import Config
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
-from lai_ray.rundir import Run
 from lai_ray.stages.curate import curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, evaluate
@@ -16,6 +15,7 @@ from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.search import search
 from lai_ray.stages.select import select
 from lai_ray.stages.train import train
+from lai_ray.storage.run import Run
 
 
 def loop(run: Run, config: Config, target: Model, executor: Executor) -> Model:

@@ -21,10 +21,11 @@ from typing import Any
 import jsonschema
 import yaml
 
-from lai_ray import jobfile, plugins
-from lai_ray.config import Config
+from lai_ray.cli.sweep import file as sweepfile
+from lai_ray.common import plugins
+from lai_ray.config import job_file
+from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
-from lai_ray.sweep import file as sweepfile
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "tests/schemas"
@@ -165,7 +166,7 @@ def of_command(line: str) -> list[str]:
     if command != ["python", "-m", "lai_ray", "run"]:
         return [f"not `python -m lai_ray run JOB`: {line}"]
     try:
-        jobfile.read(ROOT / job, shlex.split(line)[5:])
+        job_file.read(ROOT / job, shlex.split(line)[5:])
     except ConfigError as error:
         return [str(error)]
     return []
@@ -275,7 +276,7 @@ def of_dockerfile(text: str, kind: str) -> list[str]:
 def of_job(path: Path) -> list[str]:
     """A job file, up to where models and data would have to be there."""
     try:
-        return list(of_names(jobfile.read(path)))
+        return list(of_names(job_file.read(path)))
     except ConfigError as error:
         return [str(error)]
 

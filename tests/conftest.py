@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lai_ray.benchmarks import _sandbox
+from lai_ray.grading.sandbox import runner
 from tests import submitting
 
 REPO = Path(__file__).parent.parent
@@ -88,8 +88,8 @@ def tutor(tmp_path: Path) -> Iterator[Tutor]:
 def sandbox() -> None:
     """Skips where this machine does not lend what the sandbox needs."""
     try:
-        _sandbox.strongest("namespaces")
-    except _sandbox.SandboxRefusedError as refused:
+        runner.strongest("namespaces")
+    except runner.SandboxRefusedError as refused:
         pytest.skip(str(refused))
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray import config, jobfile, weights
-from lai_ray.benchmarks import _word_kinds as kinds
+from lai_ray.config import config, job_file
 from lai_ray.contracts import Model, Neighbours, Trained, TrainJob
-from lai_ray.objects import is_url
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.storage import model_folders
+from lai_ray.storage.objects import is_url
 from lai_ray.world import rules
+from lai_ray.world import word_kinds as kinds
 
 
 class Crash(BaseException):
@@ -56,7 +57,7 @@ def job(storage: Path, **changes: Any) -> config.Config:
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[last] = value
-    return jobfile.parse(table)
+    return job_file.parse(table)
 
 
 class LocalExecutor:
@@ -79,7 +80,7 @@ class LocalExecutor:
         self.asked[verb] += 1
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
-        skill = int((Path(weights.here(target.path)) / "skill.json").read_text())
+        skill = int((Path(model_folders.here(target.path)) / "skill.json").read_text())
         for request in requests:
             self._count("generate")
             self.requests["generate"].append(request)
@@ -112,12 +113,12 @@ class LocalExecutor:
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")
         self.jobs.append(job)
-        skill = int((Path(weights.here(job.model.path)) / "skill.json").read_text())
-        out = weights.place_for("trainings", job.out) if is_url(job.out) else Path(job.out)
+        skill = int((Path(model_folders.here(job.model.path)) / "skill.json").read_text())
+        out = model_folders.place_for("trainings", job.out) if is_url(job.out) else Path(job.out)
         pretend_model(out, skill=min(skill + 20, 100))
         (out / "lineage.json").write_text(json.dumps(job.lineage))
         if is_url(job.out):
-            weights.publish(out, job.out)
+            model_folders.publish(out, job.out)
         return Trained(job.out, {"loss": 1.0})
 
     def search(

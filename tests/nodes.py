@@ -107,11 +107,11 @@ def main(folder: Path) -> None:
     from ray._private.state import actors
     from rich.console import Console
 
+    from lai_ray.common.progress import Progress
     from lai_ray.contracts import Model
-    from lai_ray.distributed import watchdog
-    from lai_ray.distributed.gate import shared_gate
-    from lai_ray.distributed.session import RayExecutor
-    from lai_ray.progress import Progress
+    from lai_ray.distributed.calls.rate_limiter import shared_gate
+    from lai_ray.distributed.cluster import watchdog
+    from lai_ray.distributed.executor import RayExecutor
     from lai_ray.records import Request
     from tests.local import job
 

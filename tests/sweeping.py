@@ -11,14 +11,14 @@ import json
 import os
 from pathlib import Path
 
-from lai_ray import start
-from lai_ray.cli import app
+from lai_ray.cli import run
+from lai_ray.cli.main import app
 from tests.local import LocalExecutor
 
 
 def main() -> None:
     """Runs, through the real command line."""
-    whole = start.run_job
+    whole = run.run_job
     executor = LocalExecutor()
 
     def run_job(config, **how):  # type: ignore[no-untyped-def]
@@ -32,7 +32,7 @@ def main() -> None:
             with (Path(config.storage) / "asked.jsonl").open("a") as out:
                 out.write(json.dumps(line) + "\n")
 
-    start.run_job = run_job
+    run.run_job = run_job
     app()
 
 

@@ -96,7 +96,7 @@ def test_training_and_chat_run_where_neither_ray_nor_pydantic_is_installed():
     code = (
         "import sys\n"
         "for name in ('ray', 'pydantic', 'msgspec', 'obstore', 'vllm'): sys.modules[name] = None\n"
-        "import lai_ray.chat, lai_ray.training.sft\n"
+        "import lai_ray.common.chat_template, lai_ray.training.sft\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_the_command_line_loads_no_heavy_library(arguments):
     code = (
         "import sys\n"
         f"sys.argv = ['lai', *{arguments!r}]\n"
-        "from lai_ray.cli import main\n"
+        "from lai_ray.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"
         "heavy = {'torch', 'vllm', 'ray', 'transformers', 'deepspeed', 'faiss'} & set(sys.modules)\n"

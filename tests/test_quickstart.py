@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 
-from lai_ray import plugins
-from lai_ray.benchmarks import _word_kinds as kinds
+from lai_ray.common import plugins
 from lai_ray.contracts import Improve, Model
 from lai_ray.records import Case
 from lai_ray.report import facts
-from lai_ray.rundir import Run
+from lai_ray.storage.run import Run
 from lai_ray.strategies import le, lec, untargeted
 from lai_ray.world import rules
+from lai_ray.world import word_kinds as kinds
 from tests.conftest import MAIN_JOB, lai, records
 from tests.distributions import by_chance, total_variation
 
@@ -75,7 +75,7 @@ def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(q
         f"sys.argv = {['lai', *command]}\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event == 'open' else None)\n"
-        "from lai_ray.cli import main\n"
+        "from lai_ray.cli.main import main\n"
         "main_failed = None\n"
         "try: main()\n"
         "except SystemExit as stop: main_failed = stop.code\n"

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._choices import ChoiceBenchmark, checked
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.errors import DataError
 from lai_ray.records import Problem
 

@@ -19,10 +19,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._bbh_rules import default_grade, paper_grade
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
+from lai_ray.grading.bbh import default_grade, paper_grade
 from lai_ray.records import Grade, Message, Piece, Problem
 
 TASKS = (

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._answers import MARKER
-from lai_ray.benchmarks._math import MathBenchmark
-from lai_ray.benchmarks._math_rules import marked
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.math import MathBenchmark
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.errors import DataError
+from lai_ray.grading.numbers import marked
+from lai_ray.grading.worked_solutions import MARKER
 from lai_ray.records import Problem
 
 PLACES = {

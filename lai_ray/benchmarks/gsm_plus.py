@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._math import MathBenchmark
-from lai_ray.benchmarks._math_rules import read_number
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.math import MathBenchmark
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.errors import DataError
+from lai_ray.grading.numbers import read_number
 from lai_ray.records import Problem
-from lai_ray.store import number_of
+from lai_ray.storage.store import number_of
 
 PLACES = {
     "test": Place(

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._code import CodeBenchmark, recorded
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.records import Problem
 
 PLACES = {

@@ -22,11 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lai_ray.benchmarks._code import CodeBenchmark, recorded
-from lai_ray.benchmarks._code_rules import Prompted, defined_names, setup_of
-from lai_ray.benchmarks._code_samples import header
-from lai_ray.benchmarks._upstream import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded
+from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.errors import ConfigError, DataError
+from lai_ray.grading.programs import Prompted, defined_names, setup_of
+from lai_ray.instructor.parsing.code_samples import header
 from lai_ray.records import Problem
 
 IDS = {"train": range(601, 975), "dev": range(511, 601), "test": range(11, 511)}

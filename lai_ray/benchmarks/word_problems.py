@@ -4,7 +4,7 @@ A row:
     {"question": "Lena has 5 bags and puts 30 rings into each bag. How many rings does Lena need?",
      "answer": "5 * 30 = 150\\n#### 150", "kind": "multiply", "size": "small", "numbers": [5, 30]}
 
-Seven kinds in two sizes, equally many of each in every split; grammar and hold-out are in `_word_kinds`. Graded by
+Seven kinds in two sizes, equally many of each in every split; grammar and hold-out are in `lai_ray.world.word_kinds`. Graded by
 GSM8K's rule (the number behind "####"), with the last number of the text where there is no marker: `Grade.rule` says
 which.
 """
@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from lai_ray.benchmarks import _word_kinds as kinds
-from lai_ray.benchmarks._answers import MARKER, final_answer, same_number, wrong_statements
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
+from lai_ray.grading.worked_solutions import MARKER, final_answer, same_number, wrong_statements
 from lai_ray.records import Grade, Message, Piece, Problem
+from lai_ray.world import word_kinds as kinds
 
 COUNTS = {"train": 3500, "dev": 1050, "test": 2100}
 """Problems in each split as loaded. `records("dev", 14_000)` yields more of the same split."""

@@ -16,10 +16,10 @@ from itertools import cycle, islice
 from random import Random
 from typing import Any
 
-from lai_ray.benchmarks import _word_kinds as kinds
 from lai_ray.benchmarks.word_problems import WordProblems
 from lai_ray.errors import ConfigError
 from lai_ray.records import Problem
+from lai_ray.world import word_kinds as kinds
 
 COUNT = 1008
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
 
-from lai_ray import doing
+from lai_ray.common import current_stage
 from lai_ray.errors import LaiError, StageError
 
 LASTING = {"max_restarts": 4, "max_task_retries": -1}
@@ -23,7 +23,7 @@ retry; what kills its actor every time is known by the restarts."""
 
 def name_for(what: str) -> str:
     """A name for an actor on Ray's dashboard, each another one: "quickstart/iteration_0/instruct/caller-1a2b3c4d"."""
-    return f"{doing.now()}/{what}-{uuid.uuid4().hex[:8]}"
+    return f"{current_stage.now()}/{what}-{uuid.uuid4().hex[:8]}"
 
 
 def to_log(logs: str | None, role: str) -> None:

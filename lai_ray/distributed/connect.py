@@ -13,9 +13,9 @@ import socket
 from pathlib import Path
 
 import lai_ray
-from lai_ray import models
-from lai_ray.config import Config
+from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError, LaiError, StageError
+from lai_ray.storage import models
 
 CONNECT_SECONDS = 10
 QUIET = {

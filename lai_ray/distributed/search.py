@@ -19,13 +19,13 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.execution import class_cache
 
-from lai_ray import doing
-from lai_ray.config import Config
+from lai_ray.common import current_stage
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor
-from lai_ray.distributed.autoscaler import cluster_now
-from lai_ray.distributed.placement import Group, Resources, needs, verdicts
+from lai_ray.distributed.cluster.autoscaler import cluster_now
+from lai_ray.distributed.cluster.capacity import Group, Resources, needs, verdicts
 from lai_ray.errors import LaiError
-from lai_ray.objects import is_url
+from lai_ray.storage.objects import is_url
 
 DRIVER_MEMORY = 256 * 2**20
 """What a trial's own process takes. It asks for no CPU: it waits, and two logical CPUs must do for its training."""
@@ -60,7 +60,7 @@ def search(
     names = class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
     place = folder if is_url(folder) else os.path.abspath(folder)
-    called = doing.now().replace("/", ".")
+    called = current_stage.now().replace("/", ".")
     at_once = at_most(config, *cluster_now(), len(trials))
     print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
     tuner = tune.Tuner(
@@ -133,7 +133,7 @@ def _driver(
         with suppress(OSError):
             os.chdir(here)
         from lai_ray.distributed.actors import to_log
-        from lai_ray.distributed.session import RayExecutor
+        from lai_ray.distributed.executor import RayExecutor
 
         settings = trials[chosen["place"]]
         to_log(logs, str(settings["name"]))

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
-from lai_ray.engines import _rate_limits
+from lai_ray.config.settings import InstructorSettings
 from lai_ray.errors import ConfigError
+from lai_ray.instructor.rate_limit import headers as rate_headers
 from lai_ray.records import Completion, Request
-from lai_ray.settings import InstructorSettings
 
 CONNECT_SECONDS = 10.0
 LONGEST_WORDS = 500
@@ -43,7 +43,7 @@ class Answered:
     completion: Completion
     free: bool = False
     """Turned away before any work was done on it."""
-    told: _rate_limits.Headers | None = None
+    told: rate_headers.Headers | None = None
     """What the headers said of the provider's limits."""
     lasted: float | None = field(default=None, compare=False)
     """Seconds from when the request left for the provider, as in the others; None where it never did."""
@@ -62,7 +62,7 @@ class Retry:
     """False when no connection came about: nothing was sent, and nothing paid for."""
     free: bool = False
     """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
-    told: _rate_limits.Headers | None = None
+    told: rate_headers.Headers | None = None
     lasted: float | None = field(default=None, compare=False)
 
 
@@ -138,7 +138,7 @@ class OpenAIEngine:
                     max_tokens=request.max_tokens,
                     **seed,
                 )
-            return replace(_read(response.http_response.content), told=_rate_limits.read(response.headers))
+            return replace(_read(response.http_response.content), told=rate_headers.read(response.headers))
         except (self._openai.APITimeoutError, TimeoutError) as error:
             connecting = "Connect" in type(error.__cause__).__name__
             return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting, free=connecting)
@@ -166,9 +166,9 @@ class OpenAIEngine:
             names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
             return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
         if status in RETRYABLE or status >= 500:
-            told = _rate_limits.read(headers)
+            told = rate_headers.read(headers)
             return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, told=told)
-        return Answered(Completion("", "error", error=words), free=status < 500, told=_rate_limits.read(headers))
+        return Answered(Completion("", "error", error=words), free=status < 500, told=rate_headers.read(headers))
 
     def _clean(self, words: str) -> str:
         """One line of a sensible length, without the key."""

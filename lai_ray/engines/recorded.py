@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.errors import ConfigError
-from lai_ray.settings import TargetSettings
 
 FORMS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lai_ray import plugins
+from lai_ray.common import plugins
+from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.errors import DataError
 from lai_ray.records import Answer, Completion, Message, Request
-from lai_ray.settings import TargetSettings
 
 CRASH_ONCE = re.compile(r"crash unless (\S+)")
 """The process kills itself, unless this file exists; it makes the file first, so that it happens once."""

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lai_ray import chat, models
+from lai_ray.common import chat_template
+from lai_ray.config.settings import InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.settings import InstructorSettings, TargetSettings
+from lai_ray.storage import models
 
 CPU_CACHE_GIB = 1.0
 """At most so much memory for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
@@ -55,7 +56,7 @@ class VllmEngine:
         began = time.monotonic()
         _environment(gpus)
         with _collector_off():
-            self._tokenizer = chat.load_tokenizer(model.path)
+            self._tokenizer = chat_template.load_tokenizer(model.path)
             self._engine = _engine(model, settings, gpus)
         self._bad_request = _bad_request()
         self._lock = threading.Lock()  # A tokenizer is not made for several threads.
@@ -72,7 +73,7 @@ class VllmEngine:
         chat template.
         """
         with self._lock:
-            prompts = chat.render_all(self._tokenizer, [request.messages for request in requests])
+            prompts = chat_template.render_all(self._tokenizer, [request.messages for request in requests])
         batch = _Batch(requests, prompts)
         self._inbox.put(batch)
         return batch.answered.result()

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lai_ray.instructor.budget import caps_of
-from lai_ray.instructor.ledger import Spent, spent_in
+from lai_ray.common.intervals import Interval, paired, score
+from lai_ray.instructor.spending.budget import caps_of
+from lai_ray.instructor.spending.ledger import Spent, spent_in
 from lai_ray.records import Attempt
-from lai_ray.rundir import STAGES, Run, Stage
-from lai_ray.stats import Interval, paired, score
-from lai_ray.store import View, key_of
+from lai_ray.storage.run import STAGES, Run, Stage
+from lai_ray.storage.store import View, key_of
 
 POOLED = ("diagnose", "instruct", "curate")
 """The stages of a pool."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lai_ray.common.intervals import Interval
+from lai_ray.config.settings import of_dataset
 from lai_ray.report import facts
 from lai_ray.report.tables import Table, percent, points, sizes_said
-from lai_ray.rundir import Run
-from lai_ray.settings import of_dataset
 from lai_ray.stages.trial import UNTOUCHED
-from lai_ray.stats import Interval
+from lai_ray.storage.run import Run
 
 OUTCOME = {"name", "samples", "dev", "dev_low", "dev_high", "gain", "gain_low", "gain_high", "loss", "seconds"}
 OUTCOME |= {"gpu_seconds", "error", "same_as", "gained", "lost"}

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lai_ray.errors import ConfigError
-from lai_ray.instructor.prompts import explained
+from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.report import facts
-from lai_ray.rundir import Run
 from lai_ray.stages.select import RECORDED
-from lai_ray.store import View
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import View
 
 T = TypeVar("T")
 

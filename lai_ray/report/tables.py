@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lai_ray.config import Config
-from lai_ray.plugins import runs_in_cluster
+from lai_ray.common.intervals import Interval, paired
+from lai_ray.common.plugins import runs_in_cluster
+from lai_ray.config.config import Config
 from lai_ray.report import facts
-from lai_ray.rundir import STAGES, Run
 from lai_ray.stages.select import benchmark
-from lai_ray.stats import Interval, paired
+from lai_ray.storage.run import STAGES, Run
 
 
 @dataclass

@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lai_ray import plugins
-from lai_ray.config import Config
+from lai_ray.common import plugins
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Improve
 from lai_ray.errors import StageError
 from lai_ray.records import Problem, Sample
-from lai_ray.rundir import Stage
-from lai_ray.stages.accept import COPY, gate_for, judged, kept_before
-from lai_ray.stages.clear import TOKENS, evaluation_sets, nearness, not_checked, parsed
+from lai_ray.stages.curation.evaluation_sets import TOKENS, evaluation_sets, nearness, not_checked, parsed
+from lai_ray.stages.curation.sample_filter import COPY, gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, strategy_for
 from lai_ray.stages.instruct import Replies
 from lai_ray.stages.select import benchmark, grading
-from lai_ray.store import View, key_of
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import View, key_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def curate(
     """
     datasets = config.evaluate.learn_from
     code = plugins.code_hash(
-        "lai_ray.instructor", "lai_ray.similarity", "lai_ray.stages.accept", "lai_ray.stages.clear",
+        "lai_ray.instructor", "lai_ray.stages.curation",
         *(benchmark(config, d) for d in datasets), *(strategy_for(config, settings.iteration, d) for d in datasets),
     )  # fmt: skip
     before = {d: kept_before(stage, settings.iteration, d, config) for d in datasets}

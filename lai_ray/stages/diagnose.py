@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lai_ray import models, plugins
-from lai_ray.config import Config
+from lai_ray.common import plugins
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Improve, Model, Strategy
 from lai_ray.records import Attempt, Case
-from lai_ray.rundir import Stage
-from lai_ray.stages.clear import evaluation_sets
-from lai_ray.stages.embeddings import Remembering
+from lai_ray.stages.curation.evaluation_sets import evaluation_sets
+from lai_ray.stages.curation.solve_again import SolvedAgain
+from lai_ray.stages.embedding_cache import Remembering
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.select import grading
-from lai_ray.store import View, key_of
-from lai_ray.strategies._solved_again import SolvedAgain
+from lai_ray.storage import models
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import View, key_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def diagnose(
         [config.schedule.name(iteration, d) for d in datasets],
         config.curate.keep_clear_of,
         config.evaluate.learn_from_copies,
-        plugins.code_hash("lai_ray.similarity", "lai_ray.stages.clear", *strategies.values()),
+        plugins.code_hash("lai_ray.stages.curation", *strategies.values()),
     )
     if not stage.done(key):
         others = [run.store.inside("embeddings") for run in stage.run.reuse]

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lai_ray import weights
-from lai_ray.benchmarks import _sandbox
-from lai_ray.config import Config
+from lai_ray.common.plugins import code_hash
+from lai_ray.config.config import Config
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
 from lai_ray.errors import ConfigError, DataError, StageError
-from lai_ray.instructor.meter import Meter
-from lai_ray.instructor.quota import MINUTE
-from lai_ray.plugins import code_hash
+from lai_ray.grading.sandbox import runner
+from lai_ray.instructor.rate_limit.meter import Meter
+from lai_ray.instructor.rate_limit.window import MINUTE
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
-from lai_ray.rundir import Run, Stage
 from lai_ray.stages.select import Part, RecordedPart, grading
-from lai_ray.store import Answers, View, key_of, key_of_all
-from lai_ray.training import card
+from lai_ray.storage import model_folders
+from lai_ray.storage.run import Run, Stage
+from lai_ray.storage.store import Answers, View, key_of, key_of_all
+from lai_ray.training import model_card
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Tally:
         groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
         further: dict[str, Any] = {"further": dict(self.further)} if self.further else {}
         if self.tiers:
-            further["weakest_tier"] = _sandbox.weakest(self.tiers)
+            further["weakest_tier"] = runner.weakest(self.tiers)
         return {
             "n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, **further, "groups": groups
         }  # fmt: skip
@@ -127,7 +127,7 @@ class Grader:
     def __call__(self, answered: tuple[Problem, Request, Completion]) -> tuple[Attempt, str | None]:
         """The attempt, and the isolation in which its code ran, if any did."""
         attempt = graded(*answered, self.benchmark, self.how)
-        return attempt, _sandbox.tier_in_use() if self.benchmark.runs_code else None
+        return attempt, runner.tier_in_use() if self.benchmark.runs_code else None
 
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
@@ -150,10 +150,10 @@ def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
     """The scores go onto the card of a model of this run, and no other's."""
     if run.store.local:
         if Path(target.path).absolute().is_relative_to(run.store.local):
-            card.write(target.path, scores)
-    elif target.path.startswith(f"{run.store.where}/") and (lineage := weights.lineage_of(target.path)):
-        name = f"{target.path.removeprefix(f'{run.store.where}/')}/{card.CARD}"
-        run.store.put(name, card.text(lineage, scores).encode())
+            model_card.write(target.path, scores)
+    elif target.path.startswith(f"{run.store.where}/") and (lineage := model_folders.lineage_of(target.path)):
+        name = f"{target.path.removeprefix(f'{run.store.where}/')}/{model_card.CARD}"
+        run.store.put(name, model_card.text(lineage, scores).encode())
 
 
 def key_for(parts: list[Part], target: Model, config: Config) -> str:

@@ -13,24 +13,24 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lai_ray import models
-from lai_ray.config import Config
+from lai_ray.config.config import Config
+from lai_ray.config.settings import CurateSettings
 from lai_ray.contracts import Benchmark, Executor, Improve, Model, Strategy
 from lai_ray.errors import StageError
-from lai_ray.instructor.budget import NOTHING, Amount, price_of
-from lai_ray.instructor.ledger import entries, total
-from lai_ray.instructor.usage import amount_used
+from lai_ray.instructor.spending.budget import NOTHING, Amount, price_of
+from lai_ray.instructor.spending.ledger import entries, total
+from lai_ray.instructor.spending.tokens import amount_used
 from lai_ray.records import Case, Completion, Message, Reply, Request
-from lai_ray.rundir import Stage
-from lai_ray.settings import CurateSettings
-from lai_ray.similarity.duplicates import Kept
-from lai_ray.stages.accept import Gate, gate_for, judged, kept_before
+from lai_ray.stages.curation.duplicates import Kept
+from lai_ray.stages.curation.sample_filter import Gate, gate_for, judged, kept_before
 from lai_ray.stages.diagnose import Cases, dialogue_for
 from lai_ray.stages.evaluate import stop_past_limit
-from lai_ray.stages.purse import Purse, exhausted, purse
+from lai_ray.stages.progress_line import Watch
+from lai_ray.stages.reservation import Purse, exhausted, purse
 from lai_ray.stages.select import benchmark
-from lai_ray.stages.watch import Watch
-from lai_ray.store import Answers, View, key_of, number_of
+from lai_ray.storage import models
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import Answers, View, key_of, number_of
 
 ROUNDS = 10
 """Rounds after which what is there must do."""
@@ -314,7 +314,7 @@ def _usage(replies: View[Reply], answers: Answers, config: Config) -> dict[str, 
 
     `calls`, tokens and `usd` are what the provider counted, of failed rows too; `unknown…` is the most that the calls
     without a count may have taken beside it. Money is None where the job gives no price. The entries of the ledger
-    (`lai_ray.instructor.ledger`) add up to these figures.
+    (`lai_ray.instructor.spending.ledger`) add up to these figures.
     """
     price = price_of(config.instructor.model_dump())
     spent = total(entries(answers.store, config.instructor.max_tokens))

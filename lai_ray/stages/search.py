@@ -12,17 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lai_ray.config import Config
+from lai_ray.common.intervals import Interval, mean_over, paired, score, sign_test
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.errors import StageError
 from lai_ray.records import Attempt
-from lai_ray.rundir import Run, Stage
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, key_for
+from lai_ray.stages.grid import combinations, most, pool_of, with_settings
+from lai_ray.stages.grid import pools as trials_by_pool
 from lai_ray.stages.instruct import instruct, instructor_for
 from lai_ray.stages.train import content_of, examples_from, name_of
-from lai_ray.stages.trial import (
+from lai_ray.stages.trial import (  # fmt: skip
     UNTOUCHED,
     Found,
     Plan,
@@ -35,11 +37,9 @@ from lai_ray.stages.trial import (
     keep_only,
     metric_benchmarks,
     model_of,
-)  # fmt: skip
-from lai_ray.stages.trials import combinations, most, pool_of, with_settings
-from lai_ray.stages.trials import pools as trials_by_pool
-from lai_ray.stats import Interval, mean_over, paired, score, sign_test
-from lai_ray.store import key_of
+)
+from lai_ray.storage.run import Run, Stage
+from lai_ray.storage.store import key_of
 
 CONFIDENCE = 0.95
 """Of the intervals by which a trial wins. Not the report's: how that looks may change, the next target may not."""

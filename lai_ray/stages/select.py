@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from lai_ray import plugins
-from lai_ray.benchmarks._own import own
-from lai_ray.benchmarks._upstream import Row, read_rows
-from lai_ray.config import Config
+from lai_ray.benchmark_kinds.rows import Row, read_rows
+from lai_ray.benchmark_kinds.user_data import own
+from lai_ray.common import plugins
+from lai_ray.config.config import Config
 from lai_ray.contracts import Benchmark, Grading
 from lai_ray.engines.recorded import files as recorded_files
 from lai_ray.errors import ConfigError, DataError, LaiError
 from lai_ray.records import Completion, Message, Problem
-from lai_ray.store import number_of
+from lai_ray.storage.store import number_of
 
 T = TypeVar("T")
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lai_ray.config import Config
+from lai_ray.config.config import Config
+from lai_ray.config.settings import CurateSettings
 from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.records import Sample
-from lai_ray.rundir import Stage
-from lai_ray.settings import CurateSettings
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.select import benchmark
-from lai_ray.store import key_of
-from lai_ray.training import state
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import key_of
+from lai_ray.training import checkpoints
 
 
 def examples_from(samples: Samples, config: Config) -> list[Example]:
@@ -95,7 +95,7 @@ def train(
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(job, tracker.at).metrics
         if stage.store.local:
-            state.remove(job.out)  # Should the training have died between its model's birth and this.
+            checkpoints.remove(job.out)  # Should the training have died between its model's birth and this.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
     stage.reached()

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lai_ray import weights
-from lai_ray.config import Config
+from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.records import Sample
-from lai_ray.rundir import Fence, Run, Stage
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.evaluate import answered, evaluate
+from lai_ray.stages.grid import combination_of, with_settings
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
-from lai_ray.stages.trials import combination_of, with_settings
-from lai_ray.training import state
+from lai_ray.storage import model_folders
+from lai_ray.storage.run import Fence, Run, Stage
+from lai_ray.training import checkpoints
 
 UNTOUCHED = "trial_0"
 """The target as it is, which every trial is held against."""
@@ -125,7 +125,7 @@ class Trial:
                 str(run.store.local / self._attempt(plan, start) / MODEL) for start in range(self.start, 0, -1)
             )
             for earlier in before:  # The newest is there first, and stays.
-                state.take_over(out, earlier)
+                checkpoints.take_over(out, earlier)
 
     def _attempt(self, plan: Plan, start: int) -> str:
         return f"{_search(self.iteration)}/{plan.name}/start_{start}"
@@ -202,7 +202,7 @@ def _remove_model(run: Run, folder: str) -> None:
     """An attempt's model, and what stands beside it: states, half-written ones."""
     run.check_still_mine()
     place = Stage(run, folder).place(MODEL)
-    weights.remove(place)
+    model_folders.remove(place)
     if run.store.local:
         for beside in Path(place).parent.glob(f".{Path(place).name}.*"):
             shutil.rmtree(beside, ignore_errors=True)

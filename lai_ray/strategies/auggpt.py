@@ -7,10 +7,10 @@ other problems of the course's kind; here it stays with the question it is shown
 from __future__ import annotations
 
 from lai_ray.contracts import Benchmark, Improve
-from lai_ray.instructor import prompts
-from lai_ray.instructor.templates import own_for
+from lai_ray.instructor.one_request import AnyVerdict
+from lai_ray.instructor.prompts import built_in
+from lai_ray.instructor.prompts.templates import own_for
 from lai_ray.records import Case, Message
-from lai_ray.strategies._mistakes import AnyVerdict
 
 
 class AugGPT(AnyVerdict):
@@ -21,7 +21,7 @@ class AugGPT(AnyVerdict):
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The question, and its right answer where the job shows it; never what the target said."""
         problem = case.attempt.problem
-        return prompts.auggpt(
+        return built_in.auggpt(
             brief=benchmark.brief(),
             question=benchmark.show(problem),
             n=settings.samples_per_request,

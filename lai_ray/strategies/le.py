@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lai_ray.contracts import Benchmark, Executor, Improve
-from lai_ray.instructor import prompts
-from lai_ray.instructor.templates import own_for
+from lai_ray.instructor.one_request import OneRequest, case_id, is_mistake
+from lai_ray.instructor.prompts import built_in
+from lai_ray.instructor.prompts.templates import own_for
 from lai_ray.records import Attempt, Case, Message
-from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
 
 class LearningFromError(OneRequest):
@@ -26,7 +26,7 @@ class LearningFromError(OneRequest):
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The question and the wrong answer."""
         problem = case.attempt.problem
-        return prompts.le(
+        return built_in.le(
             brief=benchmark.brief(),
             question=benchmark.show(problem),
             wrong_answer=case.attempt.completion.text,

@@ -12,10 +12,10 @@ import numpy as np
 
 from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
 from lai_ray.errors import ConfigError
-from lai_ray.instructor import prompts
-from lai_ray.instructor.templates import own_for
+from lai_ray.instructor.one_request import OneRequest, case_id, is_mistake
+from lai_ray.instructor.prompts import built_in
+from lai_ray.instructor.prompts.templates import own_for
 from lai_ray.records import Attempt, Case, Contrast, Message
-from lai_ray.strategies._mistakes import OneRequest, case_id, is_mistake
 
 
 class LearningFromErrorByContrast(OneRequest):
@@ -51,7 +51,7 @@ class LearningFromErrorByContrast(OneRequest):
         """
         problem = case.attempt.problem
         responses = [contrast.attempt.completion.text for contrast in case.contrasts]
-        return prompts.lec(
+        return built_in.lec(
             brief=benchmark.brief(),
             correct=[benchmark.show(contrast.attempt.problem) for contrast in case.contrasts],
             question=benchmark.show(problem),

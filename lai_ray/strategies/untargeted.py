@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lai_ray.contracts import Benchmark, Improve
-from lai_ray.instructor import prompts
-from lai_ray.instructor.templates import own_for
+from lai_ray.instructor.one_request import AnyVerdict
+from lai_ray.instructor.prompts import built_in
+from lai_ray.instructor.prompts.templates import own_for
 from lai_ray.records import Case, Message
-from lai_ray.strategies._mistakes import AnyVerdict
 
 
 class Untargeted(AnyVerdict):
@@ -17,7 +17,7 @@ class Untargeted(AnyVerdict):
     def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
         """The question alone."""
         question = benchmark.show(case.attempt.problem)
-        return prompts.untargeted(
+        return built_in.untargeted(
             brief=benchmark.brief(),
             question=question,
             n=settings.samples_per_request,

@@ -165,7 +165,7 @@ def _note_dtype(config: Path, dtype: str) -> None:
 def _copy_beside(base: str, part: Path) -> None:
     folder = Path(base)
     if not folder.is_dir():
-        from lai_ray.chat import load_tokenizer
+        from lai_ray.common.chat_template import load_tokenizer
 
         load_tokenizer(base).save_pretrained(part)
         return

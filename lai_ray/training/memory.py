@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lai_ray.training.model_size import Size
 
 if TYPE_CHECKING:
-    from lai_ray.settings import TrainSettings
+    from lai_ray.config.settings import TrainSettings
 
 BUCKET = 200_000_000
 """Elements that are reduced at once, at most: engine.BUCKET, which cannot be imported without torch."""

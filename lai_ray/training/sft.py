@@ -28,12 +28,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from lai_ray import chat
+from lai_ray.common import chat_template
 from lai_ray.errors import DataError
-from lai_ray.training import batches, card, export, state, utilisation
-from lai_ray.training.engine import consolidated, engine_for, load_model
+from lai_ray.training import batches, checkpoints, export, mfu, model_card
+from lai_ray.training.deepspeed_engine import consolidated, engine_for, load_model
+from lai_ray.training.mfu import Meter
 from lai_ray.training.recipe import Conversation, Recipe, read_job
-from lai_ray.training.utilisation import Meter
 
 PATIENCE = datetime.timedelta(hours=1)
 """That workers wait for one of them, at a save of a large state say. Ray Train notices a dead one in a second."""
@@ -88,8 +88,8 @@ def train(
     data = tokenized(recipe, examples)
     model = load_model(recipe, longest=max(data.lengths))
     part = _begun(recipe, model) if dist.get_rank() == 0 else None
-    meter = utilisation.meter(model, workers=dist.get_world_size(), device=_device(recipe))
-    states = state.States(recipe.out, key_of(recipe, data, lineage), part)
+    meter = mfu.meter(model, workers=dist.get_world_size(), device=_device(recipe))
+    states = checkpoints.States(recipe.out, key_of(recipe, data, lineage), part)
     engine = engine_for(recipe, model)
     try:
         done = states.load(engine)
@@ -99,9 +99,9 @@ def train(
         if part:
             with export.explained(recipe.out):
                 export.write(part.path, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
-                card.write(str(part.path))
+                model_card.write(str(part.path))
                 export.publish(part, recipe.out)
-            state.remove(recipe.out)
+            checkpoints.remove(recipe.out)
     finally:
         engine.destroy()
     return metrics
@@ -123,16 +123,16 @@ def _begun(recipe: Recipe, model: torch.nn.Module) -> export.Part:
     """Room for the weights, and for two states, what is there of them counted: one stays until the next is whole."""
     weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
     of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters())) if recipe.state_every else 0
-    return export.begin(recipe.out, needed=weights + max(of_states - state.clear_half_written(recipe.out), 0))
+    return export.begin(recipe.out, needed=weights + max(of_states - checkpoints.clear_half_written(recipe.out), 0))
 
 
 def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
     """The examples as their model reads them. Raises DataError when nothing is left to learn."""
-    tokenizer = chat.load_tokenizer(recipe.model)
+    tokenizer = chat_template.load_tokenizer(recipe.model)
     data, dropped, truncated = Data([], [], [], 0, 0), 0, 0
     for example in examples:
         try:
-            tokens = chat.render_example(tokenizer, example.messages, example.turns, recipe.max_length)
+            tokens = chat_template.render_example(tokenizer, example.messages, example.turns, recipe.max_length)
         except DataError as error:
             raise DataError(f"{example.id}: {error}") from error
         if not tokens.learns:
@@ -150,7 +150,7 @@ def tokenized(recipe: Recipe, examples: Iterable[Conversation]) -> Data:
 
 
 def _loop(
-    recipe: Recipe, data: Data, engine: Any, meter: Meter, states: state.States, report: Report, done: int
+    recipe: Recipe, data: Data, engine: Any, meter: Meter, states: checkpoints.States, report: Report, done: int
 ) -> dict[str, float]:
     """The steps after the first `done`; the last one's metrics. Rank 0 writes each one's, and reports them."""
     plan = batches.steps(
@@ -175,7 +175,14 @@ def _loop(
 
 
 def _step(
-    recipe: Recipe, data: Data, engine: Any, meter: Meter, states: state.States, rows: list[int], step: int, steps: int
+    recipe: Recipe,
+    data: Data,
+    engine: Any,
+    meter: Meter,
+    states: checkpoints.States,
+    rows: list[int],
+    step: int,
+    steps: int,
 ) -> dict[str, float]:
     """One optimizer step over the rows. Raises DataError, before the weights change, when the loss is no number."""
     started = time.monotonic()
@@ -269,13 +276,14 @@ def _vocabulary_at(model: Any, learned: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, states: state.States) -> None:
+def _check(losses: torch.Tensor, data: Data, rows: list[int], step: int, states: checkpoints.States) -> None:
     bad = [data.names[row] for row, loss in zip(rows, losses.tolist(), strict=True) if not math.isfinite(loss)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
             f"the loss is not a number at step {step + 1}, in {', '.join(bad[:5])}{more}. No model was written. "
-            f"{state.kept(states.out, states.key)} A lower learning rate, fp32, or leaving these samples out may help."
+            f"{checkpoints.kept(states.out, states.key)} A lower learning rate, fp32, or leaving these samples out may "
+            "help."
         )
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from lai_ray.benchmarks import _word_kinds as kinds
 from lai_ray.world import STUDENT
+from lai_ray.world import word_kinds as kinds
 
 if TYPE_CHECKING:
     import torch
@@ -334,7 +334,7 @@ def answers_of(model: Any, tokenizer: Any, questions: Sequence[str], *, max_new_
 
 def accuracy(model: Any, tokenizer: Any, items: Sequence[kinds.Item]) -> dict[str, float]:
     """Percent right in all ("all"), by kind, and by kind and size."""
-    from lai_ray.benchmarks._answers import final_answer
+    from lai_ray.grading.worked_solutions import final_answer
 
     tally: dict[str, list[bool]] = {}
     for item, text in zip(items, answers_of(model, tokenizer, [item.question for item in items]), strict=True):

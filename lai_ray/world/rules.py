@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from lai_ray.benchmarks import _word_kinds as kinds
-from lai_ray.benchmarks._answers import as_number, statements
+from lai_ray.grading.worked_solutions import as_number, statements
+from lai_ray.world import word_kinds as kinds
 
 DEFAULT_COUNT = 3
 MOST = 100

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import plugins
+from lai_ray.common import plugins
 from lai_ray.contracts import Grading
 from lai_ray.errors import ConfigError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import plugins
+from lai_ray.common import plugins
 from lai_ray.contracts import Grading
 
 REPO = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lai_ray import plugins
-from lai_ray.benchmarks._own import own
+from lai_ray.benchmark_kinds.user_data import own
+from lai_ray.common import plugins
+from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import Improve, Model
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Problem, Reply
-from lai_ray.settings import BenchmarkSettings
 from tests.contracts.test_benchmarks import LEARNED, found, problems
 from tests.local import LocalExecutor
 

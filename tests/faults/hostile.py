@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lai_ray.benchmarks import _sandbox
+from lai_ray.grading.sandbox import runner
 from tests.faults.hostile_programs import PROGRAMS
 
-CHECKS = _sandbox.Checks(
+CHECKS = runner.Checks(
     tests=(
         "import math\n"
         "MARK = 'EXPECTED-MARK'\n"
@@ -33,7 +33,7 @@ CHECKS = _sandbox.Checks(
     entry="add",
     check=True,
 )
-LIMITS = _sandbox.Limits(cpu=0.4, wall=20.0, idle=2.0, memory=512 << 20)
+LIMITS = runner.Limits(cpu=0.4, wall=20.0, idle=2.0, memory=512 << 20)
 GOOD = "def add(a, b): return a + b"
 
 
@@ -51,15 +51,15 @@ def world() -> Iterator[dict[str, object]]:
             listener.listen()
             yield {
                 "secret": str(secret), "home": home, "tcp": tcp.getsockname()[1], "abstract": abstract,
-                "grader": os.getpid(), "package": str(Path(_sandbox.__file__).parents[1]),
+                "grader": os.getpid(), "package": str(Path(runner.__file__).parents[1]),
             }  # fmt: skip
 
 
 def got_out(tier: str, program: str) -> str:
     """How this program got out, or ""; then whether the next one is served as if nothing had been."""
-    with _sandbox._pool().parent(tier) as parent:
+    with runner._pool().parent(tier) as parent:
         outcome = parent.trial(program, CHECKS, LIMITS)
-        following = parent.trial(GOOD, CHECKS, _sandbox.Limits())
+        following = parent.trial(GOOD, CHECKS, runner.Limits())
     if outcome.verdict == "passed":
         return "was taken for right"
     if "ESCAPED" in outcome.output:
@@ -107,7 +107,7 @@ def main(tier: str, skipped: list[str]) -> dict[str, str]:
             found["*"] = f"the user's folder holds {left}"
     over.set()
     watcher.join()
-    _sandbox._pool().close()
+    runner._pool().close()
     for harm in _harm(folders, slowest[0]):
         found["*"] = harm
     return found
@@ -116,9 +116,9 @@ def main(tier: str, skipped: list[str]) -> dict[str, str]:
 def _safely(tier: str, source: str, folders: set[str]) -> str:
     try:
         how = got_out(tier, source)
-    except (_sandbox.ParentGoneError, OSError) as error:
+    except (runner.ParentGoneError, OSError) as error:
         how = f"the parent died: {error}"
-    folders |= {parent.folder for some in _sandbox._pool().idle.values() for parent in some}
+    folders |= {parent.folder for some in runner._pool().idle.values() for parent in some}
     return how
 
 

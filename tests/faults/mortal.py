@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lai_ray.distributed.session import RayExecutor
-from lai_ray.rundir import Stage
-from lai_ray.store import Answers
+from lai_ray.distributed.executor import RayExecutor
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import Answers
 
 WHERE = os.environ.get("MORTAL", "")
 
@@ -75,6 +75,6 @@ DEATHS = {
 if __name__ == "__main__":
     if WHERE:
         DEATHS[WHERE]()
-    from lai_ray.cli import main
+    from lai_ray.cli.main import main
 
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray.benchmarks import _sandbox
+from lai_ray.grading.sandbox import runner
 from tests.faults.hostile_programs import PROGRAMS
 
 REPO = Path(__file__).parents[2]
@@ -32,8 +32,8 @@ def got_out(command: list[str]) -> dict[str, str]:
 
 def offered() -> bool:
     try:
-        return _sandbox.strongest("namespaces") == "namespaces"
-    except _sandbox.SandboxRefusedError:
+        return runner.strongest("namespaces") == "namespaces"
+    except runner.SandboxRefusedError:
         return False
 
 

@@ -78,7 +78,7 @@ def gap(one: str, other: str, messages: list[dict[str, str]]) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lai_ray.chat import load_tokenizer, render
+    from lai_ray.common.chat_template import load_tokenizer, render
     from lai_ray.world import STUDENT
 
     tokenizer = load_tokenizer(STUDENT)

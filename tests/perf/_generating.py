@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmarks.word_problems import WordProblems
-from lai_ray.config import Config
+from lai_ray.config.config import Config
 from lai_ray.contracts import Model
 from lai_ray.records import Request
 from lai_ray.world import STUDENT
@@ -50,7 +50,7 @@ def ours(asked: list[Request], forced: bool) -> dict[str, Any]:
 
 
 def _run(asked: list[Request], logs: str) -> tuple[list[int], float]:
-    from lai_ray.distributed.session import RayExecutor
+    from lai_ray.distributed.executor import RayExecutor
 
     executor = RayExecutor(_config(), logs)
     answers = executor.generate(asked, Model(STUDENT, "bench"))
@@ -61,7 +61,7 @@ def _run(asked: list[Request], logs: str) -> tuple[list[int], float]:
 
 
 def _config() -> Config:
-    from lai_ray.jobfile import read
+    from lai_ray.config.job_file import read
 
     changes = ["target.engine=tests.perf._timed:ENGINE", f"target.model={STUDENT}", "cluster.target_replicas=1"]
     return read(ROOT / "jobs/quickstart.toml", changes)
@@ -72,12 +72,12 @@ def raw(asked: list[Request], forced: bool) -> dict[str, Any]:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     from vllm import LLM, SamplingParams
 
-    from lai_ray import chat
+    from lai_ray.common import chat_template
     from lai_ray.engines.vllm import CPU_SEQUENCES
     from tests.perf._timed import WARM_UP, settings_of
 
-    tokenizer = chat.load_tokenizer(STUDENT)
-    prompts = [{"prompt_token_ids": chat.render(tokenizer, request.messages)} for request in asked]
+    tokenizer = chat_template.load_tokenizer(STUDENT)
+    prompts = [{"prompt_token_ids": chat_template.render(tokenizer, request.messages)} for request in asked]
     gc.disable()
     llm = LLM(STUDENT, dtype="float32", enforce_eager=True, max_model_len=LONGEST, max_num_seqs=CPU_SEQUENCES, seed=0)
     llm.generate(prompts[:WARM_UP], SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)

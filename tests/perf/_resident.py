@@ -42,10 +42,10 @@ class Watch(threading.Thread):
 
 
 def main(job: str, out: str) -> None:
-    from lai_ray.training import engine, sft
+    from lai_ray.training import deepspeed_engine, sft
 
     sft._join()
-    engine._deepspeed()
+    deepspeed_engine._deepspeed()
     importlib.import_module("transformers.models.llama.modeling_llama")
     importlib.import_module("transformers.modeling_utils")
     warm = torch.nn.Linear(64, 64)

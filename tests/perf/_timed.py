@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.engines import vllm
 from lai_ray.records import Answer, Request
-from lai_ray.settings import TargetSettings
 
 WARM_UP = 8
 """Prompts that either side answers before the clock runs."""

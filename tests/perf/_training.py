@@ -23,8 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from lai_ray.config.settings import TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
-from lai_ray.settings import TrainSettings
 from lai_ray.training import export
 from lai_ray.training.recipe import Conversation, recipe_for, write_job
 from tests.perf._sides import QUIET, ROOT
@@ -152,8 +152,8 @@ def _name(process: psutil.Process) -> str:
 
 def ours(work: TrainJob, workers: int, watch: Callable[[int, int], None]) -> None:
     """Through the executor, as a run does it."""
-    from lai_ray.distributed.session import RayExecutor
-    from lai_ray.jobfile import read
+    from lai_ray.config.job_file import read
+    from lai_ray.distributed.executor import RayExecutor
 
     changes = [f"cluster.train_workers={workers}", "cluster.cpus_per_worker=1"]
     executor = RayExecutor(read(ROOT / "jobs/quickstart.toml", changes), str(Path(work.out).with_name("logs")))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from lai_ray.benchmarks._arithmetic import false_statements
+from lai_ray.grading.arithmetic_check import false_statements
 
 DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 TRAIN = DATA / "gsm8k/openai/train.jsonl.gz"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmarks import humaneval, mbpp
-from lai_ray.benchmarks._code_rules import body_only
 from lai_ray.contracts import Grading
+from lai_ray.grading.programs import body_only
 from lai_ray.records import Grade
 
 REPO = Path(__file__).parents[2]

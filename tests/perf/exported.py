@@ -52,10 +52,10 @@ def train(folder: Path) -> dict[str, Any]:
 
 def vllm(folder: Path) -> list[str]:
     """The project's engine's answers."""
+    from lai_ray.config.settings import TargetSettings
     from lai_ray.contracts import Model
     from lai_ray.engines.vllm import VllmEngine
     from lai_ray.records import Request
-    from lai_ray.settings import TargetSettings
 
     model = str(folder / "out")
     engine = VllmEngine(Model(model, "exported"), TargetSettings(model=model, max_model_len=256), gpus=0)
@@ -70,14 +70,14 @@ def transformers(folder: Path) -> list[dict[str, Any]]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lai_ray import chat
+    from lai_ray.common import chat_template
 
     torch.set_num_threads(1)
-    tokenizer = chat.load_tokenizer(str(folder / "out"))
+    tokenizer = chat_template.load_tokenizer(str(folder / "out"))
     model = AutoModelForCausalLM.from_pretrained(folder / "out", dtype=torch.float32).eval()
     found = []
     for problem in problems("test", PROMPTS):
-        prompt = torch.tensor([chat.render(tokenizer, BENCHMARK.prompt(problem))])
+        prompt = torch.tensor([chat_template.render(tokenizer, BENCHMARK.prompt(problem))])
         said = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=TOKENS,
             output_logits=True, return_dict_in_generate=True,

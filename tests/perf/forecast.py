@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import sys
 
-from lai_ray import config, start
-from lai_ray.instructor.budget import NOTHING, Amount
-from lai_ray.instructor.usage import characters
+from lai_ray.cli import run as cli_run
+from lai_ray.cli.check.budget import pools_known
+from lai_ray.config import config
+from lai_ray.instructor.spending.budget import NOTHING, Amount
+from lai_ray.instructor.spending.tokens import characters
 from lai_ray.records import Reply
-from lai_ray.report.outlook import pools_known
 
 
 def main() -> None:
     """One line a pool of replies and way of counting."""
     job = config.read(sys.argv[1], sys.argv[2:])
-    run = start.begun(job)
+    run = cli_run.begun(job)
     assert run is not None, "no such run yet"
     print("iteration  counted by          estimate in, out        used in, out      estimate / used: in, out, all")
     for pool in pools_known(run, job):

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lai_ray import plugins
-from lai_ray.benchmarks._closest import closest
+from lai_ray.common import plugins
+from lai_ray.grading.fuzzy_match import closest
 
 DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 ROUNDS = 5

@@ -22,10 +22,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.engines.scripted import ScriptedEngine
 from lai_ray.records import Message
-from lai_ray.settings import TargetSettings
 
 SIZES = (62_500, 250_000, 1_000_000)
 JOB = """

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray import plugins
-from lai_ray.benchmarks._upstream import read_rows
-from lai_ray.contamination import read
+from lai_ray.benchmark_kinds.rows import read_rows
+from lai_ray.cli.contamination import read
+from lai_ray.common import plugins
 from lai_ray.records import Problem
-from lai_ray.similarity.contamination import SAME, EvaluationSets
-from lai_ray.similarity.rouge import References, code_of, coded, rouge_l_of_pairs
-from lai_ray.similarity.words import options, whole, words
-from lai_ray.stages.clear import nearness, sets_of
+from lai_ray.stages.curation.contamination import SAME, EvaluationSets
+from lai_ray.stages.curation.evaluation_sets import nearness, sets_of
+from lai_ray.stages.curation.rouge import References, code_of, coded, rouge_l_of_pairs
+from lai_ray.stages.curation.words import options, whole, words
 from lai_ray.stages.select import Part
 
 DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[3] / "shared/data"))

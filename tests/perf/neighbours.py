@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray.distributed.neighbours import _Shard
-from lai_ray.similarity import topk
+from lai_ray.distributed.neighbours import topk
+from lai_ray.distributed.neighbours.nearest import _Shard
 from tests.perf.bench import Figure
 
 QUERIES, ROWS, WIDTH, K = 3_000, 7_473, 768, 3

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lai_ray.distributed.desk import LARGEST_BATCH
-from lai_ray.settings import LimitSettings
+from lai_ray.config.settings import LimitSettings
+from lai_ray.distributed.calls.scheduler import LARGEST_BATCH
 from tests.perf.bench import Figure
 
 CALLERS = (1, 4, 16)
@@ -39,7 +39,7 @@ def bench(pairs: int) -> Iterator[Figure]:
     """One figure for each number of callers."""
     import ray
 
-    from lai_ray.distributed.gate import Gate, start
+    from lai_ray.distributed.calls.rate_limiter import Gate, start
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:

@@ -17,9 +17,9 @@ import threading
 import time
 from typing import Any
 
-from lai_ray.distributed.instructor import ask
+from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.distributed.calls.ask import ask
 from lai_ray.records import Request
-from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 from tests import provider
 
 RPM, TPM, MOST, USED = 600, 60_000, 100, 40

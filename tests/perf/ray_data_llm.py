@@ -46,10 +46,10 @@ def question(i: int) -> list[dict[str, str]]:
 
 def ours(args: argparse.Namespace) -> Iterator[int]:
     """Yields the tokens of each answer as it arrives."""
+    from lai_ray.config.settings import ClusterSettings, TargetSettings
     from lai_ray.contracts import Model
-    from lai_ray.distributed.generate import generate
+    from lai_ray.distributed.generation.generate import generate
     from lai_ray.records import Request
-    from lai_ray.settings import ClusterSettings, TargetSettings
 
     settings = TargetSettings(engine="tests.perf._timed:ENGINE", model=STUDENT, max_model_len=LONGEST)
     cluster = ClusterSettings(target_replicas=args.replicas, gpus_per_replica=0, cpus_per_replica=0.9)
@@ -63,9 +63,9 @@ def theirs(args: argparse.Namespace) -> Iterator[int]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    from lai_ray import chat
+    from lai_ray.common import chat_template
 
-    tokenizer = chat.load_tokenizer(STUDENT)
+    tokenizer = chat_template.load_tokenizer(STUDENT)
     config = vLLMEngineProcessorConfig(
         model_source=STUDENT,
         engine_kwargs={
@@ -92,7 +92,7 @@ def theirs(args: argparse.Namespace) -> Iterator[int]:
         },
         postprocess=lambda row: {"tokens": row["num_generated_tokens"]},
     )
-    rows = [{"ids": chat.render(tokenizer, question(i)), "n": n} for i, n in enumerate(lengths(args))]
+    rows = [{"ids": chat_template.render(tokenizer, question(i)), "n": n} for i, n in enumerate(lengths(args))]
     dataset = processor(ray.data.from_items(rows, override_num_blocks=max(2, args.prompts // 128)))
     for batch in dataset.iter_batches(batch_size=None, prefetch_batches=1):
         yield from (int(n) for n in batch["tokens"])

@@ -20,13 +20,13 @@ from random import Random
 from typing import Any
 
 from lai_ray.benchmarks import gsm8k
-from lai_ray.benchmarks._answers import MARKER
-from lai_ray.benchmarks._math_rules import final_number
-from lai_ray.contamination import evaluation_sets
+from lai_ray.cli.contamination import evaluation_sets
 from lai_ray.contracts import DEFAULT_GRADING
+from lai_ray.grading.numbers import final_number
+from lai_ray.grading.worked_solutions import MARKER
 from lai_ray.records import Problem, Sample, Turn
-from lai_ray.similarity.duplicates import Kept
-from lai_ray.stages.accept import Gate
+from lai_ray.stages.curation.duplicates import Kept
+from lai_ray.stages.curation.sample_filter import Gate
 from tests.perf.arithmetic import DATA
 
 ROWS = DATA / "lai_generated_train/mistral_LaI_LEC_raw_k_2_train_4000.jsonl.gz"

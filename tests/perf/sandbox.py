@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from lai_ray.benchmarks import _sandbox
+from lai_ray.grading.sandbox import runner
 
 IMPORTS = "import typing, math, collections, re, heapq, itertools, functools\n"
 PROGRAM = IMPORTS + "def add(a, b): return a + b\n"
 TESTS = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(-1, 1) == 0"
-CHECKS = _sandbox.Checks(TESTS, "add", check=True)
+CHECKS = runner.Checks(TESTS, "add", check=True)
 COUNT = 60
 
 
 def in_the_sandbox(_: int) -> None:
     """One program, judged."""
-    assert _sandbox.run(PROGRAM, CHECKS).verdict == "passed"
+    assert runner.run(PROGRAM, CHECKS).verdict == "passed"
 
 
 def bare(_: int) -> None:
     """One start of the interpreter that the sandbox uses."""
-    subprocess.run([_sandbox._python(), "-I", "-S", "-c", PROGRAM], check=True)
+    subprocess.run([runner._python(), "-I", "-S", "-c", PROGRAM], check=True)
 
 
 def per_second(work: Callable[[int], None]) -> float:
@@ -50,7 +50,7 @@ def main(rounds: int) -> None:
         "name": "sandbox.throughput", "ratio": round(statistics.median(ratios), 3), "reach": 0.8,
         "value": round(statistics.median(ours for ours, _ in runs), 1), "unit": "programs/s",
         "baseline": round(statistics.median(theirs for _, theirs in runs), 1),
-        "ratios": [round(r, 2) for r in ratios], "load": os.getloadavg(), "tier": _sandbox.tier_in_use(),
+        "ratios": [round(r, 2) for r in ratios], "load": os.getloadavg(), "tier": runner.tier_in_use(),
     }))  # fmt: skip
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from lai_ray import plugins
+from lai_ray.common import plugins
 from lai_ray.records import Problem
 
 DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lai_ray import plugins
+from lai_ray.common import plugins
 from lai_ray.contracts import Grading
 from tests.perf.grading import DATA
 

@@ -6,7 +6,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-from lai_ray.distributed import probe
+from lai_ray.distributed.cluster import storage_check
 from lai_ray.errors import ConfigError
 from tests.ray.test_session import config
 
@@ -17,9 +17,9 @@ def main(storage: str) -> None:
     cluster.add_node(num_cpus=1, env_vars={"AWS_SECRET_ACCESS_KEY": "not-the-secret"})
     try:
         job = config(address=cluster.address).model_copy(update={"storage": storage})
-        found = probe.cluster(job).nodes
-        print(len(found), [node.free is not None for node in found], len(probe.table(found, storage).rows))
-        probe.refuse(found, storage)
+        found = storage_check.cluster(job).nodes
+        print(len(found), [node.free is not None for node in found], len(storage_check.table(found, storage).rows))
+        storage_check.refuse(found, storage)
     except ConfigError as error:
         print(error)
     finally:

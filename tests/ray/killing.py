@@ -9,7 +9,7 @@ import time
 
 import psutil
 
-from lai_ray.training import export, state
+from lai_ray.training import checkpoints, export
 
 MOMENTS = ("before the first state", "between states", "during a save")
 
@@ -20,7 +20,7 @@ def workers() -> list[psutil.Process]:
 
 
 def is_time(moment: str, out: str) -> bool:
-    kept, states = state.last_whole(out), state.folder_of(out)
+    kept, states = checkpoints.last_whole(out), checkpoints.folder_of(out)
     if moment == "before the first state":
         metrics = export.part_of(out) / export.METRICS
         return kept is None and not states.exists() and metrics.exists() and metrics.stat().st_size > 0
@@ -48,8 +48,8 @@ class Killer(threading.Thread):
                     victims = [each.pid for each in workers()]
                 if victims and is_time(self.moment, self.out):
                     os.kill(victims[-1], signal.SIGKILL)
-                    kept = state.last_whole(self.out)
-                    self.half = [each.name for each in state.folder_of(self.out).glob(".*")]
+                    kept = checkpoints.last_whole(self.out)
+                    self.half = [each.name for each in checkpoints.folder_of(self.out).glob(".*")]
                     self.found = {"step": kept[1].step if kept else 0}
             except (FileNotFoundError, ProcessLookupError, psutil.Error):  # Renamed, or ended, in between.
                 pass

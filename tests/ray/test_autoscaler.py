@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from lai_ray.distributed import autoscaler
-from lai_ray.distributed.autoscaler import HEAD, cluster_now, launched
-from lai_ray.distributed.placement import Group
+from lai_ray.distributed.cluster import autoscaler
+from lai_ray.distributed.cluster.autoscaler import HEAD, cluster_now, launched
+from lai_ray.distributed.cluster.capacity import Group
 
 FILE = """
 max_workers: 8

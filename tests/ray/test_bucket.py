@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lai_ray import weights
+from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
-from lai_ray.distributed.embed import _Encoder
-from lai_ray.distributed.generate import generate
+from lai_ray.distributed.fit.train import train
+from lai_ray.distributed.generation.generate import generate
+from lai_ray.distributed.neighbours.embed import _Encoder
 from lai_ray.distributed.search import search
-from lai_ray.distributed.train import train
-from lai_ray.objects import Objects
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.settings import ClusterSettings, TargetSettings
+from lai_ray.storage import model_folders
+from lai_ray.storage.objects import Objects
 from tests import bucket as server
 from tests.local import job as small
 from tests.ray.test_search import squares_in_a_trial
@@ -47,16 +47,16 @@ def tensors(folder: str) -> dict[str, torch.Tensor]:
 
 def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ray_session, bucket, tmp_path, logs):
     wanted = job(tmp_path)
-    weights.copy(wanted.model.path, f"{bucket}/base")
+    model_folders.copy(wanted.model.path, f"{bucket}/base")
     settings = wanted.settings.model_copy(update={"epochs": 2})
     out = f"{bucket}/run/train/checkpoint"
     afar = replace(wanted, model=Model(f"{bucket}/base", "tiny"), settings=settings, out=out)
     told: list[tuple[int, int]] = []
-    killed = weights.place_for("trainings", out) / "an earlier start"
+    killed = model_folders.place_for("trainings", out) / "an earlier start"
     killed.mkdir(parents=True)
     made = train(afar, TWO_WORKERS, logs, lambda done, all_: told.append((done, all_)))
     assert made.path == out and made.metrics["step"] == made.metrics["steps"]
-    learned, base = tensors(weights.here(out)), tensors(wanted.model.path)
+    learned, base = tensors(model_folders.here(out)), tensors(wanted.model.path)
     assert any(not torch.equal(learned[name], base[name]) for name in base)
     assert not killed.parent.exists(), "nothing of a training is left on the node's disk"
     left = Objects(f"{bucket}/run").sizes()
@@ -72,7 +72,7 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     engine = TargetSettings(engine="tests.ray.test_bucket:Reader", model="none")
     answers = list(generate(requests, target, settings=engine, cluster=ONE, logs=logs))
     size = sum(tensor.numel() for tensor in learned.values())
-    assert {answer.completion.text for answer in answers} == {f"{weights.here(made.path)} {size}"}
+    assert {answer.completion.text for answer in answers} == {f"{model_folders.here(made.path)} {size}"}
     row = pa.table({"row": [0], "text": ["w1 w2"]})
     assert _Encoder(target, None)(row)["vector"][0].as_py()
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from lai_ray.benchmarks import _sandbox
-from lai_ray.config import Config
+from lai_ray.config.config import Config
+from lai_ray.config.job_file import parse
 from lai_ray.contracts import Model
-from lai_ray.distributed.session import CHUNK, RayExecutor
-from lai_ray.jobfile import parse
+from lai_ray.distributed.executor import CHUNK, RayExecutor
+from lai_ray.grading.sandbox import runner
 from lai_ray.records import Attempt
-from lai_ray.rundir import Run
 from lai_ray.stages.evaluate import evaluate
 from lai_ray.stages.select import select
+from lai_ray.storage.run import Run
 from tests.local import LocalExecutor
 
 RIGHT = "def double(n):\n    return 2 * n"
@@ -89,7 +89,7 @@ class Uneven(RayExecutor):
         def graded(item: tuple[Any, ...]) -> Any:
             if not item[0].id.endswith(f"{CHUNK:05d}"):
                 return function(item)
-            used = _sandbox._pool().used
+            used = runner._pool().used
             used.add("landlock")
             try:
                 return function(item)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from lai_ray.chat import load_tokenizer, render
+from lai_ray.common.chat_template import load_tokenizer, render
+from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
-from lai_ray.distributed.generate import BLOCKS_ON_CPU, ROWS, generate
+from lai_ray.distributed.generation.generate import BLOCKS_ON_CPU, ROWS, generate
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.settings import ClusterSettings, TargetSettings
 from tests.ray.conftest import STUDENT
 
 MODEL = Model(path="nowhere", identity="scripted")

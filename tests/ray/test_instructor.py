@@ -14,12 +14,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from lai_ray.distributed.gate import Gate, Leave
-from lai_ray.distributed.instructor import ask
-from lai_ray.distributed.patience import Pace
+from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.distributed.calls.ask import ask
+from lai_ray.distributed.calls.rate_limiter import Gate, Leave
+from lai_ray.distributed.calls.retry import Pace
 from lai_ray.errors import StageError
 from lai_ray.records import Answer, Request
-from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 from tests import provider
 
 PACE = Pace(window=1.0, slack=0.5, backoff=0.05, unreachable=1.0, farewell=2.0, gate_idle=10.0)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from lai_ray.errors import StageError
-from lai_ray.instructor.budget import Budget, Caps
-from lai_ray.instructor.ledger import entries, total
+from lai_ray.instructor.spending.budget import Budget, Caps
+from lai_ray.instructor.spending.ledger import entries, total
 from lai_ray.records import Answer, Request
-from lai_ray.stages.purse import Purse
-from lai_ray.store import Answers, Store, key_of
+from lai_ray.stages.reservation import Purse
+from lai_ray.storage.store import Answers, Store, key_of
 from tests import provider
 from tests.ray.test_instructor import PACE, asking, kill_when
 

@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
+from lai_ray.config.settings import ClusterSettings
 from lai_ray.contracts import Model
-from lai_ray.distributed.embed import embed
-from lai_ray.distributed.neighbours import nearest, shards_for
+from lai_ray.distributed.neighbours.embed import embed
+from lai_ray.distributed.neighbours.nearest import nearest, shards_for
 from lai_ray.errors import DataError, StageError
-from lai_ray.settings import ClusterSettings
 from tests.ray.conftest import STUDENT
 
 RNG = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_a_search_without_a_number_of_shards_finds_what_one_with_it_finds():
 
 
 def test_shards_that_no_node_has_memory_for_are_said_with_what_they_need(monkeypatch):
-    monkeypatch.setattr("lai_ray.distributed.neighbours.SHARD_BASE", 1 << 45)
+    monkeypatch.setattr("lai_ray.distributed.neighbours.nearest.SHARD_BASE", 1 << 45)
     cluster = CPU.model_copy(update={"stall_seconds": 3})
     ones = np.ones((2, 2), np.float32)
     with pytest.raises(StageError, match=r"0\.1 CPU, 3\.28e\+04 GiB of memory; the cluster has .* GiB of memory"):

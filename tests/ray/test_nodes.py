@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from lai_ray.distributed import watchdog
-from lai_ray.distributed.watchdog import told, wanted
+from lai_ray.distributed.cluster import watchdog
+from lai_ray.distributed.cluster.watchdog import told, wanted
 from tests.ray.conftest import ROOT
 
 

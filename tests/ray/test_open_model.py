@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray.distributed.session import RayExecutor
+from lai_ray.config.settings import InstructorSettings, LimitSettings
+from lai_ray.distributed.executor import RayExecutor
 from lai_ray.errors import DataError, StageError
-from lai_ray.instructor.budget import Budget, Caps
-from lai_ray.instructor.usage import worst_case
+from lai_ray.instructor.spending.budget import Budget, Caps
+from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Request
-from lai_ray.settings import InstructorSettings, LimitSettings
-from lai_ray.stages.purse import Purse
-from lai_ray.store import Answers, Store, key_of
+from lai_ray.stages.reservation import Purse
+from lai_ray.storage.store import Answers, Store, key_of
 from tests.ray.test_session import config
 
 SETTINGS = InstructorSettings(engine="scripted", model="toy", max_tokens=50)

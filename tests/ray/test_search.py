@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from lai_ray.config.settings import TrainSettings
 from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.distributed.search import search
 from lai_ray.errors import DataError
-from lai_ray.settings import TrainSettings
 from tests.local import job
 from tests.ray.placing import HELD
 from tests.tiny_model import tiny_model

@@ -8,11 +8,11 @@ import textwrap
 
 import pytest
 
-from lai_ray.config import Config
+from lai_ray.config.config import Config
+from lai_ray.config.job_file import parse
 from lai_ray.distributed.connect import fits, start
-from lai_ray.distributed.session import CHUNK, RayExecutor
+from lai_ray.distributed.executor import CHUNK, RayExecutor
 from lai_ray.errors import ConfigError, DataError
-from lai_ray.jobfile import parse
 from tests.ray.conftest import STUDENT
 
 
@@ -34,7 +34,7 @@ def python(code: str, **environment: str) -> str:
     import os
 
     before = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    head = "from tests.ray.test_session import config\nfrom lai_ray.distributed.session import RayExecutor\n"
+    head = "from tests.ray.test_session import config\nfrom lai_ray.distributed.executor import RayExecutor\n"
     done = subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(code)],
         env=before | environment,

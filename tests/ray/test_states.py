@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from lai_ray.contracts import TrainJob
-from lai_ray.distributed.train import train
+from lai_ray.distributed.fit.train import train
 from lai_ray.errors import StageError
-from lai_ray.training import state
+from lai_ray.training import checkpoints
 from tests.ray.killing import MOMENTS, Killer, workers
 from tests.ray.test_train import EVERY, KEEPING, STEPS, TWO_WORKERS, job
 
@@ -73,14 +73,14 @@ def test_a_driver_that_dies_leaves_a_state_that_its_successor_goes_on_from(ray_s
     wanted = job(tmp_path)
 
     def kill_all(done: int, all_: int) -> None:
-        if state.last_whole(wanted.out):
+        if checkpoints.last_whole(wanted.out):
             for worker in workers():
                 worker.kill()
 
-    monkeypatch.setattr("lai_ray.distributed.train.ATTEMPTS", 1)
+    monkeypatch.setattr("lai_ray.distributed.fit.train.ATTEMPTS", 1)
     with pytest.raises(StageError):
         train(wanted, KEEPING, None, kill_all)
-    left = state.last_whole(wanted.out)
+    left = checkpoints.last_whole(wanted.out)
     assert left is not None
     trained = train(wanted, KEEPING, None)
     assert trained.metrics["resumed_at"] == left[1].step

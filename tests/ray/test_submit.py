@@ -22,8 +22,8 @@ import psutil
 import pytest
 from aiohttp import web
 
-from lai_ray import submission
-from lai_ray.distributed import jobs
+from lai_ray.distributed.jobs import submission
+from lai_ray.distributed.jobs import submit as job_submit
 from lai_ray.errors import ConfigError, StageError
 from tests import provider, submitting
 from tests.unit.test_recorded import answers
@@ -433,11 +433,11 @@ class Broken:
 
 
 def test_a_connection_that_breaks_is_made_again_and_no_line_is_lost_or_repeated(monkeypatch):
-    monkeypatch.setattr(jobs, "RETRY", 0.1)
+    monkeypatch.setattr(job_submit, "RETRY", 0.1)
     written: list[str] = []
     said: list[str] = []
     with Broken().serve() as address:
-        ended = jobs.Server(address).follow("lai-x-1", written.append, said.append)
+        ended = job_submit.Server(address).follow("lai-x-1", written.append, said.append)
     assert "".join(written) == Broken.LOG
     assert (ended.status, ended.code) == ("SUCCEEDED", 0)
     assert [words.partition(address)[2] for words in said] == [
@@ -447,13 +447,13 @@ def test_a_connection_that_breaks_is_made_again_and_no_line_is_lost_or_repeated(
 
 def test_a_job_that_the_cluster_knows_no_more_is_said():
     with Broken().serve() as address, pytest.raises(StageError, match="does not know lai-gone-1 any more"):
-        jobs.Server(address).follow("lai-gone-1", print, print)
+        job_submit.Server(address).follow("lai-gone-1", print, print)
 
 
 def test_a_cluster_that_stays_away_is_given_up(monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE", 0.0)
+    monkeypatch.setattr(job_submit, "PATIENCE", 0.0)
     with Broken().serve() as address:
-        server = jobs.Server(address)
+        server = job_submit.Server(address)
     with pytest.raises(StageError, match="The job may go on without us"):
         server.follow("lai-x-1", print, print)
 
@@ -470,7 +470,7 @@ def test_a_cluster_that_is_not_ready_is_asked_again(mine: submission.Submission)
     broken = Broken("No available agent to submit job, please try again later.", "RPC error: CANCELLED")
     broken.busy = [2, 4]
     with broken.serve() as address:
-        assert jobs.Server(address).begin(mine, print) == ("lai-own-1", False)
+        assert job_submit.Server(address).begin(mine, print) == ("lai-own-1", False)
     [taken] = broken.taken
     assert taken["entrypoint"] == "python -m lai_ray run job.toml"
     assert taken["metadata"] == {"lai_run": "/mnt/runs/own"}
@@ -485,11 +485,11 @@ def test_a_dashboard_that_does_not_tell_its_jobs_is_said():
         broken.serve() as address,
         pytest.raises(ConfigError, match=f"the Ray at {address} does not tell its jobs: .*503"),
     ):
-        jobs.Server(address)
+        job_submit.Server(address)
 
 
 def test_a_job_that_the_cluster_does_not_take_is_said_in_its_own_last_words(mine: submission.Submission):
     with Broken("ValueError: pip cannot be used here").serve() as address:
-        server = jobs.Server(address)
+        server = job_submit.Server(address)
         with pytest.raises(ConfigError, match="did not take the job: ValueError: pip cannot be used here\n"):
             server.begin(mine, print)

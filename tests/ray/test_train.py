@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lai_ray.config.settings import ClusterSettings, TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
-from lai_ray.distributed.train import train
+from lai_ray.distributed.fit.train import train
 from lai_ray.errors import DataError, StageError
-from lai_ray.settings import ClusterSettings, TrainSettings
-from lai_ray.training import state
+from lai_ray.training import checkpoints
 from tests.ray.killing import Killer
 from tests.tiny_model import conversations, tiny_model
 
@@ -92,7 +92,7 @@ def test_a_worker_killed_while_a_state_is_saved_goes_on_from_the_one_before_to_t
     assert trained.metrics["resumed_at"] == killer.found["step"] > 0
     a, b = weights(undisturbed[1].out), weights(wanted.out)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert not state.folder_of(wanted.out).exists()
+    assert not checkpoints.folder_of(wanted.out).exists()
 
 
 def test_a_workers_error_comes_in_its_own_words_and_once(ray_session, tmp_path):
@@ -117,7 +117,7 @@ def test_more_workers_than_fit_are_said_with_what_was_wanted(ray_session, tmp_pa
 
 
 def test_errors_of_the_data_are_told_before_those_of_the_workers_that_lost_their_peer():
-    from lai_ray.distributed.train import _explained, _is_death
+    from lai_ray.distributed.fit.train import _explained, _is_death
 
     lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
     assert _is_death(lost) and not _is_death(DataError("no")) and not _is_death(ValueError("no"))
@@ -128,7 +128,7 @@ def test_errors_of_the_data_are_told_before_those_of_the_workers_that_lost_their
 def test_a_module_that_workers_cannot_import_is_not_tried_again():
     from ray.exceptions import RaySystemError, RayTaskError
 
-    from lai_ray.distributed.train import _explained, _is_death
+    from lai_ray.distributed.fit.train import _explained, _is_death
 
     cause = RaySystemError("No module named 'my_pkg'", "Traceback …")
     error = RayTaskError("run_train_fn", "Traceback …", cause)

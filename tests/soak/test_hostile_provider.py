@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from lai_ray.distributed.instructor import ask
-from lai_ray.distributed.patience import Pace
+from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
+from lai_ray.distributed.calls.ask import ask
+from lai_ray.distributed.calls.retry import Pace
 from lai_ray.records import Request
-from lai_ray.settings import ClusterSettings, InstructorSettings, LimitSettings
 from tests import provider
 
 CALLS = 1000

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ray.util import get_node_ip_address
 
-from lai_ray.store import Store
+from lai_ray.storage.store import Store
 from tests import nodes, submitting
 from tests.bucket import bucket  # noqa: F401
 from tests.conftest import REPO, Tutor, lai, tutoring

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lai_ray.report import facts
-from lai_ray.rundir import Run
+from lai_ray.storage.run import Run
 from tests.conftest import lai
 
 SEEDS = [0, 1, 2]

@@ -6,11 +6,11 @@ import csv
 
 import pytest
 
-from lai_ray import start
+from lai_ray.cli import run as cli_run
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Case, Reply, Sample
-from lai_ray.report import annotate, story
-from lai_ray.rundir import Run
+from lai_ray.report import annotation_sheet, story
+from lai_ray.storage.run import Run
 from lai_ray.world import rules
 from tests.conftest import lai
 from tests.local import LocalExecutor, job
@@ -19,7 +19,7 @@ from tests.local import LocalExecutor, job
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     where = tmp_path_factory.mktemp("explained")
-    return start.run_job(job(where, instructor__explain=True), executor=LocalExecutor()).run
+    return cli_run.run_job(job(where, instructor__explain=True), executor=LocalExecutor()).run
 
 
 def rows(path) -> list[dict[str, str]]:
@@ -28,9 +28,9 @@ def rows(path) -> list[dict[str, str]]:
 
 
 def judged(path, verdicts, delimiter=","):
-    filled = [row | {annotate.VERDICT: verdict} for row, verdict in zip(rows(path), verdicts, strict=True)]
+    filled = [row | {annotation_sheet.VERDICT: verdict} for row, verdict in zip(rows(path), verdicts, strict=True)]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, annotate.COLUMNS, delimiter=delimiter)
+        writer = csv.DictWriter(file, annotation_sheet.COLUMNS, delimiter=delimiter)
         writer.writeheader()
         writer.writerows(filled)
     return path
@@ -48,7 +48,7 @@ def test_the_line_stays_in_the_reply_and_out_of_every_sample(run):
 
 def test_a_numbered_line_is_no_sample_either(tmp_path):
     executor = LocalExecutor(reply=lambda request: "1. " + rules.reply(request.messages, request.seed))
-    other = start.run_job(job(tmp_path, instructor__explain=True), executor=executor).run
+    other = cli_run.run_job(job(tmp_path, instructor__explain=True), executor=executor).run
     curated = other.stage(0, "curate")
     samples = [*curated.view("samples.jsonl", Sample), *curated.view("dropped.jsonl", Sample)]
     assert not any("MISTAKE" in f"{s.problem.question} {s.turns}" for s in samples)
@@ -60,9 +60,9 @@ def test_the_story_tells_what_the_mistake_was_taken_for(run):
 
 
 def test_a_sheet_holds_mistakes_in_a_seeded_order_with_an_empty_column(run, tmp_path):
-    written = annotate.write_sheet(run, 5, tmp_path / "a.csv")
-    annotate.write_sheet(run, 5, tmp_path / "same.csv")
-    annotate.write_sheet(run, 5, tmp_path / "other.csv", seed=1)
+    written = annotation_sheet.write_sheet(run, 5, tmp_path / "a.csv")
+    annotation_sheet.write_sheet(run, 5, tmp_path / "same.csv")
+    annotation_sheet.write_sheet(run, 5, tmp_path / "other.csv", seed=1)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "same.csv").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() != (tmp_path / "other.csv").read_bytes()
     found = rows(tmp_path / "a.csv")
@@ -74,8 +74,8 @@ def test_a_sheet_holds_mistakes_in_a_seeded_order_with_an_empty_column(run, tmp_
         assert row["wrong answer"] == case.attempt.completion.text
         assert row["right answer"] == case.attempt.problem.answer != ""
         assert row["explanation"].startswith("Step ")
-        assert row[annotate.VERDICT] == ""
-    everything = annotate.write_sheet(run, 10_000, tmp_path / "all.csv")
+        assert row[annotation_sheet.VERDICT] == ""
+    everything = annotation_sheet.write_sheet(run, 10_000, tmp_path / "all.csv")
     assert everything.rows == everything.explained == len(rows(tmp_path / "all.csv"))
 
 
@@ -84,43 +84,43 @@ def test_a_sheet_holds_mistakes_in_a_seeded_order_with_an_empty_column(run, tmp_
     ["=1+2", "+A1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =cmd|' /C calc'!A0", "＝1", "\x00=1", "\ufeff=1"],
 )
 def test_a_cell_that_a_spreadsheet_would_run_is_text(text):
-    assert annotate.cell(text) == "'" + text.replace("\x00", "")
+    assert annotation_sheet.cell(text) == "'" + text.replace("\x00", "")
 
 
 @pytest.mark.parametrize("text", ["-5", "+1,000.5", "3 = 3", "It adds = wrong", "", "#### 5", "a\n=b"])
 def test_other_cells_stay_as_they_are(text):
-    assert annotate.cell(text) == text
+    assert annotation_sheet.cell(text) == text
 
 
 def test_a_cell_is_no_longer_than_a_spreadsheet_holds():
-    assert len(annotate.cell("x" * 50_000)) < 32_767
+    assert len(annotation_sheet.cell("x" * 50_000)) < 32_767
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_agreement_is_the_share_of_yes_among_those_judged(run, tmp_path, delimiter):
-    annotate.write_sheet(run, 11, tmp_path / "a.csv")
+    annotation_sheet.write_sheet(run, 11, tmp_path / "a.csv")
     path = judged(tmp_path / "a.csv", ["yes", "Y", " TRUE ", "1", "yes", "yes", "yes", "yes", "no", "N", ""], delimiter)
-    (row,) = annotate.agreement(path).rows
+    (row,) = annotation_sheet.agreement(path).rows
     assert row == ["10", "8", "80.0%", "49.0% to 94.3%", "1"], "Wilson's textbook case"
 
 
 def test_a_sheet_that_cannot_be_counted_says_where(run, tmp_path):
     path = tmp_path / "a.csv"
-    annotate.write_sheet(run, 2, path)
+    annotation_sheet.write_sheet(run, 2, path)
     with pytest.raises(DataError, match="no row is judged"):
-        annotate.agreement(path)
+        annotation_sheet.agreement(path)
     with pytest.raises(DataError, match=r"row 2, .*'perhaps' is neither yes nor no"):
-        annotate.agreement(judged(path, ["yes", "perhaps"]))
-    path.write_text(f'id,"{annotate.VERDICT}"\na,yes\na,no\n')
+        annotation_sheet.agreement(judged(path, ["yes", "perhaps"]))
+    path.write_text(f'id,"{annotation_sheet.VERDICT}"\na,yes\na,no\n')
     with pytest.raises(DataError, match="row 2: 'a' stands there twice"):
-        annotate.agreement(path)
-    path.write_text(f'id,"{annotate.VERDICT}"\na,yes\n,\n,\n')
-    assert annotate.agreement(path).rows[0][0] == "1", "empty rows are none"
+        annotation_sheet.agreement(path)
+    path.write_text(f'id,"{annotation_sheet.VERDICT}"\na,yes\n,\n,\n')
+    assert annotation_sheet.agreement(path).rows[0][0] == "1", "empty rows are none"
     path.write_text("question,answer\n")
     with pytest.raises(DataError, match="no column 'id'"):
-        annotate.agreement(path)
+        annotation_sheet.agreement(path)
     with pytest.raises(ConfigError, match=r"no such file. Did you mean 'a.csv'\?"):
-        annotate.agreement(tmp_path / "b.csv")
+        annotation_sheet.agreement(tmp_path / "b.csv")
 
 
 def test_the_command_writes_a_sheet_reads_it_back_and_says_what_it_wants(run, tmp_path):
@@ -137,13 +137,13 @@ def test_the_command_writes_a_sheet_reads_it_back_and_says_what_it_wants(run, tm
 
 
 def test_a_sheet_is_never_written_over_and_needs_explanations(run, tmp_path):
-    annotate.write_sheet(run, 1, tmp_path / "a.csv")
+    annotation_sheet.write_sheet(run, 1, tmp_path / "a.csv")
     with pytest.raises(ConfigError, match="may hold judgements"):
-        annotate.write_sheet(run, 1, tmp_path / "a.csv")
+        annotation_sheet.write_sheet(run, 1, tmp_path / "a.csv")
     with pytest.raises(ConfigError, match="at least 1"):
-        annotate.write_sheet(run, 0, tmp_path / "b.csv")
+        annotation_sheet.write_sheet(run, 0, tmp_path / "b.csv")
     with pytest.raises(ConfigError, match="folder does not exist"):
-        annotate.write_sheet(run, 1, tmp_path / "none" / "b.csv")
-    silent = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+        annotation_sheet.write_sheet(run, 1, tmp_path / "none" / "b.csv")
+    silent = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     with pytest.raises(ConfigError, match="instructor.explain = true"):
-        annotate.write_sheet(silent, 1, tmp_path / "b.csv")
+        annotation_sheet.write_sheet(silent, 1, tmp_path / "b.csv")

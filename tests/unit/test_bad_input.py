@@ -10,10 +10,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lai_ray import jobfile, plan, plugins, start
-from lai_ray.benchmarks import _sandbox
-from lai_ray.cli import app
+from lai_ray.cli import run
+from lai_ray.cli.check import check
+from lai_ray.cli.main import app
+from lai_ray.common import plugins
+from lai_ray.config import job_file
 from lai_ray.errors import ConfigError, DataError
+from lai_ray.grading.sandbox import runner
 from lai_ray.stages.select import select
 from tests.local import job
 
@@ -47,7 +50,7 @@ def test_a_row_of_upstream_data_that_is_none_is_said_with_its_place(tmp_path, ro
 
 def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'gsm8k'"):
-        start.check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
+        run.check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -61,22 +64,22 @@ def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(
 )
 def test_what_would_fail_in_the_middle_of_a_run_is_said_before_it(tmp_path, settings, said):
     with pytest.raises(ConfigError, match=said):
-        start.check_names(job(tmp_path, **settings))
+        run.check_names(job(tmp_path, **settings))
 
 
 def test_an_empty_storage_is_no_root_and_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file; name a folder"):
-        start.check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
+        run.check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
     for key in ("storage", "data.gsm8k"):
         with pytest.raises(ConfigError, match=f"{key}: string should have at least 1 character"):
-            jobfile.read("jobs/quickstart.toml", [f"{key}="])
+            job_file.read("jobs/quickstart.toml", [f"{key}="])
 
 
 def test_a_job_whose_data_is_bad_is_never_called_sound(tmp_path):
     console = Console(width=200, file=io.StringIO())
     with pytest.raises(DataError):
-        plan.show(upstream(tmp_path, GSM8K, {"question": "?"}), console)
+        check.show(upstream(tmp_path, GSM8K, {"question": "?"}), console)
     assert "sound" not in console.file.getvalue()
 
 
@@ -101,8 +104,8 @@ def test_a_response_of_ten_megabytes_gets_a_verdict_in_seconds(name, record, res
 
 def test_a_program_that_prints_a_gigabyte_is_graded_by_what_it_returns(tmp_path):
     try:
-        _sandbox.strongest("namespaces")
-    except _sandbox.SandboxRefusedError as refused:
+        runner.strongest("namespaces")
+    except runner.SandboxRefusedError as refused:
         pytest.skip(str(refused))
     program = "def f(n):\n    for _ in range(1024):\n        print('x' * (1 << 20))\n    return 2 * n"
     row = {

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lai_ray.benchmarks._bbh_rules import default_grade, paper_grade
 from lai_ray.benchmarks.bbh import TASKS, Bbh
 from lai_ray.errors import ConfigError
+from lai_ray.grading.bbh import default_grade, paper_grade
 
 ASKED = "Which is a fruit?\nOptions:\n(A) a stone\n(B) a pear"
 

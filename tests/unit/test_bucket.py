@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import cli, start, weights
-from lai_ray.distributed import afar
+from lai_ray.cli import main
+from lai_ray.cli import run as cli_run
+from lai_ray.distributed.fit import object_store
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.objects import Objects
-from lai_ray.rundir import Run
-from lai_ray.store import Store
+from lai_ray.storage import model_folders
+from lai_ray.storage.objects import Objects
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import Store
 from tests import bucket as server
 from tests.bucket import bucket  # noqa: F401
 from tests.local import Crash, LocalExecutor, job, pretend_model
@@ -34,44 +36,46 @@ def on(url: str, folder: Path, **changes: object):
 
 
 def test_a_run_in_a_bucket_killed_twice_ends_as_an_undisturbed_one_on_a_disk(bucket, tmp_path, capsys):  # noqa: F811
-    whole = start.run_job(job(tmp_path, **SMALL), executor=LocalExecutor())
+    whole = cli_run.run_job(job(tmp_path, **SMALL), executor=LocalExecutor())
     asked = []
     for death in ({"ask": 2}, {"train": 0}):
         asked.append(LocalExecutor(die_after=death))
         with pytest.raises(Crash):
-            start.run_job(on(f"{bucket}/runs", tmp_path), executor=asked[-1])
+            cli_run.run_job(on(f"{bucket}/runs", tmp_path), executor=asked[-1])
     asked.append(LocalExecutor())
-    resumed = start.run_job(on(f"{bucket}/runs", tmp_path), executor=asked[-1])
+    resumed = cli_run.run_job(on(f"{bucket}/runs", tmp_path), executor=asked[-1])
     assert samples(resumed.run) == samples(whole.run)
     for verb in ("generate", "ask"):
         keys = [request.key for executor in asked for request in executor.requests[verb]]
         assert len(keys) == len(set(keys))
     again = LocalExecutor()
-    finished = start.run_job(on(f"{bucket}/runs", tmp_path), executor=again)
+    finished = cli_run.run_job(on(f"{bucket}/runs", tmp_path), executor=again)
     assert not again.asked
     card = finished.run.store.get("iteration_0/train/checkpoint/README.md").decode()
     assert "word_problems.test" in card, "the model sat its tests"
     assert not list(tmp_path.rglob("s3:*")), "no folder that is called like a URL"
 
     # Read back by the commands, and taken over by another name: nothing is asked or trained.
-    cli.report([f"{bucket}/runs/small"])
-    cli.show(f"{bucket}/runs/small", None)
+    main.report([f"{bucket}/runs/small"])
+    main.show(f"{bucket}/runs/small", None)
     said = capsys.readouterr().out
     assert "word_problems" in said and "Traceback" not in said
     taker = LocalExecutor()
-    other = start.run_job(on(f"{bucket}/other", tmp_path, name="taker"), reuse=[f"{bucket}/runs/small"], executor=taker)
+    other = cli_run.run_job(
+        on(f"{bucket}/other", tmp_path, name="taker"), reuse=[f"{bucket}/runs/small"], executor=taker
+    )
     assert not set(taker.asked) & {"generate", "ask", "train", "embed"}
-    assert weights.lineage_of(other.target.path) == weights.lineage_of(resumed.target.path)
+    assert model_folders.lineage_of(other.target.path) == model_folders.lineage_of(resumed.target.path)
     assert other.target.path.startswith(f"{bucket}/other/taker/")
     home = LocalExecutor()
-    local = start.run_job(job(tmp_path, **SMALL, name="home"), reuse=[f"{bucket}/runs/small"], executor=home)
+    local = cli_run.run_job(job(tmp_path, **SMALL, name="home"), reuse=[f"{bucket}/runs/small"], executor=home)
     assert not set(home.asked) & {"generate", "ask", "train", "embed"}
     assert Path(local.target.path, "model.safetensors").is_file()
 
 
 def test_a_search_in_a_bucket_keeps_the_winners_weights_alone(bucket, tmp_path):  # noqa: F811
     rates = {"search__learning_rate": [3e-4], "search__seeds": [0]}
-    outcome = start.run_job(on(f"{bucket}/search", tmp_path, **rates), executor=LocalExecutor())
+    outcome = cli_run.run_job(on(f"{bucket}/search", tmp_path, **rates), executor=LocalExecutor())
     kept = [name for name in outcome.run.store.names() if name.endswith("checkpoint/lineage.json")]
     assert outcome.run.stage(0, "search").facts()["winner"] == "trial_1"
     assert kept == ["iteration_0/search/trial_1/start_1/train/checkpoint/lineage.json"]
@@ -80,16 +84,16 @@ def test_a_search_in_a_bucket_keeps_the_winners_weights_alone(bucket, tmp_path):
 
 def test_a_model_is_copied_once_to_a_node_however_many_ask(bucket, tmp_path, monkeypatch):  # noqa: F811
     pretend_model(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(bytes(range(256)) * (weights.PIECE // 128))
+    (tmp_path / "model" / "model.safetensors").write_bytes(bytes(range(256)) * (model_folders.PIECE // 128))
     (tmp_path / "model" / "lineage.json").write_text('{"name": "abc"}')
-    weights.copy(str(tmp_path / "model"), f"{bucket}/model")
+    model_folders.copy(str(tmp_path / "model"), f"{bucket}/model")
     monkeypatch.setenv("LAI_CACHE", str(tmp_path / "cache"))
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        places = pool.map(weights.here, [f"{bucket}/model"] * 3)
+        places = pool.map(model_folders.here, [f"{bucket}/model"] * 3)
     assert len(set(places)) == 1
     made = Path(places[0]).stat().st_ino
     assert (Path(places[0]) / "model.safetensors").read_bytes() == (tmp_path / "model/model.safetensors").read_bytes()
-    assert Path(weights.here(f"{bucket}/model")).stat().st_ino == made
+    assert Path(model_folders.here(f"{bucket}/model")).stat().st_ino == made
     assert [path.name for path in (tmp_path / "cache" / "models").iterdir() if path.suffix != ".lock"] == [
         Path(places[0]).name
     ]
@@ -100,22 +104,22 @@ def test_a_model_that_was_half_written_is_never_taken_for_a_whole_one(bucket, tm
     (tmp_path / "made" / "lineage.json").write_text('{"name": "abc"}')
     asked = iter([True, True, False])
     with pytest.raises(StageError, match="another training has begun"):
-        weights.publish(tmp_path / "made", f"{bucket}/half", mine=lambda: next(asked))
+        model_folders.publish(tmp_path / "made", f"{bucket}/half", mine=lambda: next(asked))
     assert Objects(f"{bucket}/half").exists("config.json")
-    assert weights.lineage_of(f"{bucket}/half") is None
+    assert model_folders.lineage_of(f"{bucket}/half") is None
     with pytest.raises(StageError, match="being written when its writer stopped"):
-        weights.here(f"{bucket}/half")
+        model_folders.here(f"{bucket}/half")
     with pytest.raises(StageError, match="no model there"):
-        weights.here(f"{bucket}/nothing")
+        model_folders.here(f"{bucket}/nothing")
 
 
 def test_a_disk_without_room_for_a_copy_is_named(bucket, small_disk, tmp_path, monkeypatch):  # noqa: F811
     pretend_model(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"0" * (4 << 20))
-    weights.copy(str(tmp_path / "model"), f"{bucket}/large")
+    model_folders.copy(str(tmp_path / "model"), f"{bucket}/large")
     monkeypatch.setenv("LAI_CACHE", str(small_disk))
     with pytest.raises(StageError, match=r"needs 0\.00419 GB.*LAI_CACHE"):
-        weights.here(f"{bucket}/large")
+        model_folders.here(f"{bucket}/large")
 
 
 def test_a_training_goes_on_where_nobody_can_look_how_far_it_is(tmp_path, monkeypatch):
@@ -124,15 +128,15 @@ def test_a_training_goes_on_where_nobody_can_look_how_far_it_is(tmp_path, monkey
 
     monkeypatch.setattr(Objects, "get", fails)
     monkeypatch.setattr(Objects, "put", fails)
-    monkeypatch.setattr(afar, "EVERY", 0.0)
-    assert afar.told(str(tmp_path), lambda done, steps: None, 7) == 7
-    worker = object.__new__(afar.Afar)
+    monkeypatch.setattr(object_store, "EVERY", 0.0)
+    assert object_store.told(str(tmp_path), lambda done, steps: None, 7) == 7
+    worker = object.__new__(object_store.Afar)
     worker._store, worker._said = Objects(str(tmp_path)), 0.0
     worker.tell(1, {"steps": 9})
 
 
 def test_no_key_is_in_the_run_or_in_a_pickle_of_what_reaches_it(bucket, tmp_path):  # noqa: F811
-    run = start.run_job(on(f"{bucket}/keys", tmp_path, iterations=0), executor=LocalExecutor()).run
+    run = cli_run.run_job(on(f"{bucket}/keys", tmp_path, iterations=0), executor=LocalExecutor()).run
     for name in run.store.names():
         content = run.store.get(name)
         assert b"the-secret-of-the-tests" not in content and b"AKIATHEKEY" not in content, name
@@ -155,7 +159,7 @@ def test_the_lines_of_a_large_file_come_in_pieces(bucket):  # noqa: F811
 ])  # fmt: skip
 def test_a_storage_that_cannot_be_is_refused_before_anything_starts(tmp_path, storage, changes, said):
     with pytest.raises(ConfigError, match=said):
-        start.check_names(on(storage, tmp_path, **changes))
+        cli_run.check_names(on(storage, tmp_path, **changes))
 
 
 def test_a_bucket_that_is_not_there_and_one_that_is_not_ours_to_write_are_said_so(tmp_path, monkeypatch):
@@ -167,7 +171,7 @@ def test_a_bucket_that_is_not_there_and_one_that_is_not_ours_to_write_are_said_s
             monkeypatch.setenv(name, value)
         executor = LocalExecutor()
         with pytest.raises(StageError, match="locked.*could not be written.*AccessDenied.*list, read and write it"):
-            start.run_job(on("s3://locked/runs", tmp_path), executor=executor)
+            cli_run.run_job(on("s3://locked/runs", tmp_path), executor=executor)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
         with pytest.raises(StageError, match="could not be"):
             Store("s3://locked").names()

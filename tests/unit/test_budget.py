@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lai_ray.errors import ConfigError
-from lai_ray.instructor.budget import NOTHING, Amount, Budget, Caps, Price, caps_of, price_of
-from lai_ray.instructor.ledger import entries, total
-from lai_ray.instructor.meter import Meter
-from lai_ray.instructor.usage import worst_case
+from lai_ray.instructor.rate_limit.meter import Meter
+from lai_ray.instructor.spending.budget import NOTHING, Amount, Budget, Caps, Price, caps_of, price_of
+from lai_ray.instructor.spending.ledger import entries, total
+from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Mark, Request
-from lai_ray.stages.purse import Purse
-from lai_ray.store import Answers, Store, encode, key_of
+from lai_ray.stages.reservation import Purse
+from lai_ray.storage.store import Answers, Store, encode, key_of
 from tests.local import job
 
 CALLERS = 16

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lai_ray import chat
+from lai_ray.common import chat_template
 from lai_ray.errors import DataError
 
 TEMPLATES = {
@@ -62,15 +62,15 @@ def made(style: str) -> Any:
     return tokenizer
 
 
-def learned(tokenizer: Any, tokens: chat.Tokens) -> str:
+def learned(tokenizer: Any, tokens: chat_template.Tokens) -> str:
     return str(tokenizer.decode([i for i, w in zip(tokens.ids, tokens.weights, strict=True) if w > 0]))
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_training_begins_with_the_prompt_of_generation_token_for_token(style):
     tokenizer = made(style)
-    prompt = chat.render(tokenizer, QUESTION)
-    example = chat.render_example(tokenizer, QUESTION, [("3 + 4 = 7", 1.0)], max_length=500)
+    prompt = chat_template.render(tokenizer, QUESTION)
+    example = chat_template.render_example(tokenizer, QUESTION, [("3 + 4 = 7", 1.0)], max_length=500)
     assert example.ids[: len(prompt)] == prompt
     assert not any(example.weights[: len(prompt)])
     assert all(example.weights[len(prompt) :])
@@ -79,7 +79,7 @@ def test_training_begins_with_the_prompt_of_generation_token_for_token(style):
 @pytest.mark.parametrize("style", STYLES)
 def test_the_response_and_its_end_are_learned_and_nothing_after_it(style):
     tokenizer = made(style)
-    example = chat.render_example(tokenizer, QUESTION, [("3 + 4 = 7", 1.0)], max_length=500)
+    example = chat_template.render_example(tokenizer, QUESTION, [("3 + 4 = 7", 1.0)], max_length=500)
     said = "3 + 4 = 7\n</s>" if style == "bare" else f"3 + 4 = 7{END[style]}"  # bare: the tokenizer's EOS is added
     assert learned(tokenizer, example).strip() == said
     assert tokenizer.convert_ids_to_tokens(example.ids[-1]) == END[style]
@@ -90,20 +90,20 @@ def test_the_response_and_its_end_are_learned_and_nothing_after_it(style):
 def test_render_is_what_the_tokenizers_own_template_gives():
     tokenizer = made("llama3")
     own = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert chat.render(tokenizer, QUESTION) == own
+    assert chat_template.render(tokenizer, QUESTION) == own
 
 
 @pytest.mark.parametrize(("style", "count"), [("llama3", 1), ("mistral", 1), ("gemma", 1), ("chatml", 0)])
 def test_bos_is_as_often_there_as_the_template_writes_it(style, count):
     tokenizer = made(style)
-    assert chat.render(tokenizer, QUESTION).count(tokenizer.bos_token_id) == count
+    assert chat_template.render(tokenizer, QUESTION).count(tokenizer.bos_token_id) == count
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_response_that_begins_with_newlines_leaves_the_prompt_as_it_was(style):
     tokenizer = made(style)
-    prompt = chat.render(tokenizer, QUESTION)
-    example = chat.render_example(tokenizer, QUESTION, [("\n\n She has 7.\n", 1.0)], max_length=500)
+    prompt = chat_template.render(tokenizer, QUESTION)
+    example = chat_template.render_example(tokenizer, QUESTION, [("\n\n She has 7.\n", 1.0)], max_length=500)
     assert example.ids[: len(prompt)] == prompt
     assert "She has 7." in learned(tokenizer, example)
 
@@ -111,7 +111,9 @@ def test_a_response_that_begins_with_newlines_leaves_the_prompt_as_it_was(style)
 @pytest.mark.parametrize("style", STYLES)
 def test_each_turn_is_learned_with_its_own_weight_and_the_end_with_the_last(style):
     tokenizer = made(style)
-    example = chat.render_example(tokenizer, QUESTION, [("She has 8.", 0.0), (" No: she has 7.", 2.0)], max_length=500)
+    example = chat_template.render_example(
+        tokenizer, QUESTION, [("She has 8.", 0.0), (" No: she has 7.", 2.0)], max_length=500
+    )
     assert set(example.weights) == {0.0, 2.0}
     assert learned(tokenizer, example).startswith(" No: she has 7.")
     assert example.weights[-1] == 2.0
@@ -119,14 +121,14 @@ def test_each_turn_is_learned_with_its_own_weight_and_the_end_with_the_last(styl
 
 def test_non_ascii_text_is_learned_whole():
     tokenizer = made("chatml")
-    example = chat.render_example(tokenizer, QUESTION, [("答えは七 🍎", 1.0)], max_length=500)
+    example = chat_template.render_example(tokenizer, QUESTION, [("答えは七 🍎", 1.0)], max_length=500)
     assert learned(tokenizer, example) == "答えは七 🍎<|im_end|>"
 
 
 def test_a_long_response_is_cut_and_keeps_its_end():
     tokenizer = made("llama3")
-    prompt = chat.render(tokenizer, QUESTION)
-    example = chat.render_example(tokenizer, QUESTION, [("7 apples. " * 50, 1.0)], max_length=len(prompt) + 10)
+    prompt = chat_template.render(tokenizer, QUESTION)
+    example = chat_template.render_example(tokenizer, QUESTION, [("7 apples. " * 50, 1.0)], max_length=len(prompt) + 10)
     assert example.truncated
     assert example.learns
     assert len(example.ids) == len(prompt) + 10
@@ -136,7 +138,7 @@ def test_a_long_response_is_cut_and_keeps_its_end():
 
 def test_a_prompt_as_long_as_the_limit_leaves_nothing_to_learn_and_says_so():
     tokenizer = made("llama3")
-    example = chat.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=10)
+    example = chat_template.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=10)
     assert example.truncated
     assert not example.learns
     assert len(example.ids) == len(example.weights) == 10
@@ -145,40 +147,42 @@ def test_a_prompt_as_long_as_the_limit_leaves_nothing_to_learn_and_says_so():
 @pytest.mark.parametrize("turns", [[], [("", 1.0)], [(" \n", 1.0)]])
 def test_an_empty_response_is_an_error(turns):
     with pytest.raises(DataError, match="empty"):
-        chat.render_example(made("gemma"), QUESTION, turns, max_length=100)
+        chat_template.render_example(made("gemma"), QUESTION, turns, max_length=100)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan")])
 def test_a_weight_below_zero_is_an_error(weight):
     with pytest.raises(DataError, match="weight"):
-        chat.render_example(made("gemma"), QUESTION, [("7", weight)], max_length=100)
+        chat_template.render_example(made("gemma"), QUESTION, [("7", weight)], max_length=100)
 
 
 def test_a_model_without_a_template_is_told_how_to_get_one():
     tokenizer = made("gemma")
     tokenizer.chat_template = None
     with pytest.raises(DataError, match=r"chat_template\.jinja"):
-        chat.render(tokenizer, QUESTION)
+        chat_template.render(tokenizer, QUESTION)
 
 
 def test_a_template_that_refuses_a_role_is_quoted():
     with pytest.raises(DataError, match="only user and assistant here"):
-        chat.render(made("mistral"), [{"role": "system", "content": "Be kind."}, *QUESTION])
+        chat_template.render(made("mistral"), [{"role": "system", "content": "Be kind."}, *QUESTION])
 
 
 def test_a_template_whose_parts_disagree_is_an_error():
     tokenizer = made("chatml")
     tokenizer.chat_template = TEMPLATES["chatml"].replace("assistant\n{% endif %}", "assistant\nHm: {% endif %}")
     with pytest.raises(DataError, match="generation prompt"):
-        chat.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=100)
+        chat_template.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=100)
 
 
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(DataError, match="nothing-here"):
-        chat.load_tokenizer(str(tmp_path / "nothing-here"))
+        chat_template.load_tokenizer(str(tmp_path / "nothing-here"))
 
 
 def test_a_saved_tokenizer_renders_the_same(tmp_path: Path):
     tokenizer = made("llama3")
     tokenizer.save_pretrained(tmp_path)
-    assert chat.render(chat.load_tokenizer(str(tmp_path)), QUESTION) == chat.render(tokenizer, QUESTION)
+    assert chat_template.render(chat_template.load_tokenizer(str(tmp_path)), QUESTION) == chat_template.render(
+        tokenizer, QUESTION
+    )

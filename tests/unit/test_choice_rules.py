@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from lai_ray.benchmarks._choice_rules import default_choice, paper_choice
-from lai_ray.benchmarks._closest import closest
+from lai_ray.grading.choices import default_choice, paper_choice
+from lai_ray.grading.fuzzy_match import closest
 
 CHOICES = {"A": "raw apple", "B": "pear", "C": "cherry pie", "D": "all of the above"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray import models
 from lai_ray.errors import ConfigError
+from lai_ray.storage import models
 from tests.conftest import lai
 
 QUICK = "jobs/quickstart.toml"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lai_ray.sweep.file import toml
+from lai_ray.cli.sweep.file import toml
 from tests import cluster_files
 from tests.cluster_files import ROOT, loaded
 

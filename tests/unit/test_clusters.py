@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lai_ray import jobfile, submission
+from lai_ray.config import job_file
+from lai_ray.distributed.jobs import submission
 from tests.cluster_files import (
     FILL_INS,
     RAY_VERSION,
@@ -198,7 +199,7 @@ def test_the_entrypoint_names_a_job_that_exists_and_settings_that_it_has(path):
     found = commands(path)
     assert found
     for job, *overrides in found:
-        assert jobfile.read(ROOT / job, overrides).storage.startswith("/"), (
+        assert job_file.read(ROOT / job, overrides).storage.startswith("/"), (
             "a relative path is another folder on a node"
         )
 
@@ -213,7 +214,7 @@ def test_the_entrypoint_is_what_lai_submit_would_run(path, monkeypatch):
 
 @pytest.mark.parametrize("path", [AWS, GCP, RAYJOB], ids=lambda path: path.name)
 def test_the_storage_of_the_entrypoint_is_on_the_disk_that_every_node_mounts(path):
-    storage = {jobfile.read(ROOT / job, overrides).storage for job, *overrides in commands(path)}
+    storage = {job_file.read(ROOT / job, overrides).storage for job, *overrides in commands(path)}
     assert storage == {"/mnt/lai/runs"}
     if path != RAYJOB:
         assert "-v /mnt/lai:/mnt/lai" in loaded(path)["docker"]["run_options"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import stats
 from lai_ray.benchmarks import humaneval, mbpp
-from lai_ray.benchmarks._code_rules import Prompted, body_only, default_program
+from lai_ray.common import intervals
 from lai_ray.contracts import Grading
 from lai_ray.errors import ConfigError, DataError
+from lai_ray.grading.programs import Prompted, body_only, default_program
 
 DATA = Path(os.environ.get("LAI_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 PROMPT = 'import math\n\n\ndef root(n: int) -> float:\n    """ The square root.\n    >>> root(4)\n    2.0\n    """\n'
@@ -142,9 +142,9 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k_draws():
     for n, right, k in [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 6), (4, 1, 4)]:
         draws = [True] * right + [False] * (n - right)
         chosen = [any(some) for some in combinations(draws, k)]
-        assert stats.pass_at_k(n, right, k) == pytest.approx(sum(chosen) / len(chosen))
+        assert intervals.pass_at_k(n, right, k) == pytest.approx(sum(chosen) / len(chosen))
     with pytest.raises(ValueError, match="pass@3"):
-        stats.pass_at_k(2, 1, 3)
+        intervals.pass_at_k(2, 1, 3)
 
 
 def test_helpers_of_a_prompt_serve_the_tests_without_the_programs_word():

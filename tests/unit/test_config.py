@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lai_ray import config, jobfile, plugins, start
+from lai_ray.cli import run
+from lai_ray.common import plugins
+from lai_ray.config import config, job_file
 from lai_ray.errors import ConfigError
-from lai_ray.stages import select, trials
+from lai_ray.stages import grid, select
 from tests.local import job
 
 MINIMAL = """
@@ -32,30 +34,30 @@ def write(tmp_path):
 
 
 def test_a_job_is_named_after_its_file_and_everything_else_has_a_default(write):
-    job = jobfile.read(write(MINIMAL, "mine.toml"))
+    job = job_file.read(write(MINIMAL, "mine.toml"))
     assert (job.name, job.iterations, job.contrast.neighbours, job.curate.samples_per_dataset) == ("mine", 3, 3, 3000)
 
 
 def test_a_typo_is_an_error_with_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'train.lerning_rate'. Did you mean 'learning_rate'\?"):
-        jobfile.read(write(MINIMAL + "[train]\nlerning_rate = 1e-5\n"))
+        job_file.read(write(MINIMAL + "[train]\nlerning_rate = 1e-5\n"))
 
 
 def test_a_misspelt_section_is_an_error_with_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'tran'. Did you mean 'train'\?"):
-        jobfile.read(write(MINIMAL + "[tran]\n"))
+        job_file.read(write(MINIMAL + "[tran]\n"))
 
 
 def test_every_mistake_is_told_at_once(write):
     with pytest.raises(ConfigError) as error:
-        jobfile.read(write(MINIMAL + "[train]\nzero_stage = 4\nepochs = 0\n"))
+        job_file.read(write(MINIMAL + "[train]\nzero_stage = 4\nepochs = 0\n"))
     assert "train.zero_stage" in str(error.value)
     assert "train.epochs" in str(error.value)
 
 
 def test_a_job_may_extend_another_and_overrides_come_last(write):
     write(MINIMAL + "[train]\nepochs = 2\nlearning_rate = 1e-4\n", "base.toml")
-    job = jobfile.read(
+    job = job_file.read(
         write('extends = "base.toml"\n[train]\nepochs = 3\n'), ["train.learning_rate=0.01", "name=other"]
     )
     assert (job.train.epochs, job.train.learning_rate, job.name) == (3, 0.01, "other")
@@ -65,7 +67,7 @@ def test_jobs_that_extend_each_other_are_refused(write):
     write('extends = "b.toml"\n', "a.toml")
     write('extends = "a.toml"\n', "b.toml")
     with pytest.raises(ConfigError, match="extends itself"):
-        jobfile.read(write('extends = "a.toml"\n'))
+        job_file.read(write('extends = "a.toml"\n'))
 
 
 @pytest.mark.parametrize(
@@ -78,27 +80,27 @@ def test_jobs_that_extend_each_other_are_refused(write):
 )
 def test_an_override_that_means_nothing_says_so(write, override, said):
     with pytest.raises(ConfigError, match=said):
-        jobfile.read(write(MINIMAL), [override])
+        job_file.read(write(MINIMAL), [override])
 
 
 def test_a_file_that_is_not_there_names_its_neighbours(write):
     write(MINIMAL, "quickstart.toml")
     with pytest.raises(ConfigError, match=r"no such job file. Did you mean 'quickstart.toml'\?"):
-        jobfile.read(write(MINIMAL).with_name("quikstart.toml"))
+        job_file.read(write(MINIMAL).with_name("quikstart.toml"))
 
 
 def test_a_number_for_a_text_and_single_brackets_say_what_to_write(write):
     with pytest.raises(
         ConfigError, match='a valid string in quotation marks, "2024" .on a command line \'name="2024"\'.'
     ):
-        jobfile.read(write(MINIMAL), ["name=2024"])
+        job_file.read(write(MINIMAL), ["name=2024"])
     with pytest.raises(ConfigError, match=r"\[benchmark\] is a list of tables: write \[\[benchmark\]\]"):
-        jobfile.read(write(MINIMAL + '[benchmark]\nname = "own"\n'))
+        job_file.read(write(MINIMAL + '[benchmark]\nname = "own"\n'))
 
 
 def test_broken_toml_says_where(write):
     with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
-        jobfile.read(write("a = 1\nb = \n"))
+        job_file.read(write("a = 1\nb = \n"))
 
 
 def test_a_list_of_strategies_goes_on_with_its_last():
@@ -108,7 +110,7 @@ def test_a_list_of_strategies_goes_on_with_its_last():
 
 def test_a_strategy_for_each_dataset_must_name_every_dataset(write):
     with pytest.raises(ConfigError, match=r"names a strategy for gsm8k; evaluate.learn_from has word_problems"):
-        jobfile.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
+        job_file.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_own_data_that_is_no_list_of_tables_is_refused_and_no_traceback(write, w
         else f"{listed}[instructor]{rest}{wrong}\n"
     )
     with pytest.raises(ConfigError, match="benchmark"):
-        jobfile.read(write(text))
+        job_file.read(write(text))
 
 
 SLASHED = SimpleNamespace(**dict.fromkeys(plugins.SHAPES["benchmarks"], None) | {"name": "a/b"})
@@ -181,12 +183,12 @@ def test_what_is_no_benchmark_and_no_strategy_is_said_with_what_it_lacks(tmp_pat
         ({"schedule__strategy": "tests.tiny_model:tiny_model"}, "is no strategy: it has no name, uses_neighbours"),
     ):
         with pytest.raises(ConfigError, match=lacks):
-            start.check_names(job(tmp_path, **settings))
+            run.check_names(job(tmp_path, **settings))
 
 
 @pytest.mark.parametrize("path", ["jobs/mistral_7b.toml", "jobs/llama3_8b.toml"])
 def test_the_papers_jobs_keep_their_files_under_the_names_that_they_use(path):
-    found = jobfile.read(path)
+    found = job_file.read(path)
     parts = [select.part(found, name, "test") for name in found.evaluate.report_on]
     parts += [select.part(found, name, "train") for name in found.evaluate.learn_from]
     assert [each.name.rpartition(".")[0] for each in parts] == [*found.evaluate.report_on, *found.evaluate.learn_from]
@@ -198,7 +200,7 @@ def test_every_strategy_that_a_search_tries_is_looked_up_before_anything_is_aske
         search={"grid": {"schedule.strategy": ["lec", {"word_problems": "lec", PAPER: "lecc"}]}},
     )  # fmt: skip
     with pytest.raises(ConfigError, match="no strategy is called 'lecc'"):
-        start.check_names(tried)
+        run.check_names(tried)
 
 
 def test_an_edited_grader_is_other_code(tmp_path, monkeypatch):
@@ -217,7 +219,9 @@ def test_code_that_a_grader_imports_counts_as_its_own():
     assert not any(name.startswith(("lai_ray.distributed", "lai_ray.training")) for name in found)
 
 
-@pytest.mark.parametrize("line", ["import my_helper", "from my_helper import LIMIT", "def late():\n    import my_helper"])
+@pytest.mark.parametrize(
+    "line", ["import my_helper", "from my_helper import LIMIT", "def late():\n    import my_helper"]
+)
 def test_an_edited_helper_beside_a_users_grader_is_other_code(tmp_path, monkeypatch, line):
     (tmp_path / "my_other_grader.py").write_text(f"{line}\nimport json\nBENCHMARK = 1\n")
     helper = tmp_path / "my_helper.py"
@@ -267,7 +271,7 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_pa
 def test_a_job_made_of_another_names_the_limits_that_it_named_and_no_more(tmp_path):
     """A limit that nobody named is what the provider says."""
     named = job(tmp_path, limits__tokens_per_minute=9_000_000, search__learning_rate=[1e-4, 2e-4])
-    [one, _] = trials.combinations(named, 0)
-    for made in (trials.with_settings(named, one), start.tried(named), start.only_tests(named)):
+    [one, _] = grid.combinations(named, 0)
+    for made in (grid.with_settings(named, one), run.tried(named), run.only_tests(named)):
         assert made.limits.model_fields_set == {"tokens_per_minute"}
         assert made.limits == named.limits

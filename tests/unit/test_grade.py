@@ -10,9 +10,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from lai_ray.cli import app
+from lai_ray.cli.grade import benchmark_named, grade_file, rules_named
+from lai_ray.cli.main import app
 from lai_ray.errors import ConfigError, DataError
-from lai_ray.grade import benchmark_named, grade_file, rules_named
 
 MMLU = {"question": "2 + 2?", "A": "3", "B": "4", "C": "5", "D": "6", "answer": "B", "subject": "college_mathematics"}
 GSM8K = {"question": "2 + 2?", "answer": "2 + 2 = 4\n#### 4"}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lai_ray.distributed.inquest import MOST_KILLERS, MOST_STARTS, Inquest
+from lai_ray.distributed.generation.crash_isolation import MOST_KILLERS, MOST_STARTS, Inquest
 
 
 def work(inquest: Inquest, sizes: list[int], killers: set[tuple[int, int]]) -> tuple[dict[int, dict[int, str]], int]:

@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from lai_ray import start
-from lai_ray.journal import journal
-from lai_ray.progress import Progress
+from lai_ray.cli import run
+from lai_ray.common.event_log import journal
+from lai_ray.common.progress import Progress
 from tests.local import Crash, LocalExecutor, job
 
 
@@ -18,7 +18,7 @@ def lines(folder):
 
 
 def test_a_run_is_told_stage_by_stage(tmp_path):
-    start.run_job(job(tmp_path), executor=LocalExecutor())
+    run.run_job(job(tmp_path), executor=LocalExecutor())
     told = lines(tmp_path / "small" / "logs")
     assert {line["run"] for line in told} == {"small"}
     finished = [(line["iteration"], line["stage"]) for line in told if "seconds" in line]
@@ -30,7 +30,7 @@ def test_a_run_is_told_stage_by_stage(tmp_path):
 
 def test_what_ended_a_run_is_the_last_line(tmp_path):
     with pytest.raises(Crash):
-        start.run_job(job(tmp_path), executor=LocalExecutor(die_after={"ask": 3}))
+        run.run_job(job(tmp_path), executor=LocalExecutor(die_after={"ask": 3}))
     last = lines(tmp_path / "small" / "logs")[-1]
     assert (last["level"], last["iteration"], last["stage"], last["ended"]) == ("error", 0, "instruct", True)
     assert "Crash" in last["message"]
@@ -39,7 +39,7 @@ def test_what_ended_a_run_is_the_last_line(tmp_path):
 def test_warnings_of_our_own_are_in_it_and_still_on_stderr(tmp_path, capsys):
     with journal(str(tmp_path), "r", progress := Progress(quiet=True)):
         progress.entered("iteration_2/instruct")
-        logging.getLogger("lai_ray.distributed.desk").warning("a caller died: %s", "why")
+        logging.getLogger("lai_ray.distributed.calls.scheduler").warning("a caller died: %s", "why")
         logging.getLogger("urllib3").error("not ours")
     assert [(line["level"], line["iteration"], line["message"]) for line in lines(tmp_path)] == [
         ("warning", 2, "a caller died: why")
@@ -57,8 +57,8 @@ def test_stages_count_what_a_dashboard_wants(tmp_path, monkeypatch):
                 yield answer
                 seen.append(dict(progress.figures))
 
-    monkeypatch.setattr(start, "Progress", lambda *_, **__: progress)
-    start.run_job(job(tmp_path, limits__requests_per_minute=77), executor=Looking())
+    monkeypatch.setattr(run, "Progress", lambda *_, **__: progress)
+    run.run_job(job(tmp_path, limits__requests_per_minute=77), executor=Looking())
     last = seen[-1]
     assert last["samples_accepted"] > 10
     assert last["requests_per_minute_limit"] == 77

@@ -12,8 +12,8 @@ from lai_ray.contracts import Improve, Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Completion, Grade, Problem
 from lai_ray.stages.diagnose import ContrastQuality, _embed_together
-from lai_ray.stages.embeddings import Remembering
-from lai_ray.store import Store
+from lai_ray.stages.embedding_cache import Remembering
+from lai_ray.storage.store import Store
 from lai_ray.strategies.le import STRATEGY as LE
 from lai_ray.strategies.lec import STRATEGY
 from tests.local import LocalExecutor

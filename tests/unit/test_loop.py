@@ -7,11 +7,11 @@ import json
 import pytest
 from rich.console import Console
 
-from lai_ray import start
+from lai_ray.cli import run as cli_run
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Attempt, Case, Reply, Sample
-from lai_ray.rundir import Run
-from lai_ray.store import View
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import View
 from tests.local import Crash, LocalExecutor, job, pretend_model
 
 
@@ -21,7 +21,7 @@ def samples(run: Run, iteration: int = 0) -> list[Sample]:
 
 def test_one_iteration_learns_from_mistakes_and_the_next_target_sits_the_test(tmp_path):
     executor = LocalExecutor()
-    outcome = start.run_job(job(tmp_path), executor=executor)
+    outcome = cli_run.run_job(job(tmp_path), executor=executor)
     scores = [outcome.run.stage(i, "evaluate").store.get_json("scores.json")["word_problems.test"] for i in (0, 1)]
     assert scores[1]["right"] > scores[0]["right"]
     assert len(executor.jobs) == 1
@@ -29,30 +29,30 @@ def test_one_iteration_learns_from_mistakes_and_the_next_target_sits_the_test(tm
 
 
 def test_the_same_command_on_a_finished_run_asks_for_nothing(tmp_path):
-    start.run_job(job(tmp_path), executor=LocalExecutor())
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     again = LocalExecutor()
-    start.run_job(job(tmp_path), executor=again)
+    cli_run.run_job(job(tmp_path), executor=again)
     assert not again.asked
 
 
 def test_lec_shows_three_correct_questions_and_le_none(tmp_path):
-    outcome = start.run_job(job(tmp_path), executor=LocalExecutor())
+    outcome = cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     cases = list(View(outcome.run.stage(0, "diagnose").store, "cases.jsonl", Case))
     assert {len(case.contrasts) for case in cases} == {3}
     assert all(contrast.attempt.right for case in cases for contrast in case.contrasts)
     assert all(not case.attempt.right for case in cases)
-    other = start.run_job(job(tmp_path, name="le", schedule__strategy="le"), executor=LocalExecutor())
+    other = cli_run.run_job(job(tmp_path, name="le", schedule__strategy="le"), executor=LocalExecutor())
     assert {len(c.contrasts) for c in View(other.run.stage(0, "diagnose").store, "cases.jsonl", Case)} == {0}
 
 
 @pytest.mark.parametrize(("verb", "after"), [("generate", 37), ("embed", 0), ("nearest", 0), ("ask", 7), ("train", 0)])
 def test_killed_anywhere_and_started_again_gives_the_samples_of_an_undisturbed_run(tmp_path, verb, after):
-    whole = start.run_job(job(tmp_path, name="whole"), executor=LocalExecutor())
+    whole = cli_run.run_job(job(tmp_path, name="whole"), executor=LocalExecutor())
     first = LocalExecutor(die_after={verb: after})
     with pytest.raises(Crash):
-        start.run_job(job(tmp_path, name="killed"), executor=first)
+        cli_run.run_job(job(tmp_path, name="killed"), executor=first)
     second = LocalExecutor()
-    resumed = start.run_job(job(tmp_path, name="killed"), executor=second)
+    resumed = cli_run.run_job(job(tmp_path, name="killed"), executor=second)
     assert samples(resumed.run) == samples(whole.run)
     for asked in ("generate", "ask"):
         keys = [r.key for r in first.requests[asked] + second.requests[asked]]
@@ -61,7 +61,7 @@ def test_killed_anywhere_and_started_again_gives_the_samples_of_an_undisturbed_r
 
 
 def test_every_id_begins_with_its_problems_id(tmp_path):
-    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     evaluated, instructed = run.stage(0, "evaluate").store, run.stage(0, "instruct").store
     problems = {a.problem.id for a in View(evaluated, "attempts/word_problems.train.jsonl", Attempt)}
     replies = list(View(instructed, "replies.jsonl", Reply))
@@ -71,7 +71,7 @@ def test_every_id_begins_with_its_problems_id(tmp_path):
 
 def test_nothing_from_a_test_split_reaches_the_instructor_or_the_training(tmp_path):
     executor = LocalExecutor()
-    run = start.run_job(job(tmp_path), executor=executor).run
+    run = cli_run.run_job(job(tmp_path), executor=executor).run
     tests = {
         a.problem.question for a in View(run.stage(0, "evaluate").store, "attempts/word_problems.test.jsonl", Attempt)
     }
@@ -83,8 +83,8 @@ def test_nothing_from_a_test_split_reaches_the_instructor_or_the_training(tmp_pa
 
 def test_another_seed_asks_other_requests(tmp_path):
     one, other = LocalExecutor(), LocalExecutor()
-    start.run_job(job(tmp_path, name="one"), executor=one)
-    start.run_job(job(tmp_path, name="other", seed=1), executor=other)
+    cli_run.run_job(job(tmp_path, name="one"), executor=one)
+    cli_run.run_job(job(tmp_path, name="other", seed=1), executor=other)
     assert not {r.key for r in one.requests["ask"]} & {r.key for r in other.requests["ask"]}
 
 
@@ -93,7 +93,7 @@ def test_a_further_round_asks_for_the_shortfall_and_then_stops(tmp_path):
         return LocalExecutor().reply(request) if request.seed % 2 else "I would rather not."
 
     executor = LocalExecutor(reply=every_other_is_empty)
-    run = start.run_job(job(tmp_path), executor=executor).run
+    run = cli_run.run_job(job(tmp_path), executor=executor).run
     assert len(samples(run)) == 30
     first_round = 30 / run.stage(0, "instruct").store.get_json("plan.json")["word_problems"]["samples_per_request"]
     assert executor.asked["ask"] > first_round
@@ -102,13 +102,13 @@ def test_a_further_round_asks_for_the_shortfall_and_then_stops(tmp_path):
 def test_replies_without_one_usable_sample_stop_the_run_and_say_why(tmp_path):
     executor = LocalExecutor(reply=lambda request: "Question: How many?\nAnswer: no idea")
     with pytest.raises(StageError, match=r"not one usable sample.*replies\.jsonl"):
-        start.run_job(job(tmp_path), executor=executor)
+        cli_run.run_job(job(tmp_path), executor=executor)
 
 
 def test_a_target_without_mistakes_ends_the_run_as_a_success(tmp_path):
     pretend_model(tmp_path / "model", skill=100)
     executor = LocalExecutor()
-    outcome = start.run_job(job(tmp_path), executor=executor)
+    outcome = cli_run.run_job(job(tmp_path), executor=executor)
     assert executor.asked["ask"] == executor.asked["train"] == 0
     assert outcome.target is not None
 
@@ -117,7 +117,7 @@ def test_fewer_correct_cases_than_k_are_all_shown_and_it_is_said(tmp_path, capsy
     from rich.console import Console
 
     config = job(tmp_path, contrast__neighbours=50, evaluate__max_train_problems=20)
-    run = start.run_job(config, executor=LocalExecutor(), console=Console(width=200)).run
+    run = cli_run.run_job(config, executor=LocalExecutor(), console=Console(width=200)).run
     shown = {len(case.contrasts) for case in View(run.stage(0, "diagnose").store, "cases.jsonl", Case)}
     right = run.stage(0, "evaluate").store.get_json("scores.json")["word_problems.train"]["right"]
     assert shown == {right}
@@ -125,20 +125,20 @@ def test_fewer_correct_cases_than_k_are_all_shown_and_it_is_said(tmp_path, capsy
 
 
 def test_a_folder_of_another_job_is_refused_with_the_difference(tmp_path):
-    start.run_job(job(tmp_path), executor=LocalExecutor())
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     with pytest.raises(ConfigError, match=r"train\.learning_rate: 5e-06 there, 0\.1 now"):
-        start.run_job(job(tmp_path, train__learning_rate=0.1), executor=LocalExecutor())
+        cli_run.run_job(job(tmp_path, train__learning_rate=0.1), executor=LocalExecutor())
 
 
 def test_more_iterations_and_another_test_are_the_same_run(tmp_path):
-    start.run_job(job(tmp_path), executor=LocalExecutor())
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     executor = LocalExecutor()
     config = job(tmp_path, iterations=2, evaluate__report_on=["word_problems", "word_problems_plus"])
-    run = start.run_job(config, executor=executor).run
+    run = cli_run.run_job(config, executor=executor).run
     assert executor.asked["train"] == 1, "iteration 0 was trained before"
     assert "word_problems_plus.test" in run.stage(0, "evaluate").store.get_json("scores.json")
     with pytest.raises(ConfigError, match="may grow, not shrink"):
-        start.run_job(job(tmp_path), executor=LocalExecutor())
+        cli_run.run_job(job(tmp_path), executor=LocalExecutor())
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_more_iterations_and_another_test_are_the_same_run(tmp_path):
 def test_until_a_stage_that_is_never_reached_is_refused(tmp_path, until, said):
     executor = LocalExecutor()
     with pytest.raises(ConfigError, match=f"--until {until}: {said}"):
-        start.run_job(job(tmp_path), until=until, executor=executor)
+        cli_run.run_job(job(tmp_path), until=until, executor=executor)
     assert not executor.asked
 
 
 def test_until_a_stage_that_is_skipped_stops_there_too(tmp_path):
     pretend_model(tmp_path / "perfect", skill=100)
-    outcome = start.run_job(
+    outcome = cli_run.run_job(
         job(tmp_path, target__model=str(tmp_path / "perfect")), until="curate", executor=LocalExecutor()
     )
     assert outcome.stopped_at == "iteration_0/curate"
@@ -177,24 +177,24 @@ def test_when_all_training_problems_stand_in_a_test_that_is_the_reason_given(tmp
         "test": str(tmp_path / "rows.jsonl"),
     }
     table = {"benchmark": [mine], "evaluate__learn_from": ["mine"], "evaluate__report_on": ["mine"]}
-    start.run_job(job(tmp_path, **table), executor=LocalExecutor(), console=Console(width=200))
+    cli_run.run_job(job(tmp_path, **table), executor=LocalExecutor(), console=Console(width=200))
     assert "no mistake is left beside the 40 training problems that also stand in a test" in capsys.readouterr().out
 
 
 def test_until_stops_after_the_stage_and_the_same_command_goes_on(tmp_path):
     executor = LocalExecutor()
-    outcome = start.run_job(job(tmp_path), until="diagnose", executor=executor)
+    outcome = cli_run.run_job(job(tmp_path), until="diagnose", executor=executor)
     assert outcome.stopped_at == "iteration_0/diagnose"
     assert executor.asked["ask"] == 0
-    assert start.run_job(job(tmp_path), executor=LocalExecutor()).stopped_at is None
+    assert cli_run.run_job(job(tmp_path), executor=LocalExecutor()).stopped_at is None
 
 
 def test_reaching_max_calls_stops_and_a_raised_limit_goes_on_without_asking_again(tmp_path):
     first, second = LocalExecutor(), LocalExecutor()
     with pytest.raises(StageError, match=r"max_calls = 3 is reached.*raise it"):
-        start.run_job(job(tmp_path, limits__max_calls=3), executor=first)
+        cli_run.run_job(job(tmp_path, limits__max_calls=3), executor=first)
     assert first.asked["ask"] == 3
-    start.run_job(job(tmp_path, limits__max_calls=1000), executor=second)
+    cli_run.run_job(job(tmp_path, limits__max_calls=1000), executor=second)
     assert not {r.key for r in first.requests["ask"]} & {r.key for r in second.requests["ask"]}
 
 
@@ -203,7 +203,7 @@ def test_a_search_asks_one_pool_for_each_k_and_picks_on_dev(tmp_path):
     config = job(
         tmp_path, search__learning_rate=[1e-4, 3e-4], search__neighbours=[1, 3], search__samples_per_dataset=[10, 20]
     )
-    outcome = start.run_job(config, executor=executor)
+    outcome = cli_run.run_job(config, executor=executor)
     stage = outcome.run.stage(0, "search")
     assert executor.asked["train"] == 8
     assert sorted(n.split("/")[0] for n in stage.store.names() if n.endswith("plan.json")) == ["pool_k_1", "pool_k_3"]
@@ -212,7 +212,7 @@ def test_a_search_asks_one_pool_for_each_k_and_picks_on_dev(tmp_path):
     assert [e.id for e in small.examples] == [e.id for e in large.examples[:10]]
     assert stage.facts()["winner"] != "trial_0"
     again = LocalExecutor()
-    start.run_job(config, executor=again)
+    cli_run.run_job(config, executor=again)
     assert not again.asked
 
 
@@ -220,7 +220,7 @@ def test_a_search_over_any_setting_of_the_improve_step_asks_once_for_each_way_to
     executor = LocalExecutor()
     grid = {"train": {"epochs": [1, 2]}, "schedule.strategy": ["le", "lec"]}
     config = job(tmp_path, search__grid=grid, search__neighbours=[1, 3], search__samples_per_dataset=[10])
-    stage = start.run_job(config, executor=executor).run.stage(0, "search")
+    stage = cli_run.run_job(config, executor=executor).run.stage(0, "search")
     pools = sorted({n.split("/")[0] for n in stage.store.names() if n.endswith("plan.json")})
     assert pools == ["pool_k_1_strategy_lec", "pool_k_3_strategy_lec", "pool_strategy_le"], "LE has no k"
     assert sorted(j.settings.epochs for j in executor.jobs) == [1] * 3 + [2] * 3, "LE is the same whatever k is"
@@ -241,4 +241,4 @@ def test_a_search_over_any_setting_of_the_improve_step_asks_once_for_each_way_to
 ])  # fmt: skip
 def test_what_a_search_cannot_list_is_said_before_anything_starts(tmp_path, grid, said):
     with pytest.raises(ConfigError, match=said):
-        start.check_names(job(tmp_path, search__grid=grid))
+        cli_run.check_names(job(tmp_path, search__grid=grid))

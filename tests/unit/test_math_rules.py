@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lai_ray.benchmarks._math_rules import default_grade, final_number, last_token, paper_grade, read_number
+from lai_ray.grading.numbers import default_grade, final_number, last_token, paper_grade, read_number
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from lai_ray import jobfile
+from lai_ray.cli.check import memory as report
+from lai_ray.config import job_file
+from lai_ray.config.settings import TrainSettings
 from lai_ray.errors import DataError
-from lai_ray.report import memory as report
-from lai_ray.settings import TrainSettings
-from lai_ray.training import engine
+from lai_ray.training import deepspeed_engine
 from lai_ray.training.memory import BUCKET, Plan, Room, activations, estimate, fits, plan_of, remedies
 from lai_ray.training.model_size import Size, counted_parameters, from_config, size_of
 from tests.conftest import lai
@@ -123,7 +123,7 @@ def test_fp32_holds_its_master_weights_beside_the_weights():
 
 
 def test_the_bucket_is_the_engine_s():
-    assert engine.BUCKET == BUCKET
+    assert deepspeed_engine.BUCKET == BUCKET
 
 
 def test_offloading_moves_the_optimizer_to_the_host():
@@ -211,7 +211,7 @@ QUICK = Path("jobs/quickstart.toml")
 
 def table_of(*changed: str) -> tuple[str, str]:
     """Title, and rows and note in one."""
-    (table,) = report.of(jobfile.read(QUICK, list(changed)))
+    (table,) = report.of(job_file.read(QUICK, list(changed)))
     return table.title, table.markdown()
 
 
@@ -241,7 +241,7 @@ def test_a_name_on_the_hub_is_not_sized(monkeypatch, tmp_path):
 
 
 def test_a_job_without_training_has_no_table():
-    assert report.of(jobfile.read(QUICK, ["iterations=0"])) == []
+    assert report.of(job_file.read(QUICK, ["iterations=0"])) == []
 
 
 def test_gpus_are_asked_for_their_memory_and_assumed_where_there_are_none(monkeypatch, tmp_path):

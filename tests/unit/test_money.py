@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lai_ray import plan, start
-from lai_ray.config import Config
+from lai_ray.cli import run as cli_run
+from lai_ray.cli.check import budget
+from lai_ray.cli.check import check as cli_check
+from lai_ray.config.config import Config
 from lai_ray.errors import StageError
-from lai_ray.instructor.budget import NOTHING, Amount, caps_of
-from lai_ray.instructor.ledger import Spent, entries, spent_in, total
-from lai_ray.instructor.usage import worst_case
+from lai_ray.instructor.spending.budget import NOTHING, Amount, caps_of
+from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
+from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.report import facts, outlook, tables
-from lai_ray.rundir import Run
-from lai_ray.stages.watch import short
+from lai_ray.report import facts, tables
+from lai_ray.stages.progress_line import short
+from lai_ray.storage.run import Run
 from tests.local import Crash, LocalExecutor, job
 
 CALLERS = 16
@@ -109,7 +111,7 @@ def lived_through(config: Config, executor: Crowd) -> str:
     """Start, and start again after each death; the last word, or "" when it came through."""
     while True:
         try:
-            start.run_job(config, until="0/instruct", executor=executor)
+            cli_run.run_job(config, until="0/instruct", executor=executor)
             return ""
         except Crash:
             shutil.rmtree(executor.folder)
@@ -143,7 +145,7 @@ def test_reaching_the_budget_says_what_was_spent_what_is_left_to_ask_and_a_raise
     first, second = LocalExecutor(), LocalExecutor()
     changes = {"curate__samples_per_dataset": 30, **PRICED}
     with pytest.raises(StageError) as stopped:
-        start.run_job(job(tmp_path, limits__max_usd=0.15, **changes), executor=first)
+        cli_run.run_job(job(tmp_path, limits__max_usd=0.15, **changes), executor=first)
     said = str(stopped.value)
     asked = first.asked["ask"]
     assert 0 < asked < 15
@@ -151,18 +153,18 @@ def test_reaching_the_budget_says_what_was_spent_what_is_left_to_ask_and_a_raise
     left = int(re.search(r"with (\d+) requests still to ask", said)[1])
     wanted = float(re.search(r"next request wants it at ([0-9.]+) US\$", said)[1])
     assert wanted > 0.15
-    run = start.run_job(job(tmp_path, limits__max_usd=100, **changes), executor=second).run
+    run = cli_run.run_job(job(tmp_path, limits__max_usd=100, **changes), executor=second).run
     assert second.asked["ask"] >= left
     assert not {r.key for r in first.requests["ask"]} & {r.key for r in second.requests["ask"]}
     assert usage(run)["calls"] == asked + second.asked["ask"]
 
 
 def test_the_budget_is_that_of_the_whole_run_all_iterations_together(tmp_path):
-    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     calls = usage(run)["calls"]
     more = LocalExecutor()
     with pytest.raises(StageError, match=rf"max_calls = {calls + 2} is reached"):
-        start.run_job(job(tmp_path, iterations=2, limits__max_calls=calls + 2), executor=more)
+        cli_run.run_job(job(tmp_path, iterations=2, limits__max_calls=calls + 2), executor=more)
     assert more.asked["ask"] == 2
 
 
@@ -170,9 +172,9 @@ def test_the_pools_of_a_search_share_the_budget_and_the_report_counts_them(tmp_p
     search = {"search__neighbours": [1, 3], "search__samples_per_dataset": [10]}
     executor = LocalExecutor()
     with pytest.raises(StageError, match="max_calls = 7 is reached"):
-        start.run_job(job(tmp_path, limits__max_calls=7, **search), executor=executor)
+        cli_run.run_job(job(tmp_path, limits__max_calls=7, **search), executor=executor)
     assert executor.asked["ask"] == 7
-    run = start.run_job(job(tmp_path, limits__max_calls=100, **search), executor=executor).run
+    run = cli_run.run_job(job(tmp_path, limits__max_calls=100, **search), executor=executor).run
     pools = [usage(run, f"iteration_0/search/pool_k_{k}/instruct")["calls"] for k in (1, 3)]
     assert facts.iterations(run)[0].usage()["calls"] == sum(pools) == executor.asked["ask"]
     assert f"max_calls = 100: {sum(pools)} spent, {100 - sum(pools)} left" in tables.costs(run).note
@@ -205,7 +207,7 @@ def test_replies_without_a_count_of_tokens_are_counted_at_their_worst(tmp_path):
             for answer in super().ask(*told):
                 yield Answer(answer.id, answer.key, Completion(answer.completion.text, "stop"))
 
-    run = start.run_job(job(tmp_path, **PRICED), executor=Silent()).run
+    run = cli_run.run_job(job(tmp_path, **PRICED), executor=Silent()).run
     told, spent = usage(run), ledger(run)
     assert (told["usd"], told["possibly_paid"]) == (0.0, 0)
     assert told["calls"] == spent.unknown.calls > 0
@@ -213,17 +215,17 @@ def test_replies_without_a_count_of_tokens_are_counted_at_their_worst(tmp_path):
 
 
 def test_a_price_may_be_set_or_mended_in_a_run_that_has_begun(tmp_path):
-    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     assert usage(run)["usd"] is None
     again = LocalExecutor()
-    start.run_job(job(tmp_path, **PRICED), executor=again)
+    cli_run.run_job(job(tmp_path, **PRICED), executor=again)
     assert not again.asked["ask"] + again.asked["train"] + again.asked["generate"]
     assert usage(run)["usd"] == pytest.approx(usage(run)["calls"] * 0.0007)
 
 
 def check(config: Config) -> str:
     console = Console(width=300, file=io.StringIO())
-    plan.show(config, console, start.begun(config))
+    cli_check.show(config, console, cli_run.begun(config))
     return console.file.getvalue()
 
 
@@ -236,37 +238,37 @@ def test_check_gives_a_range_before_the_evaluation_and_the_budgets_verdict(tmp_p
 
 
 def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_when_it_is_done(tmp_path):
-    start.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor())
+    cli_run.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor())
     config = job(tmp_path, limits__max_calls=100, **PRICED)
-    run = start.begun(config)
-    (pool,) = outlook.pools_known(run, config)
+    run = cli_run.begun(config)
+    (pool,) = budget.pools_known(run, config)
     assert pool.to_come == pool.likely
     (found,) = pool.by_dataset.values()
     assert found.mistakes == run.stage(0, "diagnose").facts()["cases"]["word_problems"]
     assert re.search(rf"0 +word_problems +{found.mistakes} +\d+ +{found.likely.calls} ", check(config))
     executor = LocalExecutor()
-    start.run_job(config, executor=executor)
+    cli_run.run_job(config, executor=executor)
     sent = sum(len(m["content"]) for r in executor.requests["ask"] for m in r.messages)
     assert found.likely.input == pytest.approx(sent / 4, rel=0.01), "the prompts are those that are sent"
-    (pool,) = outlook.pools_known(run, config)
+    (pool,) = budget.pools_known(run, config)
     assert pool.to_come == NOTHING
     assert re.search(rf"limits.max_calls +100 +{executor.asked['ask']} +\d+ +0 +enough", check(config))
 
 
 def test_after_an_iteration_the_forecast_goes_by_what_its_replies_have_shown(tmp_path):
-    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     config = job(tmp_path, iterations=2)
-    start.run_job(config, until="1/diagnose", executor=LocalExecutor())
-    _, pool = outlook.pools_known(run, config)
+    cli_run.run_job(config, until="1/diagnose", executor=LocalExecutor())
+    _, pool = budget.pools_known(run, config)
     (found,) = pool.by_dataset.values()
     # 20 tokens for the two samples of a reply, as before.
     assert found.likely.output == 10 * found.samples_per_request * found.likely.calls
 
 
 def test_the_progress_line_says_accepted_pace_and_money(tmp_path, monkeypatch):
-    monkeypatch.setattr("lai_ray.progress.EVERY", -1.0)
+    monkeypatch.setattr("lai_ray.common.progress.EVERY", -1.0)
     console = Console(width=300, file=io.StringIO())
-    start.run_job(job(tmp_path, **PRICED), executor=LocalExecutor(), console=console)
+    cli_run.run_job(job(tmp_path, **PRICED), executor=LocalExecutor(), console=console)
     (last,) = re.findall(r"instruct: word_problems, round 1: 15/15 .*", console.file.getvalue())
     assert re.search(r"\d+ samples accepted; \d+/500 requests and [0-9.]+k?/300k tokens a minute; 15 calls, 450", last)
     assert "0.0105 US$, about 0.0105 after this round" in last

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import contamination, plugins, start
+from lai_ray.cli import contamination
+from lai_ray.cli import run as cli_run
+from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Problem, Sample
-from lai_ray.similarity import rouge
-from lai_ray.similarity.contamination import INSIDE, OVERLAP, SAME, EvaluationSets, frame
-from lai_ray.similarity.duplicates import Kept, fingerprint
-from lai_ray.similarity.nearness import Nearness, distribution
-from lai_ray.similarity.rouge import References, code_of, coded, rouge_l, rouge_l_of_pairs
-from lai_ray.similarity.words import normalised, options, words
-from lai_ray.stages import clear
+from lai_ray.stages.curation import evaluation_sets, rouge
+from lai_ray.stages.curation.contamination import INSIDE, OVERLAP, SAME, EvaluationSets, frame
+from lai_ray.stages.curation.duplicates import Kept, fingerprint
+from lai_ray.stages.curation.nearness import Nearness, distribution
+from lai_ray.stages.curation.rouge import References, code_of, coded, rouge_l, rouge_l_of_pairs
+from lai_ray.stages.curation.words import normalised, options, words
 from lai_ray.stages.select import Part
-from lai_ray.store import View
+from lai_ray.storage.store import View
 from tests.conftest import lai
 from tests.local import LocalExecutor, job
 
@@ -194,7 +195,7 @@ def test_a_benchmark_for_testing_only_is_kept_clear_of_without_its_brief():
         def brief(self):
             raise ConfigError("for testing only")
 
-    sets = clear.sets_of([Part(TestingOnly(), "test", None, 0)])
+    sets = evaluation_sets.sets_of([Part(TestingOnly(), "test", None, 0)])
     assert sets.sizes == {"word_problems_plus.test": 1008}
 
 
@@ -272,7 +273,7 @@ def test_a_copied_test_question_is_dropped_and_the_report_says_how_near_the_rest
     question = words_.problem(next(words_.load("test")), "test", 0)
     with_answer = f"{question.question}\nAnswer: so\n#### {question.answer}"
     executor = LocalExecutor(reply=lambda r: f"1. Question: {with_answer}\n{LocalExecutor().reply(r)}")
-    run = start.run_job(job(tmp_path), executor=executor).run
+    run = cli_run.run_job(job(tmp_path), executor=executor).run
     stage = run.stage(0, "curate")
     dropped = [s for s in View(stage.store, "dropped.jsonl", Sample) if s.problem.question == question.question]
     assert {s.dropped for s in dropped} == {"copy of word_problems.test: same question"}
@@ -288,7 +289,7 @@ def test_a_copied_test_question_is_dropped_and_the_report_says_how_near_the_rest
 
 
 def test_max_rouge_l_drops_what_is_nearer_and_is_not_computed_unless_asked(tmp_path, monkeypatch):
-    run = start.run_job(job(tmp_path, name="strict", curate__max_rouge_l=0.85), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, name="strict", curate__max_rouge_l=0.85), executor=LocalExecutor()).run
     table = run.stage(0, "curate").store.get_json("contamination.json")["rouge_l"]
     assert max(of_set["kept"]["max"] for of_set in table.values()) <= 0.85
     reasons = run.stage(0, "curate").store.get_json("funnel.json")["word_problems"]
@@ -298,12 +299,12 @@ def test_max_rouge_l_drops_what_is_nearer_and_is_not_computed_unless_asked(tmp_p
         raise AssertionError("ROUGE-L was computed for one sample although nobody asked")
 
     monkeypatch.setattr(EvaluationSets, "nearest", never)
-    start.run_job(job(tmp_path, name="lax"), executor=LocalExecutor())
+    cli_run.run_job(job(tmp_path, name="lax"), executor=LocalExecutor())
 
 
 def test_a_sample_of_an_earlier_iteration_is_not_learned_twice(tmp_path):
     same = "Tom has 1 egg and finds 1 more under the red hen. How many eggs has Tom?"
-    run = start.run_job(job(tmp_path, iterations=2), executor=instructed(same)).run
+    run = cli_run.run_job(job(tmp_path, iterations=2), executor=instructed(same)).run
     first = [s for s in View(run.stage(0, "curate").store, "samples.jsonl", Sample) if s.problem.question == same]
     assert len(first) == 1
     assert not [s for s in View(run.stage(1, "curate").store, "samples.jsonl", Sample) if s.problem.question == same]
@@ -312,7 +313,7 @@ def test_a_sample_of_an_earlier_iteration_is_not_learned_twice(tmp_path):
 
 
 def test_near_duplicates_are_dropped_in_seeded_order_when_asked(tmp_path):
-    run = start.run_job(job(tmp_path, curate__near_duplicates=0.7), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, curate__near_duplicates=0.7), executor=LocalExecutor()).run
     store = run.stage(0, "curate").store
     kept = list(View(store, "samples.jsonl", Sample))
     near = [s for s in View(store, "dropped.jsonl", Sample) if s.dropped == "near-duplicate"]
@@ -333,16 +334,16 @@ def test_a_training_problem_that_stands_in_a_test_is_not_learned_from_unless_ask
         return iter([*tests, *load(self, split)])
 
     monkeypatch.setattr(WordProblems, "load", leaking)
-    monkeypatch.setattr("lai_ray.stages.clear._made", {})
+    monkeypatch.setattr("lai_ray.stages.curation.evaluation_sets._made", {})
     changes = {"evaluate__max_train_problems": None, "schedule__strategy": "untargeted"}
-    run = start.run_job(job(tmp_path, name="clean", **changes), until="diagnose", executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, name="clean", **changes), until="diagnose", executor=LocalExecutor()).run
     facts = run.stage(0, "diagnose").facts()
     copies = run.stage(0, "diagnose").store.get_json("copies.json")["word_problems"]
     assert copies["word_problems/train/00000"] == "word_problems/test/00000: same question"
     assert facts["in_tests"]["word_problems"] == len(copies) >= 10
     assert facts["cases"]["word_problems"] == 3510 - len(copies)
     changes["evaluate__learn_from_copies"] = True
-    run = start.run_job(job(tmp_path, name="all", **changes), until="diagnose", executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, name="all", **changes), until="diagnose", executor=LocalExecutor()).run
     assert run.stage(0, "diagnose").facts()["cases"]["word_problems"] == 3510
 
 
@@ -366,7 +367,7 @@ def test_any_file_of_questions_is_read(tmp_path, name, zipped, lines):
 
 
 def test_a_runs_own_samples_are_read_as_the_problems_they_are(tmp_path):
-    run = start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     path = tmp_path / "small/iteration_0/curate/samples.jsonl"
     assert [p.id for p in contamination.read(path)] == [
         s.problem.id for s in View(run.stage(0, "curate").store, "samples.jsonl", Sample)

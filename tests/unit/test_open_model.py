@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lai_ray import paid, plan, start
+from lai_ray.cli import run as cli_run
+from lai_ray.cli.check import check, reuse
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion
 from lai_ray.report import tables
@@ -50,7 +51,7 @@ def shown(show: Any, *told: Any) -> str:
 
 def test_the_target_of_each_iteration_teaches_itself_and_nobody_is_paid(tmp_path):
     executor = Heard()
-    run = start.run_job(job(tmp_path, iterations=2, **ITSELF), executor=executor).run
+    run = cli_run.run_job(job(tmp_path, iterations=2, **ITSELF), executor=executor).run
     trained = run.stage(0, "train").place("checkpoint")
     assert list(dict.fromkeys(executor.teachers)) == [str(tmp_path / "model"), trained]
     usage = [run.stage(i, "instruct").store.get_json("usage.json") for i in (0, 1)]
@@ -60,15 +61,15 @@ def test_the_target_of_each_iteration_teaches_itself_and_nobody_is_paid(tmp_path
     # Templates of open models often know no system role; what was sent is what is recorded.
     assert {tuple(m["role"] for m in request.messages) for request in executor.requests["ask"]} == {("user",)}
     again = Heard()
-    start.run_job(job(tmp_path, iterations=2, **ITSELF), executor=again)
+    cli_run.run_job(job(tmp_path, iterations=2, **ITSELF), executor=again)
     assert not again.asked
 
 
 def test_killed_and_started_again_asks_only_what_was_not_recorded(tmp_path):
     first, second = Heard(die_after={"ask": 9}), Heard()
     with pytest.raises(Crash):
-        start.run_job(job(tmp_path, **ITSELF), executor=first)
-    run = start.run_job(job(tmp_path, **ITSELF), executor=second).run
+        cli_run.run_job(job(tmp_path, **ITSELF), executor=first)
+    run = cli_run.run_job(job(tmp_path, **ITSELF), executor=second).run
     keys = [request.key for executor in (first, second) for request in executor.requests["ask"]]
     assert len(keys) == len(set(keys))
     assert run.stage(0, "instruct").store.get_json("usage.json")["possibly_paid"] == 0
@@ -77,34 +78,34 @@ def test_killed_and_started_again_asks_only_what_was_not_recorded(tmp_path):
 def test_an_open_model_is_known_by_its_weights_not_by_its_folder(tmp_path):
     named = teacher(tmp_path / "teacher")
     executor = Heard()
-    start.run_job(job(tmp_path, instructor__model=named, **HERE), executor=executor)
+    cli_run.run_job(job(tmp_path, instructor__model=named, **HERE), executor=executor)
     assert set(executor.teachers) == {named}
     moved = shutil.copytree(named, tmp_path / "moved")
     same = Heard()
-    start.run_job(job(tmp_path, instructor__model=str(moved), **HERE), executor=same)
+    cli_run.run_job(job(tmp_path, instructor__model=str(moved), **HERE), executor=same)
     assert not same.asked
     other = teacher(tmp_path / "other", "other weights")
     with pytest.raises(ConfigError, match=r"content\.instructor: .* there, .* now"):
-        start.run_job(job(tmp_path, instructor__model=other, **HERE), executor=Heard())
-    told = shown(paid.show, job(tmp_path, instructor__model=named, **HERE), [])
+        cli_run.run_job(job(tmp_path, instructor__model=other, **HERE), executor=Heard())
+    told = shown(reuse.show, job(tmp_path, instructor__model=named, **HERE), [])
     [row] = [line for line in told.splitlines() if "iteration_0/instruct" in line]
     _, recorded, applying, *_ = row.split()
     assert recorded == applying != "0"
 
 
 def test_another_length_or_model_asks_anew_under_another_name(tmp_path):
-    run = start.run_job(job(tmp_path, **ITSELF), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, **ITSELF), executor=LocalExecutor()).run
     cases = [({}, False), ({"instructor__max_model_len": 900}, True), ({"instructor__dtype": "float16"}, False)]
     for number, (changes, new) in enumerate(cases):
         executor, mine = LocalExecutor(), job(tmp_path, name=f"more{number}", **ITSELF, **changes)
-        start.run_job(mine, executor=executor, reuse=[run.store.where])
+        cli_run.run_job(mine, executor=executor, reuse=[run.store.where])
         assert bool(executor.asked["ask"]) == new
 
 
 def test_a_budget_holds_here_too_and_says_how_to_go_on(tmp_path):
     changes = ITSELF | {"limits__max_calls": 4}
     with pytest.raises(StageError, match=r"limits\.max_calls = 4 is reached .* 4 calls"):
-        start.run_job(job(tmp_path, **changes), executor=LocalExecutor())
+        cli_run.run_job(job(tmp_path, **changes), executor=LocalExecutor())
 
 
 def test_a_request_that_the_engine_refused_took_nothing(tmp_path):
@@ -116,7 +117,7 @@ def test_a_request_that_the_engine_refused_took_nothing(tmp_path):
                 yield Answer(answer.id, answer.key, failed, free=True) if second else answer
 
     changes = ITSELF | {"limits__max_failed_fraction": 0.5, "limits__max_tokens": 10**7}
-    run = start.run_job(job(tmp_path, **changes), executor=Refusing()).run
+    run = cli_run.run_job(job(tmp_path, **changes), executor=Refusing()).run
     usage = run.stage(0, "instruct").store.get_json("usage.json")
     assert usage["failed"] == 1
     assert (usage["possibly_paid"], usage["unknown_prompt_tokens"]) == (0, 0)
@@ -124,8 +125,8 @@ def test_a_request_that_the_engine_refused_took_nothing(tmp_path):
 
 def test_the_plan_knows_neither_key_nor_pace_nor_money(tmp_path):
     config = job(tmp_path, limits__max_usd=1.0, instructor__api_key_env="NO_SUCH_KEY", **ITSELF)
-    start.check_names(config)
-    told = shown(plan.show, config)
+    cli_run.check_names(config)
+    told = shown(check.show, config)
     assert "The target itself is asked in the cluster: no key, no limits per minute" in " ".join(told.split())
     [row] = [line for line in told.splitlines() if "word_problems" in line and "60%" in line]
     assert "0.00" in row and row.rstrip(" │").endswith("–")
@@ -145,6 +146,6 @@ def test_what_cannot_teach_is_refused_before_anything_starts(tmp_path):
         ({"instructor__engine": "vlm"}, r"no engine is called 'vlm'. Did you mean 'vllm'"),
     ]:
         with pytest.raises(ConfigError, match=said):
-            start.check_names(job(tmp_path, **changes))
+            cli_run.check_names(job(tmp_path, **changes))
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    start.check_names(job(tmp_path, instructor__model=str(tmp_path / "base"), **vllm))
+    cli_run.check_names(job(tmp_path, instructor__model=str(tmp_path / "base"), **vllm))

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from lai_ray.config.settings import InstructorSettings
 from lai_ray.engines import openai as engine
 from lai_ray.engines.openai import Answered, Fatal, OpenAIEngine, Retry
 from lai_ray.errors import ConfigError
 from lai_ray.records import Request
-from lai_ray.settings import InstructorSettings
 from tests import provider
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lai_ray import config, start
-from lai_ray.benchmarks._own import own
-from lai_ray.benchmarks._upstream import hub_rows
+from lai_ray.benchmark_kinds.rows import hub_rows
+from lai_ray.benchmark_kinds.user_data import own
+from lai_ray.cli import run as cli_run
+from lai_ray.config import config
+from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Case, Completion, Sample
 from lai_ray.report import tables
-from lai_ray.settings import BenchmarkSettings
 from lai_ray.stages.select import select
-from lai_ray.store import View
+from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job
 
 REVIEWS = [
@@ -249,7 +250,7 @@ def _three_reviews(request) -> str:
 
 
 def test_le_and_lec_work_on_it_at_once(tmp_path):
-    run = start.run_job(own_job(tmp_path), executor=Critic()).run
+    run = cli_run.run_job(own_job(tmp_path), executor=Critic()).run
     scores = run.stage(0, "evaluate").store.get_json("scores.json")
     assert (scores["reviews.test"]["right"], scores["reviews.test"]["n"]) == (4, 12)
     cases = list(View(run.stage(0, "diagnose").store, "cases.jsonl", Case))
@@ -261,11 +262,11 @@ def test_le_and_lec_work_on_it_at_once(tmp_path):
 
 def test_another_content_of_the_file_is_another_run(tmp_path):
     settings = own_job(tmp_path)
-    start.run_job(settings, until="evaluate", executor=LocalExecutor())
+    cli_run.run_job(settings, until="evaluate", executor=LocalExecutor())
     path = Path(settings.benchmark[0].train or "")
     path.write_text(path.read_text().replace("soup", "broth"))
     with pytest.raises(ConfigError, match=r"content\.data\.reviews"):
-        start.run_job(settings, until="evaluate", executor=LocalExecutor())
+        cli_run.run_job(settings, until="evaluate", executor=LocalExecutor())
 
 
 def test_its_splits_are_those_with_a_file(tmp_path):

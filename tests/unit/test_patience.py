@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.distributed.patience import Pace, Patience
+from lai_ray.distributed.calls.retry import Pace, Patience
 from lai_ray.engines.openai import Retry
 from lai_ray.errors import StageError
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.instructor import prompts
+from lai_ray.instructor.prompts import built_in
 
 BRIEF = "Question: <the problem>\nAnswer: <the solution>\n#### <number>"
 
 
 def le(**changes):
     given = {"brief": BRIEF, "question": "How many?", "wrong_answer": "5", "n": 3} | changes
-    return prompts.le(**given)
+    return built_in.le(**given)
 
 
 def lec(**changes):
     given = {"brief": BRIEF, "correct": ["A?", "B?"], "question": "How many?", "wrong_answer": "5", "n": 3} | changes
-    return prompts.lec(**given)
+    return built_in.lec(**given)
 
 
 def headings(messages):
-    return [line for line in messages[1]["content"].splitlines() if line in prompts.HEADINGS]
+    return [line for line in messages[1]["content"].splitlines() if line in built_in.HEADINGS]
 
 
 def test_the_system_message_holds_the_role_the_goal_the_requirements_and_the_return_format():
@@ -61,7 +61,7 @@ def test_lec_with_nothing_to_contrast_is_le():
 
 
 def test_untargeted_shows_the_question_alone_and_speaks_of_no_mistake():
-    messages = prompts.untargeted(brief=BRIEF, question="How many?", n=3)
+    messages = built_in.untargeted(brief=BRIEF, question="How many?", n=3)
     assert headings(messages) == ["[QUESTION]"]
     everything = (messages[0]["content"] + messages[1]["content"]).lower()
     assert "wrong" not in everything
@@ -69,30 +69,30 @@ def test_untargeted_shows_the_question_alone_and_speaks_of_no_mistake():
 
 
 def test_auggpt_asks_for_variants_of_the_question_and_untargeted_for_others_of_its_kind():
-    augmented = prompts.auggpt(brief=BRIEF, question="How many?", n=3)
+    augmented = built_in.auggpt(brief=BRIEF, question="How many?", n=3)
     assert headings(augmented) == ["[QUESTION]"]
     assert augmented[1]["content"].split("\n\n")[-1].startswith("Write 3 new variants of this question, ")
     assert (
-        prompts.auggpt(brief=BRIEF, question="q", n=1)[1]["content"]
+        built_in.auggpt(brief=BRIEF, question="q", n=1)[1]["content"]
         .split("\n\n")[-1]
         .startswith("Write 1 new variant of this question, ")
     )
     assert "nor a rewording" not in augmented[0]["content"]
-    assert "nor a rewording" in prompts.untargeted(brief=BRIEF, question="How many?", n=3)[0]["content"]
+    assert "nor a rewording" in built_in.untargeted(brief=BRIEF, question="How many?", n=3)[0]["content"]
     everything = (augmented[0]["content"] + augmented[1]["content"]).lower()
     assert "wrong" not in everything
     assert "mistake" not in everything
     assert "{" not in everything
-    assert headings(prompts.auggpt(brief=BRIEF, question="q", n=3, reference="7")) == [
+    assert headings(built_in.auggpt(brief=BRIEF, question="q", n=3, reference="7")) == [
         "[QUESTION]",
         "[REFERENCE ANSWER]",
     ]
 
 
 def test_the_wording_of_runs_made_before_auggpt_and_explain_came_still_counts_as_the_same():
-    assert prompts.content_hash() == prompts.content_hash(["le", "lec", "untargeted"])
-    hashes = [prompts.content_hash(), prompts.content_hash(["auggpt"]), prompts.content_hash(explain=True)]
-    hashes.append(prompts.content_hash(show_answers=True))
+    assert built_in.content_hash() == built_in.content_hash(["le", "lec", "untargeted"])
+    hashes = [built_in.content_hash(), built_in.content_hash(["auggpt"]), built_in.content_hash(explain=True)]
+    hashes.append(built_in.content_hash(show_answers=True))
     assert len(set(hashes)) == 4
 
 
@@ -103,12 +103,12 @@ def test_the_reference_answer_is_shown_only_when_it_is_given():
 
 
 def test_the_request_is_the_last_paragraph_and_names_the_number():
-    for messages in (le(), lec(), prompts.untargeted(brief=BRIEF, question="q", n=3)):
+    for messages in (le(), lec(), built_in.untargeted(brief=BRIEF, question="q", n=3)):
         assert messages[1]["content"].split("\n\n")[-1].startswith("Write 3 new problems")
 
 
 def test_one_problem_is_asked_for_in_the_singular():
-    for messages in (le(n=1), lec(n=1, correct=["A?"]), prompts.untargeted(brief=BRIEF, question="q", n=1)):
+    for messages in (le(n=1), lec(n=1, correct=["A?"]), built_in.untargeted(brief=BRIEF, question="q", n=1)):
         last = messages[1]["content"].split("\n\n")[-1]
         assert last.startswith("Write 1 new problem ")
         assert " each " not in last
@@ -117,7 +117,7 @@ def test_one_problem_is_asked_for_in_the_singular():
 
 
 def test_an_empty_answer_is_said_to_be_none():
-    assert f"[WRONG ANSWER]\n{prompts.NO_ANSWER}\n" in le(wrong_answer=" \n")[1]["content"]
+    assert f"[WRONG ANSWER]\n{built_in.NO_ANSWER}\n" in le(wrong_answer=" \n")[1]["content"]
 
 
 def test_braces_in_the_evidence_stay_as_they_are():
@@ -141,15 +141,15 @@ def test_asking_for_no_sample_is_an_error():
 
 def test_every_slot_of_the_built_in_texts_is_filled():
     for n in (1, 3):
-        for messages in (le(n=n), lec(n=n, correct=["A?"] * n), prompts.untargeted(brief=BRIEF, question="q", n=n)):
+        for messages in (le(n=n), lec(n=n, correct=["A?"] * n), built_in.untargeted(brief=BRIEF, question="q", n=n)):
             assert "{" not in messages[0]["content"] + messages[1]["content"]
 
 
 def test_the_hash_is_stable_and_changes_with_a_word(monkeypatch):
-    before = prompts.content_hash()
-    assert before == prompts.content_hash()
-    monkeypatch.setattr(prompts, "SYSTEM", prompts.SYSTEM.replace("experienced", "seasoned"))
-    assert prompts.content_hash() != before
+    before = built_in.content_hash()
+    assert before == built_in.content_hash()
+    monkeypatch.setattr(built_in, "SYSTEM", built_in.SYSTEM.replace("experienced", "seasoned"))
+    assert built_in.content_hash() != before
 
 
 # --- one line on what the mistake is
@@ -158,9 +158,9 @@ def test_the_hash_is_stable_and_changes_with_a_word(monkeypatch):
 def test_explain_asks_for_one_line_before_the_request():
     for messages in (le(explain=True), lec(explain=True)):
         *_, line, request = messages[1]["content"].split("\n\n")
-        assert line == prompts.EXPLAIN
+        assert line == built_in.EXPLAIN
         assert request.startswith("Write 3 new problems")
-    assert prompts.MARK not in le()[1]["content"]
+    assert built_in.MARK not in le()[1]["content"]
 
 
 SAMPLE = "1. Question: What is 2 + 3?\nAnswer: 2 + 3 = 5\n#### 5"
@@ -182,24 +182,24 @@ SAMPLE = "1. Question: What is 2 + 3?\nAnswer: 2 + 3 = 5\n#### 5"
     ],
 )
 def test_the_line_is_found_in_many_guises_and_is_never_part_of_a_sample(line):
-    found = prompts.explained(f"{line}\n\n{SAMPLE}")
+    found = built_in.explained(f"{line}\n\n{SAMPLE}")
     assert found.mistake == "It adds."
     assert "adds" not in found.rest
     assert found.rest.endswith(SAMPLE)
 
 
 def test_a_reply_without_the_line_is_all_rest():
-    assert prompts.explained(SAMPLE) == prompts.Explained(None, SAMPLE)
+    assert built_in.explained(SAMPLE) == built_in.Explained(None, SAMPLE)
     later = f"{SAMPLE}\nMistake: none"
-    assert prompts.explained(later) == prompts.Explained(None, later), "without brackets only the first line is one"
+    assert built_in.explained(later) == built_in.Explained(None, later), "without brackets only the first line is one"
 
 
 def test_the_mark_with_nothing_behind_it_explains_nothing():
-    assert prompts.explained("[MISTAKE]") == prompts.Explained(None, "")
+    assert built_in.explained("[MISTAKE]") == built_in.Explained(None, "")
     for sample in (SAMPLE, SAMPLE.removeprefix("1. "), f"**{SAMPLE}"):
-        assert prompts.explained(f"[MISTAKE]\n\n{sample}") == prompts.Explained(None, f"\n{sample}")
+        assert built_in.explained(f"[MISTAKE]\n\n{sample}") == built_in.Explained(None, f"\n{sample}")
 
 
 def test_a_line_before_each_sample_is_read_once_and_left_out_of_all():
-    found = prompts.explained(f"[MISTAKE] It adds.\n{SAMPLE}\n[MISTAKE] It adds.\n{SAMPLE}")
-    assert found == prompts.Explained("It adds.", f"{SAMPLE}\n{SAMPLE}")
+    found = built_in.explained(f"[MISTAKE] It adds.\n{SAMPLE}\n[MISTAKE] It adds.\n{SAMPLE}")
+    assert found == built_in.Explained("It adds.", f"{SAMPLE}\n{SAMPLE}")

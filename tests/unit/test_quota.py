@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lai_ray.instructor.quota import MINUTE, Lease, Quota
-from lai_ray.instructor.usage import estimate, used
+from lai_ray.instructor.rate_limit.window import MINUTE, Lease, Quota
+from lai_ray.instructor.spending.tokens import estimate, used
 from lai_ray.records import Completion
 
 UNSAID = (None, None)

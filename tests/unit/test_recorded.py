@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import plugins, start
+from lai_ray.cli import run as cli_run
+from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Attempt, Case
 from lai_ray.report import tables
 from lai_ray.report.story import some_case, story
-from lai_ray.rundir import Run
-from lai_ray.store import View
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job
 
 PROBLEMS = plugins.load("benchmarks", "word_problems")
@@ -41,7 +42,7 @@ def recorded(tmp_path: Path, where: str | None = None, **changes):
 
 def test_recorded_answers_are_graded_learned_from_and_not_asked(tmp_path):
     executor = LocalExecutor()
-    run = start.run_job(recorded(tmp_path), executor=executor).run
+    run = cli_run.run_job(recorded(tmp_path), executor=executor).run
     scores = run.stage(0, "evaluate").store.get_json("scores.json")
     assert {part: (s["right"], s["n"]) for part, s in scores.items()} == {"word_problems.train": (26, 40)}
     assert executor.asked["generate"] == 25, "only the trained target's test"
@@ -53,7 +54,7 @@ def test_recorded_answers_are_graded_learned_from_and_not_asked(tmp_path):
 
 
 def test_the_report_says_not_measured_and_the_story_is_told(tmp_path):
-    run = start.run_job(recorded(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(recorded(tmp_path), executor=LocalExecutor()).run
     text = tables.scores(run).markdown()
     assert "| iter. 0 | iter. 1 |" in text
     assert "not measured" in text
@@ -64,21 +65,21 @@ def test_the_report_says_not_measured_and_the_story_is_told(tmp_path):
 def test_the_weights_need_not_be_here_to_diagnose(tmp_path):
     encoder = {"contrast__encoder": str(tmp_path / "model")}
     config = recorded(tmp_path, target__model="someone/not-here", **encoder)
-    outcome = start.run_job(config, until="diagnose", executor=LocalExecutor())
+    outcome = cli_run.run_job(config, until="diagnose", executor=LocalExecutor())
     assert outcome.stopped_at == "iteration_0/diagnose"
 
 
 def test_a_part_of_the_rows_is_a_seeded_choice(tmp_path):
     config = recorded(tmp_path, evaluate__max_train_problems=10)
-    run = start.run_job(config, until="evaluate", executor=LocalExecutor()).run
+    run = cli_run.run_job(config, until="evaluate", executor=LocalExecutor()).run
     assert run.stage(0, "evaluate").store.get_json("scores.json")["word_problems.train"]["n"] == 10
 
 
 def test_other_answers_in_the_same_files_are_another_run(tmp_path):
-    start.run_job(recorded(tmp_path), until="evaluate", executor=LocalExecutor())
+    cli_run.run_job(recorded(tmp_path), until="evaluate", executor=LocalExecutor())
     answers(tmp_path, n=38)
     with pytest.raises(ConfigError, match=r"content\.target"):
-        start.run_job(recorded(tmp_path, str(tmp_path / "answers")), executor=LocalExecutor())
+        cli_run.run_job(recorded(tmp_path, str(tmp_path / "answers")), executor=LocalExecutor())
 
 
 def test_a_dataset_without_mistakes_is_skipped_and_it_is_said(tmp_path, capsys):
@@ -87,7 +88,7 @@ def test_a_dataset_without_mistakes_is_skipped_and_it_is_said(tmp_path, capsys):
     rows = [dict(row, response=row["answer"]) for row in PROBLEMS.records("train", 12)]
     (tmp_path / "right.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = recorded(tmp_path, str(tmp_path / "right.jsonl"))
-    outcome = start.run_job(config, executor=LocalExecutor(), console=Console(width=200))
+    outcome = cli_run.run_job(config, executor=LocalExecutor(), console=Console(width=200))
     assert "no mistakes, nothing to learn here" in capsys.readouterr().out
     assert outcome.target is not None
 
@@ -103,7 +104,7 @@ def test_a_dataset_without_mistakes_is_skipped_and_it_is_said(tmp_path, capsys):
 def test_a_row_that_will_not_do_is_named_by_file_and_line(tmp_path, changes, said):
     where = answers(tmp_path, **changes)
     with pytest.raises(DataError, match=said):
-        start.run_job(recorded(tmp_path, where), executor=LocalExecutor())
+        cli_run.run_job(recorded(tmp_path, where), executor=LocalExecutor())
 
 
 def test_a_broken_line_is_named(tmp_path):
@@ -111,7 +112,7 @@ def test_a_broken_line_is_named(tmp_path):
     text = (where / "b.jsonl").read_text().splitlines()
     (where / "b.jsonl").write_text("\n".join([*text[:3], text[3][:20], *text[4:]]))
     with pytest.raises(DataError, match=r"b\.jsonl:4: not valid JSON"):
-        start.run_job(recorded(tmp_path, str(where)), executor=LocalExecutor())
+        cli_run.run_job(recorded(tmp_path, str(where)), executor=LocalExecutor())
 
 
 @pytest.mark.parametrize(
@@ -132,14 +133,14 @@ def test_files_that_are_not_there_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for where, said in [("nowhere.jsonl", "no file or folder"), (str(tmp_path / "empty"), "holds no file of answers")]:
         with pytest.raises(ConfigError, match=said):
-            start.run_job(recorded(tmp_path, where), executor=LocalExecutor())
+            cli_run.run_job(recorded(tmp_path, where), executor=LocalExecutor())
     assert not (tmp_path / "small").exists()
 
 
 def test_another_run_can_take_over_what_was_asked_on_recorded_answers(tmp_path):
-    run = start.run_job(recorded(tmp_path), executor=LocalExecutor()).run
+    run = cli_run.run_job(recorded(tmp_path), executor=LocalExecutor()).run
     executor = LocalExecutor()
     config = recorded(tmp_path, name="faster", train__learning_rate=1e-4)
-    start.run_job(config, executor=executor, reuse=[run.store.where])
+    cli_run.run_job(config, executor=executor, reuse=[run.store.where])
     assert executor.asked["ask"] == 0
     assert Run.read(str(tmp_path / "faster")).stage(0, "instruct").store.get_json("usage.json")["inherited"] > 0

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from lai_ray import start
+from lai_ray.cli import run as cli_run
+from lai_ray.common.intervals import paired, score
 from lai_ray.errors import ConfigError
 from lai_ray.report import facts, story, tables
-from lai_ray.rundir import Run
-from lai_ray.stats import paired, score
+from lai_ray.storage.run import Run
 from tests.local import LocalExecutor, job
 
 
 @pytest.fixture
 def run(tmp_path):
-    return start.run_job(job(tmp_path), executor=LocalExecutor()).run
+    return cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
 
 
 def test_wilsons_interval_holds_the_textbook_case_and_stays_within_bounds():
@@ -69,7 +69,7 @@ def test_scores_by_kind_add_up_to_the_whole(run):
 
 
 def test_two_runs_stand_side_by_side(run, tmp_path):
-    other = start.run_job(job(tmp_path, name="other", schedule__strategy="untargeted"), executor=LocalExecutor()).run
+    other = cli_run.run_job(job(tmp_path, name="other", schedule__strategy="untargeted"), executor=LocalExecutor()).run
     (table,) = tables.side_by_side([run, other])
     assert [row[:2] for row in table.rows] == [["small", "lec"], ["other", "untargeted"]]
     assert table.rows[0][-1] == "–"
@@ -90,11 +90,11 @@ def test_a_story_of_an_unknown_problem_says_what_ids_look_like(run):
 
 
 def test_a_run_that_was_stopped_early_still_has_a_report(tmp_path):
-    run = start.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor()).run
     assert tables.one_run(run)[0].title == "Test scores, percent"
     titles = [chapter.title for chapter in story.story(run, story.some_case(run))]
     assert titles[0] == "iteration 0: the target answers"
-    run = start.run_job(job(tmp_path / "other"), until="evaluate", executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path / "other"), until="evaluate", executor=LocalExecutor()).run
     with pytest.raises(ConfigError, match="no mistake was taken up yet"):
         story.some_case(run)
 
@@ -105,7 +105,7 @@ def test_runs_with_different_tests_or_one_measurement_are_not_subtracted(tmp_pat
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         mine = {"name": "mine", "kind": "number", "test": str(tmp_path / f"{name}.jsonl")}
         table = {"benchmark": [mine], "evaluate__report_on": ["mine"], "iterations": 1, **changes}
-        return start.run_job(job(tmp_path / name, **table), executor=LocalExecutor()).run
+        return cli_run.run_job(job(tmp_path / name, **table), executor=LocalExecutor()).run
 
     sums, other = finished("one", "What is"), finished("two", "How many are", iterations=0)
     [table] = tables.side_by_side([sums, other, finished("three", "What is")])

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lai_ray import paid, start
+from lai_ray.cli import run as cli_run
+from lai_ray.cli.check import reuse as cli_reuse
 from lai_ray.errors import ConfigError
-from lai_ray.instructor import prompts
+from lai_ray.instructor.prompts import built_in
 from lai_ray.records import Sample
-from lai_ray.rundir import Run
-from lai_ray.store import View
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job, pretend_model
 
 ALL = {"evaluate__max_train_problems": None, "evaluate__learn_from": ["tests_own:BENCHMARK"],
@@ -24,19 +25,19 @@ ALL = {"evaluate__max_train_problems": None, "evaluate__learn_from": ["tests_own
 
 
 def finished(tmp_path: Path, **changes) -> Run:
-    return start.run_job(job(tmp_path, **changes), executor=LocalExecutor()).run
+    return cli_run.run_job(job(tmp_path, **changes), executor=LocalExecutor()).run
 
 
 def asked(tmp_path: Path, reuse: Run | None = None, **changes) -> Counter[str]:
     executor = LocalExecutor()
     where = [reuse.store.where] if reuse else []
-    start.run_job(job(tmp_path, **changes), executor=executor, reuse=where)
+    cli_run.run_job(job(tmp_path, **changes), executor=executor, reuse=where)
     return +executor.asked
 
 
 def said(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
     console = Console(width=400, file=io.StringIO())
-    paid.show(job(tmp_path, **changes), [reuse] if reuse else [], console)
+    cli_reuse.show(job(tmp_path, **changes), [reuse] if reuse else [], console)
     return console.file.getvalue()
 
 
@@ -109,7 +110,7 @@ def test_what_makes_another_run_is_refused_with_the_difference(tmp_path, change,
 def test_another_learning_rate_under_another_name_only_trains_anew(tmp_path):
     run = finished(tmp_path)
     change = {"name": "faster", "train__learning_rate": 1e-4}
-    found = paid.applying(run, job(tmp_path, **change))
+    found = cli_reuse.applying(run, job(tmp_path, **change))
     assert [(row.recorded, row.applying) for row in found.rows] == [(100, 100), (len(replies(run)), len(replies(run)))]
     assert "learning_rate: 5e-06 there, 0.0001 now" in found.end
     assert asked(tmp_path, run, **change) == {"train": 1, "nearest": 1, "generate": 40}
@@ -138,14 +139,14 @@ def test_another_seed_under_another_name_keeps_the_targets_answers(tmp_path):
 
 def test_another_prompt_is_refused_and_under_another_name_asks_exactly_its_own_anew(tmp_path, monkeypatch):
     run = finished(tmp_path)
-    written = prompts.lec
+    written = built_in.lec
     monkeypatch.setattr(
-        prompts, "lec",
+        built_in, "lec",
         lambda **told: [{**m, "content": m["content"] + "\nBe brief."} for m in written(**told)],
     )  # fmt: skip
     with pytest.raises(ConfigError, match=r"content\.prompts"):
         asked(tmp_path)
-    found = paid.applying(run, job(tmp_path, name="brief"))
+    found = cli_reuse.applying(run, job(tmp_path, name="brief"))
     assert (found.rows[0].applying, found.rows[1].applying) == (100, 0)
     assert "'Be brief.'" in found.rows[1].difference
     more = asked(tmp_path, run, name="brief")
@@ -199,11 +200,11 @@ def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path,
     own_data.write_text("\n".join([lines[0].replace("rings", "stones"), *lines[1:]]))
     with pytest.raises(ConfigError, match=r"content\.data\.own"):
         asked(tmp_path, **ALL)
-    found = paid.applying(run, job(tmp_path, name="stones", **ALL))
+    found = cli_reuse.applying(run, job(tmp_path, name="stones", **ALL))
     assert (found.rows[0].recorded, found.rows[0].applying) == (90, 89)
     assert "rings" in found.rows[0].difference and "stones" in found.rows[0].difference
     executor = LocalExecutor()
-    start.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=[run.store.where], until="evaluate")
+    cli_run.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=[run.store.where], until="evaluate")
     assert executor.asked["generate"] == 1
 
 
@@ -212,7 +213,7 @@ def test_a_run_cannot_take_over_from_itself_or_from_nothing(tmp_path):
     with pytest.raises(ConfigError, match="this run itself"):
         asked(tmp_path, run)
     with pytest.raises(ConfigError, match="no run there"):
-        start.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=[str(tmp_path / "nowhere")])
+        cli_run.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=[str(tmp_path / "nowhere")])
 
 
 def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):
@@ -224,7 +225,7 @@ def test_texts_are_embedded_once_with_a_fixed_encoder(tmp_path):
             texts.update(asked)
             return super().embed(asked, encoder)
 
-    start.run_job(
+    cli_run.run_job(
         job(tmp_path, iterations=3, schedule__strategy="lec", contrast__encoder=str(tmp_path / "encoder")),
         executor=Counting(),
     )

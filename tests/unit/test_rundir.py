@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.rundir import FRESH, Driver, Run, flat
+from lai_ray.storage.run import FRESH, Driver, Run, flat
 
 
 def card(tmp_path, number: int, **changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.benchmarks._samples import choice_pieces, math_pieces
+from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
 
 PLUMS = "Nia has 3 bags of 4 plums. How many plums has she?"
 PEARS = "Tom had 9 pears and ate 2. How many has he left?"

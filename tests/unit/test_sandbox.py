@@ -7,17 +7,17 @@ import os
 
 import pytest
 
-from lai_ray.benchmarks import _sandbox
-from lai_ray.benchmarks._sandbox import Checks, Limits
-from lai_ray.benchmarks._sandbox_wire import Gone, Reader, TooLarge, Writer
 from lai_ray.errors import ConfigError
+from lai_ray.grading.sandbox import runner
+from lai_ray.grading.sandbox.protocol import Gone, Reader, TooLarge, Writer
+from lai_ray.grading.sandbox.runner import Checks, Limits
 
 QUICK = Limits(cpu=1.0, wall=30.0, idle=2.0)
 
 
-def judged(program: str, *tests: str, **more) -> _sandbox.Outcome:
+def judged(program: str, *tests: str, **more) -> runner.Outcome:
     checks = Checks(tests="\n".join(tests), entry=more.pop("entry", "f"), **more)
-    return _sandbox.run(program, checks, limits=QUICK)
+    return runner.run(program, checks, limits=QUICK)
 
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -71,7 +71,7 @@ def test_what_is_the_programs_doing_is_wrong_and_what_has_no_verdict_is_an_error
 @pytest.mark.parametrize("tests", ["assert f(1) ==", "assert f(nowhere) == 1"])
 def test_tests_that_cannot_be_run_are_no_fault_of_the_program(tests):
     outcome = judged("def f(x): return 1", tests)
-    assert outcome.verdict == "error" and outcome.note.startswith(_sandbox.CANNOT_BE_RUN)
+    assert outcome.verdict == "error" and outcome.note.startswith(runner.CANNOT_BE_RUN)
 
 
 def test_what_a_program_prints_is_kept_up_to_a_cap():
@@ -92,8 +92,8 @@ def test_two_programs_share_no_file_and_no_state():
 
 
 def test_the_order_of_sets_is_the_same_in_every_sandbox():
-    one = _sandbox.Parent("namespaces")
-    other = _sandbox.Parent("namespaces")
+    one = runner.Parent("namespaces")
+    other = runner.Parent("namespaces")
     checks = Checks("print(f('a b c d e f g h'))", "f", setup="import sys")
     asked = "def f(x):\n    print(list(set(x.split())))"
     try:
@@ -105,7 +105,7 @@ def test_the_order_of_sets_is_the_same_in_every_sandbox():
 
 def test_a_parent_that_was_killed_between_trials_is_replaced():
     assert judged("def f(x): return 1", "assert f(1) == 1").verdict == "passed"
-    for parent in _sandbox._pool().idle["namespaces"]:
+    for parent in runner._pool().idle["namespaces"]:
         parent.process.kill()
         parent.process.wait()
     assert judged("def f(x): return 1", "assert f(1) == 1").verdict == "passed"
@@ -113,15 +113,15 @@ def test_a_parent_that_was_killed_between_trials_is_replaced():
 
 def test_a_machine_that_offers_less_than_the_job_demands_is_refused(monkeypatch):
     reasons = {"namespaces": "unshare: Operation not permitted", "bubblewrap": "there is no bwrap on PATH"}
-    monkeypatch.setattr(_sandbox, "_the_pool", _sandbox.Pool(refused=reasons))
-    with pytest.raises(_sandbox.SandboxRefusedError, match="unshare: Operation not permitted"):
-        _sandbox.run("", Checks("", "f"), min_tier="namespaces")
+    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused=reasons))
+    with pytest.raises(runner.SandboxRefusedError, match="unshare: Operation not permitted"):
+        runner.run("", Checks("", "f"), min_tier="namespaces")
     with pytest.raises(ConfigError, match="no tier 'docker'"):
-        _sandbox.strongest("docker")
+        runner.strongest("docker")
 
 
 def test_nothing_is_left_when_the_grader_closes():
-    parent = _sandbox.Parent("namespaces")
+    parent = runner.Parent("namespaces")
     folder = parent.folder
     parent.close()
     assert not os.path.exists(folder) and parent.process.poll() is not None

@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lai_ray import plugins, start
+from lai_ray.cli import run
+from lai_ray.common import plugins
+from lai_ray.common.intervals import sign_test
 from lai_ray.contracts import Model, Trained, TrainJob
-from lai_ray.distributed.placement import Group
+from lai_ray.distributed.cluster.capacity import Group
 from lai_ray.distributed.search import at_most
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.report import search as report
-from lai_ray.rundir import Driver
 from lai_ray.stages import evaluate as evaluating
 from lai_ray.stages import trial
-from lai_ray.stages.trials import most
-from lai_ray.stats import sign_test
-from lai_ray.training import state
+from lai_ray.stages.grid import most
+from lai_ray.storage.run import Driver
+from lai_ray.training import checkpoints
 from tests.local import Crash, LocalExecutor, job, pretend_model
 
 Made = Callable[[TrainJob], int]
@@ -75,7 +76,7 @@ def searching(tmp_path: Path, **changes: Any) -> Any:
 
 
 def searched(tmp_path: Path, executor: LocalExecutor | None = None, **changes: Any) -> Any:
-    outcome = start.run_job(searching(tmp_path, **changes), executor=executor or Classroom(by_rate))
+    outcome = run.run_job(searching(tmp_path, **changes), executor=executor or Classroom(by_rate))
     return outcome.run.stage(0, "search")
 
 
@@ -109,7 +110,7 @@ def test_a_trial_that_is_beaten_loses_its_weights_before_the_next_begins(tmp_pat
 
 def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
     executor = Classroom(lambda job: 40)
-    outcome = start.run_job(searching(tmp_path), executor=executor)
+    outcome = run.run_job(searching(tmp_path), executor=executor)
     stage = outcome.run.stage(0, "search")
     assert stage.facts()["winner"] == "trial_0" and weights(stage) == []
     assert outcome.target.path == str(tmp_path / "model")
@@ -160,7 +161,7 @@ def test_what_a_trial_that_failed_in_its_middle_left_is_gone_at_the_end(tmp_path
         def train(self, job: TrainJob, progress: Any = None) -> Trained:
             trained = super().train(job, progress)
             if job.learning_rate == 3e-5:
-                pretend_model(state.folder_of(job.out) / "step_1")
+                pretend_model(checkpoints.folder_of(job.out) / "step_1")
                 raise StageError("a worker died")
             return trained
 
@@ -190,7 +191,7 @@ def test_another_runs_search_is_taken_over_and_only_the_winner_may_be_trained(tm
     searched(tmp_path)
     executor = Classroom(by_rate)
     config = searching(tmp_path, name="other", search__learning_rate=RATES[:3])
-    outcome = start.run_job(config, reuse=[str(tmp_path / "small")], executor=executor)
+    outcome = run.run_job(config, reuse=[str(tmp_path / "small")], executor=executor)
     assert not {"generate", "ask", "train"} & set(executor.asked)
     assert weights(outcome.run.stage(0, "search")) == ["trial_2"]
 
@@ -226,7 +227,7 @@ def test_a_winner_that_cannot_be_made_again_is_recorded_and_the_next_one_wins(tm
 def test_a_target_without_mistakes_stays_and_nothing_is_tried(tmp_path):
     pretend_model(tmp_path / "perfect", skill=100)
     executor = Classroom(by_rate)
-    outcome = start.run_job(searching(tmp_path, target__model=str(tmp_path / "perfect")), executor=executor)
+    outcome = run.run_job(searching(tmp_path, target__model=str(tmp_path / "perfect")), executor=executor)
     assert executor.asked["train"] == executor.asked["ask"] == 0
     assert outcome.target.path == str(tmp_path / "perfect")
 
@@ -296,14 +297,14 @@ def test_a_second_attempt_goes_on_from_the_state_that_the_first_one_kept(tmp_pat
     class Dying(Classroom):
         def train(self, job: TrainJob, progress: Any = None) -> Trained:
             if job.learning_rate == 2e-5:
-                pretend_model(state.folder_of(job.out) / "step_1")
+                pretend_model(checkpoints.folder_of(job.out) / "step_1")
                 raise Crash("train")
             return super().train(job, progress)
 
     class Looking(Classroom):
         def train(self, job: TrainJob, progress: Any = None) -> Trained:
             if job.learning_rate == 2e-5:
-                kept.append((state.folder_of(job.out) / "step_1").is_dir())
+                kept.append((checkpoints.folder_of(job.out) / "step_1").is_dir())
             return super().train(job, progress)
 
     kept: list[bool] = []
@@ -323,8 +324,8 @@ def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
 
 def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
     config = searching(tmp_path)
-    start.run_job(config, until="0/evaluate", executor=LocalExecutor())
-    where = start.place(config)
+    run.run_job(config, until="0/evaluate", executor=LocalExecutor())
+    where = run.place(config)
     caught: list[Any] = []
 
     class Orphaned(Classroom):
@@ -333,7 +334,7 @@ def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over
             raise Crash("search")
 
     with pytest.raises(Crash):
-        start.run_job(config, executor=Orphaned(by_rate))
+        run.run_job(config, executor=Orphaned(by_rate))
     orphan, trials = caught[0]
     Driver(where).close()
     before = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
@@ -347,11 +348,11 @@ def test_a_finished_search_of_a_later_iteration_is_done_in_another_folder_too(tm
     model = tmp_path / "model"
     pretend_model(model, skill=40)
     wanted = {"target__model": str(model), "iterations": 2, "search__learning_rate": RATES[:2]}
-    start.run_job(searching(tmp_path / "old", **wanted), executor=Classroom(by_rate))
+    run.run_job(searching(tmp_path / "old", **wanted), executor=Classroom(by_rate))
     (tmp_path / "new").mkdir()
     (tmp_path / "old" / "small").rename(tmp_path / "new" / "small")
     executor = Classroom(by_rate)
-    start.run_job(searching(tmp_path / "new", **wanted), executor=executor)
+    run.run_job(searching(tmp_path / "new", **wanted), executor=executor)
     assert not executor.asked
 
 
@@ -365,21 +366,21 @@ def test_a_moved_run_goes_on_where_it_is_now_and_writes_nothing_where_it_was(tmp
     (old / "small").rename(new / "small")
     executor = Classroom(by_rate)
     config = searching(new, target__model=str(model))
-    outcome = start.run_job(config, executor=executor)
+    outcome = run.run_job(config, executor=executor)
     assert executor.asked["train"] == 2 and executor.asked["ask"] == 0
     assert outcome.target.path.startswith(str(new)) and Path(outcome.target.path, "model.safetensors").is_file()
     assert not (old / "small").exists()
     (tmp_path / "newer").mkdir()
     (new / "small").rename(tmp_path / "newer" / "small")
     again = Classroom(by_rate)
-    outcome = start.run_job(searching(tmp_path / "newer", target__model=str(model)), executor=again)
+    outcome = run.run_job(searching(tmp_path / "newer", target__model=str(model)), executor=again)
     assert not again.asked and outcome.target.path.startswith(str(tmp_path / "newer"))
 
 
 def _some_request(tmp_path: Path) -> Any:
     executor = Classroom(by_rate)
     config = searching(tmp_path).model_copy(update={"search": None})
-    start.run_job(config, until="instruct", executor=executor)
+    run.run_job(config, until="instruct", executor=executor)
     return executor.requests["ask"][0]
 
 
@@ -387,7 +388,7 @@ def _some_request(tmp_path: Path) -> Any:
 def test_a_part_of_a_search_is_no_place_to_stop(tmp_path, until):
     executor = Classroom(by_rate)
     with pytest.raises(ConfigError, match=f"--until {until}: in a job with .search. that is a part of it"):
-        start.run_job(searching(tmp_path), until=until, executor=executor)
+        run.run_job(searching(tmp_path), until=until, executor=executor)
     assert not executor.asked
 
 
@@ -420,7 +421,7 @@ def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(
     (tmp_path / "few.jsonl").write_text("\n".join(Path(DATA["train"]).read_text().splitlines()[:4]))
     table = {"benchmark": [few], "evaluate": {"learn_from": ["few"], "report_on": []}, "curate__keep_clear_of": []}
     with pytest.raises(DataError, match="few: .search. compares candidates on dev problems, and there is none"):
-        start.check_names(searching(tmp_path, **table))
+        run.check_names(searching(tmp_path, **table))
 
 
 def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path, capsys):
@@ -428,7 +429,7 @@ def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path
     executor = Classroom(lambda job: 60, reply=lambda request: one_reply)
     sizes = [1, 400, 500]
     config = searching(tmp_path, search__learning_rate=[1e-5], search__samples_per_dataset=sizes)
-    outcome = start.run_job(config, executor=executor, console=Console())
+    outcome = run.run_job(config, executor=executor, console=Console())
     stage = outcome.run.stage(0, "search")
     there = stage.store.get_json("pool_k_3/curate/done.json")["facts"]["kept"]["own"]
     assert 1 < there < 400
@@ -559,7 +560,7 @@ def test_the_model_of_the_winner_is_made_again_where_somebody_removed_it(tmp_pat
 
 def test_the_next_target_is_not_asked_its_dev_questions_again(tmp_path):
     executor = Classroom(by_rate)
-    outcome = start.run_job(searching(tmp_path), executor=executor)
+    outcome = run.run_job(searching(tmp_path), executor=executor)
     keys = [r.key for r in executor.requests["generate"]]
     assert len(keys) == len(set(keys))
     assert isinstance(outcome.target, Model)
@@ -570,5 +571,5 @@ def test_the_encoder_of_a_strategy_that_only_the_search_tries_is_looked_for_befo
     config = searching(tmp_path, **tried, contrast__encoder=str(tmp_path / "nowhere"))
     executor = LocalExecutor()
     with pytest.raises(ConfigError, match=r"contrast\.encoder"):
-        start.run_job(config, executor=executor)
+        run.run_job(config, executor=executor)
     assert not executor.asked

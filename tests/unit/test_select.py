@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lai_ray import jobfile as jobs
+from lai_ray.config import job_file as jobs
 from lai_ray.errors import ConfigError
-from lai_ray.stages.clear import evaluation_sets
+from lai_ray.stages.curation.evaluation_sets import evaluation_sets
 from lai_ray.stages.select import select
 
 

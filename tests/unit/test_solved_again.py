@@ -7,14 +7,15 @@ import re
 
 import pytest
 
-from lai_ray import plugins, start
+from lai_ray.cli import run as cli_run
+from lai_ray.common import plugins
 from lai_ray.contracts import DEFAULT_GRADING, Improve, Model
 from lai_ray.records import Attempt, Case, Completion, Grade, Reply
 from lai_ray.report.story import story
-from lai_ray.rundir import Run
-from lai_ray.stages.forecast import known
+from lai_ray.stages.cost_forecast import known
+from lai_ray.stages.curation.solve_again import DISAGREES, NOT_SOLVED, UNPARSED, SolvedAgain
+from lai_ray.storage.run import Run
 from lai_ray.strategies import le
-from lai_ray.strategies._solved_again import DISAGREES, NOT_SOLVED, UNPARSED, SolvedAgain
 from lai_ray.world import rules
 from tests.conftest import records
 from tests.local import Crash, LocalExecutor, job
@@ -82,7 +83,7 @@ def doubtful(request) -> str:
 def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_path):
     executor = LocalExecutor(reply=doubtful)
     config = job(tmp_path, curate__solve_again=True)
-    outcome = start.run_job(config, executor=executor)
+    outcome = cli_run.run_job(config, executor=executor)
     folder = tmp_path / "small/iteration_0"
     funnel = json.loads((folder / "curate/funnel.json").read_text())["word_problems"]
     usage = json.loads((folder / "instruct/usage.json").read_text())
@@ -91,7 +92,7 @@ def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_
     first = [r for r in executor.requests["ask"] if r.messages[0]["role"] == "system"]
     assert usage["calls"] == asked > len(first) + 30
     again = LocalExecutor(reply=doubtful)
-    start.run_job(config, executor=again)
+    cli_run.run_job(config, executor=again)
     assert not again.asked
     dropped = next(s for s in records(folder / "curate/dropped.jsonl") if s["dropped"] == DISAGREES)
     titles = [chapter.title for chapter in story(Run.read(str(tmp_path / "small")), dropped["id"])]
@@ -101,11 +102,13 @@ def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_
 
 
 def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path):
-    whole = start.run_job(job(tmp_path, name="whole", curate__solve_again=True), executor=LocalExecutor(reply=doubtful))
+    whole = cli_run.run_job(
+        job(tmp_path, name="whole", curate__solve_again=True), executor=LocalExecutor(reply=doubtful)
+    )
     broken, again = LocalExecutor(reply=doubtful, die_after={"ask": 25}), LocalExecutor(reply=doubtful)
     with pytest.raises(Crash):
-        start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=broken)
-    start.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=again)
+        cli_run.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=broken)
+    cli_run.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=again)
     before, after = ({r.key for r in each.requests["ask"]} for each in (broken, again))
     assert any(len(r.messages) == 1 for r in broken.requests["ask"]), "it died among the solutions"
     assert len(before) == 25 and not before & after, "nothing is asked twice"
@@ -116,11 +119,11 @@ def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path
 def test_the_calls_of_the_check_are_foretold(tmp_path):
     executor = LocalExecutor()
     config = job(tmp_path, curate__solve_again=True)
-    start.run_job(config, executor=executor, until="diagnose")
+    cli_run.run_job(config, executor=executor, until="diagnose")
     run = Run.read(str(tmp_path / "small"))
     [(_, foretold)] = known(run.stage(0, "instruct"), 0, config)
     [(_, without)] = known(run.stage(0, "instruct"), 0, job(tmp_path))
-    start.run_job(config, executor=executor)
+    cli_run.run_job(config, executor=executor)
     paid = json.loads((tmp_path / "small/iteration_0/instruct/usage.json").read_text())
     assert without.likely.calls < foretold.likely.calls
     assert abs(foretold.likely.calls / paid["calls"] - 1) <= 0.2

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from lai_ray.errors import DataError, StageError
-from lai_ray.training import export, peers, sft, state
+from lai_ray.training import checkpoints, export, process_group, sft
 from lai_ray.training.recipe import Recipe, write_job
 from tests.tiny_model import conversations, recipe, tiny_model
 
@@ -48,7 +48,7 @@ def stopped(job: Recipe, at: int) -> Path:
     """The folder of the states that a training left which was stopped at a step."""
     with pytest.raises(Stopped):
         run(job, stop_at=at)
-    return state.folder_of(job.out)
+    return checkpoints.folder_of(job.out)
 
 
 def same(a: str, b: str) -> bool:
@@ -65,7 +65,10 @@ def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision,
     run(recipe(model, tmp_path / "whole", **settings))
     job = recipe(model, tmp_path / "out", state_every=EVERY, **settings)
     left = stopped(job, at=10)
-    assert state.last_whole(job.out) == (left / "step_00000008", state.State(state.last_whole(job.out)[1].key, 8, 1))
+    assert checkpoints.last_whole(job.out) == (
+        left / "step_00000008",
+        checkpoints.State(checkpoints.last_whole(job.out)[1].key, 8, 1),
+    )
     metrics = run(job)
     assert metrics["resumed_at"] == 8.0
     assert same(job.out, str(tmp_path / "whole"))
@@ -96,7 +99,7 @@ def test_a_half_written_state_is_never_taken_for_a_whole_one(model, tmp_path):
     left = stopped(job, at=10)
     shutil.copytree(left / "step_00000008", left / ".somebody")
     shutil.copytree(left / "step_00000008", left / "step_00000012")
-    (left / "step_00000012" / state.STATE).unlink()
+    (left / "step_00000012" / checkpoints.STATE).unlink()
     assert run(job)["resumed_at"] == 8.0
 
 
@@ -112,7 +115,7 @@ def test_the_state_of_another_training_is_not_gone_on_from(model, tmp_path):
     assert [each.name for each in left.glob("step*")] == ["step_00000004"]
     theirs = json.dumps({"key": "theirs", "step": 12, "workers": 1})
     (left / "step_00000012").mkdir()  # Another's, whose removal was broken off.
-    (left / "step_00000012" / state.STATE).write_text(theirs)
+    (left / "step_00000012" / checkpoints.STATE).write_text(theirs)
     with pytest.raises(Stopped):
         run(other, stop_at=5)
     assert run(other)["resumed_at"] == 4.0
@@ -121,7 +124,7 @@ def test_the_state_of_another_training_is_not_gone_on_from(model, tmp_path):
 def test_another_number_of_workers_is_refused_with_both_ways_out(model, tmp_path, monkeypatch):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     left = stopped(job, at=10)
-    monkeypatch.setattr(peers, "count", lambda: 4)
+    monkeypatch.setattr(process_group, "count", lambda: 4)
     with pytest.raises(StageError, match=r"step 8.* 1 workers .* 4 would .*train_workers = 1 .*remove that folder"):
         run(job)
     assert (left / "step_00000008").exists()
@@ -142,10 +145,10 @@ def test_a_run_that_was_moved_goes_on(model, tmp_path):
 
 
 def test_a_part_that_another_node_wrote_elsewhere_is_missed(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "count", lambda: 2)
+    monkeypatch.setattr(process_group, "count", lambda: 2)
     with pytest.raises(StageError, match="1 of 2 workers are here. Do all nodes see this folder"):
         run(recipe(model, tmp_path / "out", state_every=EVERY))
-    assert state.last_whole(str(tmp_path / "out")) is None
+    assert checkpoints.last_whole(str(tmp_path / "out")) is None
 
 
 def test_a_broken_state_is_said(model, tmp_path):
@@ -169,7 +172,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(model, tmp_path, mo
     monkeypatch.setattr(sft, "_sequence_losses", broken)
     with pytest.raises(DataError, match=r"not a number at step 8, in tiny/train/.*state of step 4 is kept"):
         run(job)
-    found = state.last_whole(job.out)
+    found = checkpoints.last_whole(job.out)
     assert found and found[1].step == 4
 
 
@@ -182,7 +185,7 @@ def test_an_orphan_writes_no_state_once_its_successor_has_begun(model, tmp_path)
 
     with pytest.raises(StageError, match="another training has begun"):
         sft.train(job, conversations(COUNT), report=report, lineage={"name": "one"})
-    found = state.last_whole(job.out)
+    found = checkpoints.last_whole(job.out)
     assert found and found[1].step == 4
 
 

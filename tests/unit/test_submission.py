@@ -16,10 +16,10 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lai_ray import cli, start, submission
-from lai_ray.distributed import jobs, upload
+from lai_ray.cli import main, run
+from lai_ray.cli.sweep import submitted
+from lai_ray.distributed.jobs import submission, submit, upload
 from lai_ray.errors import ConfigError
-from lai_ray.sweep import submitted
 from tests.local import LocalExecutor, job
 
 ROOT = Path(__file__).parents[2]
@@ -172,9 +172,9 @@ def test_what_a_sweep_cannot_take_to_a_cluster_is_refused(folder: Path, sweep: P
     with pytest.raises(ConfigError, match="this command holds the value of OTHER_KEY"):
         submitted.of(sweep, ["instructor.model=sk-of-the-other-arm"])
     for option in (["--until", "evaluate"], ["--reuse", "/mnt/shared/runs/old"]):
-        done = CliRunner().invoke(cli.app, ["submit", str(sweep), "--print", *option])
+        done = CliRunner().invoke(main.app, ["submit", str(sweep), "--print", *option])
         assert "--until and --reuse are of single jobs" in str(done.exception)
-    done = CliRunner().invoke(cli.app, ["submit", str(sweep), "--print"])
+    done = CliRunner().invoke(main.app, ["submit", str(sweep), "--print"])
     assert done.output == submitted.of(sweep).line(submission.ADDRESS) + "\n"
 
 
@@ -213,8 +213,8 @@ def test_a_key_in_an_uploaded_file_is_refused_and_a_file_that_may_hold_one_is_na
 
 def test_no_file_of_a_whole_run_holds_a_planted_key_its_report_included(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PLANTED_KEY", KEY)
-    done = start.run_job(job(tmp_path, instructor__api_key_env="PLANTED_KEY"), executor=LocalExecutor())
-    cli._report(done.run, Console(file=io.StringIO()))
+    done = run.run_job(job(tmp_path, instructor__api_key_env="PLANTED_KEY"), executor=LocalExecutor())
+    main._report(done.run, Console(file=io.StringIO()))
     written = [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
     assert {"report.md", "run.json", "provenance.json", "driver.jsonl"} <= {path.name for path in written}
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
@@ -261,13 +261,13 @@ def test_a_key_where_others_read_it_is_refused_and_not_repeated(
 
 def test_the_next_id_follows_the_last_of_this_name():
     used = ["lai-mine-2", "lai-mine-10", "lai-mine-more-30", "raysubmit_x", "lai-mineX-40"]
-    assert jobs.next_id("mine", used) == "lai-mine-11"
-    assert jobs.next_id("m.ne", used) == "lai-m.ne-1"
+    assert submit.next_id("mine", used) == "lai-mine-11"
+    assert submit.next_id("m.ne", used) == "lai-m.ne-1"
 
 
 def test_an_address_where_nobody_answers_is_said(folder: Path):
     with pytest.raises(ConfigError, match=r"nobody answers at http://127.0.0.1:9: .*refused.*Is the cluster up"):
-        jobs.Server("http://127.0.0.1:9")
+        submit.Server("http://127.0.0.1:9")
 
 
 def test_a_server_that_is_not_ray_is_said(folder: Path):
@@ -281,6 +281,6 @@ def test_a_server_that_is_not_ray_is_said(folder: Path):
     server = HTTPServer(("127.0.0.1", 0), Other)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with pytest.raises(ConfigError, match=r"something answers at .*\(status 404\), but it is not Ray's dashboard"):
-        jobs.Server(f"http://127.0.0.1:{server.server_port}")
+        submit.Server(f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
     server.server_close()

@@ -22,13 +22,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lai_ray import jobfile
+from lai_ray.cli.sweep import costs, file, runs, table
+from lai_ray.cli.sweep.file import Member, Sweep, toml
+from lai_ray.common.intervals import mean_of, t_of
+from lai_ray.config import job_file
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
-from lai_ray.rundir import Driver
 from lai_ray.stages.instruct import planned
-from lai_ray.stats import mean_of, t_of
-from lai_ray.sweep import costs, file, runs, table
-from lai_ray.sweep.file import Member, Sweep, toml
+from lai_ray.storage.run import Driver
 from tests.local import pretend_model
 
 JOB = """
@@ -262,7 +262,7 @@ def test_a_job_in_place_of_a_sweep_is_said_and_the_other_way_round(folder):
     with pytest.raises(ConfigError, match=r"job\.toml: this is a job file, not a sweep: `lai run "):
         file.read(folder / "job.toml")
     with pytest.raises(ConfigError, match=r"arms\.toml: this is a sweep file, not a job: `lai sweep "):
-        jobfile.read(folder / "arms.toml")
+        job_file.read(folder / "arms.toml")
 
 
 def test_what_a_sweep_will_ask_is_counted_before_it_starts(folder, swept):
@@ -343,7 +343,7 @@ def test_a_run_ends_when_its_sweep_is_killed(folder):
     code = f"""
 import sys, time
 from pathlib import Path
-from lai_ray.sweep import runs
+from lai_ray.cli.sweep import runs
 child = "import time, pathlib\\ntry: time.sleep(60)\\nexcept KeyboardInterrupt: pathlib.Path('{folder}/asked').touch()"
 runs._begin([sys.executable, "-c", child], Path("{folder}/log"))
 time.sleep(60)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lai_ray import jobfile, plan, start
+from lai_ray.cli import run as cli_run
+from lai_ray.cli.check import check
+from lai_ray.config import job_file
 from lai_ray.errors import ConfigError
-from lai_ray.instructor import prompts, templates
+from lai_ray.instructor.prompts import built_in, templates
 from lai_ray.records import Reply
-from lai_ray.rundir import Run
+from lai_ray.storage.run import Run
 from tests.local import LocalExecutor, job
 
 LE = """\
@@ -41,17 +43,17 @@ def folder(where: Path, **texts: str) -> Path:
 
 def le(texts: dict[str, str], dataset: str = "gsm8k", **changes) -> str:
     told = {"brief": "B", "question": "Q?", "wrong_answer": "W", "n": 3} | changes
-    system, user = prompts.le(**told, own=templates.own_for(texts, dataset))
+    system, user = built_in.le(**told, own=templates.own_for(texts, dataset))
     return f"{system['content']}\n--\n{user['content']}"
 
 
 def test_every_built_in_prompt_can_be_replaced():
-    assert set(templates.NEEDED) == set(templates.FURTHER) == set(prompts.TEXTS)
+    assert set(templates.NEEDED) == set(templates.FURTHER) == set(built_in.TEXTS)
 
 
 def test_the_job_replaces_a_prompt_and_its_slots_are_filled():
     assert le({"le": LE}) == "Teach. B\n--\nAsked:\n[QUESTION]\nQ?\n\nSaid:\nW\n\nWrite 3 new problems."
-    assert prompts.NO_ANSWER in le({"le": LE}, wrong_answer=" ")
+    assert built_in.NO_ANSWER in le({"le": LE}, wrong_answer=" ")
 
 
 def test_the_prompt_for_a_dataset_comes_before_that_for_all():
@@ -71,14 +73,14 @@ def test_braces_in_the_evidence_stay_and_so_do_doubled_ones_in_the_prompt():
 def test_lec_brings_the_correct_questions_and_falls_back_on_le():
     own = templates.own_for({"le": LE, "lec": LEC}, "gsm8k")
     told = {"brief": "B", "question": "Q?", "wrong_answer": "W", "n": 3, "own": own}
-    shown = prompts.lec(correct=["A?", "B?"], **told)[1]["content"]
+    shown = built_in.lec(correct=["A?", "B?"], **told)[1]["content"]
     assert "Solved:\n[QUESTION ANSWERED CORRECTLY]\nA?\n\n[QUESTION ANSWERED CORRECTLY]\nB?\n\nAsked:" in shown
-    assert prompts.lec(correct=[], **told) == prompts.le(**told)
+    assert built_in.lec(correct=[], **told) == built_in.le(**told)
 
 
 def test_the_line_of_explain_goes_when_nothing_is_to_be_explained():
     own = {"le": LE.replace("Write {n}", "{explain}\n\nWrite {n}")}
-    assert prompts.EXPLAIN in le(own, explain=True)
+    assert built_in.EXPLAIN in le(own, explain=True)
     assert le(own, explain=False).endswith("Said:\nW\n\nWrite 3 new problems.")
 
 
@@ -104,15 +106,15 @@ def test_the_line_of_explain_goes_when_nothing_is_to_be_explained():
 )
 def test_a_prompt_that_cannot_work_is_refused_with_what_to_do(tmp_path, name, text, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
-        start.check_names(job(tmp_path, instructor__prompts={name: text}))
+        cli_run.check_names(job(tmp_path, instructor__prompts={name: text}))
 
 
 @pytest.mark.parametrize(("setting", "slot"), [("show_reference", "reference"), ("explain", "explain")])
 def test_a_setting_whose_slot_is_missing_is_refused(tmp_path, setting, slot):
     change = {f"instructor__{setting}": True, "instructor__prompts": {"le": LE, "untargeted": PLAIN}}
     with pytest.raises(ConfigError, match=f"le.txt: instructor.{setting} = true and no slot {{{slot}}}"):
-        start.check_names(job(tmp_path, **change))
-    start.check_names(job(tmp_path, **change | {"instructor__prompts": {"le": f"{LE} {{{slot}}}"}}))
+        cli_run.check_names(job(tmp_path, **change))
+    cli_run.check_names(job(tmp_path, **change | {"instructor__prompts": {"le": f"{LE} {{{slot}}}"}}))
 
 
 def test_the_folder_stands_beside_the_file_that_names_it(tmp_path, monkeypatch):
@@ -123,10 +125,10 @@ def test_the_folder_stands_beside_the_file_that_names_it(tmp_path, monkeypatch):
         '[target]\nmodel = "m"\n[evaluate]\nlearn_from = ["gsm8k"]\n[instructor]\nmodel = "t"\nprompts = "prompts/"\n'
     )
     (tmp_path / "job.toml").write_text('extends = "base/base.toml"\n')
-    assert jobfile.read(tmp_path / "job.toml").instructor.prompts == {"le": LE, "le.gsm8k": PLAIN}
+    assert job_file.read(tmp_path / "job.toml").instructor.prompts == {"le": LE, "le.gsm8k": PLAIN}
     monkeypatch.chdir(base)
-    assert jobfile.read(tmp_path / "job.toml", ["instructor.prompts=prompts"]).instructor.prompts["le"] == LE
-    assert not jobfile.read(tmp_path / "job.toml", ["instructor.prompts="]).instructor.prompts
+    assert job_file.read(tmp_path / "job.toml", ["instructor.prompts=prompts"]).instructor.prompts["le"] == LE
+    assert not job_file.read(tmp_path / "job.toml", ["instructor.prompts="]).instructor.prompts
 
 
 def test_a_folder_that_is_not_there_or_holds_no_prompt_is_refused(tmp_path):
@@ -148,26 +150,26 @@ def test_a_folder_that_is_not_there_or_holds_no_prompt_is_refused(tmp_path):
 
 def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
     config = job(tmp_path, instructor__prompts={"lec": LEC})
-    shown = dict(plan.prompts(config))["word_problems: what the instructor is asked by strategy lec"]
+    shown = dict(check.prompts(config))["word_problems: what the instructor is asked by strategy lec"]
     assert "Solved:\n[QUESTION ANSWERED CORRECTLY]\n" in shown
-    rows = dict(tuple(row) for row in plan.settings(config).rows)
+    rows = dict(tuple(row) for row in check.settings(config).rows)
     assert rows["instructor.prompts.lec"].startswith(f"{len(LEC)} characters, ")
 
 
 def test_a_changed_prompt_is_refused_and_under_another_name_re_asks_exactly_its_own_answers(tmp_path):
     small = {"schedule__strategy": ["le", "lec"], "iterations": 2, "curate__samples_per_dataset": 12}
-    run = start.run_job(job(tmp_path, **small), executor=LocalExecutor()).run
+    run = cli_run.run_job(job(tmp_path, **small), executor=LocalExecutor()).run
     with pytest.raises(ConfigError, match=r"instructor.prompts.lec: 'not set' there, '\d+ characters"):
-        start.run_job(job(tmp_path, **small, instructor__prompts={"lec": LEC}), executor=LocalExecutor())
+        cli_run.run_job(job(tmp_path, **small, instructor__prompts={"lec": LEC}), executor=LocalExecutor())
     executor = LocalExecutor()
     change = small | {"name": "own", "instructor__prompts": {"lec": LEC, "untargeted": PLAIN}}
-    own = start.run_job(job(tmp_path, **change), executor=executor, reuse=[run.store.where]).run
+    own = cli_run.run_job(job(tmp_path, **change), executor=executor, reuse=[run.store.where]).run
     assert _replies(own, 0) == _replies(run, 0), "le is as before"
     assert executor.asked["ask"] == sum(_replies(own, 1).values())
     assert all("Solved:" in request.messages[1]["content"] for request in executor.requests["ask"])
-    assert not start.run_job(job(tmp_path, **change), executor=LocalExecutor()).stopped_at
+    assert not cli_run.run_job(job(tmp_path, **change), executor=LocalExecutor()).stopped_at
     again = LocalExecutor()
-    start.run_job(job(tmp_path, **change), executor=again)
+    cli_run.run_job(job(tmp_path, **change), executor=again)
     assert not +again.asked
 
 
@@ -177,7 +179,7 @@ def _replies(run: Run, iteration: int) -> Counter[str]:
 
 def test_auggpt_learns_from_problems_of_any_verdict(tmp_path):
     executor = LocalExecutor()
-    run = start.run_job(job(tmp_path, schedule__strategy="auggpt"), executor=executor).run
+    run = cli_run.run_job(job(tmp_path, schedule__strategy="auggpt"), executor=executor).run
     assert run.stage(0, "diagnose").facts()["cases"] == {"word_problems": 60}
     assert run.stage(0, "curate").facts()["kept"] == {"word_problems": 30}
     assert all("new variants of this question" in r.messages[1]["content"] for r in executor.requests["ask"])
@@ -185,6 +187,6 @@ def test_auggpt_learns_from_problems_of_any_verdict(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["auggpt", "untargeted"])
 def test_the_calls_of_a_strategy_that_is_blind_to_mistakes_are_known_at_any_accuracy(tmp_path, strategy):
-    rows = plan.calls(job(tmp_path, schedule__strategy=strategy)).rows
+    rows = check.calls(job(tmp_path, schedule__strategy=strategy)).rows
     assert {tuple(row[2:5]) for row in rows} == {("60", "2", "15")}
-    assert len({row[2] for row in plan.calls(job(tmp_path)).rows}) == 3
+    assert len({row[2] for row in check.calls(job(tmp_path)).rows}) == 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.engines._rate_limits import NOTHING, Headers, Told, read, seconds
-from lai_ray.instructor.terms import Limits, Terms
-from lai_ray.settings import LimitSettings
+from lai_ray.config.settings import LimitSettings
+from lai_ray.instructor.rate_limit.headers import NOTHING, Headers, Told, read, seconds
+from lai_ray.instructor.rate_limit.limits import Limits, Terms
 
 
 def test_headers_say_limit_and_what_is_left():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lai_ray.contracts import Neighbours
+from lai_ray.distributed.neighbours import topk
 from lai_ray.errors import DataError
-from lai_ray.similarity import topk
 
 RNG = np.random.default_rng(0)
 

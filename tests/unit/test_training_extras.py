@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lai_ray.training import card, utilisation
-from lai_ray.training.board import Board
+from lai_ray.training import mfu, model_card
+from lai_ray.training.tensorboard import Board
 
 LINEAGE = {
     "name": "abc", "base": "mistralai/Mistral-7B", "iteration": 2, "learning_rate": 5e-6, "seed": 3,
@@ -19,7 +19,7 @@ LINEAGE = {
 
 def test_a_card_says_where_a_model_comes_from_what_it_learned_and_what_it_scored(tmp_path):
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
-    card.write(str(tmp_path))
+    model_card.write(str(tmp_path))
     before = (tmp_path / "README.md").read_text()
     assert before.startswith("---\nlibrary_name: transformers\n")
     for row in (
@@ -30,7 +30,7 @@ def test_a_card_says_where_a_model_comes_from_what_it_learned_and_what_it_scored
         assert row in before
     assert "| learning_rate | 1.0 |" not in before, "the job's, which a decay may have lowered since"
     assert "Scores" not in before
-    card.write(str(tmp_path), {"gsm8k.test": {"right": 660, "n": 1319}, "mmlu.dev": {"right": 0, "n": 0}})
+    model_card.write(str(tmp_path), {"gsm8k.test": {"right": 660, "n": 1319}, "mmlu.dev": {"right": 0, "n": 0}})
     after = (tmp_path / "README.md").read_text()
     assert "| gsm8k.test | 660 of 1319 (50.0%) |" in after and "| mmlu.dev | 0 of 0 |" in after
     assert after.startswith(before.rstrip("\n"))
@@ -39,8 +39,8 @@ def test_a_card_says_where_a_model_comes_from_what_it_learned_and_what_it_scored
 
 def test_a_model_of_somebody_else_gets_no_card(tmp_path):
     (tmp_path / "README.md").write_text("theirs")
-    card.write(str(tmp_path), {"gsm8k.test": {"right": 1, "n": 2}})
-    card.write(str(tmp_path / "nowhere"))
+    model_card.write(str(tmp_path), {"gsm8k.test": {"right": 1, "n": 2}})
+    model_card.write(str(tmp_path / "nowhere"))
     assert (tmp_path / "README.md").read_text() == "theirs"
 
 
@@ -72,7 +72,7 @@ def test_a_training_without_steps_leaves_no_curves(tmp_path):
     ("NVIDIA A10G", 7.0e13), ("NVIDIA L40S", 3.62e14), ("NVIDIA L4", 1.21e14), ("NVIDIA GeForce GTX 1080", None),
 ])  # fmt: skip
 def test_a_devices_peak_is_found_by_its_name(device, found):
-    assert utilisation.peak(device) == found
+    assert mfu.peak(device) == found
 
 
 def test_mfu_is_the_share_of_what_all_workers_could_do():
@@ -82,8 +82,8 @@ def test_mfu_is_the_share_of_what_all_workers_could_do():
 
     config = SimpleNamespace(num_hidden_layers=2, hidden_size=10)
     model = SimpleNamespace(parameters=lambda: [Parameter(), Parameter()], config=config)
-    meter = utilisation.meter(model, workers=4, device="NVIDIA A100")
+    meter = mfu.meter(model, workers=4, device="NVIDIA A100")
     per_token = 6 * 1000 + 12 * 2 * 10 * 50
     found = meter.of(10**9, 2.0, length=50)
     assert found == {"tokens_per_second": 5e8, "mfu": pytest.approx(5e8 * per_token / (4 * 3.12e14))}
-    assert utilisation.meter(model, workers=4, device=None).of(10, 2.0, length=50) == {"tokens_per_second": 5.0}
+    assert mfu.meter(model, workers=4, device=None).of(10, 2.0, length=50) == {"tokens_per_second": 5.0}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lai_ray.benchmarks import _word_kinds as kinds
-from lai_ray.benchmarks._answers import wrong_statements
 from lai_ray.benchmarks.word_problems import BENCHMARK
-from lai_ray.instructor import prompts
+from lai_ray.grading.worked_solutions import wrong_statements
+from lai_ray.instructor.prompts import built_in
 from lai_ray.world import rules, tutor
+from lai_ray.world import word_kinds as kinds
 
 QUESTION = "Rosa had 63 cards and lost 27 of them. How many cards does Rosa have left?"
 WRONG_ARITHMETIC = "63 - 27 = 46\n#### 46"
@@ -50,7 +50,7 @@ def step_carries(item: kinds.Item, step: int = 0) -> int:
 
 
 def variants(question: str, n: int = 20) -> list[dict[str, str]]:
-    return prompts.auggpt(brief=BENCHMARK.brief(), question=question, n=n)
+    return built_in.auggpt(brief=BENCHMARK.brief(), question=question, n=n)
 
 
 @pytest.mark.parametrize("question", [QUESTION, TWO_STEPS, LARGE])
@@ -62,18 +62,18 @@ def test_auggpts_request_brings_variants_of_the_very_question_in_other_words(que
     assert {(item.kind, item.size) for item in written} == {(shown.kind, shown.size)}
     assert shown.wording not in {item.wording for item in written}
     assert len({item.wording for item in written}) > 1
-    untargeted = problems(prompts.untargeted(brief=BENCHMARK.brief(), question=question, n=20))
+    untargeted = problems(built_in.untargeted(brief=BENCHMARK.brief(), question=question, n=20))
     assert {item.size for item in untargeted} == set(kinds.SIZES), "untargeted asks for any of its kind"
 
 
 def test_asked_to_explain_it_names_the_failed_step_before_its_problems():
     told = {"brief": BENCHMARK.brief(), "question": QUESTION, "n": 3, "explain": True}
-    said = rules.reply(prompts.le(wrong_answer=WRONG_ARITHMETIC, **told), 0)
-    found = prompts.explained(said)
+    said = rules.reply(built_in.le(wrong_answer=WRONG_ARITHMETIC, **told), 0)
+    found = built_in.explained(said)
     assert found.mistake == "Step 1: the right step is taken, and worked out wrongly: 63 - 27 = 36."
     assert len(BENCHMARK.parse(found.rest)) == 3
     assert rules.failure(kinds.recognise(QUESTION), WRONG_ARITHMETIC) == rules.Failure(0, "arithmetic")
-    assert rules.read(prompts.le(wrong_answer=WRONG_ARITHMETIC, **told)).wrong_answer == WRONG_ARITHMETIC
+    assert rules.read(built_in.le(wrong_answer=WRONG_ARITHMETIC, **told)).wrong_answer == WRONG_ARITHMETIC
 
 
 def test_it_finds_the_failed_question_the_wrong_answer_the_correct_ones_and_the_number():

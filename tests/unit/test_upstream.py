@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lai_ray.benchmarks._upstream import Place, place_of, read_rows, rows, text_field
+from lai_ray.benchmark_kinds.rows import Place, place_of, read_rows, rows, text_field
 from lai_ray.errors import ConfigError, DataError
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "zwei\u2028Zeilen", "answer": "é"}]

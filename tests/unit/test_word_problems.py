@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 
-from lai_ray.benchmarks import _word_kinds as kinds
-from lai_ray.benchmarks._answers import as_number, final_answer, numbers_in, statements, wrong_statements
 from lai_ray.benchmarks.word_problems import BENCHMARK
 from lai_ray.benchmarks.word_problems_plus import BENCHMARK as PLUS
 from lai_ray.benchmarks.word_problems_plus import TYPES
 from lai_ray.errors import ConfigError
+from lai_ray.grading.worked_solutions import as_number, final_answer, numbers_in, statements, wrong_statements
 from lai_ray.records import Piece, Problem
+from lai_ray.world import word_kinds as kinds
 
 
 def problem(answer: str, question: str = "How many?") -> Problem:

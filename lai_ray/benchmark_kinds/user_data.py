@@ -1,0 +1,364 @@
+"""A user's own data as a benchmark, by a job's [[benchmark]] table: a file or hub name, which columns, and a kind.
+
+    [[benchmark]]
+    name = "reviews"
+    kind = "label"                 # choice | number | label | exact | code
+    train = "reviews_train.jsonl"  # JSON lines or array, CSV, Parquet; or, with hub = "owner/name", a split there
+    test = "reviews_test.jsonl"
+    question = "text"              # columns
+    answer = "sentiment"
+
+choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, a
+place counted from 0, or the choice's own text (`answer_as` says which, where a row could mean two). number: the answer
+is a number, or a solution that ends in one. label: one of `labels`, or of the answers found in the file. exact: any
+short text. code: the answer is a Python function, `tests` the column with its asserts (a list or a text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
+from lai_ray.benchmark_kinds.code import CodeBenchmark
+from lai_ray.benchmark_kinds.math import MathBenchmark
+from lai_ray.benchmark_kinds.user_rows import found_labels, own_rows, told_apart
+from lai_ray.common.plugins import suggestion
+from lai_ray.config.settings import BenchmarkSettings
+from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
+from lai_ray.errors import ConfigError, DataError, LaiError
+from lai_ray.grading.numbers import final_number, marked
+from lai_ray.grading.programs import defined_names
+from lai_ray.grading.worked_solutions import MARKER, plainly
+from lai_ray.instructor.parsing.code_samples import header
+from lai_ray.instructor.parsing.text_samples import answer_pieces, choice_pieces
+from lai_ray.records import Grade, Message, Piece, Problem
+
+LETTERS = "ABCDEFGHIJ"
+_COMMITTED = re.compile(r"\banswer(?:\s+is)?[\s*_]*[:=][\s*_\"'`]*([^\n]+)", re.I)
+
+LABEL_BRIEF = """\
+Return a numbered list and nothing else. Each item is one new problem in this form:
+1. Question: <a new text of the same kind>
+Answer: <one of: {labels}>"""
+EXACT_BRIEF = """\
+Return a numbered list and nothing else. Each item is one new problem in this form:
+1. Question: <a new question with one short right answer>
+Answer: <the answer alone>"""
+
+
+def own(settings: BenchmarkSettings) -> Benchmark:
+    """The benchmark that a [[benchmark]] table describes."""
+    made: Benchmark = KINDS[settings.kind](settings)
+    return made
+
+
+@dataclass(frozen=True)
+class Own:
+    """Rows and columns; the kinds below add prompts and verdicts."""
+
+    settings: BenchmarkSettings
+    runs_code = False
+
+    @property
+    def name(self) -> str:
+        """The name the job gives."""
+        return self.settings.name
+
+    @property
+    def domain(self) -> str:
+        """The job's word."""
+        return self.settings.domain
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those the job names files for."""
+        return tuple(split for split in ("train", "dev", "test") if getattr(self.settings, split))
+
+    def load(self, split: str) -> Iterator[dict[str, Any]]:
+        """The rows of one split. Raises ConfigError for a file or a column that is not there, DataError for a row."""
+        if split not in self.splits:
+            raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
+        for number, row in enumerate(own_rows(self.settings, split)):
+            try:
+                self.problem(row.record, split, 0)
+            except LaiError as error:
+                if isinstance(error, ConfigError) and not number:  # Of the settings, not of this row.
+                    raise
+                raise DataError(f"{row.where}: {error}") from error
+            yield row.record
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row. Each kind has its own."""
+        raise NotImplementedError
+
+    def column(self, record: Mapping[str, Any], name: str) -> Any:
+        """A column's value. Raises ConfigError, which names the columns there are."""
+        if name not in record:
+            had = [str(key) for key in record]
+            raise ConfigError(
+                f"benchmark {self.name}: no column {name!r}. {suggestion(name, had)}There are: {', '.join(had)}."
+            )
+        return record[name]
+
+    def text(self, record: Mapping[str, Any], name: str) -> str:
+        """A column's value as text. Raises DataError for an empty one, and for what is no text."""
+        value = self.column(record, name)
+        if value is None or not str(value).strip() or value != value:  # pandas writes NaN where nothing was
+            raise DataError(f"column {name!r} is empty")
+        if isinstance(value, Mapping | list | tuple | set | bytes):
+            raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
+        text = str(value)
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise DataError(f"column {name!r} holds half a character (a lone surrogate), no UTF-8: {text!r:.60}")
+        return text
+
+    def made(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
+        """The Problem of one row."""
+        if self.settings.subject is not None:
+            extra["subject"] = str(self.column(record, self.settings.subject))
+        question = self.text(record, self.settings.question)
+        return Problem(f"{self.name}/{split}/{row:05d}", self.name, split, question, answer, extra)
+
+    def asked(self, problem: Problem, form: str) -> list[Message]:
+        """The instruction of the job, the question, the form of the answer."""
+        parts = [self.settings.instruction, self.show(problem), form]
+        return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
+
+    def show(self, problem: Problem) -> str:
+        """The question."""
+        return problem.question
+
+    def group(self, problem: Problem) -> str:
+        """The subject, where a column says it; else one group."""
+        return str(problem.extra.get("subject", "all"))
+
+
+class OwnNumber(Own, MathBenchmark):
+    """A question whose answer is one number, graded as GSM8K is."""
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row; the answer's column holds the number, or a solution that ends in it."""
+        solution = plainly(self.text(record, self.settings.answer), self.settings.answer)
+        found = final_number(solution)
+        if found is None:
+            raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
+        if marked(solution) is None:
+            working = "" if solution.strip() == found.text else f"{solution}\n"
+            solution = f"{working}{MARKER} {found.text}"
+        return self.made(record, split, row, found.text, solution=solution)
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """With the form that GSM8K asks for."""
+        return self.asked(
+            problem, f"Work it out step by step, then end with a line of its own: {MARKER} and the result."
+        )
+
+
+class OwnChoice(Own, ChoiceBenchmark):
+    """Labelled choices, one of them right."""
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row; the answer is a letter, a place from 0, or the text of a choice."""
+        texts = self._texts(record)
+        if len(texts) > len(LETTERS):
+            raise DataError(f"{len(texts)} choices; at most {len(LETTERS)} are possible")
+        choices = dict(zip(LETTERS, texts, strict=False))
+        return self.made(record, split, row, checked(self._letter(record, choices), choices), choices=choices)
+
+    def _texts(self, record: Mapping[str, Any]) -> list[str]:
+        named = self.settings.choices
+        assert named is not None
+        if isinstance(named, list):
+            return [self.text(record, column) for column in named]
+        value = self.column(record, named)
+        if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # ARC's form
+            value = value["text"]
+        if not isinstance(value, list):
+            raise DataError(f"column {named!r} must hold a list of choices, not {value!r:.60}")
+        return [str(text) for text in value]
+
+    def _letter(self, record: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+        answer, how = self.text(record, self.settings.answer).strip(), self.settings.answer_as
+        raw = record[self.settings.answer]
+        if how is None and isinstance(raw, int | float) and not isinstance(raw, bool):
+            how = "place"  # As a number, 2 is the third choice, also where the first one reads "2".
+        place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
+        meant = {
+            "text": [letter for letter, text in choices.items() if text.strip() == answer],
+            "place": [LETTERS[int(place)]] if place.isdecimal() and int(place) < len(choices) else [],
+            "letter": [answer.upper()] if answer.upper() in choices else [],
+        }
+        found = {letter: way for way, letters in meant.items() for letter in letters if how in (None, way)}
+        if len(found) > 1:
+            ways = ", ".join(f"{letter} by its {way}" for letter, way in found.items())
+            raise DataError(
+                f'the answer {answer!r} may be {ways}. Say how this column names a choice: answer_as = "letter", '
+                '"place" (counted from 0) or "text"'
+            )
+        return next(iter(found), answer)
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """The question with its choices."""
+        return self.asked(
+            problem,
+            'Start your reply with "Answer:" and the letter of the right choice, then say why in a sentence.',
+        )
+
+    def show(self, problem: Problem) -> str:
+        """The question with its choices."""
+        return ChoiceBenchmark.show(self, problem)
+
+    def brief(self) -> str:
+        """As MMLU's, with as many choices as the data has."""
+        choices = "\n".join(f"{letter}. <choice>" for letter in self._letters())
+        return (
+            "Return a numbered list and nothing else. Each item is one new multiple-choice problem in this form:\n"
+            f"1. Question: <the question>\n{choices}\n"
+            "Answer: <the letter of the one right choice> - <why it is right, in one paragraph>"
+        )
+
+    def parse(self, reply: str) -> list[Piece]:
+        """Samples with as many choices as the data has."""
+        return choice_pieces(reply, self._letters())
+
+    def _letters(self) -> str:
+        first = next(own_rows(self.settings, self.splits[0]), None)
+        return LETTERS[: len(self._texts(first.record))] if first else LETTERS[:4]
+
+
+class OwnLabel(Own):
+    """One of a few labels."""
+
+    def labels(self) -> tuple[str, ...]:
+        """Those the job lists, or those in the file. Raises ConfigError where there are too many to be labels."""
+        found = tuple(self.settings.labels or found_labels(self.settings, self.splits[0]))
+        told_apart(self.name, found)
+        return found
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row."""
+        answer = self.text(record, self.settings.answer).strip()
+        if answer not in self.labels():
+            raise DataError(f"the answer {answer!r} is none of the labels {', '.join(self.labels())}")
+        return self.made(record, split, row, answer)
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """The text, the labels, the form of the answer."""
+        return self.asked(problem, f'Reply with "Answer:" and one of: {", ".join(self.labels())}.')
+
+    def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
+        """1.0 for the gold label: the last one behind "Answer:", else the only one the response mentions."""
+        for stated in reversed(_COMMITTED.findall(response)):
+            named = [label for label in self.labels() if re.match(rf"{_word(label)}", stated.strip(), re.I)]
+            if named:
+                label = max(named, key=len)
+                return Grade(float(label == problem.answer), label, "answer", "graded")
+        mentioned = {label for label in self.labels() if re.search(_word(label), response, re.I)}
+        if len(mentioned) == 1:
+            (label,) = mentioned
+            return Grade(float(label == problem.answer), label, "only_label", "graded")
+        note = "no label in the response" if not mentioned else f"several labels: {', '.join(sorted(mentioned))}"
+        return Grade(0.0, None, "none", "unparsed", note)
+
+    def reference(self, problem: Problem) -> str:
+        """The form the prompt asks for."""
+        return f"Answer: {problem.answer}"
+
+    def brief(self) -> str:
+        """The numbered list that `parse` reads."""
+        return LABEL_BRIEF.format(labels=", ".join(self.labels()))
+
+    def parse(self, reply: str) -> list[Piece]:
+        """Samples whose answer is one of the labels."""
+        return [self._labelled(piece) for piece in answer_pieces(reply)]
+
+    def _labelled(self, piece: Piece) -> Piece:
+        if piece.rejected:
+            return piece
+        label = next((x for x in self.labels() if x.casefold() == piece.answer.casefold().strip(" .*\"'")), None)
+        if label is None:
+            return Piece(piece.question, "", "", rejected=f"its answer is none of the labels: {piece.answer[:40]!r}")
+        return Piece(piece.question, label, f"Answer: {label}")
+
+
+class OwnExact(Own):
+    """A short text, compared with case, spacing and closing punctuation folded away."""
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row."""
+        return self.made(record, split, row, self.text(record, self.settings.answer).strip())
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """The question and the form of the answer."""
+        return self.asked(problem, 'End your reply with a line of its own: "Answer:" and the answer alone.')
+
+    def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
+        """1.0 when the text behind the last "Answer:", else the last line, equals the reference."""
+        stated, rule = [text.strip() for text in _COMMITTED.findall(response)], "answer"
+        if not stated:
+            stated, rule = [line.strip() for line in response.splitlines() if line.strip()], "last_line"
+        if not stated or not _folded(stated[-1]):
+            return Grade(0.0, None, "none", "unparsed", "no answer in the response")
+        return Grade(float(_folded(stated[-1]) == _folded(problem.answer)), stated[-1], rule, "graded")
+
+    def reference(self, problem: Problem) -> str:
+        """The form the prompt asks for."""
+        return f"Answer: {problem.answer}"
+
+    def brief(self) -> str:
+        """The numbered list that `parse` reads."""
+        return EXACT_BRIEF
+
+    def parse(self, reply: str) -> list[Piece]:
+        """Questions with the first line of their answers."""
+        return [
+            piece if piece.rejected else Piece(piece.question, piece.answer, f"Answer: {piece.answer}")
+            for piece in answer_pieces(reply)
+        ]
+
+
+class OwnCode(Own, CodeBenchmark):
+    """A Python function, judged by its tests in the sandbox."""
+
+    runs_code = True
+
+    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
+        """One row; the function that the tests call is the last one of the reference that they name."""
+        assert self.settings.tests is not None
+        code, value = self.text(record, self.settings.answer), self.column(record, self.settings.tests)
+        tests = [str(test) for test in value] if isinstance(value, list) else str(value).splitlines()
+        tests = [test.strip() for test in tests if test.strip()]
+        names = [name for name in defined_names(code) if any(re.search(rf"\b{name}\(", test) for test in tests)]
+        if not names:
+            raise DataError(f"no test in column {self.settings.tests!r} calls a function of the answer")
+        question = self.text(record, self.settings.question)
+        prompt = question if "def " in question else header(question, code, names[-1], tests)
+        extra = {"entry": names[-1], "test": "\n".join(tests), "check": False}
+        problem = self.made(record, split, row, code, **extra)
+        return Problem(problem.id, problem.benchmark, split, prompt, code, problem.extra)
+
+    def show(self, problem: Problem) -> str:
+        """The signature and docstring."""
+        return CodeBenchmark.show(self, problem)
+
+    def prompt(self, problem: Problem) -> list[Message]:
+        """The job's instruction, then that of every code benchmark."""
+        (message,) = CodeBenchmark.prompt(self, problem)
+        extra = f"{self.settings.instruction}\n\n" if self.settings.instruction else ""
+        return [{**message, "content": extra + message["content"]}]
+
+
+KINDS: dict[str, type[Any]] = {
+    "number": OwnNumber, "choice": OwnChoice, "label": OwnLabel, "exact": OwnExact, "code": OwnCode,
+}  # fmt: skip
+
+
+def _word(label: str) -> str:
+    return rf"(?<!\w){re.escape(label)}(?!\w)"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!?*_\"'`")

@@ -1,0 +1,199 @@
+"""Which of the answers that were paid for a job would use again. Static: no Ray, no model.  config, runs -> tables"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from lai_ray.cli.run import admission, begun
+from lai_ray.config.config import Config
+from lai_ray.contracts import Model
+from lai_ray.errors import ConfigError
+from lai_ray.records import Attempt, Case, Message, Reply, Request, Sample
+from lai_ray.report import tables
+from lai_ray.report.tables import Table
+from lai_ray.stages.curate import Samples
+from lai_ray.stages.diagnose import dialogue_for, improve_settings
+from lai_ray.stages.evaluate import request_for
+from lai_ray.stages.instruct import Dialogues, instructor_for, planned, seeded_order, taken_in_order
+from lai_ray.stages.select import benchmark, select
+from lai_ray.stages.train import training_key
+from lai_ray.storage.run import Run, flat
+from lai_ray.storage.store import Answers
+
+SHOWN = 90
+"""Characters of a differing line."""
+
+
+@dataclass
+class Applying:
+    """What one stage of a run holds, and how much of it the job would use."""
+
+    stage: str
+    recorded: int
+    applying: int
+    difference: str = ""
+
+    def row(self) -> list[str]:
+        """As it stands in the table."""
+        differ = self.recorded - self.applying
+        return [
+            self.stage,
+            f"{self.recorded:,}",
+            f"{self.applying:,}",
+            f"{differ:,}",
+            self.difference if differ else "",
+        ]
+
+
+@dataclass
+class Found:
+    """What a run holds for a job."""
+
+    rows: list[Applying] = field(default_factory=list)
+    end: str = ""
+    """Where and why the job leaves this run."""
+
+
+def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
+    """Print, for the job's own folder and for the runs to take over from, what applies. Nothing where none exists."""
+    own = begun(config)
+    for run in [*([own] if own else []), *reuse]:
+        if run is own:
+            _say_refusal(run, config, console)
+        found = applying(run, config)
+        if not found.rows:
+            continue
+        table = Table(
+            f"Already paid for in {run.store.where}",
+            ["stage", "answers", "apply", "differ", "first difference (there → now)"],
+            note=found.end,
+        )
+        table.rows = [row.row() for row in found.rows]
+        tables.show([table], console)
+
+
+def _say_refusal(run: Run, config: Config, console: Console) -> None:
+    try:
+        run.check_same(config, admission(config, dict(run.record().get("folders", {})))[1])
+    except ConfigError as error:
+        console.print(f"{config.name} would be refused: {error}", style="red", markup=False)
+
+
+def applying(run: Run, config: Config) -> Found:
+    """Stage by stage, as far as the job and the run have the same target."""
+    found = Found()
+    target, identity = admission(config, dict(run.record().get("folders", {})))
+    for i in range(config.iterations + 1):
+        stage = run.stage(i, "evaluate")
+        if not stage.store.exists("done.json") and not stage.store.names("answers"):
+            break
+        if not (i == 0 and config.target.attempts):
+            found.rows.append(_of_target(run, i, target, config))
+        if i == config.iterations or config.search is not None:
+            found.end = "What a search asked is not looked into." if config.search is not None else ""
+            break
+        if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
+            instructor = instructor_for(config, target, identity["content"])
+            found.rows.append(_of_instructor(run, i, target, config, instructor))
+        lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
+        if lineage is None or not run.stage(i, "curate").facts():
+            break
+        name, difference = _of_training(run, i, target, config, lineage)
+        if difference:
+            found.end = f"iteration_{i}/train: the model made there is another than this job would make. {difference}"
+            break
+        target = Model(target.path, name)
+    return found
+
+
+def _of_target(run: Run, i: int, target: Model, config: Config) -> Applying:
+    stage = run.stage(i, "evaluate")
+    answers = Answers(stage.store.inside("answers"))
+    counted, first = 0, None
+    for part in select(config, i):
+        for problem in part:
+            request = request_for(problem, part.benchmark, target, config)
+            counted += request.key in answers
+            first = first or (None if request.key in answers else (part.name, request))
+    told = _why_target(run, i, first, config) if first and counted < len(answers) else ""
+    return Applying(stage.folder, len(answers), counted, told or "answers to problems that this job does not ask")
+
+
+def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) -> str:
+    part, request = first
+    name = f"attempts/{part}.jsonl"
+    stage = run.stage(i, "evaluate")
+    before = stage.view(name, Attempt) if stage.store.exists(name) else ()
+    there = next((attempt.messages for attempt in before if attempt.id == request.id), None)
+    return _difference(request.id, there, request.messages, run, config, "target") if there else ""
+
+
+def _of_instructor(run: Run, i: int, target: Model, config: Config, instructor: Model | None) -> Applying:
+    stage = run.stage(i, "instruct")
+    answers = Answers(stage.store.inside("answers"))
+    kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
+    view = run.stage(i, "diagnose").view("cases.jsonl", Case)
+    counted, first = 0, None
+    for dataset, count in run.stage(i, "diagnose").facts()["cases"].items():
+        if not count or dataset not in config.evaluate.learn_from:
+            continue
+        strategy = dialogue_for(config, i, dataset)
+        numbers = planned([kept.get(dataset)], config.curate.most(dataset), count)
+        settings = improve_settings(config, i, encoder=target, samples_per_request=numbers["samples_per_request"])
+        dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {}, {}, instructor)
+        order = seeded_order(view, dataset, config, i)
+        for case, draw in taken_in_order(view, order, min(len(answers), len(order) * 50)):
+            if case.strategy != strategy.name:
+                first = first or f"strategy {case.strategy} → {strategy.name}"
+                continue
+            replies, pending = dialogues.replay(case, draw)
+            counted += len(replies)
+            first = first or (_why_instructor(run, i, pending, config) if pending else None)
+    return Applying(stage.folder, len(answers), counted, first or "replies that this job does not ask for")
+
+
+def _why_instructor(run: Run, i: int, request: Request, config: Config) -> str | None:
+    before = run.stage(i, "instruct")
+    if not before.store.exists("replies.jsonl"):
+        return None
+    there = next((reply.messages for reply in before.view("replies.jsonl", Reply) if reply.id == request.id), None)
+    return _difference(request.id, there, request.messages, run, config, "instructor") if there else None
+
+
+def _difference(
+    request_id: str, there: list[Message], now: list[Message], run: Run, config: Config, section: str
+) -> str:
+    """The first line in which two prompts differ, or the first setting."""
+    for before, after in zip(there, now, strict=False):
+        for one, other in itertools.zip_longest(before["content"].splitlines(), after["content"].splitlines()):
+            if one != other:
+                return f"{request_id}: {_short(one)} → {_short(other)}"
+    earlier, present = (flat(table) for table in (run.record()["config"], config.model_dump(mode="json")))
+    for key in sorted(present):
+        if key.startswith("instructor.prompts."):
+            continue  # The messages are the same: another prompt it is not.
+        if (key == "seed" or key.startswith(f"{section}.")) and earlier.get(key) != present[key]:
+            return f"{key}: {earlier.get(key)!r} → {present[key]!r}"
+    return f"{request_id}: the same prompt to another {section}"
+
+
+def _short(line: str | None) -> str:
+    text = "nothing" if line is None else repr(line)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _of_training(run: Run, i: int, target: Model, config: Config, lineage: dict[str, Any]) -> tuple[str, str]:
+    """The name of the model this job would make of the samples there, and what makes it another (or "")."""
+    curated = run.stage(i, "curate")
+    samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])
+    name, mine = training_key(samples, target, i, config)
+    if name == lineage["name"]:
+        return name, ""
+    there, now = flat(lineage), flat(mine)
+    key = next((k for k in sorted(now) if k != "name" and there.get(k) != now[k]), "name")
+    return name, f"{key}: {there.get(key)!r} there, {now[key]!r} now."

@@ -1,0 +1,315 @@
+"""From a job file to a running loop: everything that can be wrong is found first, then one driver goes to work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from lai_ray.common import plugins
+from lai_ray.common.event_log import journal
+from lai_ray.common.progress import Progress
+from lai_ray.config import job_file
+from lai_ray.config.config import Config
+from lai_ray.contracts import Executor, Model
+from lai_ray.distributed.jobs.submission import shared_storage
+from lai_ray.engines.recorded import files
+from lai_ray.errors import ConfigError, DataError, InterruptedRunError, StageError
+from lai_ray.instructor.prompts import built_in, templates
+from lai_ray.loop import loop
+from lai_ray.stages import grid
+from lai_ray.stages.diagnose import strategy_for
+from lai_ray.stages.select import benchmark, part, select
+from lai_ray.storage import models
+from lai_ray.storage.objects import Objects, is_url
+from lai_ray.storage.run import Driver, Run, Stopped, identity_of, provenance, put_logs
+from lai_ray.storage.store import key_of, key_of_all
+
+BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
+"""Where a start may stop without a word to the instructor."""
+
+
+def place(config: Config) -> str:
+    """The run's folder."""
+    return config.place
+
+
+def check_names(config: Config, until: str | None = None, *, asks: bool = True) -> None:
+    """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError.
+
+    What asks no instructor needs no key: a start that stops before, and looking (not `asks`; see `key_note`).
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        shared_storage(config.storage)
+    _check_storage(config)
+    for strategy in config.strategies:
+        plugins.load("strategies", strategy)
+    for i in {0, config.iterations}:
+        for each in select(config, i):
+            if each.split == "dev" and next(iter(each), None) is None:
+                raise DataError(
+                    f"{each.benchmark.name}: [search] compares candidates on dev problems, and there is none. A fifth "
+                    "of the training problems is lent, and these are too few: give it more, or a dev split."
+                )
+    for i in range(config.iterations):
+        for dataset in config.evaluate.learn_from:
+            strategy_for(config, i, dataset)
+        if config.search is not None:
+            grid.pools(config, i)
+    _check_prompts(config)
+    if isinstance(config.curate.keep_clear_of, list):
+        for name in config.curate.keep_clear_of:
+            benchmark(config, name)
+    for name in config.data:
+        benchmark(config, name)
+    engine = plugins.load("engines", config.target.engine)
+    if hasattr(engine, "call") and not hasattr(engine, "generate"):
+        raise ConfigError(
+            f"target.engine = {config.target.engine!r} asks a server and runs no model: a target is trained, so its "
+            "weights must be here. Use vllm."
+        )
+    models.locate(config.target.model, setting="target.model")
+    if config.contrast.encoder != "target" and _wants_encoder(config):
+        models.locate(config.contrast.encoder, setting="contrast.encoder")
+    if config.iterations:
+        _check_instructor(config, asked=asks and until not in BEFORE_ASKING)
+
+
+def key_note(config: Config) -> str | None:
+    """What a start would say of the instructor's key on this machine; None where all is well."""
+    if config.iterations:
+        try:
+            _check_instructor(config, asked=True)
+        except ConfigError as error:
+            return str(error)
+    return None
+
+
+def _check_storage(config: Config) -> None:
+    """What an object store cannot hold is said before anything starts. Sends no request."""
+    if not is_url(config.storage):
+        if os.path.exists(config.storage) and not os.path.isdir(config.storage):
+            raise ConfigError(f"storage = {config.storage!r} is a file; name a folder")
+        return
+    Objects(config.storage)
+    if config.iterations and config.cluster.train_state_every:
+        raise ConfigError(
+            f"cluster.train_state_every = {config.cluster.train_state_every} keeps a training's state while it goes "
+            f"on, which every worker writes for itself: that needs a disk that all nodes see, and storage is "
+            f"{config.storage!r}. Set it to 0 (a training whose worker dies is begun anew), or name a disk."
+        )
+
+
+def _check_instructor(config: Config, *, asked: bool) -> None:
+    """A model that runs in the cluster is part of what a run is, and must be there even where it is not asked yet."""
+    settings, engine = config.instructor, plugins.load("engines", config.instructor.engine)
+    if not (settings.in_cluster or hasattr(engine, "call")):
+        raise ConfigError(
+            f"instructor.engine = {settings.engine!r} answers no requests of an instructor. Use openai (a server), or "
+            "vllm (a model in the cluster)."
+        )
+    url = settings.base_url
+    if url is not None and "://" not in url:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", url):
+            raise ConfigError(
+                f"instructor.base_url = {url!r} is no address: write http:// or https:// before it, as in "
+                "http://127.0.0.1:8000/v1 (or name a context manager that starts a server, as my_pkg.my_file:serve)"
+            )
+        plugins.attribute(url, what="instructor.base_url")
+    if settings.in_cluster:
+        if settings.model == "target":
+            settings = settings.model_copy(update={"model": config.target.model})
+        models.locate(settings.model, setting="instructor.model")
+    if (asked or settings.in_cluster) and hasattr(engine, "check"):
+        engine.check(settings)
+
+
+def _check_prompts(config: Config) -> None:
+    """The job's own prompts can be used. A folder may serve other jobs too, which learn from other datasets."""
+    learned = [benchmark(config, name).name for name in config.evaluate.learn_from]
+    datasets = {*plugins.available("benchmarks"), *(own.name for own in config.benchmark), *learned}
+    asked = config.instructor
+    templates.check(asked.prompts, datasets, show_reference=asked.show_reference, explain=asked.explain)
+
+
+def _wants_encoder(config: Config) -> bool:
+    names = config.strategies if config.iterations else []
+    return any(plugins.load("strategies", name).uses_neighbours for name in names)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start ended."""
+
+    run: Run
+    target: Model | None
+    stopped_at: str | None
+
+
+def run_job(
+    config: Config, *, until: str | None = None, reuse: Sequence[str] = (), executor: Executor | None = None,
+    console: Console | None = None,
+) -> Outcome:  # fmt: skip
+    """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
+
+    `reuse` are folders of other runs: their answers and checkpoints are taken over wherever they apply.
+    `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
+    """
+    check_names(config, until)
+    job_file.check_until(config, until)
+    where = place(config)
+    sources = reusable(reuse, where)
+    driver = Driver(where)
+    try:
+        run = Run(where, fence=driver.fence, create=True)
+        run.until, run.reuse = until, sources
+        target = _admitted(run, config)
+        with _kept_logs(run, kept=executor is None), chatter_to(run.logs if executor is None else None) as screen:
+            run.progress = Progress(
+                Console(file=screen, highlight=False) if screen else console,
+                quiet=executor is not None and console is None,
+            )
+            with journal(run.logs, run.name, run.progress):
+                run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                if executor is None and run.store.local is None:
+                    run.progress.say(f"  logs are in {run.logs} on each node, and go to {run.logs_kept} at the end")
+                return _looped(run, config, target, executor)
+    finally:
+        driver.close()
+
+
+@contextlib.contextmanager
+def _kept_logs(run: Run, *, kept: bool) -> Iterator[None]:
+    """A run in an object store gets this node's logs when it ends, however it does."""
+    try:
+        yield
+    finally:
+        if kept and run.logs_kept:
+            with contextlib.suppress(StageError):  # They are here in any case; what ended the run is to be told.
+                put_logs(run.logs, Objects(run.logs_kept))
+
+
+def begun(config: Config) -> Run | None:
+    """The job's own run, where it was started before."""
+    try:
+        return Run.read(place(config))
+    except ConfigError:
+        return None
+
+
+def reusable(reuse: Sequence[str], where: str) -> list[Run]:
+    """The runs named by --reuse. Raises ConfigError when one is not there, or is the run itself."""
+    for other in reuse:
+        if os.path.abspath(other) == os.path.abspath(where):
+            raise ConfigError(f"--reuse {other}: that is this run itself; it finds its own answers without being told")
+    return [Run.read(other) for other in reuse]
+
+
+def _looped(run: Run, config: Config, target: Model, executor: Executor | None) -> Outcome:
+    if executor is None:
+        from lai_ray.distributed.executor import RayExecutor
+
+        executor = RayExecutor(config, run.logs, run.progress, keep_in=run.logs_kept)
+    try:
+        return Outcome(run, loop(run, config, target, executor), None)
+    except Stopped as stopped:
+        return Outcome(run, None, str(stopped))
+    except KeyboardInterrupt:
+        words = "stopped; everything paid for is kept, and the same command goes on from there"
+        raise InterruptedRunError(words) from None
+    finally:
+        executor.close()
+
+
+def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
+    target = _first_target(config, known)
+    wording = built_in.content_hash(
+        config.strategies, explain=config.instructor.explain, show_answers=config.contrast.show_answers
+    )
+    hashes = {"target": target.identity, "prompts": wording}
+    if config.contrast.encoder == "target":
+        hashes["encoder"] = "target"
+    elif _wants_encoder(config):
+        hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
+    if config.iterations and config.instructor.in_cluster:
+        hashes["instructor"] = _instructor_identity(config.instructor.model, known)
+    for name in config.evaluate.learn_from:
+        if not config.target.attempts:
+            training = part(config, name, "train", config.evaluate.max_train_problems)
+            hashes[f"data.{name}"] = key_of_all((p.id, p.question, p.answer) for p in training)
+    return target, identity_of(config, **hashes)
+
+
+def _instructor_identity(model: str, known: dict[str, Any]) -> str:
+    return model if model == "target" else models.resolve(model, setting="instructor.model", known=known).identity
+
+
+def _first_target(config: Config, known: dict[str, Any]) -> Model:
+    """The model that the job starts from. One whose answers are recorded is known by these: it need not be here yet."""
+    if not config.target.attempts:
+        return models.resolve(config.target.model, setting="target.model", known=known)
+    place = models.locate(config.target.model, setting="target.model")
+    named = sorted(config.target.attempts.items())
+    hashes = [models.files_hash(f"attempts.{name}", files(name, paths), known) for name, paths in named]
+    return Model(place, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
+
+
+def _admitted(run: Run, config: Config) -> Model:
+    """The first target, once this start is known to be the same run as any before. Writes run.json, provenance.json."""
+    known: dict[str, Any] = dict(run.record().get("folders", {}))
+    target, identity = admission(config, known)
+    run.admit(config, identity)
+    run.remember(folders=known, **{name: identity["content"].get(name, "") for name in ("encoder", "instructor")})
+    run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
+    return target
+
+
+@contextlib.contextmanager
+def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
+    """Send whatever is printed, by libraries and child processes too, to logs/driver.log; yields the real terminal."""
+    if logs is None:
+        yield None
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    log = os.open(os.path.join(logs, "driver.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    screen = os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="replace")
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for fd in (*saved, log):
+            os.close(fd)
+        screen.close()
+
+
+def tried(config: Config) -> Config:
+    """The same job on 20 problems, one iteration, as `lai try` runs it."""
+    table = config.dumped()
+    table |= {"name": f"{config.name}-try", "iterations": min(config.iterations, 1), "search": None}
+    table["evaluate"] |= {"max_train_problems": 20, "max_test_problems": 20}
+    table["curate"]["samples_per_dataset"] = 20
+    if not table["iterations"]:
+        raise ConfigError("this job has iterations = 0: there is nothing to try; use `lai evaluate`")
+    return Config.model_validate(table)
+
+
+def only_tests(config: Config) -> Config:
+    """The same job, tests alone, as `lai evaluate` runs it."""
+    table = config.dumped() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
+    if config.target.attempts:
+        table["target"] |= {"engine": "vllm", "attempts": {}}  # Files hold no answers to tests.
+    return Config.model_validate(table)

@@ -1,0 +1,178 @@
+"""A name -> an object, by import. No registry: what the driver finds, a Ray worker finds."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lai_ray.errors import ConfigError
+
+ATTRIBUTES = {"benchmarks": "BENCHMARK", "strategies": "STRATEGY", "engines": "ENGINE"}
+
+SINGULAR = {"benchmarks": "benchmark", "strategies": "strategy", "engines": "engine"}
+SHAPES: dict[str, tuple[str, ...]] = {
+    "benchmarks": ("name", "splits", "load", "problem", "prompt", "grade"),
+    "strategies": ("name", "uses_neighbours", "cases", "next_messages", "samples"),
+    "engines": (),
+}
+"""What a plug-in of each kind is known by; `lai_ray.contracts` has all of it."""
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """ "Did you mean 'lec'? " when something known is close to `name`, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def available(kind: str) -> list[str]:
+    """The built-in names of one kind of plug-in, sorted."""
+    package = importlib.import_module(f"lai_ray.{kind}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def load(kind: str, name: str) -> Any:
+    """The plug-in `name` of `kind` ("benchmarks", "strategies", "engines"): a built-in name or "module:ATTRIBUTE".
+
+    Raises ConfigError when there is none, with the names there are.
+    """
+    if ":" in name:
+        found = attribute(name, what=kind)
+        if lacking := [wanted for wanted in SHAPES[kind] if not hasattr(found, wanted)]:
+            raise ConfigError(
+                f"{name!r} is no {SINGULAR[kind]}: it has no {', '.join(lacking)}; "
+                "lai_ray/contracts.py says what one must offer."
+            )
+        return found
+    known = available(kind)
+    if name not in known:
+        raise ConfigError(
+            f"no {SINGULAR[kind]} is called {name!r}. {suggestion(name, known)}"
+            f'There are: {", ".join(known)}. Your own is named by import: "my_pkg.my_file:{ATTRIBUTES[kind]}".'
+        )
+    return getattr(importlib.import_module(f"lai_ray.{kind}.{name}"), ATTRIBUTES[kind])
+
+
+def runs_in_cluster(engine: str) -> bool:
+    """Whether an engine runs its model in the cluster, as a target's does, instead of asking a server.
+
+    False for one that does not exist: that is said elsewhere, with those that do.
+    """
+    with suppress(ConfigError):
+        return hasattr(load("engines", engine), "generate")
+    return False
+
+
+def attribute(name: str, *, what: str) -> Any:
+    """The object that "module:ATTRIBUTE" names. Raises ConfigError that says which half of the name is wrong."""
+    module_name, _, attribute_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{what}: {name!r} cannot be imported ({error}). Is the folder of {module_name!r} on PYTHONPATH?"
+        ) from error
+    if not hasattr(module, attribute_name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(f"{what}: {module_name!r} has no {attribute_name!r}. {suggestion(attribute_name, names)}")
+    return getattr(module, attribute_name)
+
+
+def code_hash(*objects: Any) -> str:
+    """Hash of the source that decides what these do, as `sources` finds it.
+
+    A stage whose result is pure is recomputed when this changes: an edited grader costs seconds, not answers.
+    Raises ModuleNotFoundError for a module that is not there.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, source in sorted(sources(*objects).items()):
+        digest.update(name.encode() + b"\0" + source)
+    return digest.hexdigest()
+
+
+def sources(*objects: Any) -> dict[str, bytes]:
+    """The source of these, by module, and of what they import from beside them.
+
+    objects: plug-ins, modules or module names; a package counts with every module in it. Imports are followed inside
+    this package, and from a user's plug-in to the modules of its own top-level package or folder; other libraries, and
+    imports for type checkers alone, do not count. Raises ModuleNotFoundError.
+    """
+    names = [thing if isinstance(thing, str) else _module_of(thing) for thing in objects]
+    found: dict[str, bytes] = {}
+    waiting = [member for name in names for member in _members(name)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            path = _source(name)
+            found[name] = path.read_bytes()
+            waiting += _imports(name, path, found[name])
+    return found
+
+
+def _module_of(thing: Any) -> str:
+    return str(
+        thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", type(thing).__module__)
+    )
+
+
+def _members(name: str) -> list[str]:
+    """A module, or a package with all modules below it."""
+    below = _spec(name).submodule_search_locations or []
+    return [name, *(module.name for module in pkgutil.walk_packages(below, f"{name}."))]
+
+
+def _source(name: str) -> Path:
+    """The file of a module's source. Raises ModuleNotFoundError."""
+    origin = _spec(name).origin or ""
+    if not origin.endswith(".py"):
+        raise ModuleNotFoundError(f"there is no source of a module {name!r}", name=name)
+    return Path(origin)
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports(name: str, path: Path, source: bytes) -> tuple[str, ...]:
+    """The modules of the same top-level package that a module imports; of a lone file, those in its folder."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: list[str] = []
+    for node in _outside_type_checking(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if _belongs(alias.name, name, path)]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
+            if _belongs(base, name, path):
+                # Only a package has modules for members; looking into anything else would import it.
+                below = {module.name for module in pkgutil.iter_modules(_spec(base).submodule_search_locations or [])}
+                found += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name in below)]
+    return tuple(module for module in found if (_spec(module).origin or "").endswith(".py"))
+
+
+def _spec(name: str) -> ModuleSpec:
+    """Raises ModuleNotFoundError, also for what is imported and not there."""
+    if (spec := importlib.util.find_spec(name)) is None:
+        raise ModuleNotFoundError(f"there is no module {name!r}", name=name)
+    return spec
+
+
+def _outside_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield node
+            yield from _outside_type_checking(node)
+
+
+def _belongs(module: str, importer: str, path: Path) -> bool:
+    """Whether an imported module is of the importer's own package, or lies in the folder of a lone file."""
+    top = module.partition(".")[0]
+    if "." in importer or path.name == "__init__.py":
+        return top == importer.partition(".")[0]
+    return (path.parent / f"{top}.py").is_file() or (path.parent / top).is_dir()

@@ -1,0 +1,211 @@
+"""One job, whole: the tables of `settings`, and what they must have in common. `jobfile` reads it from TOML."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from lai_ray.common.plugins import available, load
+from lai_ray.config.settings import (
+    OWN_NAME,
+    BenchmarkSettings,
+    ClusterSettings,
+    ContrastSettings,
+    CurateSettings,
+    EvaluateSettings,
+    InstructorSettings,
+    LimitSettings,
+    ReportSettings,
+    SandboxSettings,
+    ScheduleSettings,
+    SearchSettings,
+    Section,
+    TargetSettings,
+    TrainSettings,
+)
+from lai_ray.errors import ConfigError
+
+NAMING_BENCHMARKS = ("target", "evaluate", "schedule", "curate", "search", "data")
+"""Tables in which a benchmark's name may stand."""
+
+
+class Config(Section):
+    """One job, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    iterations: Annotated[int, Field(ge=0)] = 3
+    seed: int = 0
+    storage: str = Field("runs", min_length=1)
+    target: TargetSettings
+    evaluate: EvaluateSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    instructor: InstructorSettings
+    curate: CurateSettings = CurateSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings | None = None
+    data: dict[str, Annotated[str, Field(min_length=1)]] = Field({})
+    """Where a benchmark's upstream files are, by its name: a folder here, or a name on the Hugging Face hub."""
+    benchmark: list[BenchmarkSettings] = Field([])
+    """The user's own data."""
+    sandbox: SandboxSettings = SandboxSettings()
+    limits: LimitSettings = LimitSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imports_by_their_own_names(cls, table: Any) -> Any:
+        """A benchmark named by import is called in the whole job what it calls itself, as its files and problems are.
+
+        One that cannot be imported stays as it is, and is said when it is looked for.
+        """
+        if not (isinstance(table, dict) and isinstance(evaluate := table.get("evaluate"), dict)):
+            return table
+        listed = [name for key in ("learn_from", "report_on") for name in _texts(evaluate.get(key))]
+        own: dict[str, str] = {}
+        for name in dict.fromkeys(name for name in listed if ":" in name):
+            with suppress(ConfigError):
+                own[name] = str(getattr(load("benchmarks", name), "name", name))
+        taken = {name: name for name in listed if name not in own}
+        mine = table.get("benchmark")
+        tables = [each for each in mine if isinstance(each, dict)] if isinstance(mine, list) else []
+        taken |= {each["name"]: "[[benchmark]]" for each in tables if isinstance(each.get("name"), str)}
+        for name, called in own.items():
+            if called != name and not re.fullmatch(OWN_NAME, called):
+                raise ValueError(f"{name} calls itself {called!r}; letters, digits, _, . and - make a name")
+            if (other := taken.setdefault(called, name)) != name:
+                raise ValueError(f"{name} calls itself {called!r}, and so does {other}: one of them must go")
+        imported = {called: name for name, called in own.items() if called != name}
+        if not imported:
+            return table
+        sections = {key: _renamed(table[key], own) for key in NAMING_BENCHMARKS if key in table}
+        sections["evaluate"]["imported"] = imported
+        return table | sections
+
+    def dumped(self) -> dict[str, Any]:
+        """A table that the same job is made of again: a limit that it does not name stays one that nobody named."""
+        return self.model_dump() | {"limits": self.limits.model_dump(exclude_unset=True)}
+
+    @field_validator("benchmark")
+    @classmethod
+    def _names_of_their_own(cls, own: list[BenchmarkSettings]) -> list[BenchmarkSettings]:
+        built_in = available("benchmarks")
+        for i, settings in enumerate(own):
+            if settings.name in built_in:
+                raise ValueError(f"{settings.name!r} is a built-in benchmark; give yours another name")
+            if settings.name in [other.name for other in own[:i]]:
+                raise ValueError(f"two benchmarks are called {settings.name!r}")
+        return own
+
+    @field_validator("evaluate")
+    @classmethod
+    def _no_benchmark_twice(cls, evaluate: EvaluateSettings) -> EvaluateSettings:
+        for key in ("learn_from", "report_on"):
+            names = getattr(evaluate, key)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} names a benchmark twice: {', '.join(names)}")
+        return evaluate
+
+    @model_validator(mode="after")
+    def _schedule_covers_the_data(self) -> Config:
+        strategy = self.schedule.strategy
+        if strategy == []:
+            raise ValueError("schedule.strategy is an empty list; name at least one strategy")
+        if isinstance(strategy, dict) and set(strategy) != set(self.evaluate.learn_from):
+            raise ValueError(
+                f"schedule.strategy names a strategy for {', '.join(strategy)}; "
+                f"evaluate.learn_from has {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_cover_the_data(self) -> Config:
+        listed = {"curate.samples_per_dataset": [self.curate.samples_per_dataset]}
+        if self.search is not None and self.search.samples_per_dataset:
+            listed["search.samples_per_dataset"] = self.search.samples_per_dataset
+        for key, sizes in listed.items():
+            for size in sizes:
+                if isinstance(size, dict) and set(size) != set(self.evaluate.learn_from):
+                    raise ValueError(
+                        f"{key} has a number for {', '.join(size) or 'no dataset'}; evaluate.learn_from has "
+                        f"{', '.join(self.evaluate.learn_from)}. Give each of them one, or one number for all"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_answers_fit(self) -> Config:
+        given, wanted = set(self.target.attempts), set(self.evaluate.learn_from)
+        if (self.target.engine == "recorded") != bool(given):
+            raise ValueError(
+                'target.engine = "recorded" and target.attempts go together: the engine, and the files it reads'
+            )
+        if given and given != wanted:
+            raise ValueError(
+                f"target.attempts names files for {', '.join(sorted(given))}; evaluate.learn_from has "
+                f"{', '.join(self.evaluate.learn_from)}. Both must name the same; on the command line the table is "
+                'replaced by target.attempts={mmlu = "answers"}'
+            )
+        if given and self.search is not None:
+            raise ValueError(
+                "[search] compares with the first target's answers to dev problems, and recorded answers stand for its "
+                "training problems alone; take [search] out, or let target.engine be vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chosen_on_what_is_learned_from(self) -> Config:
+        if self.search is not None and self.search.metric not in ("dev", *self.evaluate.learn_from):
+            raise ValueError(
+                f"search.metric is {self.search.metric!r}; candidates are compared on dev splits alone: "
+                f"'dev' for their mean, or one of {', '.join(self.evaluate.learn_from)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _money_can_be_counted(self) -> Config:
+        names = ("usd_per_million_input", "usd_per_million_output")
+        unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]
+        if unknown and self.iterations and self.limits.max_usd is not None and not self.limits.unknown_price_is_free:
+            raise ValueError(
+                f"limits.max_usd = {self.limits.max_usd:g} cannot be kept: the price of {self.instructor.model!r} is "
+                f"not known. Set {' and '.join(unknown)} (0 for a server that costs nothing), or "
+                "limits.unknown_price_is_free = true to count its calls as free"
+            )
+        return self
+
+    @property
+    def place(self) -> str:
+        """The run's folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def strategies(self) -> list[str]:
+        """Every strategy that may ask: the schedule's, and those that a search tries in its place."""
+        tried = self.search.grid.get("schedule.strategy", []) if self.search else []
+        return [*self.schedule.names(), *(name for one in tried for name in ScheduleSettings(strategy=one).names())]
+
+    @property
+    def dev_wanted(self) -> bool:
+        """Dev splits are for choosing between candidates; without a search nothing is chosen."""
+        return self.search is not None
+
+    def learning_rate(self, iteration: int) -> float:
+        """The starting rate of one iteration, lowered each round."""
+        return self.train.learning_rate * self.train.learning_rate_decay**iteration
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """The same with every key and text that is one of these names replaced."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value

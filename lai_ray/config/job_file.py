@@ -1,0 +1,214 @@
+"""A job file -> Config: TOML, `extends`, `key=value` on the command line, and errors that help.
+
+A key that does not exist is an error with a suggestion, before anything starts. Imports no torch and no ray.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lai_ray.common.plugins import suggestion
+from lai_ray.config.config import Config
+from lai_ray.errors import ConfigError
+
+IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
+"""Stages that a search has once for each pool or trial."""
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """The job in a TOML file, with `key=value` overrides. Raises ConfigError, which says where and what instead."""
+    table = read_table(Path(path))
+    for override in overrides or []:
+        _override(table, override)
+    table.setdefault("name", Path(path).stem)
+    return parse(table, where=str(path))
+
+
+def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """One job file as a table, laid over the file that it extends."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(str(p) for p in seen)}")
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    if _means_a_sweep(table):
+        raise ConfigError(f"{path}: this is a sweep file, not a job: `lai sweep {path}` (--plan says what it would do)")
+    instructor = table.get("instructor")
+    if isinstance(instructor, dict) and instructor.get("prompts") and isinstance(instructor["prompts"], str):
+        instructor["prompts"] = str(path.parent / Path(instructor["prompts"]).expanduser())
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends is {parent!r}; give one file name")
+    return _merged(read_table(path.parent / parent, (*seen, path.resolve())), table)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file is a sweep's; what cannot be read is taken for a job, and said so when it is read."""
+    try:
+        return _means_a_sweep(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        return False
+
+
+def _means_a_sweep(table: dict[str, Any]) -> bool:
+    """It names a job, and has nothing of one."""
+    return "job" in table and not {"extends", "target", "instructor"} & set(table)
+
+
+def check_until(config: Config, until: str | None) -> None:
+    """Raises ConfigError for a stage that a run of this job does not come to: it would go on to its end."""
+    if until is None:
+        return
+    number, _, stage = until.removeprefix("iteration_").rpartition("/")
+    last = config.iterations if stage == "evaluate" else config.iterations - 1
+    if number and not (number.isdecimal() and int(number) <= last):
+        has = f"iterations 0 to {last}" if last > 0 else "iteration 0 alone" if last == 0 else "no iteration"
+        raise ConfigError(
+            f"--until {until}: there is no such stage; {stage} is of {has} (iterations = {config.iterations})"
+        )
+    if last < 0:
+        raise ConfigError(f"--until {until}: with iterations = 0 there is only evaluate")
+    if config.search is None and stage == "search":
+        raise ConfigError(f"--until {until}: this job has no [search]")
+    if config.search is not None and stage in IN_A_SEARCH:
+        raise ConfigError(
+            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
+        )
+
+
+def chain(path: str | Path) -> list[Path]:
+    """A job file that can be read, then those that it extends, nearest first."""
+    files = [Path(path)]
+    while parent := tomllib.loads(files[-1].read_text(encoding="utf-8-sig")).get("extends"):
+        files.append(files[-1].parent / parent)
+    return files
+
+
+def prompts_folder(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Where the job's own prompts are read from; "" where it has none."""
+    table = read_table(Path(path))
+    for override in overrides:
+        _override(table, override)
+    return str(table["instructor"].get("prompts", ""))
+
+
+LISTS = ("learning_rate", "neighbours", "samples_per_dataset", "seeds")
+
+
+def parse(table: dict[str, Any], *, where: str = "job") -> Config:
+    """A table as a Config. Raises ConfigError with one line for each thing that is wrong.
+
+    `instructor.prompts` may be a folder (on the command line: from the current one), whose texts take its place.
+    """
+    instructor = table.get("instructor")
+    if isinstance(instructor, dict) and isinstance(instructor.get("prompts"), str):
+        table = table | {"instructor": instructor | {"prompts": _texts_in(instructor["prompts"])}}
+    search = table.get("search")
+    if isinstance(search, dict) and (empty := next((name for name in LISTS if search.get(name) == []), None)):
+        raise ConfigError(
+            f"{where}: search.{empty} is an empty list: there would be nothing to try. List at least one value, or "
+            "leave it out."
+        )
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(where, problem) for problem in error.errors())) from error
+
+
+def _texts_in(folder: str) -> dict[str, str]:
+    """The prompts of a folder by file name without ".txt"; none of "". Raises ConfigError when it holds anything else.
+
+    README files, hidden files and an editor's copies ("le.txt~") are passed over.
+    """
+    if not folder:
+        return {}
+    path, where = Path(folder), f"instructor.prompts = {folder!r}"
+    if not path.is_dir():
+        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{where}: no such folder. {suggestion(path.name, beside)}Folders beside it: {', '.join(beside) or 'none'}."
+        )
+    found = {}
+    for file in sorted(path.iterdir()):
+        if file.name.startswith((".", "README")) or file.name.endswith("~"):
+            continue
+        if file.suffix != ".txt" or not file.is_file():
+            raise ConfigError(f"{where}: {file.name} is no prompt; they are named KIND.txt or KIND.DATASET.txt")
+        try:
+            found[file.name.removesuffix(".txt")] = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: not readable as UTF-8 text: {error}") from error
+    if not found:
+        raise ConfigError(f"{where}: no prompt in it; put KIND.txt or KIND.DATASET.txt there, or leave the setting out")
+    return found
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not an override; write section.key=value, as in train.learning_rate=1e-5")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{text!r}: {section!r} is a value, not a section")
+    table[last] = _toml_value(value.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value; a bare word is a string, so that `name=trial` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(where: str, problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *sections, key = [str(part) for part in problem["loc"]]
+        known = list(_section(sections).model_fields)
+        inside = f"[{'.'.join(sections)}]" if sections else "the top level"
+        return f"{where}: unknown key {path!r}. {suggestion(key, known)}{inside} knows: {', '.join(known)}."
+    if problem["type"] == "missing":
+        return f"{where}: {path} is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    if path == "benchmark" and isinstance(given, dict):
+        return f"{where}: [benchmark] is a list of tables: write [[benchmark]], once for each data set of yours."
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        message += f' in quotation marks, "{given}" (on a command line \'{path}="{given}"\')'
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}." if path else f"{where}: {message}."
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    """The model of a (nested) table, for naming what it knows."""
+    model: type[BaseModel] = Config
+    for part in path:
+        if part.isdigit():  # a place in an array of tables
+            continue
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return model

@@ -1,0 +1,387 @@
+"""The tables of a job, every setting with its one default. `config` puts them together. Imports no torch and no ray."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+
+from lai_ray.common.plugins import runs_in_cluster
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the job file: closed to unknown keys, and frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TargetSettings(Section):
+    """The model that learns."""
+
+    engine: str = "vllm"
+    model: str
+    """A folder, a hub name, or "module:NAME" of a string that is one."""
+    attempts: dict[str, str | list[str]] = {}
+    """With engine = "recorded": by dataset, the files (or a folder of them) that hold the first target's answers."""
+    max_new_tokens: Positive = 1024
+    max_model_len: Positive | None = None
+    """Longest prompt plus answer, in tokens; None takes the model's own."""
+    tensor_parallel: Positive = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class EvaluateSettings(Section):
+    """What the target is asked."""
+
+    learn_from: list[str] = Field(min_length=1)
+    """Benchmarks whose training split is attempted and whose mistakes are learned from."""
+    learn_from_copies: bool = False
+    """Whether training problems that also stand in a test set (curate.keep_clear_of) are learned from."""
+    report_on: list[str] = []
+    """Benchmarks whose test split is reported. It may grow between two starts of a run."""
+    imported: dict[str, str] = {}
+    """Where benchmarks come from that the two lists named by import, under their own names. Not to be set."""
+    max_train_problems: Positive | None = None
+    """At most this many training problems of each benchmark, in a seeded order; None for all."""
+    max_test_problems: Positive | None = None
+    rules: Literal["default", "paper"] = "default"
+    """How answers are graded: "paper" as the official release does, "default" with its defects mended."""
+    count_cut_off: bool = False
+    """Whether an answer cut off at the token limit counts as a mistake to learn from."""
+
+
+OWN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+"""What a benchmark of the user's may be called: folders and files are named after it."""
+
+
+class BenchmarkSettings(Section):
+    """A user's own data: `[[benchmark]]`, once for each."""
+
+    name: str = Field(pattern=OWN_NAME)
+    kind: Literal["choice", "number", "label", "exact", "code"]
+    train: str | None = None
+    """A file (JSON lines or array, CSV, Parquet, gzipped or not); with `hub`, the name of a split there."""
+    dev: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    """A data set on the Hugging Face hub."""
+    config: str | None = None
+    """Its configuration there."""
+    question: str = "question"
+    """The column that is asked."""
+    answer: str = "answer"
+    """The column with the right answer."""
+    choices: str | list[str] | None = None
+    """kind = "choice": the column that holds a list of them, or the columns that hold one each."""
+    answer_as: Literal["letter", "place", "text"] | None = None
+    """kind = "choice": how the answer names one; places count from 0. None: as each row says, if it is clear."""
+    tests: str | None = None
+    """kind = "code": the column with the asserts."""
+    labels: list[str] | None = None
+    """kind = "label": the labels; those of the first file when left out."""
+    subject: str | None = None
+    """The column that scores are broken down by."""
+    instruction: str | None = None
+    """What stands before each question."""
+    domain: Literal["in", "out"] = "in"
+
+    @model_validator(mode="after")
+    def _what_the_kind_needs(self) -> BenchmarkSettings:
+        if not (self.train or self.test):
+            raise ValueError(f"benchmark {self.name} names no file: give train, test, or both")
+        for kind, key in (("choice", "choices"), ("code", "tests")):
+            if self.kind == kind and not getattr(self, key):
+                raise ValueError(f'benchmark {self.name}: kind = "{kind}" needs `{key}`, the column that holds them')
+        return self
+
+
+class ScheduleSettings(Section):
+    """Which strategy when: one name, one per iteration, or one per benchmark."""
+
+    strategy: str | list[str] | dict[str, str] = "lec"
+
+    def name(self, iteration: int, benchmark: str) -> str:
+        """The strategy of one iteration and benchmark. The last name of a list goes on for ever."""
+        if isinstance(self.strategy, dict):
+            return self.strategy[benchmark]
+        if isinstance(self.strategy, list):
+            return self.strategy[min(iteration, len(self.strategy) - 1)]
+        return self.strategy
+
+    def names(self) -> list[str]:
+        """Every strategy that the schedule mentions."""
+        if isinstance(self.strategy, str):
+            return [self.strategy]
+        return list(self.strategy.values()) if isinstance(self.strategy, dict) else self.strategy
+
+
+class ContrastSettings(Section):
+    """What LEC shows beside a mistake."""
+
+    neighbours: Positive = 3
+    text: Literal["question", "question_and_options", "question_and_response"] = "question"
+    """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
+    within: Literal["dataset", "subject"] = "dataset"
+    """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
+    show_answers: bool = False
+    """Show the target's own right response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
+    experiments show the questions alone."""
+    encoder: str = "bert-base-uncased"
+    """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
+
+
+class InstructorSettings(Section):
+    """The model that writes the samples."""
+
+    engine: str = "openai"
+    """"openai" asks a server; "vllm" runs a model in the cluster: no key, no pace, no price unless one is given."""
+    model: str
+    """As the server calls it. In the cluster: as a target's, or "target" for the target of the iteration itself."""
+    base_url: str | None = None
+    """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
+    api_key_env: str | None = None
+    """The NAME of the environment variable that holds the key, never the key."""
+    max_model_len: Positive | None = None
+    """In the cluster, as the next two: see the target's."""
+    tensor_parallel: Positive = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    temperature: float = Field(0.8, ge=0, le=2)
+    max_tokens: Positive = 4096
+    timeout: float = Field(120.0, gt=0)
+    """Seconds to wait for one reply."""
+    usd_per_million_input: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens; None when it is not known, and then no money is reported."""
+    usd_per_million_output: float | None = Field(None, ge=0)
+    prompts: dict[str, str] = {}
+    """In a job file the folder with the job's own prompts, KIND.txt or KIND.DATASET.txt (`docs/prompts.md`), beside the
+    file that names it. It is read with the job: each text under its name without ".txt"."""
+    show_reference: bool = False
+    """Show the instructor the reference answer of the question."""
+    explain: bool = False
+    """LE and LEC: the instructor first writes one line on what the mistake is. It stays with the reply, stands in the
+    story of `lai show`, and `lai export --annotate` puts it before a person."""
+    reuse_across_seeds: bool = False
+    """Share replies between runs of different seeds; the report says so."""
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether its engine runs the model in the cluster."""
+        return runs_in_cluster(self.engine)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nobody_bills_for_the_cluster(cls, given: Any) -> Any:
+        if not (isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai")))):
+            return given
+        free = {f"usd_per_million_{way}": 0.0 for way in ("input", "output")}
+        return free | {name: value for name, value in given.items() if name not in free or value is not None}
+
+    @model_validator(mode="after")
+    def _a_target_that_can_be_asked(self) -> InstructorSettings:
+        if self.model == "target" and not self.in_cluster:
+            said = 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". '
+            raise ValueError(f"{said}With engine = {self.engine!r}, name the model as its server does")
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_and_no_key(self) -> InstructorSettings:
+        # Of the table and not of the field, whose value would stand in the error.
+        if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env is no name of a variable. It wants the NAME, as in OPENAI_API_KEY, and never the key: "
+                "the variable is set in the shell that starts lai, or where the nodes start Ray"
+            )
+        return self
+
+
+def _per_dataset(given: Any) -> int | dict[str, int]:
+    numbers = given.values() if isinstance(given, dict) else [given]
+    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError("give a whole number of at least 1, or a table with one for each dataset, as { gsm8k = 2000 }")
+    return given  # type: ignore[no-any-return]
+
+
+PerDataset = Annotated[int | dict[str, int], PlainValidator(_per_dataset)]
+"""One number for every dataset, or a table with a number for each."""
+
+
+def of_dataset(number: int | dict[str, int], dataset: str) -> int:
+    """The number of one dataset."""
+    return number[dataset] if isinstance(number, dict) else number
+
+
+class CurateSettings(Section):
+    """What a sample must be to be learned from."""
+
+    samples_per_dataset: PerDataset = 3000
+    """At most so many of each dataset; a table gives each its own number, as in { gsm8k = 2000, mbpp = 500 }."""
+
+    def most(self, dataset: str) -> int:
+        """The most that are kept of one dataset."""
+        return of_dataset(self.samples_per_dataset, dataset)
+
+    keep_clear_of: Literal["all", "none"] | list[str] = "all"
+    """Evaluation sets (dev and test) that no sample may copy: all at hand, named ones, or none."""
+    max_rouge_l: float | None = Field(None, gt=0, le=1)
+    """Also drop samples whose ROUGE-L with an evaluation question is above this. Most honest word problems exceed 0.7
+    somewhere, so it is off unless asked for; the distribution is reported in any case."""
+    solve_again: bool = False
+    """A paid check: the instructor solves each new problem once more, unseen its own answer, and must agree. One more
+    call for each sample that its own reply does not rule out; copies, repeats and what is over the cap are paid for."""
+    near_duplicates: float | None = Field(None, gt=0, le=1)
+    """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None keeps
+    all that are not the same question."""
+
+
+class TrainSettings(Section):
+    """Full-parameter fine-tuning."""
+
+    learning_rate: float = Field(5e-6, gt=0, le=1)
+    learning_rate_decay: float = Field(0.5, gt=0, le=1)
+    """Factor per iteration: the paper lowers the starting rate each round."""
+    epochs: Positive = 1
+    sequences_per_step: Positive = 32
+    """Sequences in one optimizer step, over all workers; accumulation is derived from it."""
+    sequences_per_device: Positive = 1
+    """Sequences in one forward pass of one worker, at most."""
+    max_length: Positive = 1024
+    """Tokens of prompt and response; what is longer is cut, counted, and keeps its EOS."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """At most a tenth of the steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    zero_stage: Literal[1, 2, 3] = 2
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+    offload: bool = False
+    """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
+
+    def identity(self) -> dict[str, Any]:
+        """What goes into a trained model's name: a setting that came later counts only where it is used."""
+        table = self.model_dump()
+        return {name: value for name, value in table.items() if name != "offload" or value}
+
+
+class SearchSettings(Section):
+    """Ray Tune over the improve step of each iteration: every combination of the lists is a trial."""
+
+    learning_rate: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None = None
+    neighbours: Annotated[list[Positive], Field(min_length=1)] | None = None
+    samples_per_dataset: Annotated[list[PerDataset], Field(min_length=1)] | None = None
+    """Training-set sizes: each a number for every dataset, or a table with a number for each."""
+    grid: dict[str, list[Any]] = {}
+    """Values of other settings of the improve step, dotted: "train.epochs" = [1, 2], "schedule.strategy" = […]."""
+    metric: str = "dev"
+    """"dev" for the mean over the dev splits, or the name of one benchmark."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """Each combination is trained with each of these seeds, counted from the job's own. May not change later, as above;
+    the next two may."""
+    max_concurrent: Positive | None = None
+    """Trials side by side; None, and the most in any case: as many as the cluster holds."""
+    keep_weights: bool = False
+    """Keep the weights of trials that did not win. They are removed as soon as another trial's score is higher."""
+
+    @field_validator("learning_rate", "neighbours", "samples_per_dataset", mode="before")
+    @classmethod
+    def _left_out(cls, values: Any) -> Any:
+        # A job's file cannot say so (`jobfile.parse`); records of earlier versions do, of what was left out.
+        return None if values == [] else values
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _dotted(cls, grid: Any) -> Any:
+        """`train.epochs = [1, 2]` and `"train.epochs" = [1, 2]` are two ways to write one thing."""
+        if not isinstance(grid, dict):
+            return grid
+        found: dict[str, Any] = {}
+        for key, value in grid.items():
+            inner = value if isinstance(value, dict) else {"": value}
+            named = {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
+            if twice := sorted(set(named) & set(found)):
+                raise ValueError(f"{', '.join(twice)} stands there twice, dotted and as a table; one of them must go")
+            found |= named
+        return found
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> SearchSettings:
+        if not (self.learning_rate or self.neighbours or self.samples_per_dataset or self.grid):
+            raise ValueError(
+                "lists nothing to try; give learning_rate, neighbours, samples_per_dataset or grid some values"
+            )
+        return self
+
+
+class SandboxSettings(Section):
+    """Where generated code runs."""
+
+    min_tier: Literal["namespaces", "bubblewrap", "landlock", "rlimits"] = "namespaces"
+    """The weakest isolation that will do; a machine that offers less is refused."""
+
+
+class LimitSettings(Section):
+    """What a run may use. These may change between two starts."""
+
+    requests_per_minute: Positive = 500
+    """Of the key, by all jobs together. The provider's headers hold where lower, or where the job names no limit."""
+    tokens_per_minute: Positive = 300_000
+    max_in_flight: Positive = 64
+    counted_tokens: Literal["used", "reserved"] = "used"
+    """What the provider counts for a call that is over: tokens used, or its prompt and instructor.max_tokens."""
+    failed_calls_count: bool = True
+    """Whether the provider counts calls that it failed or refused."""
+    max_calls: Positive | None = None
+    """Instructor calls in the whole run, all iterations and search pools, those possibly paid included."""
+    max_tokens: Positive | None = None
+    """Instructor tokens in the whole run, in and out; possibly paid calls count with the most they may have used."""
+    max_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Money for the instructor in the whole run, at the job's prices; possibly paid calls count at their worst."""
+    unknown_price_is_free: bool = False
+    """Accept max_usd where instructor.usd_per_million_… are not set: the calls then count as costing nothing."""
+    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+    """Failed rows above this fraction stop the stage."""
+
+
+class ClusterSettings(Section):
+    """Where the work runs. These may change between two starts."""
+
+    address: str | None = None
+    """A Ray cluster to join, from one of its nodes ("auto", "HOST:6379"); None starts one unless RAY_ADDRESS is set."""
+    target_replicas: Positive = 1
+    """Engine actors that share the target's questions."""
+    gpus_per_replica: float = Field(1, ge=0)
+    """0 for a CPU. Multiplied by target.tensor_parallel."""
+    cpus_per_replica: float = Field(1, gt=0)
+    train_workers: Positive = 1
+    gpus_per_worker: float = Field(1, ge=0)
+    cpus_per_worker: float = Field(1, gt=0)
+    instructor_workers: Positive = 2
+    instructor_replicas: Positive = 1
+    """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
+    index_shards: Positive | None = None
+    """FAISS actors that share the correct cases of one dataset; None: as many as their size and the search ask for."""
+    train_state_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps after which a training's whole state is kept, to go on from when a worker, a node or the driver
+    dies: 12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: begin anew."""
+    stall_seconds: float = Field(600, gt=0)
+    """A stage without progress for so long fails, and says what it was waiting for."""
+
+    @model_validator(mode="after")
+    def _whole_gpus_for_several_workers(self) -> ClusterSettings:
+        if 0 < self.gpus_per_worker < 1 < self.train_workers:
+            raise ValueError(
+                f"gpus_per_worker = {self.gpus_per_worker:g} with train_workers = {self.train_workers}: workers that "
+                "train together cannot share a GPU. Give each one, or take one worker"
+            )
+        return self
+
+
+class ReportSettings(Section):
+    """How a report looks. These may change between two starts."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -1,0 +1,156 @@
+"""Whether what a job asks for has a place in the cluster: now, once it has grown, or never.  config -> verdicts"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lai_ray.common.plugins import load
+from lai_ray.config.config import Config
+from lai_ray.distributed.calls.callers import CALLER_CPUS
+from lai_ray.distributed.executor import MAP_CPUS
+from lai_ray.errors import ConfigError
+from lai_ray.report.tables import Table
+
+Resources = Mapping[str, float]
+"""By Ray's names: CPU, GPU, memory in bytes."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Equal actors that one stage places."""
+
+    stage: str
+    what: str
+    count: int
+    each: Resources
+    together: bool = False
+    """Whether all must have a place before any starts; else one will do, and the rest come when they can."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes of one kind that the cluster's autoscaler may start."""
+
+    name: str
+    each: Resources
+    more: int
+    """How many beside those that run."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one need stands."""
+
+    need: Need
+    now: int
+    """So many have a place on the nodes that run, were nothing else there."""
+    grown: int
+    """So many once the autoscaler has added all it may."""
+    known: bool = True
+    """Whether it is known what it may add."""
+
+    @property
+    def ever(self) -> bool:
+        """Whether its stage can do its work, or nobody can tell that it cannot."""
+        return not self.known or self.grown >= (self.need.count if self.need.together else 1)
+
+    def words(self) -> str:
+        """What will happen."""
+        count, asked = self.need.count, said(self.need.each)
+        if self.now >= count:
+            return "fits"
+        if not self.known:
+            return f"{self.now} of {count} fit now; whether an autoscaler adds nodes is not known here"
+        if self.grown >= count:
+            return f"{self.now} of {count} fit now; the stage waits for the autoscaler to add nodes"
+        if not self.ever:
+            why = "no node has that much" if not self.grown else f"only {self.grown} of {count} ever fit"
+            return f"NEVER: {why} ({asked} each); ask for less, or add nodes"
+        return f"{self.grown} of {count} ever have a place: these do all the work; ask for {self.grown}, or add nodes"
+
+
+def needs(config: Config) -> Iterator[Need]:
+    """What each stage of a job places, in the order of the stages."""
+    cluster = config.cluster
+    gpus = cluster.gpus_per_replica * config.target.tensor_parallel
+    yield Need("evaluate", "engines", cluster.target_replicas, _bundle(cluster.cpus_per_replica, gpus))
+    graded = {name for name in (*config.evaluate.learn_from, *config.evaluate.report_on) if _runs_code(config, name)}
+    if graded:
+        yield Need("evaluate", "grading of code", 1, _bundle(MAP_CPUS, 0))
+    if not config.iterations:
+        return
+    if any(load("strategies", name).uses_neighbours for name in config.strategies):
+        each = _bundle(cluster.cpus_per_replica, cluster.gpus_per_replica)
+        yield Need("diagnose", "encoders", cluster.target_replicas, each)
+    if config.instructor.in_cluster:
+        held = cluster.gpus_per_replica * config.instructor.tensor_parallel
+        each = _bundle(cluster.cpus_per_replica, held)
+        yield Need("instruct", "instructor engines", cluster.instructor_replicas, each)
+    else:
+        yield Need("instruct", "callers", cluster.instructor_workers, _bundle(CALLER_CPUS, 0))
+    each = _bundle(cluster.cpus_per_worker, cluster.gpus_per_worker)
+    yield Need("train", "workers", cluster.train_workers, each, together=True)
+
+
+def verdicts(wanted: Iterable[Need], nodes: Sequence[Resources], groups: Sequence[Group] | None = ()) -> list[Verdict]:
+    """How each stands on these nodes, and on these with all that the autoscaler may add. Stages follow each other.
+
+    groups: None where it is not known what may be added.
+    """
+    found = []
+    for need in wanted:
+        now = sum(_places(need, node) for node in nodes)
+        more = sum(group.more * _places(need, group.each) for group in groups or ())
+        found.append(Verdict(need, now, now + more, known=groups is not None))
+    return found
+
+
+def _places(need: Need, node: Resources) -> int:
+    """How many of its equal actors one node holds."""
+    asked = [(kind, amount) for kind, amount in need.each.items() if amount]
+    return min([math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked], default=sys.maxsize)
+
+
+def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence[Group] | None) -> Table:
+    """For `lai check --cluster`."""
+    made = Table("Places in the cluster", ["stage", "what", "each asks for", "how it stands"])
+    for verdict in found:
+        need = verdict.need
+        what = f"{need.count} {need.what}" + (", together" if need.together else "")
+        made.rows.append([need.stage, what, said(need.each), verdict.words()])
+    total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
+    many = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    made.note = f"{many} with {said(total)}. Stages follow each other and never hold one GPU at once."
+    if groups:
+        may = ", ".join(f"{group.more} {group.name} ({said(group.each)})" for group in groups)
+        made.note += f" The autoscaler may add {may}."
+    elif groups is None:
+        made.note += " What an autoscaler may add is not known here: look into the file that made the cluster."
+    return made
+
+
+def refuse(found: Iterable[Verdict]) -> None:
+    """Raises ConfigError that names each stage which can never have its place."""
+    if never := [verdict for verdict in found if not verdict.ever]:
+        lines = [f"  {v.need.stage}, {v.need.count} {v.need.what}: {v.words().removeprefix('NEVER: ')}" for v in never]
+        raise ConfigError("the cluster has no place for\n" + "\n".join(lines) + "\nNothing was started.")
+
+
+def _bundle(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus}
+
+
+def _runs_code(config: Config, name: str) -> bool:
+    from lai_ray.stages.select import benchmark
+
+    return benchmark(config, name).runs_code
+
+
+def said(each: Resources) -> str:
+    """Words for resources: "4 CPU, 1 GPU, 16 GiB"."""
+    parts = [f"{each[kind]:g} {kind}" for kind in ("CPU", "GPU") if each.get(kind)]
+    parts += [f"{each['memory'] / 2**30:.3g} GiB"] if each.get("memory") else []
+    return ", ".join(parts) or "nothing"

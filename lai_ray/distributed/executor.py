@@ -1,0 +1,202 @@
+"""Ray, from the first verb that needs it to the end of the run.  Config -> Executor
+
+A run that has nothing left to do never starts Ray. A cluster that is named (`cluster.address`, RAY_ADDRESS) is joined,
+else Ray is started here and stopped again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lai_ray.common import current_stage, plugins
+from lai_ray.common.progress import Progress
+from lai_ray.config.config import Config
+from lai_ray.config.settings import InstructorSettings, LimitSettings
+from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
+from lai_ray.distributed.connect import start
+from lai_ray.errors import StageError
+from lai_ray.records import Answer, Request
+
+CHUNK = 64
+"""Items of `map` in one task."""
+MAP_CPUS = 0.9
+"""Beside light actors a task still fits on each of two logical CPUs."""
+
+
+class RayExecutor:
+    """Every verb on Ray. Ray starts at the first one."""
+
+    def __init__(
+        self, config: Config, logs: str | None, progress: Progress | None = None, *, keep_in: str | None = None
+    ) -> None:
+        """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray.
+
+        keep_in: a folder in an object store, which gets the logs of all other nodes when Ray is left.
+
+        progress: where stages count, for Ray's metrics; None shows none.
+        """
+        self._config, self._logs, self._progress = config, logs, progress
+        self._running = contextlib.ExitStack()
+        self._keep_in = keep_in
+        self._started = False
+        self._served: dict[str, str] = {}
+
+    def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
+        """See `lai_ray.distributed.generation.generate`."""
+        drawn = iter(requests)
+        first = next(drawn, None)
+        if first is None:
+            return
+        self._start()
+        from lai_ray.distributed.generation.generate import generate
+
+        config = self._config
+        everything = itertools.chain([first], drawn)
+        yield from generate(everything, target, settings=config.target, cluster=config.cluster, logs=self._logs)
+
+    def ask(
+        self,
+        requests: Iterable[Request | None],
+        settings: InstructorSettings,
+        limits: LimitSettings,
+        again: Again | None = None,
+    ) -> Iterator[Answer]:
+        """See `lai_ray.distributed.calls.ask`, and `open_model` for one that runs in the cluster.
+
+        "module:serve" starts at the first call.
+        """
+        drawn = iter(requests)
+        first = next(drawn, None)
+        if first is None:
+            return
+        self._start()
+        everything = itertools.chain([first], drawn)
+        if settings.in_cluster:
+            from lai_ray.distributed.calls import open_model
+
+            yield from open_model.ask(everything, settings, self._config.cluster, self._logs)
+            return
+        from lai_ray.distributed.calls.ask import ask
+
+        address = self._address_of(settings.base_url)
+        say = self._progress.say if self._progress else None
+        yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again, say=say)
+
+    def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
+        """See `lai_ray.distributed.neighbours.embed`."""
+        self._start()
+        from lai_ray.distributed.neighbours.embed import embed
+
+        return embed(texts, encoder, cluster=self._config.cluster, logs=self._logs)
+
+    def nearest(self, queries: np.ndarray, corpus: np.ndarray, k: int) -> Neighbours:
+        """See `lai_ray.distributed.neighbours.nearest`."""
+        self._start()
+        from lai_ray.distributed.neighbours.nearest import nearest
+
+        return nearest(queries, corpus, k, cluster=self._config.cluster, logs=self._logs)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """`function` of each item, in order, a few chunks ahead of the reader; a few items are done in this process."""
+        drawn = iter(items)
+        first = list(itertools.islice(drawn, CHUNK + 1))
+        if len(first) <= CHUNK:
+            yield from map(function, first)
+            return
+        self._start()
+        yield from _mapped(function, itertools.chain(first, drawn), self._config.cluster.stall_seconds)
+
+    def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
+        """See `lai_ray.distributed.fit.train`."""
+        self._start()
+        from lai_ray.distributed.fit.train import train
+
+        return train(job, self._config.cluster, self._logs, progress)
+
+    def search(
+        self,
+        trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
+        trials: Sequence[dict[str, Any]],
+        folder: str,
+        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """See `lai_ray.distributed.search`."""
+        self._start()
+        from lai_ray.distributed.search import search
+
+        found: list[dict[str, Any]] = search(trial, trials, folder, config=self._config, logs=self._logs, heard=heard)
+        return found
+
+    def close(self) -> None:
+        """Stop the servers started here, and Ray if it was started or joined here. May be called twice."""
+        self._running.close()
+        self._served.clear()
+        self._started = False
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        if start(self._config):
+            import ray
+
+            self._running.callback(ray.shutdown)
+        if self._logs is not None and self._keep_in is not None:
+            from lai_ray.distributed.cluster.nodes import keep_logs
+
+            self._running.callback(keep_logs, self._logs, self._keep_in)
+        if self._progress is not None:
+            from lai_ray.distributed.cluster.metrics import Exporter
+            from lai_ray.distributed.cluster.watchdog import Watchdog
+
+            self._running.callback(Exporter(self._config.name, self._progress).close)
+            self._running.callback(Watchdog(self._progress).close)
+        self._started = True
+
+    def _address_of(self, base_url: str | None) -> str | None:
+        """The server to ask: an address as it is, "module:serve" as what its context manager yields."""
+        if base_url is None or "://" in base_url or ":" not in base_url:
+            return base_url
+        if base_url not in self._served:
+            serve = plugins.attribute(base_url, what="instructor.base_url")
+            self._served[base_url] = self._running.enter_context(serve())
+        return self._served[base_url]
+
+
+def without_job(address: str | None) -> RayExecutor:
+    """An executor for work that no job describes: its `map`, on a cluster or here."""
+    cluster = {"address": address, "gpus_per_replica": 0, "gpus_per_worker": 0}
+    nothing = {"name": "none", "target": {"model": "none"}, "instructor": {"model": "none"}, "cluster": cluster}
+    return RayExecutor(Config.model_validate({**nothing, "evaluate": {"learn_from": ["none"]}}), None)
+
+
+def _mapped(function: Callable[[Any], Any], items: Iterator[Any], stall: float) -> Iterator[Any]:
+    import ray
+
+    from lai_ray.distributed.actors import explained, stalled
+
+    def work(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
+        return [function(item) for item in chunk]
+
+    done = ray.remote(num_cpus=MAP_CPUS, scheduling_strategy="DEFAULT", max_retries=3)(work)
+    shared, ahead = ray.put(function), int(2 * ray.cluster_resources().get("CPU", 1)) + 1
+    flying: deque[Any] = deque()
+    came = 0
+    while True:
+        while len(flying) < ahead and (chunk := list(itertools.islice(items, CHUNK))):
+            flying.append(done.options(name=current_stage.now()).remote(shared, chunk))
+        if not flying:
+            return
+        try:
+            results = ray.get(flying.popleft(), timeout=stall)
+        except ray.exceptions.GetTimeoutError as error:
+            raise StageError(stalled("map", came, stall, {"num_cpus": MAP_CPUS})) from error
+        except ray.exceptions.RayError as error:
+            raise explained(error, "map") from error
+        came += len(results)
+        yield from results

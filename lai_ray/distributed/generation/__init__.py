@@ -1,0 +1,1 @@
+"""The target's answers, by Ray Data over engine actors."""

@@ -1,0 +1,1 @@
+"""A job or a sweep as one `ray job submit`."""

@@ -1,0 +1,1 @@
+"""Embeddings and exact nearest neighbours over FAISS shards."""

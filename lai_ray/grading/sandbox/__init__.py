@@ -1,0 +1,1 @@
+"""Generated code, run where it cannot hurt. Imports the standard library alone."""

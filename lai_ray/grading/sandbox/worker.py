@@ -1,0 +1,247 @@
+"""The two short-lived processes of one trial: the program answers calls, the tests make them and reach the verdict.
+
+Neither trusts the other. The program's process never holds a test or an expected answer; the tests' process runs no
+line of the program and takes nothing from it but plain values. Only the tests' process holds the pipe for the verdict.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lai_ray.grading.sandbox.protocol import Gone, Handle, Opaque, ProgramError, Reader, TooLarge, Writer, receive, send
+
+_LONGEST_NOTE = 300
+_FROM_THE_PROGRAM = "_from_the_program"
+
+
+def read_all(fd: int) -> str:
+    """The whole text behind a file descriptor, from its start; closes it."""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        return file.read().decode("utf-8", "surrogatepass")
+
+
+class Program:
+    """The program's side: runs the source once, then answers questions until the other side hangs up."""
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+        self.kept: list[Any] = []
+        self.names: dict[str, Any] = {"__name__": "program", "__builtins__": builtins}
+        self.reader = Reader(self._handed)
+
+    def serve(self, source: str) -> None:
+        """Never returns by itself: the process is ended from outside, or by the program."""
+        try:
+            exec(compile(source, "<program>", "exec", dont_inherit=True), self.names)
+        except BaseException as error:
+            self._say({"raised": _described(error)})
+        else:
+            self._say({"value": None})
+        while True:
+            question = receive(self.channel)
+            self._say(self._answer(question))
+
+    def _say(self, message: dict[str, Any]) -> None:
+        # Buffered output would be lost when this process is ended.
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        try:
+            send(self.channel, message)
+        except TooLarge as error:
+            send(self.channel, {"too_large": str(error)})
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            arguments = [self.reader.read(item) for item in question["arguments"]]
+            value = getattr(self, f"_do_{question['do']}")(*arguments)
+            return {"value": Writer(self._keep).write(value)}
+        except TooLarge as error:
+            return {"too_large": str(error)}
+        except BaseException as error:
+            return {"raised": _described(error)}
+
+    def _do_name(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if name not in self.names:
+            raise NameError(f"name {name!r} is not defined")
+        return self.names[name](*args, **kwargs)
+
+    def _do_call(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return target(*args, **kwargs)
+
+    def _do_attribute(self, target: Any, name: str) -> Any:
+        return getattr(target, name)
+
+    def _do_set(self, target: Any, name: str, value: Any) -> None:
+        setattr(target, name, value)
+
+    def _do_item(self, target: Any, key: Any) -> Any:
+        return target[key]
+
+    def _do_len(self, target: Any) -> int:
+        return len(target)
+
+    def _do_truth(self, target: Any) -> bool:
+        return bool(target)
+
+    def _do_iter(self, target: Any) -> Any:
+        return iter(target)
+
+    def _do_next(self, target: Any) -> list[Any]:
+        for item in target:
+            return [item]
+        return []
+
+    def _keep(self, value: Any) -> Any:
+        self.kept.append(value)
+        kind: Any = type(value)
+        return {"handle": [len(self.kept) - 1, kind.__name__[:80], kind.__eq__ is object.__eq__]}
+
+    def _handed(self, content: Any) -> Any:
+        """One of our own values coming back, or a function of the tests that may be called."""
+        if isinstance(content, int):
+            return self.kept[content]
+        number = content[0]
+
+        def callback(*args: Any, **kwargs: Any) -> Any:
+            send(self.channel, {"callback": number, "arguments": Writer(self._keep).write([list(args), kwargs])})
+            answer = receive(self.channel)
+            if "raised" in answer:
+                raise RuntimeError(answer["raised"][1])
+            return self.reader.read(answer["value"])
+
+        return callback
+
+
+class Tests:
+    """The tests' side: puts questions to the program, and says whether it passed."""
+
+    __test__ = False
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+        self.lent: list[Callable[..., Any]] = []
+        self.reader = Reader(self._stands_for)
+
+    def verdict(self, spec: dict[str, Any]) -> dict[str, str]:
+        """{"verdict": "passed" | "failed" | "error", "note": why}.
+
+        spec: `setup` and `tests` (source), `entry` (the function under test), `names` (other names that the tests take
+        from the program), `check` (whether the tests define check(candidate), to be called).
+        """
+        space: dict[str, Any] = {"__name__": "tests"}
+        try:
+            setup, tests = (compile(spec[part], f"<{part}>", "exec", dont_inherit=True) for part in ("setup", "tests"))
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            return _said("error", f"the tests cannot be run: {type(error).__name__}: {error}")
+        try:
+            self._take()  # whether the program ran at all
+            exec(setup, space)
+            space |= {name: self._stub(name) for name in (*spec["names"], spec["entry"])}
+            exec(tests, space)
+            if spec["check"]:
+                space["check"](space[spec["entry"]])
+        except AssertionError as error:
+            return _said("failed", f"a test does not hold {error}".rstrip())
+        except ProgramError as error:
+            return _said("failed", str(error))
+        except (Opaque, TooLarge) as error:
+            return _said("error", str(error))
+        except Gone as error:
+            return _said("failed", f"the program ended early: {error}")
+        except (MemoryError, NameError) as error:
+            why = f"{type(error).__name__}: {error}"
+            if getattr(error, _FROM_THE_PROGRAM, False):
+                return _said("failed", why)
+            return _said("error", f"the tests cannot be run: {why}")
+        except BaseException as error:
+            return _said("failed", f"{type(error).__name__}: {error}")
+        return _said("passed", "")
+
+    def _stub(self, name: str) -> Callable[..., Any]:
+        def stub(*args: Any, **kwargs: Any) -> Any:
+            return self._ask("name", name, list(args), kwargs)
+
+        return stub
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        written = [Writer(self._lend).write(argument) for argument in arguments]
+        send(self.channel, {"do": what, "arguments": written})
+        return self._take()
+
+    def _take(self) -> Any:
+        """The program's answer, its calls of functions lent to it served meanwhile."""
+        while True:
+            answer = receive(self.channel)
+            if "callback" in answer:
+                send(self.channel, self._called_back(answer))
+            elif "raised" in answer:
+                raise _as_raised(answer["raised"])
+            elif "too_large" in answer:
+                raise TooLarge(f"the program returned too large a value: {str(answer['too_large'])[:80]}")
+            elif "value" in answer:
+                return self.reader.read(answer["value"])
+            else:
+                raise Gone("a malformed frame")
+
+    def _called_back(self, answer: dict[str, Any]) -> dict[str, Any]:
+        try:
+            args, kwargs = self.reader.read(answer["arguments"])
+            return {"value": Writer(self._lend).write(self.lent[answer["callback"]](*args, **kwargs))}
+        except Exception as error:
+            return {"raised": _described(error)}
+
+    def _lend(self, value: Any) -> Any:
+        if isinstance(value, Handle):
+            return {"handle": value._number}
+        if not callable(value):
+            if hasattr(value, "__iter__"):  # a generator as an argument
+                return [Writer(self._lend).write(item) for item in value]
+            raise TypeError(f"a test passes a {type(value).__name__}, which cannot cross")
+        self.lent.append(value)
+        return {"handle": [len(self.lent) - 1]}
+
+    def _stands_for(self, content: Any) -> Handle:
+        number, kind, by_identity = content
+        if type(number) is not int or type(kind) is not str:
+            raise ValueError("no handle")
+        return Handle(number, kind[:80], by_identity is True, self._ask)
+
+
+def _described(error: BaseException) -> list[str]:
+    name = type(error).__name__
+    try:
+        text = str(error)[:_LONGEST_NOTE]
+    except BaseException:
+        text = ""
+    return [name, text if isinstance(text, str) else ""]
+
+
+def _as_raised(described: Any) -> Exception:
+    """The program's exception as the built-in one of that name, so that a test may expect it.
+
+    Never AssertionError (a test's own word), StopIteration (it would end a test's loop early) or what is no Exception.
+    """
+    if not (isinstance(described, list) and len(described) == 2 and all(isinstance(part, str) for part in described)):
+        raise Gone("a malformed frame")
+    name, text = described
+    kind = getattr(builtins, name, None)
+    usable = isinstance(kind, type) and issubclass(kind, Exception) and kind not in _NEVER
+    if usable and kind is not None:
+        with contextlib.suppress(TypeError, AttributeError):
+            raised: Exception = kind(text)
+            setattr(raised, _FROM_THE_PROGRAM, True)
+            return raised
+    return ProgramError(f"{name}: {text}")
+
+
+_NEVER = (AssertionError, StopIteration, StopAsyncIteration)
+
+
+def _said(verdict: str, note: str) -> dict[str, str]:
+    return {"verdict": verdict, "note": note.encode("utf-8", "replace").decode()[:_LONGEST_NOTE]}

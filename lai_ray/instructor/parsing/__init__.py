@@ -1,0 +1,1 @@
+"""An instructor's reply as samples.  text -> pieces"""

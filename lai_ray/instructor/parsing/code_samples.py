@@ -1,0 +1,195 @@
+"""An instructor's reply as new programming problems.  reply -> pieces
+
+An item is a question (signature and docstring, or words), an answer (code) and tests (asserts). Fences, headings,
+numbering and bold are looked past; doctest examples in the question are tests too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from dataclasses import dataclass, field
+
+from lai_ray.grading.programs import defined_names
+from lai_ray.instructor.parsing.headings import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
+from lai_ray.records import Piece
+
+FEWEST = 2
+"""Tests that a new problem must bring."""
+_HEADS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
+_NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
+_FENCE = re.compile(r"^\s*(?:```|~~~)")
+_EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
+
+
+@dataclass
+class _Item:
+    """The lines of one would-be sample, by section."""
+
+    lines: dict[str, list[str]] = field(default_factory=lambda: {"question": []})
+    section: str = "question"
+
+    @property
+    def empty(self) -> bool:
+        """Nothing but a head so far: "Sample 3:" and then "Question:" are one."""
+        return self.section == "question" and not any(line.strip() for line in self.lines["question"])
+
+
+def code_pieces(reply: str) -> list[Piece]:
+    """The samples in order; one that is incomplete is rejected, with the reason."""
+    return [_piece(item) for item in _items(reply)]
+
+
+def _items(reply: str) -> list[_Item]:
+    items: list[_Item] = []
+    fenced = False
+    for line in reply_lines(reply):
+        if _FENCE.match(line):
+            fenced = not fenced
+            if items:
+                items[-1].lines[items[-1].section].append(line)
+            continue
+        section, rest = (None, line) if fenced else _section(line, items)
+        if section == "question" and not (items and items[-1].empty):
+            items.append(_Item())
+        elif section and section != "question" and items:
+            items[-1].section = section
+            items[-1].lines.setdefault(section, [])
+        if items:
+            fenced = fenced or bool(section and _FENCE.match(rest))  # "Answer: ```python"
+            items[-1].lines[items[-1].section].append(rest)
+    return items
+
+
+def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
+    """Which part of a sample this line begins, if any, and what else stands in it."""
+    for name, head in _HEADS:
+        found = head.match(line)
+        if found:
+            return name, line[found.end() :]
+    number = NUMBERED.match(line) or _NUMBER_ALONE.match(line)
+    if number and not re.match(r"assert\b", line[number.end() :]):
+        # "2." begins an item where none is open, or the one before has its answer and this is the next number.
+        if items and "answer" in items[-1].lines and int(number[1]) == len(items) + 1:
+            return "question", line[number.end() :]
+        if not items and number[1] == "1":
+            return "question", line[number.end() :]
+    return None, line
+
+
+def _piece(item: _Item) -> Piece:
+    question, code = _code(item.lines["question"]), _code(item.lines.get("answer", []))
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    if not code:
+        return Piece(question, "", "", rejected="no answer")
+    response = f"```python\n{code}\n```"
+    names = defined_names(code)
+    if not names:
+        return Piece(question, "", response, rejected="its answer is no Python function (cut off?)")
+    tests = _asserts("\n".join(item.lines.get("tests", ()))) or _examples(question)
+    tests = list(dict.fromkeys(tests or _asserts("\n".join(item.lines["answer"]))))
+    entry = _entry(question, tests, names)
+    if entry is None or len(calls := [test for test in tests if entry in _names_in(test)]) < FEWEST:
+        return Piece(question, "", response, rejected="no test")
+    prompt = question if entry in defined_names(_whole(question)) else header(question, code, entry, calls)
+    extra = {"entry": entry, "test": "\n".join(calls), "check": False}
+    return Piece(prompt, code, response, extra)
+
+
+def header(text: str, code: str, entry: str, tests: list[str]) -> str:
+    """A prompt made of a task in words: the signature that the reference has, the words and the tests as its docstring.
+
+    Classes of the reference that the tests make instances of stand before it. `code` must define `entry`.
+    """
+    tree = ast.parse(code)
+    used = set().union(*map(_names_in, tests)) if tests else set()
+    classes = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name in used]
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry)
+    imports = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    annotated = function.returns or any(a.annotation for a in function.args.args)
+    needed = imports if annotated or classes else [line for line in imports if _binds(line) & _all_names(tests)]
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    words = " ".join(text.split()).replace("\\", "\\\\").replace('"""', "'''")
+    examples = [example for test in tests if (example := _as_example(test))]
+    lines = [f"def {entry}({ast.unparse(function.args)}){returns}:", f'    """ {words}', *examples, '    """']
+    return "\n\n\n".join([*filter(None, ["\n".join(needed)]), *classes, "\n".join(lines)]) + "\n"
+
+
+def _binds(line: str) -> set[str]:
+    return {(alias.asname or alias.name).split(".")[0] for node in ast.parse(line).body for alias in node.names}  # type: ignore[attr-defined]
+
+
+def _all_names(tests: list[str]) -> set[str]:
+    return {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+
+
+def _as_example(test: str) -> str | None:
+    """`assert f(1) == 2` as a docstring's example; None for any other test."""
+    node = ast.parse(test).body[0]
+    if not (isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare)):
+        return None
+    if len(node.test.ops) != 1 or not isinstance(node.test.ops[0], ast.Eq):
+        return None
+    call, expected = ast.unparse(node.test.left), ast.unparse(node.test.comparators[0])
+    return f"    >>> {call}\n    {expected}".replace("\\", "\\\\").replace('"""', "'''")
+
+
+def _code(lines: list[str]) -> str:
+    """What stands in the section's first fence, else the section itself."""
+    at = [i for i, line in enumerate(lines) if _FENCE.match(line)]
+    if at:
+        before = "\n".join(lines[: at[0]]).strip("*_ \n")
+        end = at[1] if len(at) > 1 else len(lines)
+        inside = textwrap.dedent("\n".join(lines[at[0] + 1 : end])).strip("\n").rstrip()
+        return inside if not before or defined_names(_whole(inside)) else f"{before}\n{inside}"
+    return "\n".join(lines).strip("\n").rstrip()
+
+
+def _whole(question: str) -> str:
+    """A signature and docstring as a function that parses."""
+    return question if defined_names(question) else f"{question.rstrip()}\n    pass\n"
+
+
+def _asserts(text: str) -> list[str]:
+    """The asserts of a section, each on lines of its own, whatever stands between them."""
+    found: list[str] = []
+    lines = [line.strip("`") if line.startswith("`") and not _FENCE.match(line) else line for line in text.split("\n")]
+    for i, line in enumerate(lines):
+        start = re.match(r"[\s>*\-\d.)]*(?=assert\b)", line)
+        if not start:
+            continue
+        for end in range(i + 1, min(i + 40, len(lines)) + 1):
+            source = "\n".join([line[start.end() :].rstrip("` "), *lines[i + 1 : end]])
+            if _is_assert(source):
+                found.append(source)
+                break
+    return found
+
+
+def _is_assert(source: str) -> bool:
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(body) == 1 and isinstance(body[0], ast.Assert) and not isinstance(body[0].test, ast.Constant)
+
+
+def _examples(question: str) -> list[str]:
+    tests = [f"assert {call.strip()} == {expected.strip()}" for call, expected in _EXAMPLE.findall(question)]
+    return [test for test in tests if _is_assert(test)]
+
+
+def _names_in(test: str) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+def _entry(question: str, tests: list[str], names: list[str]) -> str | None:
+    """The function asked for: the question's last one that the answer defines, else the one that the tests call."""
+    asked = [name for name in defined_names(_whole(question)) if name in names]
+    if asked:
+        return asked[-1]
+    called = set().union(*map(_names_in, tests)) if tests else set()
+    return next((name for name in reversed(names) if name in called), None)

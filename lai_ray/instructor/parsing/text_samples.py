@@ -1,0 +1,293 @@
+"""An instructor's reply as samples, however it dressed them.  reply -> pieces
+
+Read past: numbering, bold, headings, rules, "[QUESTION]", "Sample 3", chatter before, between and after. What is no
+sample comes back rejected, with the reason; so does the last item of a reply that was cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lai_ray.grading.arithmetic_check import false_statements
+from lai_ray.grading.numbers import Said, final_number, last_number, marked
+from lai_ray.grading.worked_solutions import MARKER
+from lai_ray.instructor.parsing.headings import ANSWER, EDGE, GAP, HEAD, NUMBERED, reply_lines
+from lai_ray.records import Piece
+
+_WHY = re.compile(rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|because|why){GAP}:{GAP}", re.I)
+_OPTION = re.compile(rf"^{EDGE}\(?([A-J])[.):\]]\)?[\s*_]{{1,6}}(\S.*)$")
+_SMALL_OPTION = re.compile(rf"^{EDGE}\(?[a-j][.):\]](?=[\s*_]{{1,6}}\S)")
+_KEY_A = re.compile(r"^[\s*_(]{0,6}A[\s)*_]{0,4}:", re.A)
+_SMALL_LETTER = re.compile(r"^[\s*_(\[]{0,6}([a-j])[.):\]]")
+_INLINE = re.compile(r"(?:^|\s)\(?([A-J])[.):\]]\)?\s+")
+_OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,6}:?[*_ ]{0,6}$", re.I)
+_RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
+_BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
+_LETTER = re.compile(
+    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![\w'’])[*_)\]]{0,4}(.*)$", re.S
+)
+_RIGHT = r"(?:correct|right|best|true)"
+_CALLED_RIGHT = re.compile(
+    rf"\b(?:{_RIGHT}\s(?:answer|option|choice)|answer)\s?(?:is|:|=|would\sbe|should\sbe)\s?(?:(?:option|choice)\s)?"
+    rf"[(\"'*]{{0,3}}(?P<before>[A-J])(?![\w'’])(?!\s[a-z])"
+    rf"|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s[(\"'*]{{0,3}}(?P<behind>[A-J])[)\"'*]{{0,3}}\s"
+    rf"(?:is|would\sbe)\s(?:\w+\s){{0,2}}{_RIGHT}\b"
+)
+_TEXT_CALLED_RIGHT = re.compile(
+    rf"\b{_RIGHT}\s(?:answer|option|choice)\s(?:is|would\sbe|should\sbe):?\s([^.;\n]{{1,200}})", re.I
+)
+_DENIED = re.compile(r"\b(?:not|n't|never|neither|incorrect|less|almost|partly|partially)\b|n['’]t\b", re.I)
+_ANSWERED = re.compile(r"\[[^\]\n]{0,40}\b(?:answer|solution)\b[^\]\n]{0,40}\]", re.I)
+"""A heading of the prompt that an instructor copied, with what it heads."""
+_ENDED = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
+
+
+@dataclass
+class _Item:
+    """The lines of one would-be sample."""
+
+    question: list[str] = field(default_factory=list)
+    answer: list[str] | None = None
+    number: int | None = None
+    """Its place in a numbered list."""
+    last: bool = False
+
+    @property
+    def committed(self) -> bool:
+        """Whether its answer has come to a result, so that the next number begins an item and is no step of it."""
+        return self.answer is not None and any(line.strip() for line in self.answer)
+
+
+def math_pieces(reply: str) -> list[Piece]:
+    """Worked problems with one final number behind "####" (or boxed, or called the answer)."""
+    return [_math_piece(item) for item in _items(reply, done=_resulted)]
+
+
+def _resulted(item: _Item) -> bool:
+    """Whether its answer has come to a result, marked, boxed or called the answer."""
+    text = "\n".join(item.answer or ())
+    return MARKER in text or "boxed{" in text or "answer is" in text
+
+
+def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
+    """Questions with one option for each of these letters, a key and an explanation."""
+    pieces = [_choice_piece(item, tuple(letters)) for item in _items(reply, done=lambda item: item.committed)]
+    kept = [piece for piece in pieces[:-1] if not piece.rejected]
+    # Where all the others end in a full stop, one that does not is cut off.
+    if kept and not pieces[-1].rejected and all(map(_explained, kept)) and not _explained(pieces[-1]):
+        pieces[-1] = replace(pieces[-1], rejected="the explanation stops in mid-sentence (cut off?)")
+    return pieces
+
+
+def _explained(piece: Piece) -> bool:
+    why = piece.response.partition("\n")[2]
+    return bool(why) and _ENDED.search(why) is not None
+
+
+def answer_pieces(reply: str) -> list[Piece]:
+    """Questions with one short answer: the first line behind "Answer:"."""
+    return [_answer_piece(item) for item in _items(reply, done=lambda item: item.committed)]
+
+
+def _answer_piece(item: _Item) -> Piece:
+    question = _tidy(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    answer = _paragraph(item.answer).split("\n", 1)[0].strip() if item.answer is not None else ""
+    if not answer:
+        return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
+    return Piece(question, answer, answer)
+
+
+def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
+    """The items of a reply. What stands before the first question is chatter."""
+    items: list[_Item] = []
+    for raw in reply_lines(reply):
+        line = _RUN.sub(r"\1\1\1\1", raw.strip())
+        item = items[-1] if items else None
+        number = NUMBERED.match(line)
+        head = HEAD.match(line)
+        if head:
+            # "Sample 3:" and then "Question: …" are one head.
+            if item is None or item.answer is not None or any(text.strip() for text in item.question):
+                items.append(item := _Item(number=int(number[1]) if number else None))
+            item.question.append(line[head.end() :])
+        elif number and _begins(int(number[1]), item, done):
+            items.append(_Item([line[number.end() :]], number=int(number[1])))
+        elif item is not None:
+            _take(item, line)
+    if items:
+        items[-1].last = True
+    return items
+
+
+def _begins(number: int, item: _Item | None, done: Callable[[_Item], bool]) -> bool:
+    """Whether a bare "4." begins an item: nothing is open, or number 3 is complete. Steps may be numbered too."""
+    if item is None:
+        return number == 1
+    return done(item) and (item.number is None or number == item.number + 1)
+
+
+def _take(item: _Item, line: str) -> None:
+    if len(line) >= 3 and set(line) <= set("-*_= "):
+        line = ""
+    head = ANSWER.match(line)
+    if item.answer is not None:
+        item.answer.append(line)
+    elif head:
+        item.answer = [line[head.end() :]]
+    elif MARKER in line and marked(line):
+        item.answer = [line]
+    else:
+        item.question.append(line)
+
+
+def _math_piece(item: _Item) -> Piece:
+    question = _tidy(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    if item.answer is None:
+        return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
+    if _ANSWERED.search(question):
+        return Piece(question, "", "", rejected="its question holds an answer")
+    steps, found = _worked(item.answer)
+    if found is None:
+        return Piece(question, "", steps, rejected=f"no final {MARKER} line (cut off?)")
+    number = re.sub(r"[,$\s]", "", found.text) if " " not in found.text.strip("-$ ") else found.text
+    before = last_number(steps)
+    shown = re.sub(r"[,$\s]", "", before.text) if before else ""
+    if item.last and before and shown != number and shown.startswith(number):
+        return Piece(question, "", steps, rejected=f"final number {number} cut off? The working ends in {before.text}")
+    response = f"{steps}\n{MARKER} {number}".strip()
+    false = false_statements(response)
+    return Piece(
+        question, number, response, {"solution": response},
+        rejected="false statement" if false else None, note="; ".join(false[:3]),
+    )  # fmt: skip
+
+
+def _worked(lines: list[str]) -> tuple[str, Said | None]:
+    """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
+    for i, line in enumerate(lines):
+        found = marked(line)
+        if found:
+            before = ANSWER.sub("", line.partition(MARKER)[0]).strip(" *_-")
+            return _steps([*lines[:i], before]), found
+    if any(MARKER in line for line in lines):
+        return _steps(lines), None
+    said = final_number("\n".join(lines))
+    return _steps(lines), said if said and said.rule != "last_number" else None
+
+
+def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
+    question, choices = _options(item.question)
+    if not question:
+        return Piece("", "", "", rejected="no question")
+    wrong = _wrong_choices(choices, letters)
+    if wrong or item.answer is None:
+        return Piece(question, "", "", rejected=wrong or "no answer (cut off?)")
+    said = _SMALL_LETTER.sub(lambda m: m[0].upper(), _paragraph(item.answer))
+    named = _LETTER.match(said)
+    letter = named[1] if named else next((x for x, text in choices.items() if _same(said, text)), "")
+    why = _WHY.sub("", named[2] if named else "").lstrip(" .,:;)-–—*_")
+    if letter not in choices:
+        return Piece(question, "", said, rejected=f"its answer is none of the choices: {said[:40]!r}")
+    other = next((x for x, text in choices.items() if x != letter and _same(why.split("\n", 1)[0], text)), None)
+    if other:
+        return Piece(question, "", said, rejected=f"its answer says {letter}, with the text of {other}")
+    named_too = _names_another(why, letter, choices)
+    if named_too:
+        return Piece(
+            question, letter, said, {"choices": choices},
+            rejected="its explanation names another choice", note=f"{letter}, but {named_too!r}",
+        )  # fmt: skip
+    if item.last and len(why.split()) >= 8 and not _ENDED.search(why):
+        return Piece(question, letter, said, rejected="the explanation stops in mid-sentence (cut off?)")
+    response = f"Answer: {letter}" + (f"\n{why}" if why else "")
+    return Piece(question, letter, response, {"choices": choices})
+
+
+def _names_another(why: str, letter: str, choices: Mapping[str, str]) -> str:
+    """What an explanation says where it calls another choice right, or says that the key is wrong; else ""."""
+    for found in _CALLED_RIGHT.finditer(why):
+        other = (found["before"] or found["behind"]).upper()
+        if other in choices and other != letter and not _DENIED.search(found.group()):
+            return found.group().strip()
+    for found in _TEXT_CALLED_RIGHT.finditer(why):
+        other = next((x for x, text in choices.items() if x != letter and _same(found[1], text)), "")
+        if other and not _same(found[1], choices[letter]):
+            return found.group().strip()
+    return ""
+
+
+def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
+    """The stem, and the options by letter, each on a line of its own or all in one."""
+    lines = [_BULLET.sub("", line) for line in lines]
+    first = next((i for i, line in enumerate(lines) if (m := _OPTION.match(line)) and m[1] == "A"), None)
+    text = "\n".join(lines if first is None else lines[first:])
+    starts = [(m[1], m.start(), m.end()) for m in _INLINE.finditer(text)]
+    chain = _chain(starts)
+    if len(chain) < 2:
+        capitals = [_SMALL_OPTION.sub(lambda m: m[0].upper(), line) for line in lines]
+        return _options(capitals) if capitals != lines else (_tidy(lines), {})
+    ends = [start for _, start, _ in chain[1:]] + [len(text)]
+    choices = {letter: _tidy([text[end:until]]) for (letter, _, end), until in zip(chain, ends, strict=True)}
+    stem = _tidy([text[: chain[0][1]]] if first is None else lines[:first])
+    return _OPTIONS_HEAD.sub("", stem).strip(), choices
+
+
+def _chain(starts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The longest run A, B, C, … among the letters that look like option heads."""
+    best: list[tuple[str, int, int]] = []
+    for i, head in enumerate(starts):
+        if head[0] != "A":
+            continue
+        run = [head]
+        for later in starts[i + 1 :]:
+            if later[0] == chr(ord(run[-1][0]) + 1):
+                run.append(later)
+        if len(run) > len(best):
+            best = run
+    return best
+
+
+def _wrong_choices(choices: Mapping[str, str], letters: tuple[str, ...]) -> str | None:
+    if tuple(choices) != letters:
+        return f"choices {', '.join(choices) or 'none'} where {', '.join(letters)} are wanted"
+    if not all(choices.values()):
+        return "an empty choice"
+    if len({" ".join(text.casefold().split()) for text in choices.values()}) < len(choices):
+        return "two equal choices"
+    return None
+
+
+def _paragraph(lines: list[str]) -> str:
+    """The answer's first paragraph, and the explanation where that is a paragraph of its own."""
+    kept: list[str] = []
+    for i, line in enumerate(lines):
+        # "A: because …" is the key A here, and no head.
+        text = line.strip() if kept or _KEY_A.match(line) else ANSWER.sub("", line).strip()
+        if text:
+            kept.append(text)
+            continue
+        following = next((later for later in lines[i + 1 :] if later.strip()), "")
+        if kept and not (_WHY.match(following) and len(kept) == 1):
+            break
+    return "\n".join(kept).strip(" *_")
+
+
+def _steps(lines: list[str]) -> str:
+    cleaned = [ANSWER.sub("", line) if i == 0 else line for i, line in enumerate(lines)]
+    return "\n".join(text for line in cleaned if (text := line.strip().removeprefix("**").removesuffix("**").strip()))
+
+
+def _tidy(lines: list[str]) -> str:
+    text = "\n".join(line.rstrip() for line in "\n".join(lines).split("\n")).strip()
+    return text.strip("*_ \n") if text[:1] in "*_" or text[-2:] in ("**", "__") else text
+
+
+def _same(one: str, other: str) -> bool:
+    bare = [" ".join(re.findall(r"[^\W_]+", text.casefold())) for text in (one, other)]
+    return bool(bare[0]) and bare[0] == bare[1]

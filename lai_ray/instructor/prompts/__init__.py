@@ -1,0 +1,1 @@
+"""What the instructor is asked, in built-in wording or a job's own."""

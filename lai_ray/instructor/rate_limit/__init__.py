@@ -1,0 +1,1 @@
+"""Requests and tokens per minute, on a clock that the caller holds. Pure."""

@@ -1,0 +1,1 @@
+"""Budget, ledger and token counts of instructor calls. Pure."""

@@ -1,0 +1,176 @@
+"""What the instructor takes mistakes to be, put before a person.  run -> sheet -> (a person) -> agreement
+
+A sheet is a CSV file that any spreadsheet opens. The texts come from models: a cell that a spreadsheet would take for a
+formula gets an apostrophe before it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lai_ray.common.intervals import score
+from lai_ray.common.plugins import suggestion
+from lai_ray.errors import ConfigError, DataError
+from lai_ray.instructor.prompts.built_in import explained
+from lai_ray.records import Case, Problem, Reply
+from lai_ray.report.tables import Table
+from lai_ray.storage.run import Run
+from lai_ray.storage.store import Store, View, number_of
+
+VERDICT = "is the explanation right? (yes or no)"
+COLUMNS = ("id", "question", "wrong answer", "right answer", "explanation", VERDICT)
+YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
+LONGEST = 32_000
+"""Characters of a cell; spreadsheets hold 32,767."""
+_FORMULA = re.compile(r"[\s\x00-\x1f\ufeff]*[=+\-@＝＋－＠]")
+_NUMBER = re.compile(r"[-+]?\d[\d,.]*")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What was written."""
+
+    rows: int
+    explained: int
+    """Mistakes with an explanation in the whole run."""
+    silent: int
+    """Mistakes whose reply has none."""
+
+
+def write_sheet(run: Run, count: int, out: Path, seed: int | None = None) -> Sheet:
+    """Write `count` explained mistakes of a run, in a seeded order, each with an empty cell for a person's yes or no.
+
+    seed: the run's own when None.  Fewer mistakes than `count` are all written.  Raises ConfigError when `count` < 1,
+    the run has no explanation, or `out` exists (a sheet may hold judgements) or has no folder.
+    """
+    if count < 1:
+        raise ConfigError(f"--annotate {count}: name how many mistakes, at least 1")
+    if out.exists():
+        raise ConfigError(f"{out} exists and may hold judgements; name another file, or move it away")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: its folder does not exist")
+    said = {
+        _name(store, run, reply): explained(reply.completion.text).mistake is not None for store, reply in _first(run)
+    }
+    with_line = [name for name, found in said.items() if found]
+    if not with_line:
+        raise ConfigError(
+            f"{run.store.where}: none of {len(said)} replies says what the mistake is. Only le and lec ask for it, "
+            "in a job with instructor.explain = true; another name and --reuse keep what still applies."
+        )
+    chosen_seed = run.record()["config"]["seed"] if seed is None else seed
+    chosen = sorted(with_line, key=lambda name: (number_of(chosen_seed, name), name))[:count]
+    rows = dict(_rows(run, set(chosen)))
+    text = io.StringIO()
+    sheet = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    sheet.writerow(COLUMNS)
+    sheet.writerows([cell(value) for value in (name, *rows[name], "")] for name in chosen)
+    out.write_bytes(text.getvalue().encode("utf-8-sig", "replace"))  # The mark tells spreadsheets that it is UTF-8.
+    return Sheet(len(chosen), len(with_line), len(said) - len(with_line))
+
+
+def cell(text: str) -> str:
+    """A text as a cell: never a formula, never longer than a spreadsheet holds. A plain number stays as it is."""
+    text = text.replace("\x00", "")
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; the run holds the whole)"
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def agreement(path: Path, confidence: float = 0.95) -> Table:
+    """The share of judged explanations that a person calls right, with Wilson's interval; empty cells are not judged.
+
+    Raises ConfigError when the file is not there, DataError when it is no such sheet, a judgement is neither yes nor
+    no, an id stands there twice, or nothing is judged.
+    """
+    counts = Counter(_judgements(path))
+    judged = counts["yes"] + counts["no"]
+    if not judged:
+        raise DataError(f"{path}: no row is judged; write yes or no into the column {VERDICT!r}")
+    found = score(counts["yes"], judged, confidence)
+    table = Table(
+        f"Explanations that a person calls right: {path.name}",
+        ["judged", "right", "share", f"{confidence:.0%} interval (Wilson)", "not judged"],
+    )
+    interval = f"{found.low:.1%} to {found.high:.1%}"
+    table.rows = [[str(judged), str(counts["yes"]), f"{found.value:.1%}", interval, str(counts[""])]]
+    return table
+
+
+def _judgements(path: Path) -> Iterator[str]:
+    """ "yes", "no" or "" of each row."""
+    seen: set[str] = set()
+    for number, row in enumerate(_read(path), start=1):
+        name, said = (row["id"] or "").strip(), (row[VERDICT] or "").strip().casefold()
+        if not name and not said:
+            continue  # A spreadsheet may leave rows of nothing but commas.
+        if name in seen:
+            raise DataError(f"{path}: row {number}: {name!r} stands there twice; keep one judgement of each mistake")
+        seen.add(name)
+        if said and said not in (*YES, *NO):
+            raise DataError(f"{path}: row {number}, {name}: {said!r} is neither yes nor no; leave it empty if unsure")
+        yield "yes" if said in YES else "no" if said in NO else ""
+
+
+def _read(path: Path) -> Iterator[dict[str, str | None]]:
+    """The rows, whatever stands between the cells: a spreadsheet may have saved them with ; or tabs."""
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.csv")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{path}: no such file. {suggestion(path.name, near)}Sheets in its folder: {', '.join(near) or 'none'}."
+        )
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    head = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    try:
+        columns = reader.fieldnames or []
+        if missing := [name for name in ("id", VERDICT) if name not in columns]:
+            raise DataError(
+                f"{path}: no column {missing[0]!r}; its first row has {', '.join(columns) or 'nothing'}. A sheet of "
+                "`lai export RUN --annotate N` keeps its first row."
+            )
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}") from error
+
+
+def _first(run: Run) -> Iterator[tuple[Store, Reply]]:
+    """The first reply to each mistake, with the folder of its iteration or pool. Other strategies see no mistake."""
+    for store in run.stores_of("instruct"):
+        if store.exists("replies.jsonl"):
+            for reply in View(store, "replies.jsonl", Reply):
+                strategy = reply.case_id.rpartition(">")[2]
+                if reply.draw == 0 and reply.turn == 0 and strategy not in ("untargeted", "auggpt"):
+                    yield store, reply
+
+
+def _name(store: Store, run: Run, reply: Reply) -> str:
+    return f"{_folder(store, run)} {reply.case_id}"
+
+
+def _folder(store: Store, run: Run) -> str:
+    return store.where.removeprefix(run.store.where).strip("/").removesuffix("/instruct")
+
+
+def _rows(run: Run, wanted: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """By name: question, wrong answer, right answer, explanation."""
+    mistakes = {
+        _name(s, run, r): explained(r.completion.text).mistake for s, r in _first(run) if _name(s, run, r) in wanted
+    }
+    for folder in sorted({name.partition(" ")[0] for name in wanted}):
+        for case in View(run.store.inside(f"{folder}/diagnose"), "cases.jsonl", Case):
+            name, problem = f"{folder} {case.id}", case.attempt.problem
+            if name in wanted:
+                yield name, [_shown(problem), case.attempt.completion.text, problem.answer, mistakes[name] or ""]
+
+
+def _shown(problem: Problem) -> str:
+    """The question with its choices."""
+    choices = problem.extra.get("choices", {})
+    pairs = choices.items() if isinstance(choices, dict) else enumerate(choices, start=1)
+    return "\n".join([problem.question, *(f"{label}. {text}" for label, text in pairs)])

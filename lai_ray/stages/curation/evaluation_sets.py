@@ -1,0 +1,103 @@
+"""The evaluation sets that nothing learned from may copy, and how near samples come to them.
+
+config -> evaluation sets; samples -> the paper's Table 5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from lai_ray.common import plugins
+from lai_ray.config.config import Config
+from lai_ray.records import Problem, Sample
+from lai_ray.stages.curation.contamination import EvaluationSets, frame
+from lai_ray.stages.curation.nearness import Nearness
+from lai_ray.stages.curation.rouge import Map
+from lai_ray.stages.curation.words import options
+from lai_ray.stages.select import Part, benchmark, part
+from lai_ray.storage.store import key_of
+
+TOKENS = "words and numbers of the question, case and Unicode forms folded, no stemming"
+"""What ROUGE-L is computed on, for the report."""
+_made: dict[str, EvaluationSets] = {}
+
+
+def set_names(config: Config) -> list[str]:
+    """The benchmarks to keep clear of. "all": those of the job, and every other one whose questions are at hand.
+
+    At hand without being named in the job or its [data] are only those made by code: no run downloads a benchmark in
+    order to keep clear of it.
+    """
+    wanted = config.curate.keep_clear_of
+    if wanted == "none":
+        return []
+    if wanted != "all":
+        return list(dict.fromkeys(wanted))
+    built_in = plugins.available("benchmarks")
+    by_code = [name for name in built_in if not hasattr(plugins.load("benchmarks", name), "source")]
+    return list(dict.fromkeys([*config.evaluate.report_on, *config.evaluate.learn_from, *config.data, *by_code]))
+
+
+def not_checked(config: Config) -> list[str]:
+    """Built-in benchmarks that this job does not keep clear of."""
+    checked = set(set_names(config))
+    return [name for name in plugins.available("benchmarks") if name not in checked]
+
+
+def evaluation_sets(config: Config) -> EvaluationSets:
+    """Every dev and test question to keep clear of; read once a process."""
+    names = set_names(config)
+    own = [settings.model_dump() for settings in config.benchmark]
+    key = key_of(names, config.data, own, config.dev_wanted)
+    if key not in _made:
+        _made.clear()  # one job a process, mostly
+        _made[key] = sets_of([each for name in names for each in _evaluation_parts(config, name)])
+    return _made[key]
+
+
+def _evaluation_parts(config: Config, name: str) -> list[Part]:
+    splits = benchmark(config, name).splits
+    lent = ("dev",) if config.dev_wanted and "train" in splits else ()
+    return [part(config, name, split) for split in ("dev", "test") if split in (*splits, *lent)]
+
+
+def sets_of(parts: list[Part]) -> EvaluationSets:
+    """Whole splits of benchmarks, with the frames of their prompts and the form in which options are written down."""
+    firsts = [(part.benchmark, problem) for part in parts for problem in islice(part, 1)]
+    frames = [text for b, problem in firsts for text in frame([m["content"] for m in b.prompt(problem)], problem)]
+    # One that is for testing only has no brief for an instructor.
+    frames += [part.benchmark.brief() for part in parts if "train" in part.benchmark.splits]
+    shown = {part.name: map(part.benchmark.show, part) for part in parts if any(map(options, islice(part, 1)))}
+    return EvaluationSets.of({part.name: part for part in parts}, frames=frames, shown=shown)
+
+
+def nearness(
+    problems: Callable[[], Iterable[tuple[Problem, bool]]], sets: EvaluationSets, each: Map = map
+) -> dict[str, dict[str, Any]]:
+    """Table 5 for these problems, of which some were kept, against each set; with the texts of the closest pairs.
+
+    problems: begins a new pass at each call. `each` spreads the comparing, as an executor's `map` does.
+    """
+    counted = Nearness()
+    found = sets.closest((problem.question for problem, _ in problems()), each)
+    for (problem, kept), near in zip(problems(), found, strict=True):
+        counted.add(problem.id, near, kept=kept)
+    table = counted.table()
+    wanted = {pair["sample"] for of_set in table.values() for pair in of_set["closest"]}
+    texts = {problem.id: problem.question for problem, _ in problems() if problem.id in wanted}
+    for name, of_set in table.items():
+        rows = {pair["row"] for pair in of_set["closest"]}
+        questions = {row: p for row, p in enumerate(sets.problems[name]) if row in rows}
+        for pair in of_set["closest"]:
+            question = questions[pair.pop("row")]
+            pair |= {"question": question.id, "sample_text": texts[pair["sample"]], "question_text": question.question}
+    return table
+
+
+def parsed(samples: Iterable[Sample]) -> Iterator[tuple[Problem, bool]]:
+    """The problems of all samples that have a question and something to learn, and whether they were kept."""
+    for sample in samples:
+        if sample.problem.question.strip() and any(turn.text.strip() for turn in sample.turns):
+            yield sample.problem, sample.dropped is None

@@ -1,0 +1,116 @@
+"""What a search tries: the combinations of `[search]`, the job each means, and the pool of replies it learns from.
+
+config -> trials' settings, by their short names for the three lists and dotted for the rest (`search.grid`)
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lai_ray.common.plugins import suggestion
+from lai_ray.config import job_file
+from lai_ray.config.config import Config
+from lai_ray.config.settings import ContrastSettings, TrainSettings, of_dataset
+from lai_ray.errors import ConfigError
+from lai_ray.stages.diagnose import strategy_for
+from lai_ray.storage.store import key_of
+
+GRID = {
+    *(f"train.{name}" for name in TrainSettings.model_fields),
+    *(f"contrast.{name}" for name in ContrastSettings.model_fields),
+    "schedule.strategy",
+}
+ELSEWHERE = {
+    "train.learning_rate": "search.learning_rate",
+    "train.learning_rate_decay": "search.learning_rate, whose values are each iteration's own",
+    "contrast.neighbours": "search.neighbours",
+    "curate.samples_per_dataset": "search.samples_per_dataset",
+    "contrast.encoder": "two jobs: a run has one encoder",
+}
+"""Settings that `search.grid` may not list, and where they belong."""
+
+
+def combinations(config: Config, iteration: int) -> list[dict[str, Any]]:
+    """Every trial's settings, named by their place in the grid; seeds innermost. Raises ConfigError for a wrong one."""
+    wanted = config.search
+    assert wanted is not None
+    for key, values in wanted.grid.items():
+        _check(key, values)
+    sizes = wanted.samples_per_dataset or [config.curate.samples_per_dataset]
+    lists: dict[str, list[Any]] = {
+        "learning_rate": wanted.learning_rate or [config.learning_rate(iteration)],
+        "neighbours": wanted.neighbours or [config.contrast.neighbours],
+        "samples_per_dataset": sizes,
+        **wanted.grid,
+        "seed": [config.seed + seed for seed in wanted.seeds],
+    }
+    trials = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    return [{"name": f"trial_{i}", **settings} for i, settings in enumerate(trials, 1)]
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """The job with one trial's settings in place. The learning rate listed is this iteration's own: no decay on top.
+
+    Raises ConfigError for a value that the setting cannot have.
+    """
+    table = config.dumped()
+    table["train"] |= {"learning_rate": settings["learning_rate"], "learning_rate_decay": 1.0}
+    table["contrast"]["neighbours"] = settings["neighbours"]
+    table["curate"]["samples_per_dataset"] = settings["samples_per_dataset"]
+    for key in GRID & set(settings):
+        section, name = key.split(".")
+        table[section][name] = settings[key]
+    return job_file.parse(table, where="search")
+
+
+def combination_of(settings: dict[str, Any]) -> str:
+    """Equal for trials that differ in their seeds alone."""
+    return key_of({name: value for name, value in settings.items() if name not in ("name", "seed")})
+
+
+def most(sizes: Sequence[int | dict[str, int]], datasets: Sequence[str]) -> int | dict[str, int]:
+    """The size that holds all of these: every trial learns from a prefix of it."""
+    largest = {dataset: max(of_dataset(size, dataset) for size in sizes) for dataset in datasets}
+    return largest if len(set(largest.values())) > 1 else max(largest.values())
+
+
+def pool_of(config: Config, iteration: int, settings: dict[str, Any]) -> str:
+    """The name of the pool that a trial learns from: of whatever shapes a request, and nothing else."""
+    asked = with_settings(config, settings)
+    uses_k = any(strategy_for(asked, iteration, name).uses_neighbours for name in asked.evaluate.learn_from)
+    parts = [f"k_{settings['neighbours']}"] if uses_k else []
+    shapes = [key for key in sorted(GRID & set(settings)) if key == "schedule.strategy" or (uses_k and _asks(key))]
+    parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in shapes]
+    return "_".join(["pool", *parts])
+
+
+def pools(config: Config, iteration: int) -> dict[str, list[dict[str, Any]]]:
+    """The trials by their pool, in the order of the trials."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for settings in combinations(config, iteration):
+        found.setdefault(pool_of(config, iteration, settings), []).append(settings)
+    return found
+
+
+def _check(key: str, values: list[Any]) -> None:
+    if key in ELSEWHERE:
+        raise ConfigError(f"search.grid lists {key}; that belongs into {ELSEWHERE[key]}")
+    if key not in GRID:
+        can = sorted(GRID - set(ELSEWHERE))
+        raise ConfigError(
+            f"search.grid lists {key!r}, which is no setting of the improve step. {suggestion(key, can)}"
+            f"It can list {', '.join(can)}; anything else is for `lai sweep`."
+        )
+    if not values:
+        raise ConfigError(f"search.grid lists no value for {key}; give at least one, or leave it out")
+
+
+def _asks(key: str) -> bool:
+    return not key.startswith("train.")
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", str(value)).strip("-")
