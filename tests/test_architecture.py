@@ -1,95 +1,132 @@
-"""The house stands as docs/design.md draws it: imports go one way, Ray has one room, the command line is light."""
+"""The package is laid out as docs/design.md has it: imports go one way, Ray has one room, the command line is light."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lai_ray.common.plugins import ATTRIBUTES
+
 PACKAGE = Path(__file__).parent.parent / "lai_ray"
 
-RANKS = [
-    ["errors"],
-    ["records", "plugins"],
-    ["settings"],
-    ["config", "stats"],
-    ["contracts", "doing", "progress", "chat", "jobfile"],
-    ["objects"],
-    ["store"],
-    ["weights"],
-    ["models", "journal"],
-    ["rundir"],
-    ["instructor", "similarity", "engines", "training"],
-    ["benchmarks"],
-    ["strategies"],
+LAYERS = [
+    ["errors", "records"],
+    ["common"],
+    ["config"],
+    ["contracts"],
+    ["storage"],
+    ["grading", "world.word_kinds"],
+    ["training"],
+    ["instructor"],
+    ["engines"],
+    ["benchmark_kinds"],
+    ["benchmarks", "strategies"],
     ["stages"],
     ["loop", "report"],
-    ["plan", "doctor", "distributed", "world", "grade", "contamination", "submission"],
-    ["start"],
-    ["paid", "sweep"],
+    ["distributed", "world"],
     ["cli"],
     ["__main__"],
 ]
-RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-NOT_EACH_OTHER = {"instructor", "similarity", "engines", "training"}
+"""Rooms and files, the lowest first. A file belongs to its longest prefix here, and imports nothing from above it."""
+ALONE = [{"training", "instructor"}, {"training", "engines"}]
+"""Pairs of which neither imports the other, whatever their layers."""
+HOMES = {"ray": "distributed", "vllm": "engines", "openai": "engines", "deepspeed": "training", "faiss": "distributed"}
+MOST_ENTRIES = 22
+MOST_LINES = 400
 
 
 def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """ "stages.curate"; a package by its own name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in files()}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Everything a file imports, those within functions too; not what is for type checkers alone."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports name their module in full"
+            for alias in node.names:
+                member = f"{node.module}.{alias.name}"
+                yield member if member.removeprefix("lai_ray.") in MODULES else node.module
+        waiting += ast.iter_child_nodes(node)
 
 
 def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    """The files of this package that a file imports, by name."""
+    inside = {name.removeprefix("lai_ray.") for name in imports(path) if name.startswith("lai_ray.")}
+    assert inside <= set(MODULES), f"{path} imports {inside - set(MODULES)}"
+    return inside
 
 
-def rooms_used(path: Path) -> set[str]:
-    inside = {name.split(".")[1] for name in imported(path) if name.startswith("lai_ray.")}
-    return {name for name in inside if name in RANK}
+def layer(name: str) -> int:
+    parts = name.split(".")
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next(rank for prefix in prefixes for rank, entries in enumerate(LAYERS) if prefix in entries)
 
 
-def test_every_file_lives_in_a_room_that_the_design_knows():
-    assert {room(path) for path in files()} - {"__init__"} == set(RANK)
-
-
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", files(), ids=name_of)
 def test_imports_go_one_way(path):
-    mine = room(path)
-    if mine == "__init__":
+    mine = name_of(path)
+    if not mine:
         return
-    upward = {other for other in rooms_used(path) if RANK[other] > RANK[mine]}
-    assert not upward, f"{mine} imports {upward} from above"
-    if mine in NOT_EACH_OTHER:
-        sideways = (rooms_used(path) & NOT_EACH_OTHER) - {mine}
-        assert not sideways, f"{mine} and {sideways} should not know each other"
+    above = {other for other in imported(path) if layer(other) > layer(mine)}
+    assert not above, f"{mine} imports {above} from above"
+    room = mine.partition(".")[0]
+    beside = {other for other in imported(path) if {room, other.partition(".")[0]} in ALONE}
+    assert not beside, f"{mine} and {beside} should not know each other"
 
 
-@pytest.mark.parametrize(
-    ("library", "home"),
-    [
-        ("ray", "distributed"),
-        ("vllm", "engines"),
-        ("openai", "engines"),
-        ("deepspeed", "training"),
-        ("faiss", "distributed"),
-    ],
-)
+def test_no_files_import_each_other_in_a_circle():
+    waiting = {name: imported(path) - {name} for name, path in MODULES.items()}
+    while free := {name for name, others in waiting.items() if not others & waiting.keys()}:
+        waiting = {name: others for name, others in waiting.items() if name not in free}
+    assert not waiting, f"in a circle, or above one: {', '.join(sorted(waiting))}"
+
+
+def test_every_layer_is_there_and_every_file_has_one():
+    assert all(entry in MODULES for entries in LAYERS for entry in entries)
+    assert all(layer(name) >= 0 for name in MODULES if name)
+
+
+def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
+    entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_a_room_of_plug_ins_holds_nothing_else(kind):
+    for path in (PACKAGE / kind.replace(".", "/")).glob("*"):
+        if path.name.startswith("__"):
+            continue
+        assert path.suffix == ".py", path
+        module = importlib.import_module(f"lai_ray.{kind}.{path.stem}")
+        assert hasattr(module, ATTRIBUTES[kind]), f"{path.name} is no plug-in; helpers live elsewhere"
+
+
+@pytest.mark.parametrize(("library", "home"), HOMES.items())
 def test_a_library_has_one_room(library, home):
-    users = {room(path) for path in files() if {name.partition(".")[0] for name in imported(path)} & {library}}
-    assert users == {home}
+    users = {path for path in files() if library in {name.partition(".")[0] for name in imports(path)}}
+    assert {name_of(path).partition(".")[0] for path in users} == {home}
 
 
 def test_training_and_chat_run_where_neither_ray_nor_pydantic_is_installed():
@@ -120,6 +157,6 @@ def test_the_command_line_loads_no_heavy_library(arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_file_holds_two_things():
-    long = {str(path.relative_to(PACKAGE)): n for path in files() if (n := path.read_text().count("\n")) > 400}
+def test_no_file_is_too_long_to_be_read_at_once():
+    long = {name: n for name, path in MODULES.items() if (n := path.read_text().count("\n")) > MOST_LINES}
     assert not long

@@ -63,6 +63,11 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
         tried = _tried(stage, i, plans, target, config, executor)
         rows = _rows(stage, attempts, config, tried)
         won = _won(rows, tried)
+        while won != UNTOUCHED and not has_model(run, tried.results[won]):
+            # Its dev answers were known and its weights are gone; the next target needs them.
+            _train_again(stage, i, tried, won, target, config, executor)
+            rows = _rows(stage, attempts, config, tried)
+            won = _won(rows, tried)
         stage.store.put("trials.csv", _csv(rows))
         stage.progress.say(_said(rows, won, tried.best))
         failed = sum("error" in row for row in rows)
@@ -159,21 +164,30 @@ def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Confi
             todo.append(plan)
     assert config.search is not None
     _try(stage, i, tried, todo, todo if config.search.keep_weights else [], target, config, executor)
-    while (leader := tried.best) and not has_model(run, tried.results[leader]):
-        # Removed, or never made: its dev answers were known. It may win, so it is needed.
-        again = [plan for plan in plans if plan.name == leader]
-        forget(run, i, again[0])  # Else it would go on beating others, should it fail this time.
-        _try(stage, i, tried, again, again, target, config, executor)
-        if leader in tried.results and not has_model(run, tried.results[leader]):
-            del tried.results[leader]
-            tried.errors[leader] = "its model is not where it was written"
+    _refuse_nothing(stage, tried)
+    return tried
+
+
+def _train_again(
+    stage: Stage, i: int, tried: _Tried, name: str, target: Model, config: Config, executor: Executor
+) -> None:
+    """Make the model of a trial whose result is known. Raises StageError when no trial is left."""
+    again = [plan for plan in tried.plans if plan.name == name]
+    forget(stage.run, i, again[0])  # Else it would go on beating others, should it fail this time.
+    _try(stage, i, tried, again, again, target, config, executor)
+    if name in tried.results and not has_model(stage.run, tried.results[name]):
+        del tried.results[name]
+        tried.errors[name] = "its model is not where it was written"
+    _refuse_nothing(stage, tried)
+
+
+def _refuse_nothing(stage: Stage, tried: _Tried) -> None:
     if not tried.results:
         name, why = next(iter(tried.errors.items()))
         raise StageError(
             f"{stage.folder}: all {len(tried.errors)} trials failed; {name}: {why} Replies and answers are kept; mend "
             "the cause and start the same command again."
         )
-    return tried
 
 
 def _try(
