@@ -27,8 +27,11 @@ from lai_ray.stages import grid
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
 from lai_ray.storage import models
+from lai_ray.storage.driver import Driver
+from lai_ray.storage.identity import identity_of
 from lai_ray.storage.objects import Objects, is_url
-from lai_ray.storage.run import Driver, Run, Stopped, identity_of, provenance, put_logs
+from lai_ray.storage.provenance import provenance
+from lai_ray.storage.run import Run, Stopped, put_logs
 from lai_ray.storage.store import key_of, key_of_all
 
 BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")

@@ -23,8 +23,9 @@ from lai_ray.instructor.rate_limit.window import MINUTE
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
 from lai_ray.stages.select import Part, RecordedPart, grading
 from lai_ray.storage import model_folders
+from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run, Stage
-from lai_ray.storage.store import Answers, View, key_of, key_of_all
+from lai_ray.storage.store import View, key_of, key_of_all
 from lai_ray.training import model_card
 
 

@@ -29,8 +29,9 @@ from lai_ray.stages.progress_line import Watch
 from lai_ray.stages.reservation import Purse, exhausted, purse
 from lai_ray.stages.select import benchmark
 from lai_ray.storage import models
+from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import Answers, View, key_of, number_of
+from lai_ray.storage.store import View, key_of, number_of
 
 ROUNDS = 10
 """Rounds after which what is there must do."""

@@ -14,8 +14,8 @@ from lai_ray.instructor.spending.budget import NOTHING, Amount, Budget, Price, c
 from lai_ray.instructor.spending.ledger import Spent, spent_in
 from lai_ray.instructor.spending.tokens import amount_used, worst_case
 from lai_ray.records import Answer, Completion, Mark, Request
+from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run
-from lai_ray.storage.store import Answers
 
 AHEAD = 8
 """Requests marked as sent in one write, at most; those not on their way yet count as in flight."""

@@ -25,7 +25,8 @@ from lai_ray.stages.grid import combination_of, with_settings
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.storage import model_folders
-from lai_ray.storage.run import Fence, Run, Stage
+from lai_ray.storage.driver import Fence
+from lai_ray.storage.run import Run, Stage
 from lai_ray.training import checkpoints
 
 UNTOUCHED = "trial_0"

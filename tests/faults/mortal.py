@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lai_ray.distributed.executor import RayExecutor
+from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import Answers
 
 WHERE = os.environ.get("MORTAL", "")
 

@@ -12,7 +12,8 @@ from lai_ray.instructor.spending.budget import Budget, Caps
 from lai_ray.instructor.spending.ledger import entries, total
 from lai_ray.records import Answer, Request
 from lai_ray.stages.reservation import Purse
-from lai_ray.storage.store import Answers, Store, key_of
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.store import Store, key_of
 from tests import provider
 from tests.ray.test_instructor import PACE, asking, kill_when
 

@@ -14,7 +14,8 @@ from lai_ray.instructor.spending.budget import Budget, Caps
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Request
 from lai_ray.stages.reservation import Purse
-from lai_ray.storage.store import Answers, Store, key_of
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.store import Store, key_of
 from tests.ray.test_session import config
 
 SETTINGS = InstructorSettings(engine="scripted", model="toy", max_tokens=50)

@@ -15,7 +15,8 @@ from lai_ray.instructor.spending.ledger import entries, total
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Mark, Request
 from lai_ray.stages.reservation import Purse
-from lai_ray.storage.store import Answers, Store, encode, key_of
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.store import Store, encode, key_of
 from tests.local import job
 
 CALLERS = 16

@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.storage.run import FRESH, Driver, Run, flat
+from lai_ray.storage.driver import FRESH, Driver
+from lai_ray.storage.identity import flat
+from lai_ray.storage.run import Run
 
 
 def card(tmp_path, number: int, **changes):

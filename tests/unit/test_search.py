@@ -19,14 +19,14 @@ from lai_ray.cli import run
 from lai_ray.common import plugins
 from lai_ray.common.intervals import sign_test
 from lai_ray.contracts import Model, Trained, TrainJob
-from lai_ray.distributed.cluster.capacity import Group
+from lai_ray.distributed.cluster.resources import Group
 from lai_ray.distributed.search import at_most
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.report import search as report
 from lai_ray.stages import evaluate as evaluating
 from lai_ray.stages import trial
 from lai_ray.stages.grid import most
-from lai_ray.storage.run import Driver
+from lai_ray.storage.driver import Driver
 from lai_ray.training import checkpoints
 from tests.local import Crash, LocalExecutor, job, pretend_model
 

@@ -10,7 +10,8 @@ import pytest
 
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion, Mark, Problem
-from lai_ray.storage.store import Answers, Store, View, decode, encode, key_of, key_of_all, number_of
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.store import Store, View, decode, encode, key_of, key_of_all, number_of
 
 
 def answer(i: int) -> Answer:

@@ -28,7 +28,7 @@ from lai_ray.common.intervals import mean_of, t_of
 from lai_ray.config import job_file
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 from lai_ray.stages.instruct import planned
-from lai_ray.storage.run import Driver
+from lai_ray.storage.driver import Driver
 from tests.local import pretend_model
 
 JOB = """

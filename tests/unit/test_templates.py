@@ -159,7 +159,7 @@ def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
 def test_a_changed_prompt_is_refused_and_under_another_name_re_asks_exactly_its_own_answers(tmp_path):
     small = {"schedule__strategy": ["le", "lec"], "iterations": 2, "curate__samples_per_dataset": 12}
     run = cli_run.run_job(job(tmp_path, **small), executor=LocalExecutor()).run
-    with pytest.raises(ConfigError, match=r"instructor.prompts.lec: 'not set' there, '\d+ characters"):
+    with pytest.raises(ConfigError, match=r"instructor.prompts.lec: not set there, '\d+ characters"):
         cli_run.run_job(job(tmp_path, **small, instructor__prompts={"lec": LEC}), executor=LocalExecutor())
     executor = LocalExecutor()
     change = small | {"name": "own", "instructor__prompts": {"lec": LEC, "untargeted": PLAIN}}

@@ -13,7 +13,8 @@ from lai_ray.report.tables import Table
 from lai_ray.stages.cost_forecast import ACCURACIES, LONGER, before_evaluation, by_a_model, example_prompt
 from lai_ray.stages.grid import pools
 from lai_ray.stages.select import select
-from lai_ray.storage.run import Run, flat, in_short
+from lai_ray.storage.identity import flat, in_short
+from lai_ray.storage.run import Run
 
 
 def show(config: Config, console: Console, run: Run | None = None) -> None:

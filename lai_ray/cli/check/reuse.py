@@ -22,8 +22,9 @@ from lai_ray.stages.evaluate import request_for
 from lai_ray.stages.instruct import Dialogues, instructor_for, planned, seeded_order, taken_in_order
 from lai_ray.stages.select import benchmark, select
 from lai_ray.stages.train import training_key
-from lai_ray.storage.run import Run, flat
-from lai_ray.storage.store import Answers
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.identity import flat
+from lai_ray.storage.run import Run
 
 SHOWN = 90
 """Characters of a differing line."""

@@ -28,8 +28,10 @@ from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.stages.grid import pools
 from lai_ray.storage import model_folders
+from lai_ray.storage.driver import Driver
+from lai_ray.storage.identity import MAY_CHANGE
 from lai_ray.storage.objects import is_url
-from lai_ray.storage.run import MAY_CHANGE, Driver, Run
+from lai_ray.storage.run import Run
 from lai_ray.storage.store import Store, key_of
 
 POLL = 0.2
