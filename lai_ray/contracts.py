@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from lai_ray.records import Answer, Attempt, Case, Grade, Message, Piece, Problem, Reply, Request, Sample
+from lai_ray.records import (
+    Answer,
+    Attempt,
+    Case,
+    Completion,
+    Grade,
+    Message,
+    Piece,
+    Problem,
+    Reply,
+    Request,
+    Sample,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lai_ray.config.settings import InstructorSettings, LimitSettings, TrainSettings
+    from lai_ray.instructor.rate_limit.headers import Headers
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Improve:
+class StrategySettings:
     """What a strategy may know of one iteration of one dataset."""
 
     iteration: int
@@ -49,6 +62,8 @@ class Improve:
     """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.prompts.templates`."""
     explain: bool = False
     """LE and LEC have the instructor say first what the mistake is."""
+    own: Any = None
+    """The strategy's own settings, an instance of its `Settings`, from the job's table [strategy.NAME]."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +73,14 @@ class Grading:
     rules: Literal["default", "paper"] = "default"
     """"paper": as the paper's official release grades, its defects kept; "default": those mended."""
     min_tier: str = "namespaces"
-    """The weakest isolation in which generated code may run; see `lai_ray.grading.sandbox.runner`."""
+    """The weakest isolation level in which generated code may run; see `lai_ray.grading.sandbox.runner`."""
 
 
 DEFAULT_GRADING = Grading()
 
 
 class Benchmark(Protocol):
-    """A set of questions that grades its own answers and can say what a new question of its kind must look like.
-
-    One that loads upstream data is a frozen dataclass with a field `source`, a hub name or a local folder, which a
-    job's [data] table replaces.
-    """
+    """A set of questions that grades its own answers and can say what a new question of its kind must look like."""
 
     name: str
     splits: tuple[str, ...]
@@ -78,6 +89,9 @@ class Benchmark(Protocol):
     """Whether a verdict runs generated code, so that grading is worth spreading over the cluster."""
     domain: str
     """"in" for the test of something learned from, "out" for a test of its transfer."""
+    source: str | None
+    """A hub name or local folder that `load` reads, which a job's [data] table replaces: a benchmark that has one is a
+    frozen dataclass with this field. None, the default, where the problems are made by code."""
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
         """The upstream records of one split, in a fixed order. Raises ConfigError for a split it does not have."""
@@ -107,44 +121,136 @@ class Benchmark(Protocol):
         """The subject, type or kind that scores are broken down by."""
 
 
+Receiver = Literal["instructor", "target", "judge"]
+"""Who can be asked. A judge is the instructor's model at temperature 0, its answers kept apart."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The next request of a dialogue."""
+
+    to: Receiver
+    messages: list[Message]
+    temperature: float | None = None
+    """None: `instructor.temperature` for the instructor, 0 for the target and the judge."""
+
+
 class Strategy(Protocol):
-    """A dialogue with the instructor, without state: pure functions of the replies so far.
+    """A dialogue with the instructor, the target or a judge, without state: pure functions of the replies so far.
 
     `instruct` calls them with live replies, `curate` again with the recorded ones.
-    It may have `texts(attempts, settings)`, whatever `cases` will have embedded: the encoder then starts once an
-    iteration, for the texts of all datasets, and not once a dataset.
+    `lai_ray.instructor.one_request` has the base class of strategies that ask once.
     """
 
     name: str
     uses_neighbours: bool
     """Whether its requests depend on k, so that a search over k needs a pool of replies for each."""
     any_verdict: bool
-    """Whether its cases are all training problems, answered wrongly or not: then their number is known beforehand."""
+    """Whether its cases are all training problems, answered wrongly or not: then their number is known beforehand.
+    Default: False."""
+    Settings: type | None
+    """Its own settings, a dataclass or pydantic model with a default for each: the job's table [strategy.NAME].
+    Default: None, it has none."""
 
-    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+    def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
+        """Whatever `cases` will have embedded, so that the encoder starts once for all datasets. Default: nothing."""
+
+    def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
         """The evidence for one dataset. `attempts` is re-iterable and holds training attempts of that dataset only."""
 
-    def next_messages(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
-    ) -> list[Message] | None:
-        """The next request of a case's dialogue, given its replies so far (one draw, in turn order); None ends it."""
+    def next(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
+    ) -> Ask | None:
+        """The next request of a case's dialogue, given its replies so far (one draw, in turn order); None ends it.
 
-    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
+        A reply that failed is among them, with `completion.error`. All requests of one turn go out together.
+        """
+
+    def samples(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
+    ) -> list[Sample]:
         """The samples of one finished dialogue, rejected pieces included (`dropped` says why)."""
+
+    def accepts(self, sample: Sample, grade: Grade) -> str | None:
+        """None to accept a sample whose own answer got this grade, else why not.
+        Default: only what is graded fully right."""
+
+    def choose(self, samples: Iterable[Sample], most: int, settings: StrategySettings) -> Iterable[Sample]:
+        """Which samples of one dataset are learned from, at most so many, and in which order.
+
+        samples: re-iterable, those that passed every check, in the seeded order of cases and draws. Default: the first.
+        """
 
 
 class Engine(Protocol):
     """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray.
 
-    A target's or an instructor's. It may have `check(settings)`, which raises ConfigError before anything starts where
-    an instructor's settings cannot work.
+    A target's, or an instructor's that runs in the cluster.
     """
+
+    def check(self, settings: InstructorSettings) -> None:
+        """Raises ConfigError before anything starts where an instructor's settings cannot work. Default: accepts."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, in any order. A request that fails comes back with `completion.error`.
 
         A LaiError ends the stage. Anything else that is raised counts as the engine's death: another is started.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A server handled the request; a refused or over-long one has `completion.error`."""
+
+    completion: Completion
+    free: bool = False
+    """Refused before any work was done on it."""
+    limits: Headers | None = None
+    """What the reply's headers report of the provider's limits."""
+    seconds: float | None = field(default=None, compare=False)
+    """From when the request left for the provider, as in the others; None where it never did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Worth another attempt."""
+
+    why: str
+    after: float | None = None
+    """Seconds that the provider asks to wait; None where it does not report any."""
+    limited: bool = False
+    """Refused for too many requests or tokens: no other caller should send meanwhile either."""
+    reached: bool = True
+    """False when no connection came about: nothing was sent, and nothing paid for."""
+    free: bool = False
+    """Refused with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
+    limits: Headers | None = None
+    seconds: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """No request can succeed before the user has changed something: the provider's message, and what to do."""
+
+    message: str
+    free: bool = False
+    seconds: float | None = field(default=None, compare=False)
+
+
+Outcome: TypeAlias = Answered | Retry | Fatal
+
+
+class ApiEngine(Protocol):
+    """Sends requests to a server, one attempt a call. Lives inside an actor, in one event loop.
+
+    Made with (settings, base_url), the address being resolved or None.
+    """
+
+    def check(self, settings: InstructorSettings) -> None:
+        """As an Engine's."""
+
+    async def call(self, request: Request) -> Outcome:
+        """One attempt, of at most `settings.timeout` seconds. Nothing that a provider does raises."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 from lai_ray.config.settings import InstructorSettings
+from lai_ray.contracts import Answered, Fatal, Outcome, Retry
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.rate_limit import headers as rate_headers
 from lai_ray.records import Completion, Request
@@ -34,48 +35,6 @@ ADVICE = {
     WHERE: "Does the server know the model {model!r}? Does instructor.base_url end as its manual says (mostly /v1)?",
     ACCOUNT: "Does the account have credit left?",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The provider dealt with the request; a refused or over-long one has `completion.error`."""
-
-    completion: Completion
-    free: bool = False
-    """Turned away before any work was done on it."""
-    told: rate_headers.Headers | None = None
-    """What the headers said of the provider's limits."""
-    lasted: float | None = field(default=None, compare=False)
-    """Seconds from when the request left for the provider, as in the others; None where it never did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Worth another attempt."""
-
-    why: str
-    after: float | None = None
-    """Seconds that the provider asks to wait; None where it does not say."""
-    limited: bool = False
-    """Refused for going too fast: nobody else should call meanwhile either."""
-    reached: bool = True
-    """False when no connection came about: nothing was sent, and nothing paid for."""
-    free: bool = False
-    """Turned away with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
-    told: rate_headers.Headers | None = None
-    lasted: float | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Fatal:
-    """No request can succeed before a person has done something. The provider's words, and what to do."""
-
-    words: str
-    free: bool = False
-    lasted: float | None = field(default=None, compare=False)
-
-
-Outcome: TypeAlias = Answered | Retry | Fatal
 
 
 LEFT: ContextVar[float | None] = ContextVar("LEFT", default=None)
@@ -124,7 +83,7 @@ class OpenAIEngine:
         LEFT.set(None)
         outcome = await self._attempt(request)
         left = LEFT.get()
-        return outcome if left is None else replace(outcome, lasted=time.monotonic() - left)
+        return outcome if left is None else replace(outcome, seconds=time.monotonic() - left)
 
     async def _attempt(self, request: Request) -> Outcome:
         seed: dict[str, Any] = {} if request.seed is None else {"seed": request.seed}
@@ -138,7 +97,7 @@ class OpenAIEngine:
                     max_tokens=request.max_tokens,
                     **seed,
                 )
-            return replace(_read(response.http_response.content), told=rate_headers.read(response.headers))
+            return replace(_read(response.http_response.content), limits=rate_headers.read(response.headers))
         except (self._openai.APITimeoutError, TimeoutError) as error:
             connecting = "Connect" in type(error.__cause__).__name__
             return Retry(f"timeout after {self._settings.timeout:g} s", reached=not connecting, free=connecting)
@@ -167,8 +126,8 @@ class OpenAIEngine:
             return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
         if status in RETRYABLE or status >= 500:
             told = rate_headers.read(headers)
-            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, told=told)
-        return Answered(Completion("", "error", error=words), free=status < 500, told=rate_headers.read(headers))
+            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, limits=told)
+        return Answered(Completion("", "error", error=words), free=status < 500, limits=rate_headers.read(headers))
 
     def _clean(self, words: str) -> str:
         """One line of a sensible length, without the key."""

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from lai_ray.config.settings import InstructorSettings
+from lai_ray.contracts import Answered, Fatal, Retry
 from lai_ray.engines import openai as engine
-from lai_ray.engines.openai import Answered, Fatal, OpenAIEngine, Retry
+from lai_ray.engines.openai import OpenAIEngine
 from lai_ray.errors import ConfigError
 from lai_ray.records import Request
 from tests import provider
@@ -57,8 +58,8 @@ def test_what_no_request_can_get_past_is_fatal_in_the_providers_words(fault):
     outcome = after(fault)
     assert isinstance(outcome, Fatal)
     said = "You exceeded your quota." if fault == "no credit" else provider.WORDS[int(fault)]
-    assert said in outcome.words
-    assert "?" in outcome.words, "it says what to look at"
+    assert said in outcome.message
+    assert "?" in outcome.message, "it says what to look at"
 
 
 @pytest.mark.parametrize("fault", ["408", "409", "429", "500", "502", "503", "broken JSON", "hang up"])
@@ -130,8 +131,8 @@ def test_a_key_that_a_provider_repeats_is_blotted_out(monkeypatch):
     monkeypatch.setenv("LAI_TEST_KEY", "secret-123")
     monkeypatch.setitem(provider.WORDS, 401, "Incorrect key secret-123 provided.")
     outcome = after("401", api_key_env="LAI_TEST_KEY")
-    assert "Incorrect key *** provided." in outcome.words
-    assert "LAI_TEST_KEY" in outcome.words
+    assert "Incorrect key *** provided." in outcome.message
+    assert "LAI_TEST_KEY" in outcome.message
 
 
 def test_an_unset_key_is_an_error_before_anything_starts(monkeypatch):
@@ -158,10 +159,10 @@ def test_how_long_a_call_lasted_counts_from_when_it_left():
         asked = OpenAIEngine(InstructorSettings(model="m"), p.base_url)
         began = time.monotonic()
         outcomes = await asyncio.gather(*(asked.call(request(str(i))) for i in range(40)))
-        return [outcome.lasted for outcome in outcomes], time.monotonic() - began
+        return [outcome.seconds for outcome in outcomes], time.monotonic() - began
 
     with provider.serve(latency=0.3) as p:
         lasted, whole = asyncio.run(many())
     assert all(0.3 <= seconds <= whole for seconds in lasted)
     assert len({round(seconds, 6) for seconds in lasted}) > 1
-    assert after("500").lasted is not None and after("401").lasted is not None
+    assert after("500").seconds is not None and after("401").seconds is not None

@@ -16,16 +16,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.common.plugins import load
 from lai_ray.config.settings import InstructorSettings
+from lai_ray.contracts import Fatal, Outcome
 from lai_ray.distributed.actors import name_for
 from lai_ray.distributed.calls.rate_limiter import start
-from lai_ray.engines.openai import Fatal, Outcome
+from lai_ray.distributed.cluster.resources import CALLER_CPUS
 from lai_ray.errors import LaiError
 from lai_ray.records import Request
 
 log = logging.getLogger(__name__)
 
-CALLER_CPUS = 0.05
-"""Little: it waits for the network, and two logical CPUs must do for a whole run."""
 LINGER = 0.01
 """Seconds in which a caller gathers more outcomes for one trip home."""
 

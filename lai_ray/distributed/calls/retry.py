@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lai_ray.engines.openai import Retry
+from lai_ray.contracts import Retry
 from lai_ray.errors import StageError
 from lai_ray.instructor.rate_limit.window import MINUTE
 

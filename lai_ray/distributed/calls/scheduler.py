@@ -19,11 +19,10 @@ import ray
 from ray.exceptions import RayActorError
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
-from lai_ray.contracts import Again
+from lai_ray.contracts import Again, Answered, Fatal, Outcome, Retry
 from lai_ray.distributed.calls.callers import Pool
 from lai_ray.distributed.calls.rate_limiter import Leave, shared_gate
 from lai_ray.distributed.calls.retry import Pace, Patience
-from lai_ray.engines.openai import Answered, Fatal, Outcome, Retry
 from lai_ray.errors import StageError
 from lai_ray.instructor.rate_limit.headers import Headers
 from lai_ray.instructor.rate_limit.window import MINUTE
@@ -206,14 +205,14 @@ class Desk:
         lasted: dict[int, float] = {}
         for number, outcome in outcomes:
             call = self.calls[number]
-            if outcome.lasted is not None:
-                lasted[call.lease] = outcome.lasted
+            if outcome.seconds is not None:
+                lasted[call.lease] = outcome.seconds
             if self._counts(outcome):
                 settled[call.lease] = self._counted(call.request, outcome)
             else:
                 unsent.append(call.lease)
-            if not isinstance(outcome, Fatal) and outcome.told:
-                told[call.lease] = outcome.told
+            if not isinstance(outcome, Fatal) and outcome.limits:
+                told[call.lease] = outcome.limits
             answers += self._became(number, outcome)
         self.gate.settle.remote(settled, unsent, told, lasted)
         return answers
@@ -237,8 +236,8 @@ class Desk:
         """The answer, if this is one; else what happens next is arranged."""
         self.calls[number].lease = NO_LEASE
         if isinstance(outcome, Fatal):
-            self.fatal = self.fatal or outcome.words
-            return [self._answer(number, Completion("", "error", error=outcome.words), free=outcome.free)]
+            self.fatal = self.fatal or outcome.message
+            return [self._answer(number, Completion("", "error", error=outcome.message), free=outcome.free)]
         if isinstance(outcome, Retry):
             return self._again(number, outcome)
         self.patience.reached()
