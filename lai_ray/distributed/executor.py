@@ -19,14 +19,13 @@ from lai_ray.common.progress import Progress
 from lai_ray.config.config import Config
 from lai_ray.config.settings import InstructorSettings, LimitSettings
 from lai_ray.contracts import Again, Executor, Model, Neighbours, Trained, TrainJob
+from lai_ray.distributed.cluster.resources import MAP_CPUS
 from lai_ray.distributed.connect import start
 from lai_ray.errors import StageError
 from lai_ray.records import Answer, Request
 
 CHUNK = 64
 """Items of `map` in one task."""
-MAP_CPUS = 0.9
-"""Beside light actors a task still fits on each of two logical CPUs."""
 
 
 class RayExecutor:
@@ -130,8 +129,9 @@ class RayExecutor:
         self._start()
         from lai_ray.distributed.search import search
 
-        found: list[dict[str, Any]] = search(trial, trials, folder, config=self._config, logs=self._logs, heard=heard)
-        return found
+        return search(
+            trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, heard=heard
+        )
 
     def close(self) -> None:
         """Stop the servers started here, and Ray if it was started or joined here. May be called twice."""

@@ -23,7 +23,8 @@ from lai_ray.common import current_stage
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor
 from lai_ray.distributed.cluster.autoscaler import cluster_now
-from lai_ray.distributed.cluster.capacity import Group, Resources, needs, verdicts
+from lai_ray.distributed.cluster.capacity import needs, verdicts
+from lai_ray.distributed.cluster.resources import Group, Resources
 from lai_ray.errors import LaiError
 from lai_ray.storage.objects import is_url
 
@@ -43,16 +44,18 @@ TUNE_ENV = {
 Settings = dict[str, Any]
 Trial = Callable[[Settings, Executor], dict[str, Any]]
 Heard = Callable[[Settings, dict[str, Any]], None]
+MakeExecutor = Callable[[Config, str | None], Executor]
 
 
 def search(
     trial: Trial, trials: Sequence[Settings], folder: str, *, config: Config, logs: str | None,
-    heard: Heard | None = None,
+    make_executor: MakeExecutor, heard: Heard | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One result a trial, in the order of `trials`; {"error": why} for one that failed, while the others go on.
 
-    `trial` is pickled to where it runs and gets an executor of its own there; `heard` is called with a trial's settings
-    and its result as it ends. Ray must be initialised. Everything that Tune writes goes below `folder`.
+    `trial` is pickled to where it runs and gets an executor of its own there, from `make_executor`; `heard` is called
+    with a trial's settings and its result as it ends. Ray must be initialised. Everything that Tune writes goes below
+    `folder`.
     """
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
@@ -63,8 +66,9 @@ def search(
     called = current_stage.now().replace("/", ".")
     at_once = at_most(config, *cluster_now(), len(trials))
     print(f"search: {len(trials)} trials, {at_once} at once, in {place}", flush=True)
+    driver = _driver(trial, list(trials), config, logs, make_executor)
     tuner = tune.Tuner(
-        tune.with_resources(_driver(trial, list(trials), config, logs), {"cpu": 0, "memory": DRIVER_MEMORY}),
+        tune.with_resources(driver, {"cpu": 0, "memory": DRIVER_MEMORY}),
         # Only the place in the list is searched over: settings stay plain values in `trials`.
         param_space={"place": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(
@@ -124,7 +128,7 @@ class _Telling(Callback):  # type: ignore[misc]  # Ray's classes are Any here.
 
 
 def _driver(
-    trial: Trial, trials: list[Settings], config: Config, logs: str | None
+    trial: Trial, trials: list[Settings], config: Config, logs: str | None, make_executor: MakeExecutor
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     here = os.getcwd()
 
@@ -133,11 +137,10 @@ def _driver(
         with suppress(OSError):
             os.chdir(here)
         from lai_ray.distributed.actors import to_log
-        from lai_ray.distributed.executor import RayExecutor
 
         settings = trials[chosen["place"]]
         to_log(logs, str(settings["name"]))
-        executor = RayExecutor(config, logs)
+        executor = make_executor(config, logs)
         try:
             result = trial(settings, executor)
         except Exception as error:

@@ -53,7 +53,7 @@ def main() -> None:
     """Two logical CPUs, two logical GPUs, two trials that want both of these each, and one more."""
     import ray
 
-    from lai_ray.distributed.search import search
+    from lai_ray.distributed.executor import RayExecutor
     from tests.local import job
 
     folder = Path(sys.argv[1])
@@ -69,10 +69,10 @@ def main() -> None:
     common = {"search__learning_rate": [1e-5], "search__max_concurrent": 4, "target": target}
     trials = [{"name": f"trial_{i}", "folder": str(folder)} for i in range(2)]
     fits = job(folder, **common, cluster=cluster)
-    found = {"fits": search(one_engine, trials, str(folder / "fits"), config=fits, logs=str(folder / "logs"))}
+    found = {"fits": RayExecutor(fits, str(folder / "logs")).search(one_engine, trials, str(folder / "fits"))}
     began = time.monotonic()
     large = job(folder, **common, cluster=cluster | {"target_replicas": 1, "gpus_per_replica": 3, "stall_seconds": 5})
-    found["too large"] = search(one_engine, trials[:1], str(folder / "large"), config=large, logs=str(folder / "logs"))
+    found["too large"] = RayExecutor(large, str(folder / "logs")).search(one_engine, trials[:1], str(folder / "large"))
     (folder / "found.json").write_text(json.dumps(found | {"seconds": time.monotonic() - began}))
     ray.shutdown()
 

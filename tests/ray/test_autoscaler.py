@@ -13,7 +13,7 @@ import ray
 
 from lai_ray.distributed.cluster import autoscaler
 from lai_ray.distributed.cluster.autoscaler import HEAD, cluster_now, launched
-from lai_ray.distributed.cluster.capacity import Group
+from lai_ray.distributed.cluster.resources import Group
 
 FILE = """
 max_workers: 8

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
+from lai_ray.distributed.executor import RayExecutor
 from lai_ray.distributed.fit.train import train
 from lai_ray.distributed.generation.generate import generate
 from lai_ray.distributed.neighbours.embed import _Encoder
-from lai_ray.distributed.search import search
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import model_folders
 from lai_ray.storage.objects import Objects
@@ -97,6 +97,6 @@ def test_the_one_node_that_may_not_write_the_storage_is_named(tmp_path):
 def test_a_search_keeps_its_own_files_in_the_bucket(ray_session, bucket, tmp_path):
     config = small(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2)
     trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2)]
-    results = search(squares_in_a_trial, trials, f"{bucket}/run/tune", config=config, logs=None)
+    results = RayExecutor(config, None).search(squares_in_a_trial, trials, f"{bucket}/run/tune")
     assert results[0]["squares"] == [1, 1, 1] and "the loss is NaN" in results[1]["error"]
     assert Objects(f"{bucket}/run").sizes("tune")

@@ -16,7 +16,7 @@ import pytest
 
 from lai_ray.config.settings import TrainSettings
 from lai_ray.contracts import Example, Executor, Model, TrainJob
-from lai_ray.distributed.search import search
+from lai_ray.distributed.executor import RayExecutor
 from lai_ray.errors import DataError
 from tests.local import job
 from tests.ray.placing import HELD
@@ -65,7 +65,7 @@ def test_trials_whose_training_takes_both_processors_take_turns(tmp_path, ray_se
     )  # fmt: skip
     base = tiny_model(tmp_path / "base")
     trials = [{"name": f"trial_{i}", "base": base, "out": str(tmp_path / f"out_{i}"), "fails": i == 1} for i in (1, 2)]
-    results = search(studies, trials, str(tmp_path / "tune"), config=config, logs=str(tmp_path / "logs"))
+    results = RayExecutor(config, str(tmp_path / "logs")).search(studies, trials, str(tmp_path / "tune"))
     assert "is not a number at step" in results[0]["error"]
     assert results[1]["steps"] == 2 and Path(results[1]["path"], "model.safetensors").is_file()
 
@@ -90,14 +90,14 @@ def where_it_is(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
 def test_a_trial_is_where_the_driver_is_and_not_where_ray_was_started(tmp_path, ray_session, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
-    [result] = search(where_it_is, [{"name": "trial_1"}], str(tmp_path / "tune"), config=config, logs=None)
+    [result] = RayExecutor(config, None).search(where_it_is, [{"name": "trial_1"}], str(tmp_path / "tune"))
     assert result == {"folder": str(tmp_path)}
 
 
 def test_a_trial_whose_process_is_killed_is_recorded_and_frees_what_it_held(tmp_path, ray_session):
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
     trials = [{"name": f"trial_{i}", "dies": i == 1} for i in (1, 2)]
-    results = search(holds_both_processors, trials, str(tmp_path / "tune"), config=config, logs=None)
+    results = RayExecutor(config, None).search(holds_both_processors, trials, str(tmp_path / "tune"))
     assert "its process died" in results[0]["error"]
     assert results[1] == {"held": True}
 
@@ -128,7 +128,7 @@ def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_sess
             said.write("heard")
 
         folders = str(tmp_path / "tune"), str(tmp_path / "logs")
-        results = search(squares_in_a_trial, trials, folders[0], config=config, logs=folders[1], heard=tell)
+        results = RayExecutor(config, folders[1]).search(squares_in_a_trial, trials, folders[0], heard=tell)
     assert heard == {trial["name"]: result for trial, result in zip(trials, results, strict=True)}
     assert results[0]["squares"] == [1, 1, 1]
     assert results[0]["folder"] == os.getcwd(), "a relative storage means there what it means here"
@@ -141,7 +141,7 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 import ray
-from lai_ray.distributed.search import search
+from lai_ray.distributed.executor import RayExecutor
 from tests.local import job
 from tests.ray.test_search import sleeps
 folder = Path(sys.argv[1])
@@ -149,7 +149,7 @@ ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=Fal
 config = job(folder, search__learning_rate=[1e-4], search__max_concurrent=1)
 trials = [{"name": f"trial_{i}", "folder": str(folder)} for i in (1, 2)]
 try:
-    print("ended", search(sleeps, trials, str(folder / "tune"), config=config, logs=None))
+    print("ended", RayExecutor(config, None).search(sleeps, trials, str(folder / "tune")))
 except KeyboardInterrupt:
     print("interrupted")
 """

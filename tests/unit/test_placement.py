@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lai_ray.distributed.cluster.capacity import Group, Need, needs, refuse, table, verdicts
+from lai_ray.distributed.cluster.capacity import Need, needs, refuse, table, verdicts
+from lai_ray.distributed.cluster.resources import Group
 from lai_ray.errors import ConfigError
 from tests.local import job
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lai_ray.distributed.cluster.capacity import Group, Resources
 from lai_ray.distributed.cluster.nodes import on_each
+from lai_ray.distributed.cluster.resources import Group, Resources
 
 PATIENCE = 20.0
 """Seconds for the head to look."""

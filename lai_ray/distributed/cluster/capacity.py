@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lai_ray.common.plugins import load
 from lai_ray.config.config import Config
-from lai_ray.distributed.calls.callers import CALLER_CPUS
-from lai_ray.distributed.executor import MAP_CPUS
+from lai_ray.distributed.cluster.resources import CALLER_CPUS, MAP_CPUS, Group, Resources, describe
 from lai_ray.errors import ConfigError
 from lai_ray.report.tables import Table
-
-Resources = Mapping[str, float]
-"""By Ray's names: CPU, GPU, memory in bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +24,6 @@ class Need:
     each: Resources
     together: bool = False
     """Whether all must have a place before any starts; else one will do, and the rest come when they can."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Nodes of one kind that the cluster's autoscaler may start."""
-
-    name: str
-    each: Resources
-    more: int
-    """How many beside those that run."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Verdict:
 
     def words(self) -> str:
         """What will happen."""
-        count, asked = self.need.count, said(self.need.each)
+        count, asked = self.need.count, describe(self.need.each)
         if self.now >= count:
             return "fits"
         if not self.known:
@@ -120,12 +106,12 @@ def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence
     for verdict in found:
         need = verdict.need
         what = f"{need.count} {need.what}" + (", together" if need.together else "")
-        made.rows.append([need.stage, what, said(need.each), verdict.words()])
+        made.rows.append([need.stage, what, describe(need.each), verdict.words()])
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
     many = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    made.note = f"{many} with {said(total)}. Stages follow each other and never hold one GPU at once."
+    made.note = f"{many} with {describe(total)}. Stages follow each other and never hold one GPU at once."
     if groups:
-        may = ", ".join(f"{group.more} {group.name} ({said(group.each)})" for group in groups)
+        may = ", ".join(f"{group.more} {group.name} ({describe(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
     elif groups is None:
         made.note += " What an autoscaler may add is not known here: look into the file that made the cluster."
@@ -147,10 +133,3 @@ def _runs_code(config: Config, name: str) -> bool:
     from lai_ray.stages.select import benchmark
 
     return benchmark(config, name).runs_code
-
-
-def said(each: Resources) -> str:
-    """Words for resources: "4 CPU, 1 GPU, 16 GiB"."""
-    parts = [f"{each[kind]:g} {kind}" for kind in ("CPU", "GPU") if each.get(kind)]
-    parts += [f"{each['memory'] / 2**30:.3g} GiB"] if each.get("memory") else []
-    return ", ".join(parts) or "nothing"

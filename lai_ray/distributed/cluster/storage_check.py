@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.config.config import Config
-from lai_ray.distributed.cluster import capacity
 from lai_ray.distributed.cluster.autoscaler import cluster_now
 from lai_ray.distributed.cluster.nodes import on_each
+from lai_ray.distributed.cluster.resources import Group, Resources
 from lai_ray.distributed.connect import start
 from lai_ray.errors import ConfigError, LaiError, StageError
 from lai_ray.report.tables import Table
@@ -43,8 +43,8 @@ class Cluster:
     """What there is."""
 
     nodes: list[Node]
-    resources: list[capacity.Resources]
-    groups: list[capacity.Group] | None
+    resources: list[Resources]
+    groups: list[Group] | None
     """What the autoscaler may add, where that is known."""
 
 

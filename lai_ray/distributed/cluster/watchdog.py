@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from lai_ray.common.progress import Progress
-from lai_ray.distributed.cluster.capacity import said
 from lai_ray.distributed.cluster.periodic import Regularly
+from lai_ray.distributed.cluster.resources import describe
 
 EVERY = 2.0
 """Seconds between two looks at the nodes."""
@@ -65,7 +65,7 @@ class Watchdog:
             who, known = node["NodeID"], node["NodeID"] in self._there
             if node["Alive"] and not known:
                 self._there.add(who)
-                self._progress.say(f"  node {_called(node)} has come: {said(node['Resources'])}")
+                self._progress.say(f"  node {_called(node)} has come: {describe(node['Resources'])}")
             elif known and not node["Alive"]:
                 self._there.discard(who)
                 if why := _death(node):
@@ -88,7 +88,7 @@ def wanted(found: Any) -> Counter[str]:
     asked = found.resource_demands
     for demand in (*asked.ray_task_actor_demand, *asked.placement_group_demand):
         for each in demand.bundles_by_count:
-            demands[said(each.bundle)] += each.count
+            demands[describe(each.bundle)] += each.count
     return demands
 
 
@@ -96,7 +96,9 @@ def told(found: Any, waiting: Counter[str], still: float) -> str:
     """What to say of a cluster in which these wait and nothing has moved for `still` seconds."""
     each = "; ".join(f"{count} × {what}" for what, count in waiting.items())
     line = f"nothing has moved for {still:.0f} s, and these wait for a place: {each}. "
-    line += f"The cluster has {said(found.total_resources())}, of which free {said(found.available_resources())}."
+    line += (
+        f"The cluster has {describe(found.total_resources())}, of which free {describe(found.available_resources())}."
+    )
     if coming := sum(each.count for each in found.pending_launches) + len(found.pending_nodes):
         line += f" {coming} nodes are starting."
     failed = [launch.details or launch.instance_type_name for launch in found.failed_launches]
