@@ -1,10 +1,15 @@
-"""What gsm8k and gsm_plus share: a worked problem whose answer is one number.  records -> verdicts"""
+"""Benchmarks of word problems whose answer is one number: gsm8k, gsm_plus, word_problems.  problem, response -> Grade
+
+Your own benchmark of this kind inherits `MathBenchmark` and adds name, splits, domain, load, problem and group: see
+`lai_ray/benchmarks/gsm8k.py` (71 lines). For rows in a file, a [[benchmark]] table with kind = "number" needs no code.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lai_ray.contracts import DEFAULT_GRADING, Grading
-from lai_ray.grading.numbers import default_grade, final_number, is_right, paper_grade
-from lai_ray.grading.worked_solutions import MARKER
+from lai_ray.grading.numbers import MARKER, default_grade, final_number, is_right, paper_grade
 from lai_ray.instructor.parsing.text_samples import math_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
 
@@ -18,23 +23,29 @@ Answer: <the working, one step a line>
 
 
 class MathBenchmark:
-    """A question in words, a worked solution, and a number as the gold answer."""
+    """Prompt, grading and sample format of a question in words with a worked solution and a number as gold answer.
+
+    `problem` must return Problem.answer = the gold number as text ("1,234", "3/4"), and the worked solution, where there
+    is one, in Problem.extra["solution"].
+    """
+
+    runs_code: ClassVar[bool] = False
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question, then the form of the answer."""
         return [{"role": "user", "content": f"{problem.question}\n\n{INSTRUCTION}"}]
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """The verdict by `_math_rules`. The paper reads its gold number from the reference solution."""
+        """The verdict by `lai_ray.grading.numbers`. Paper rules read the gold number from the worked solution."""
         if how.rules == "paper":
             return paper_grade(str(problem.extra.get("solution") or problem.answer), response)
         return default_grade(problem.answer, response)
 
     def reference(self, problem: Problem) -> str:
-        """The worked solution, its final line added where it does not state the gold number that way."""
+        """The worked solution; a final line is added where it does not state the gold number."""
         solution = str(problem.extra.get("solution") or "")
-        said = final_number(solution)
-        if said and is_right(said.text, problem.answer):
+        final = final_number(solution)
+        if final and is_right(final.text, problem.answer):
             return solution
         return f"{solution.replace(MARKER, '')}\n{MARKER} {problem.answer}".strip()
 
@@ -47,5 +58,5 @@ class MathBenchmark:
         return BRIEF
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples of a reply. Numbering, headings, bold and chatter are looked past; see `_samples`."""
+        """The samples of a reply; numbering, headings, bold and other text are skipped."""
         return math_pieces(reply)

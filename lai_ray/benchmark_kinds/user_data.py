@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
@@ -29,9 +30,8 @@ from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
-from lai_ray.grading.numbers import final_number, marked
+from lai_ray.grading.numbers import MARKER, final_number, marked_number
 from lai_ray.grading.programs import defined_names
-from lai_ray.grading.worked_solutions import MARKER, plainly
 from lai_ray.instructor.parsing.code_samples import header
 from lai_ray.instructor.parsing.text_samples import answer_pieces, choice_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
@@ -141,11 +141,11 @@ class OwnNumber(Own, MathBenchmark):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the answer's column holds the number, or a solution that ends in it."""
-        solution = plainly(self.text(record, self.settings.answer), self.settings.answer)
+        solution = _number_text(self.text(record, self.settings.answer), self.settings.answer)
         found = final_number(solution)
         if found is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
-        if marked(solution) is None:
+        if marked_number(solution) is None:
             working = "" if solution.strip() == found.text else f"{solution}\n"
             solution = f"{working}{MARKER} {found.text}"
         return self.made(record, split, row, found.text, solution=solution)
@@ -354,6 +354,18 @@ class OwnCode(Own, CodeBenchmark):
 KINDS: dict[str, type[Any]] = {
     "number": OwnNumber, "choice": OwnChoice, "label": OwnLabel, "exact": OwnExact, "code": OwnCode,
 }  # fmt: skip
+
+
+def _number_text(answer: str, column: str) -> str:
+    """A bare number as plain digits; a worked solution as it is. Raises DataError for what is neither."""
+    bare = re.sub(r"^([-+−]?)\s*[$€£¥₹]\s*", r"\1", answer.strip().removesuffix("%").strip())
+    bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", bare)
+    if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
+        return f"{Decimal(bare.replace('−', '-')):f}"
+    alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
+    if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
+        raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
+    return answer
 
 
 def _word(label: str) -> str:

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 from lai_ray.benchmark_kinds.math import MathBenchmark
 from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
 from lai_ray.errors import DataError
-from lai_ray.grading.numbers import marked
-from lai_ray.grading.worked_solutions import MARKER
+from lai_ray.grading.numbers import MARKER, marked_number
 from lai_ray.records import Problem
 
 PLACES = {
@@ -51,7 +50,7 @@ class Gsm8k(MathBenchmark):
         """One record; `answer` is the number behind "####", the solution is in `extra`. Raises DataError for others."""
         refuse_foreign(self.name, record)
         question, solution = text_field(record, "question"), text_field(record, "answer")
-        gold = marked(solution)
+        gold = marked_number(solution)
         if gold is None:
             raise DataError(f"no record of gsm8k: its answer has no number behind {MARKER}, only {solution[-60:]!r}")
         return Problem(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from lai_ray.grading.choices import default_choice
-from lai_ray.grading.numbers import final_number, is_right, read_number, sighted
+from lai_ray.grading.numbers import clipped, final_number, is_right, read_number
 from lai_ray.records import Grade
 
 LABELS = (("yes", "no"), ("true", "false"), ("valid", "invalid"), ("plausible", "implausible"))
@@ -35,7 +35,7 @@ def paper_grade(target: str, response: str) -> Grade:
 
 def default_grade(question: str, target: str, response: str) -> Grade:
     """The verdict by the default rules."""
-    text = sighted(response).strip()
+    text = clipped(response).strip()
     letter = _LETTER.fullmatch(target.strip())
     options = dict(_OPTION.findall(question))
     if letter and len(options) > 1:

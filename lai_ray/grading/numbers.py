@@ -1,14 +1,15 @@
-"""Which number a worked solution ends in, and whether it is the right one.  problem, response -> Grade
+"""The final number of a worked solution, and whether it is the right one.  gold answer, response -> Grade
 
-Default rules, first hit wins:
-    marker       the number behind the last "####" before another question begins ("#### Step 1" is a heading)
+Default rules, in this order:
+    marker       the number after the last "####" before another question begins ("#### Step 1" is a heading)
     boxed        the last \\boxed{n}
-    phrase       the last "answer is n", "answer: n" and their like
+    phrase       the last "answer is n", "answer: n" and similar
     last_number  the last number of the response
-Compared as fractions; within 1e-4, or equal once the longer decimal is rounded like the shorter one, is right.
+Numbers are compared as exact fractions. Right: within 1e-4, or equal once the longer decimal is rounded like the
+shorter one. Text that a model wrote is never evaluated as code.
 
-Paper rules (last_number): the last thing that looks like a number, of response and reference text alike; no fractions,
-a leading zero counts as wrong, 1e-4 absolute.
+Paper rules (last_number): the last number-like token of the response and of the reference text; no fractions, a leading
+zero counts as wrong, tolerance 1e-4.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from lai_ray.grading.worked_solutions import MARKER
 from lai_ray.records import Grade
 
-_SIGHT = 100_000
-"""Characters read at each end of a response. What is longer is a model that never stopped."""
-_LONGEST = 40
-"""Characters of a number; see `_answers`."""
+MARKER = "####"
+"""GSM8K's marker: the final number follows it."""
+PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+"""Regular expression of an unsigned number: "1,234.5", "12", ".5"."""
+_MAX_SIDE = 100_000
+"""Characters read at each end of a response. A longer one comes from a model that never stopped."""
+_MAX_NUMBER = 40
+"""Characters of a number. A longer one comes from a model that repeats a digit, and parsing it takes quadratic time."""
 _TOLERANCE = Fraction(1, 10_000)
 
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-_VALUE = rf"-?\s?\$?\s?(?:{_PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))?"
+_VALUE = rf"-?\s?\$?\s?(?:{PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))?"
 _SIGN = r"(?:(?<![\w.)%])(?<![\d)%] )-\s?)?(?<![\w.])\$?\s?"  # "5-3" and "$5 - $3" hold 5 and 3, not -3
 _NUMBER = re.compile(
-    rf"(?<!/){_SIGN}(?:{_PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{_PLAIN})", re.A
+    rf"(?<!/){_SIGN}(?:{PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{PLAIN})", re.A
 )
 _LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{)?\$?"
 _MARKED = re.compile(
@@ -46,16 +50,16 @@ _PHRASE = re.compile(
     re.A | re.I,
 )
 _WORKING = re.compile(r"[\s*]*[-+*/×÷^=x][\s$(]*\d[^\n]*")
-_ANOTHER = re.compile(r"\n[\s*#]*(?:\d+[.)]\s*)?(?:question|problem|q)\s*\d*\s*[*_]*:", re.I)
+_NEXT_QUESTION = re.compile(r"\n[\s*#]*(?:\d+[.)]\s*)?(?:question|problem|q)\s*\d*\s*[*_]*:", re.I)
 _FRAC = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _TOKEN = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 _DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.A)
-_OF_A_NUMBER = "0123456789,.-−$/ "
+_NUMBER_CHARACTERS = "0123456789,.-−$/ "
 _TO_LAST_DIGIT = re.compile(r".*[0-9]", re.S)
 
 
 class Number(NamedTuple):
-    """A number as the text has it, its value, and the decimals it is written with."""
+    """A number as written, its value, and the number of its decimals."""
 
     text: str
     value: Fraction
@@ -63,19 +67,20 @@ class Number(NamedTuple):
     """None for a fraction, which is exact."""
 
 
-class Said(NamedTuple):
-    """A number as it stands in a response, and the rule that found it. Its value is worked out when it is needed."""
+class FinalNumber(NamedTuple):
+    """A number as written in a response, and the rule that found it. Its value is computed only where it is needed."""
 
     text: str
     rule: str
 
 
 def read_number(text: str) -> Number | None:
-    """The number that the whole text states: "1,234", "-$2.50", "3/4", "2 1/2"; None where it is none, or absurd."""
+    """The number that the whole text states: "1,234", "-$2.50", "3/4", "2 1/2"; None for anything else, x/0 included,
+    and for more than 40 characters."""
     bare = text.replace("$", "").replace(",", "").replace("- ", "-").strip()
-    if bare.isdecimal() and bare.isascii() and len(bare) <= _LONGEST:
+    if bare.isdecimal() and bare.isascii() and len(bare) <= _MAX_NUMBER:
         return Number(text, Fraction(int(bare)), 0)
-    if len(bare) > _LONGEST:
+    if len(bare) > _MAX_NUMBER:
         return None
     top, slash, bottom = bare.partition("/")
     whole, gap, part = top.strip().partition(" ")
@@ -92,78 +97,79 @@ def read_number(text: str) -> Number | None:
     return Number(text, value, None if slash else len(whole.partition(".")[2]))
 
 
-def marked(text: str) -> Said | None:
-    """The number behind the first "####" that has one: GSM8K's strict rule."""
-    at = text.find(MARKER)
-    return _first(_MARKED.search(text, at), "marker") if at >= 0 else None
+def marked_number(text: str) -> FinalNumber | None:
+    """The number after the first "####" that has one: GSM8K's strict rule."""
+    start = text.find(MARKER)
+    return _valid(_MARKED.search(text, start), "marker") if start >= 0 else None
 
 
-def last_number(text: str) -> Said | None:
-    """The last number of the text: the flexible rule. None where it is absurdly long, or there is none."""
+def last_number(text: str) -> FinalNumber | None:
+    """The last number of the text: the flexible rule. None where there is none, or it has more than 40 characters."""
     end = _end_of_digits(text)
     if not end:
         return None
-    run = _run_before(text, end, _OF_A_NUMBER)
+    run = _run_before(text, end, _NUMBER_CHARACTERS)
     bare = run.strip(" ")
     if bare.isdecimal() and run[0] == " " and bare.isascii():
         # Nearly every number: a plain one after a space.
-        return Said(bare, "last_number") if len(bare) <= _LONGEST else None
-    # Two characters more for what may not stand before a number.
-    found = deque(_NUMBER.finditer(text[max(0, end - len(run) - 2) : end].replace("−", "-")), maxlen=1)
-    said = found[0].group().strip() if found else ""
-    return Said(said, "last_number") if said and read_number(said) else None
+        return FinalNumber(bare, "last_number") if len(bare) <= _MAX_NUMBER else None
+    # Two characters more, for what may not precede a number.
+    matches = deque(_NUMBER.finditer(text[max(0, end - len(run) - 2) : end].replace("−", "-")), maxlen=1)
+    number = matches[0].group().strip() if matches else ""
+    return FinalNumber(number, "last_number") if number and read_number(number) else None
 
 
-def final_number(text: str) -> Said | None:
-    """What a response commits to, by the first default rule that finds it."""
+def final_number(text: str) -> FinalNumber | None:
+    """The number that a response gives as its answer, by the first default rule that finds one."""
     if "frac{" in text:
         text = _FRAC.sub(r"\1/\2", text)
-    return _last_marked(text) or _last_said(text) or last_number(text)
+    return _last_marked(text) or _last_stated(text) or last_number(text)
+
+
+def final_grade(gold: str, response: str) -> Grade:
+    """The verdict by the default rules."""
+    final = final_number(clipped(response))
+    if final is None:
+        return Grade(0.0, None, "none", "unparsed", "no number in the response")
+    return Grade(float(is_right(final.text, gold)), final.text, final.rule, "graded")
 
 
 def default_grade(gold: str, response: str) -> Grade:
-    """The verdict by the default rules; strict and flexible stand in `further`."""
-    text = sighted(response)
-    strict, flexible = marked(text), last_number(text)
-    if "frac{" in text:
-        found = final_number(text)
-    else:
-        found = (_last_marked(text) if strict else None) or _last_said(text) or flexible
-    right = {said.text: float(is_right(said.text, gold)) for said in {strict, flexible, found} if said}
-    further = {"strict": right[strict.text] if strict else 0.0, "flexible": right[flexible.text] if flexible else 0.0}
-    if found is None:
-        return Grade(0.0, None, "none", "unparsed", "no number in the response", further)
-    return Grade(right[found.text], found.text, found.rule, "graded", "", further)
+    """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`."""
+    text = clipped(response)
+    further = {"strict": marked_number(text), "flexible": last_number(text)}
+    scores = {rule: float(number is not None and is_right(number.text, gold)) for rule, number in further.items()}
+    return replace(final_grade(gold, text), further=scores)
 
 
 def paper_grade(reference: str, response: str) -> Grade:
-    """The verdict of the paper's release: `reference` is the gold text, read by the same rule as the response."""
-    found, gold = last_token(response), last_token(reference)
-    if found is None:
+    """The verdict of the paper's release. reference: the gold text, read by the same rule as the response."""
+    token, gold = last_token(response), last_token(reference)
+    if token is None:
         return Grade(0.0, None, "none", "unparsed", "no number in the response")
-    if gold is None or _refused(found) or _refused(gold):
-        return Grade(0.0, found[:_LONGEST], "last_number", "graded", "no Python literal, so wrong" if gold else "")
-    right = found == gold or abs(Decimal(found) - Decimal(gold)) < Decimal("1e-4")
-    return Grade(float(right), found, "last_number", "graded")
+    if gold is None or _no_literal(token) or _no_literal(gold):
+        return Grade(0.0, token[:_MAX_NUMBER], "last_number", "graded", "no Python literal, so wrong" if gold else "")
+    right = token == gold or abs(Decimal(token) - Decimal(gold)) < Decimal("1e-4")
+    return Grade(float(right), token, "last_number", "graded")
 
 
-def is_right(said: str, gold: str) -> bool:
-    """Whether a number is the gold one: as a fraction, within 1e-4, or when the two differ by rounding alone."""
-    if said == gold:
+def is_right(answer: str, gold: str) -> bool:
+    """Whether a number equals the gold one: as a fraction, within 1e-4, or where the two differ by rounding alone."""
+    if answer == gold:
         return True
-    found, wanted = read_number(said), read_number(gold)
-    if found is None or wanted is None:
+    given, wanted = read_number(answer), read_number(gold)
+    if given is None or wanted is None:
         return False
-    if found.decimals == wanted.decimals == 0:
-        return found.value == wanted.value
-    off = abs(found.value - wanted.value)
-    if off <= _TOLERANCE:
+    if given.decimals == wanted.decimals == 0:
+        return given.value == wanted.value
+    difference = abs(given.value - wanted.value)
+    if difference <= _TOLERANCE:
         return True
-    # 13/3, 4.3333 and 4.33 are one answer; 4 and 4.33 are two: rounding is forgiven from the second decimal on,
+    # 13/3, 4.3333 and 4.33 are one answer; 4 and 4.33 are two: rounding is accepted from the second decimal on,
     # and to whatever decimals the gold answer itself is rounded to.
-    places = [n for n in (found.decimals, wanted.decimals) if n is not None]
+    places = [n for n in (given.decimals, wanted.decimals) if n is not None]
     shorter = min(places, default=0)
-    return (shorter >= 2 or 1 <= shorter == wanted.decimals) and off <= Fraction(1, 2 * 10**shorter)
+    return (shorter >= 2 or 1 <= shorter == wanted.decimals) and difference <= Fraction(1, 2 * 10**shorter)
 
 
 def last_token(text: str) -> str | None:
@@ -176,69 +182,69 @@ def last_token(text: str) -> str | None:
 
 
 def _end_of_digits(text: str) -> int:
-    """Where the last digit ends: every number ends there or before. 0 where there is none."""
+    """The index behind the last digit: every number ends there or before. 0 where there is none."""
     match = _TO_LAST_DIGIT.match(text)
     return match.end() if match else 0
 
 
-def _run_before(text: str, end: int, of: str) -> str:
-    """The characters of a kind that stand in a row before `end`."""
+def _run_before(text: str, end: int, characters: str) -> str:
+    """The longest run of these characters that ends at `end`."""
     for size in (32, 400, end):
         start = max(0, end - size)
         tail = text[start:end]
-        rest = len(tail.rstrip(of))
+        rest = len(tail.rstrip(characters))
         if rest or not start:
             return tail[rest:]
     return ""
 
 
-def sighted(text: str) -> str:
-    """Both ends of an absurdly long response."""
-    return text if len(text) <= 2 * _SIGHT else f"{text[:_SIGHT]}\n{text[-_SIGHT:]}"
+def clipped(text: str) -> str:
+    """The text; of one longer than 200,000 characters its first and last 100,000."""
+    return text if len(text) <= 2 * _MAX_SIDE else f"{text[:_MAX_SIDE]}\n{text[-_MAX_SIDE:]}"
 
 
-def _last_marked(text: str) -> Said | None:
-    """The number behind the last "####" that has one, of those before the text goes on to another question."""
+def _last_marked(text: str) -> FinalNumber | None:
+    """The number after the last "####" that has one, of those before the text goes on to another question."""
     at = text.find(MARKER)
     if at < 0:
         return None
-    found = None
+    last = None
     for match in _MARKED.finditer(text, at):
-        if found and _ANOTHER.search(text, at, match.start()):
+        if last and _NEXT_QUESTION.search(text, at, match.start()):
             break
-        found, at = _first(match, "marker") or found, match.end()
-    return found
+        last, at = _valid(match, "marker") or last, match.end()
+    return last
 
 
-def _last_said(text: str) -> Said | None:
+def _last_stated(text: str) -> FinalNumber | None:
     """The last number that is boxed, or that the text calls the answer."""
-    found = None
+    boxed = None
     at = text.rfind("boxed{")
     if at >= 0:
-        found = _first(_BOXED.match(text, at), "boxed")
+        boxed = _valid(_BOXED.match(text, at), "boxed")
     end = len(text)
     for _ in range(20):
         end = max(text.rfind("nswer", 0, end), text.rfind("NSWER", 0, end))
-        if end < 0 or (found and end < at):
+        if end < 0 or (boxed and end < at):
             break
-        said = _PHRASE.match(text, end)
-        if said:
-            # "The answer is 7 + 3 = 10": what is worked out there is the answer.
-            working = _WORKING.match(text, said.end())
-            stated = working.group().rpartition("=")[2] if working else said[1]
-            return next(_numbers(stated, "phrase"), None) or found
-    return found
+        phrase = _PHRASE.match(text, end)
+        if phrase:
+            # "The answer is 7 + 3 = 10": the result of the working is the answer.
+            working = _WORKING.match(text, phrase.end())
+            stated = working.group().rpartition("=")[2] if working else phrase[1]
+            return next(_numbers(stated, "phrase"), None) or boxed
+    return boxed
 
 
-def _numbers(text: str, rule: str) -> Iterator[Said]:
-    return (Said(m.group().strip(), rule) for m in _NUMBER.finditer(text) if read_number(m.group().strip()))
+def _numbers(text: str, rule: str) -> Iterator[FinalNumber]:
+    return (FinalNumber(m.group().strip(), rule) for m in _NUMBER.finditer(text) if read_number(m.group().strip()))
 
 
-def _first(match: re.Match[str] | None, rule: str) -> Said | None:
-    return Said(match[1].strip(), rule) if match and read_number(match[1].strip()) else None
+def _valid(match: re.Match[str] | None, rule: str) -> FinalNumber | None:
+    return FinalNumber(match[1].strip(), rule) if match and read_number(match[1].strip()) else None
 
 
-def _refused(token: str) -> bool:
+def _no_literal(token: str) -> bool:
     """Whether the token is no Python literal, so that the release's `eval` fails: "007" is none, "0" and "0.5" are."""
     bare = token.lstrip("-")
     return len(bare) > 4300 or ("." not in bare and bare.startswith("0") and bare.strip("0") != "")

@@ -334,12 +334,12 @@ def answers_of(model: Any, tokenizer: Any, questions: Sequence[str], *, max_new_
 
 def accuracy(model: Any, tokenizer: Any, items: Sequence[kinds.Item]) -> dict[str, float]:
     """Percent right in all ("all"), by kind, and by kind and size."""
-    from lai_ray.grading.worked_solutions import final_answer
+    from lai_ray.grading.numbers import final_number, is_right
 
     tally: dict[str, list[bool]] = {}
     for item, text in zip(items, answers_of(model, tokenizer, [item.question for item in items]), strict=True):
-        found = final_answer(text)
-        right = found is not None and found.value == item.answer
+        number = final_number(text)
+        right = number is not None and is_right(number.text, str(item.answer))
         for name in ("all", item.kind, f"{item.kind}/{item.size}"):
             tally.setdefault(name, []).append(right)
     return {name: 100 * sum(marks) / len(marks) for name, marks in tally.items()}

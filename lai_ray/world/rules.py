@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from lai_ray.grading.worked_solutions import as_number, statements
+from lai_ray.grading.numbers import PLAIN, read_number
 from lai_ray.world import word_kinds as kinds
 
 DEFAULT_COUNT = 3
@@ -29,6 +29,8 @@ CANNOT = (
     "Put the question on its own lines below a line that says [QUESTION]."
 )
 
+_STATEMENT = re.compile(rf"(?<![\w.])-?\$?(?:{PLAIN})(?:\s*[-+*/x×÷−]\s*\$?(?:{PLAIN}))+\s*=\s*-?\$?(?:{PLAIN})")
+"""A statement "a op b = c", or a longer chain of operations."""
 _HEADING = re.compile(r"^[ \t>*#_]*\[([A-Za-z][^\]\n]*)\][ \t:*_]*$", re.M)
 _WANTED = re.compile(r"\bwrite\s+(?:exactly\s+|about\s+|at\s+least\s+)?[*_]*(\d{1,6})", re.I)
 _NEW = re.compile(r"\b(\d{1,6})\s+new\b", re.I)
@@ -119,7 +121,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 def failure(item: kinds.Item, answer: str) -> Failure:
     """The first step of the worked solution that the answer does not take, or takes with a wrong result."""
-    taken = [_parts(statement) for statement in statements(answer)]
+    taken = [_parts(statement) for statement in _STATEMENT.findall(answer)]
     for i, step in enumerate(kinds.solve(item.kind, item.numbers)):
         operands = (step.left, step.op, step.right)
         found = next((result for numbers, result in taken if _same(numbers, operands)), None)
@@ -253,7 +255,8 @@ def _count(text: str) -> int:
 
 def _parts(statement: str) -> tuple[str, Any]:
     left, _, right = statement.rpartition("=")
-    return left, as_number(right)
+    number = read_number(right)
+    return left, number and number.value
 
 
 def _same(left: str, operands: tuple[int, str, int]) -> bool:

@@ -22,8 +22,7 @@ from typing import Any
 from lai_ray.benchmarks import gsm8k
 from lai_ray.cli.contamination import evaluation_sets
 from lai_ray.contracts import DEFAULT_GRADING
-from lai_ray.grading.numbers import final_number
-from lai_ray.grading.worked_solutions import MARKER
+from lai_ray.grading.numbers import MARKER, final_number
 from lai_ray.records import Problem, Sample, Turn
 from lai_ray.stages.curation.duplicates import Kept
 from lai_ray.stages.curation.sample_filter import Gate

@@ -1,4 +1,4 @@
-"""Numbers as gsm8k and gsm_plus read them: by the default rules, and by the paper's with its defects."""
+"""Final numbers of worked solutions: by the default rules, and by the paper's with its defects."""
 
 from __future__ import annotations
 
@@ -104,6 +104,15 @@ def test_ten_megabytes_are_graded_in_seconds(text):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("text", ["", "x", "1 2", "1/0", "3/4/5", "1/x", "--1", "9" * 41])
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.1", "1/10"), ("$1,234.50", "2469/2"), ("-3/4", "-3/4"), ("2 1/2", "5/2"), (".5", "1/2")]
+)
+def test_a_number_is_read_exactly(text, value):
+    number = read_number(text)
+    assert number is not None
+    assert str(number.value) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "ten", "1 2", "1/0", "3/4/5", "1/x", "--1", "9" * 41])
 def test_what_is_no_number_is_none(text):
     assert read_number(text) is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lai_ray.benchmarks.word_problems import BENCHMARK
-from lai_ray.grading.worked_solutions import wrong_statements
+from lai_ray.grading.arithmetic_check import false_statements
 from lai_ray.instructor.prompts import built_in
 from lai_ray.world import rules, tutor
 from lai_ray.world import word_kinds as kinds
@@ -185,7 +185,7 @@ def test_every_solution_is_right_and_nothing_is_shown_held_out_or_written_twice(
             kinds.key("subtract", (503, 127)),
         }
         assert all(
-            wrong_statements(item.response) == [] and item.response.endswith(f"#### {item.answer}") for item in made
+            false_statements(item.response) == [] and item.response.endswith(f"#### {item.answer}") for item in made
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from random import Random
 
 import pytest
@@ -10,8 +9,9 @@ import pytest
 from lai_ray.benchmarks.word_problems import BENCHMARK
 from lai_ray.benchmarks.word_problems_plus import BENCHMARK as PLUS
 from lai_ray.benchmarks.word_problems_plus import TYPES
+from lai_ray.contracts import Grading
 from lai_ray.errors import ConfigError
-from lai_ray.grading.worked_solutions import as_number, final_answer, numbers_in, statements, wrong_statements
+from lai_ray.grading.arithmetic_check import false_statements
 from lai_ray.records import Piece, Problem
 from lai_ray.world import word_kinds as kinds
 
@@ -125,7 +125,7 @@ def test_the_reference_earns_the_point_in_both_benchmarks():
             made = benchmark.problem(record, "test", row)
             assert made.id == f"{benchmark.name}/test/{row:05d}"
             assert benchmark.grade(made, benchmark.reference(made)).score == 1.0
-            assert wrong_statements(benchmark.reference(made)) == []
+            assert false_statements(benchmark.reference(made)) == []
 
 
 def test_the_perturbed_test_has_its_types_equally_often_and_held_out_numbers():
@@ -152,7 +152,8 @@ def test_the_prompt_is_the_bare_question():
         ("**#### 5**", (1.0, "marker", "graded")),
         ("#### 5 apples", (1.0, "marker", "graded")),
         ("#### 5\nQuestion: and 7?\n#### 7", (1.0, "marker", "graded")),
-        ("The answer is 5.", (1.0, "last_number", "graded")),
+        ("The answer is 5.", (1.0, "phrase", "graded")),
+        ("#### 4\nNo: #### 5", (1.0, "marker", "graded")),
         ("2 + 3 = 5\n####", (1.0, "last_number", "graded")),
         ("so the total is 25", (0.0, "last_number", "graded")),
         ("#### -5", (0.0, "marker", "graded")),
@@ -172,22 +173,10 @@ def test_thousands_may_have_commas():
     assert grade("#### 1,205", answer="1205") == (1.0, "marker", "graded")
 
 
-def test_numbers_are_exact():
-    assert as_number("0.1") == Fraction(1, 10)
-    assert as_number("$1,234.50") == Fraction(2469, 2)
-    assert as_number("-3/4") == Fraction(-3, 4)
-    assert as_number("ten") is None
-    assert as_number("3/0") is None
-    assert as_number("") is None
-    assert numbers_in("5-3 is 2, and -1 is below 0") == ["5", "3", "2", "-1", "0"]
-    assert final_answer("nothing here") is None
-
-
-def test_statements_that_do_not_hold_are_found():
-    assert statements("12 + 3 = 15\nso <<2*3=6>>6") == ["12 + 3 = 15", "2*3=6"]
-    assert wrong_statements("12 + 3 = 15\n15 - 4 = 12\n#### 12") == ["15 - 4 = 12"]
-    assert wrong_statements("2 + 3 * 4 = 14 and 10 / 4 = 2.5 and 10 / 3 = 3.33 and $5 x 2 = $10") == []
-    assert wrong_statements("8 / 0 = 8") == ["8 / 0 = 8"]
+def test_the_verdict_is_that_of_the_default_rules_whatever_the_jobs_rules_are():
+    paper = BENCHMARK.grade(problem("5"), "#### 5, in 2 days", Grading(rules="paper"))
+    assert paper == BENCHMARK.grade(problem("5"), "#### 5, in 2 days")
+    assert (paper.score, paper.further) == (1.0, {})
 
 
 # --- an instructor's reply

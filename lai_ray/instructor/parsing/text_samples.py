@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lai_ray.grading.arithmetic_check import false_statements
-from lai_ray.grading.numbers import Said, final_number, last_number, marked
-from lai_ray.grading.worked_solutions import MARKER
+from lai_ray.grading.numbers import MARKER, FinalNumber, final_number, last_number, marked_number
 from lai_ray.instructor.parsing.headings import ANSWER, EDGE, GAP, HEAD, NUMBERED, reply_lines
 from lai_ray.records import Piece
 
@@ -138,7 +137,7 @@ def _take(item: _Item, line: str) -> None:
         item.answer.append(line)
     elif head:
         item.answer = [line[head.end() :]]
-    elif MARKER in line and marked(line):
+    elif MARKER in line and marked_number(line):
         item.answer = [line]
     else:
         item.question.append(line)
@@ -168,10 +167,10 @@ def _math_piece(item: _Item) -> Piece:
     )  # fmt: skip
 
 
-def _worked(lines: list[str]) -> tuple[str, Said | None]:
+def _worked(lines: list[str]) -> tuple[str, FinalNumber | None]:
     """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
     for i, line in enumerate(lines):
-        found = marked(line)
+        found = marked_number(line)
         if found:
             before = ANSWER.sub("", line.partition(MARKER)[0]).strip(" *_-")
             return _steps([*lines[:i], before]), found
