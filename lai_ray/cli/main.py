@@ -1,4 +1,4 @@
-"""The command `lai`. Heavy things are imported where they are used, so that `lai --help` answers at once."""
+"""The command `lai`. Heavy modules are imported inside functions, so that `lai --help` is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Job = Annotated[Path, typer.Argument(help="A job file (TOML).", show_default=False)]
+JobFile = Annotated[Path, typer.Argument(help="A job file (TOML).", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, as section.key=value.", show_default=False)
 ]
@@ -30,7 +30,7 @@ def _console() -> Console:
 
 Reuse = Annotated[
     list[str] | None,
-    typer.Option(help="Another run's folder: its answers and checkpoints are used where they apply. May be repeated."),
+    typer.Option(help="Another run's folder: its answers and checkpoints are reused where they apply. Repeatable."),
 ]
 Until = Annotated[
     str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
@@ -44,24 +44,24 @@ def _check_stage(until: str | None) -> None:
 
     if until.rpartition("/")[2] not in STAGES:
         raise ConfigError(
-            f"--until {until!r} names no stage; there are {', '.join(STAGES)}, and 1/diagnose for one of iteration 1"
+            f"--until {until!r} is not a stage; use one of {', '.join(STAGES)}, or 1/diagnose for one of iteration 1"
         )
 
 
 @app.command()
 def check(
-    job: Job,
+    job: JobFile,
     overrides: Overrides = None,
     reuse: Reuse = None,
     cluster: Annotated[
         bool,
         typer.Option(
             "--cluster",
-            help="Join the cluster too: does every node read and write the storage, and has everything a place?",
+            help="Join the cluster too: can every node read and write the storage, and are there enough resources?",
         ),
     ] = False,
 ) -> None:
-    """Say what a job would do, before it does it: settings, counts, prompts, calls, and what is already paid for."""
+    """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused."""
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
     from lai_ray.cli.check import reuse as cli_reuse
@@ -69,11 +69,11 @@ def check(
 
     settings = job_file.read(job, overrides)
     cli_run.check_names(settings, asks=False)
-    source = cli_run.reusable(reuse or [], cli_run.place(settings))
-    cli_check.show(settings, _console(), cli_run.begun(settings))
+    source = cli_run.reusable(reuse or [], settings.place)
+    cli_check.show(settings, _console(), cli_run.existing(settings))
     cli_reuse.show(settings, source, _console())
-    if note := cli_run.key_note(settings):
-        _console().print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    if problem := cli_run.key_problem(settings):
+        _print_note(problem)
     if cluster:
         from lai_ray.distributed.cluster import capacity, storage_check
         from lai_ray.report import tables
@@ -87,33 +87,33 @@ def check(
 
 
 @app.command("try")
-def try_(job: Job, overrides: Overrides = None) -> None:
-    """20 problems through every stage, then one mistake's story."""
+def try_(job: JobFile, overrides: Overrides = None) -> None:
+    """Run every stage on 20 problems, then show the story of one mistake."""
     from lai_ray.cli import run as cli_run
     from lai_ray.config import job_file
 
-    outcome = cli_run.run_job(cli_run.tried(job_file.read(job, overrides)))
+    outcome = cli_run.run_job(cli_run.small(job_file.read(job, overrides)))
     if outcome.stopped_at is None:
-        _tell(outcome.run, None)
+        _print_story(outcome.run, None)
 
 
 @app.command()
 def run(
-    job: Job,
+    job: JobFile,
     overrides: Overrides = None,
     until: Until = None,
     reuse: Reuse = None,
 ) -> None:
-    """Run a job. The same command goes on where an earlier start stopped; on a finished run it prints the report."""
+    """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
     from lai_ray.config import job_file
 
     _check_stage(until)
     outcome = cli_run.run_job(job_file.read(job, overrides), until=until, reuse=reuse or [])
     if outcome.stopped_at is not None:
-        _console().print(f"stopped after {outcome.stopped_at}, as asked; without --until the same command goes on")
+        _console().print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
         return
-    _report(outcome.run, _console())
+    _report(outcome.run)
 
 
 @app.command()
@@ -122,18 +122,16 @@ def submit(
     overrides: Overrides = None,
     address: Annotated[
         str | None,
-        typer.Option(
-            help="Ray's dashboard, http://HOST:8265; else what RAY_API_SERVER_ADDRESS says, or this machine's."
-        ),
+        typer.Option(help="Ray's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, or this machine's."),
     ] = None,
     line: Annotated[
-        bool, typer.Option("--print", help="Print the same as one `ray job submit …`, and do nothing.")
+        bool, typer.Option("--print", help="Only print the equivalent `ray job submit …` command.")
     ] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow its log.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id without following its log.")] = False,
     until: Until = None,
     reuse: Reuse = None,
 ) -> None:
-    """Run a job or a sweep on a Ray cluster. The same command comes back to it while it is at work, or resumes it."""
+    """Run a job or a sweep on a Ray cluster. The same command attaches to it while it is running, or resumes it."""
     from lai_ray.cli.sweep import submitted
     from lai_ray.config import job_file
     from lai_ray.distributed.jobs import submission
@@ -142,16 +140,16 @@ def submit(
     where = submission.address_of(address)
     if job_file.is_sweep(job):
         if until or reuse:
-            raise ConfigError(f"{job} is a sweep: --until and --reuse are of single jobs")
-        made = submitted.of(job, overrides or [])
+            raise ConfigError(f"{job} is a sweep: --until and --reuse apply to single jobs only")
+        submitted_job = submitted.of(job, overrides or [])
     else:
-        made = submission.of(job, overrides or [], until=until, reuse=reuse or [])
+        submitted_job = submission.of(job, overrides or [], until=until, reuse=reuse or [])
     if line:
-        print(made.line(where))
+        print(submitted_job.line(where))
         return
     from lai_ray.distributed.jobs import submit as job_submit
 
-    ended = job_submit.run(made, where, wait=not no_wait, write=_write, say=_say)
+    ended = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
     if isinstance(ended, str):
         print(ended)
     elif ended.code:
@@ -163,8 +161,12 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _print_note(text: str) -> None:
+    _console().print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -172,50 +174,46 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (TOML), as in jobs/sweeps.", show_default=False)],
     overrides: Overrides = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say which runs there are and how they stand; start none.")
+        bool, typer.Option("--plan", help="Only list the runs, their state and the expected instructor calls.")
     ] = False,
 ) -> None:
-    """Whole runs over any settings. The same command does only what is missing; sweep.csv has a row a run."""
+    """Make whole runs over any settings. The same command does only what is missing; sweep.csv has a row per run."""
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.sweep import costs, runs, table
     from lai_ray.cli.sweep import file as sweeps
     from lai_ray.report import tables
     from lai_ray.storage.store import Store
 
-    found = sweeps.read(file, overrides)
-    for member in found.members:
+    plan_of_runs = sweeps.read(file, overrides)
+    for member in plan_of_runs.members:
         try:
             cli_run.check_names(member.config, asks=not plan)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{file}, run {member.name}: {error}") from error
-    failed = {} if plan else runs.run(found, _console()).failed
-    made = table.rows(found, failed)
-    confidence = found.members[0].config.report.confidence
-    tables.show([t for t in (table.runs_table(made), table.means(found, made, confidence)) if t.rows], _console())
+    failed = {} if plan else runs.run(plan_of_runs, _console()).failed
+    rows = table.rows(plan_of_runs, failed)
+    confidence = plan_of_runs.members[0].config.report.confidence
+    tables.show([table.runs_table(rows), table.means(plan_of_runs, rows, confidence)], _console())
     if plan:
         try:
-            asked = costs.table(found)
-            tables.show([asked] if asked.rows else [], _console())
+            tables.show([costs.table(plan_of_runs)], _console())
         except (ConfigError, DataError) as error:
-            said = f"note: what the instructor will be asked is not known without the data: {error}"
-            _console().print(said, style="yellow", markup=False, soft_wrap=True)
+            _print_note(f"the instructor calls cannot be estimated without the data: {error}")
     else:
-        Store(found.storage).put("sweep.csv", table.as_csv(made))
-        _console().print(f"written: {found.storage}/sweep.csv", markup=False, soft_wrap=True)
+        Store(plan_of_runs.storage).put("sweep.csv", table.as_csv(rows))
+        _print_path(f"{plan_of_runs.storage}/sweep.csv")
     if failed:
-        raise LaiError(
-            f"{len(failed)} of {len(made)} runs failed: {', '.join(failed)}; the same command tries them again"
-        )
+        raise LaiError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; the same command retries them")
 
 
 @app.command()
-def evaluate(job: Job, overrides: Overrides = None) -> None:
-    """Sit the job's tests, and nothing else; target.model=… names any model."""
+def evaluate(job: JobFile, overrides: Overrides = None) -> None:
+    """Run only the job's tests; target.model=… names any model."""
     from lai_ray.cli import run as cli_run
     from lai_ray.config import job_file
 
     outcome = cli_run.run_job(cli_run.only_tests(job_file.read(job, overrides)))
-    _report(outcome.run, _console())
+    _report(outcome.run)
 
 
 @app.command()
@@ -228,18 +226,17 @@ def grade(
     out: Annotated[Path, typer.Option(help="The same rows with their verdicts, as JSON lines.")],
     rules: Annotated[str, typer.Option(help='"default", or "paper": as the official release grades.')] = "default",
     data: Annotated[
-        Path | None, typer.Option(help="The benchmark's own files, for what a row alone does not say.")
+        Path | None, typer.Option(help="The benchmark's own files, where grading needs more than the row.")
     ] = None,
 ) -> None:
-    """Grade recorded responses: the same rows, in the order they came, with correct, answer, rule and status."""
+    """Grade recorded responses: the same rows in the same order, with correct, answer, rule and status."""
     from lai_ray.cli import grade as grading
     from lai_ray.report import tables
 
-    how = grading.rules_named(rules)
-    found = grading.benchmark_named(benchmark, data)
-    summary = grading.grade_file(found, responses, out, how)
+    loaded, how = grading.benchmark_named(benchmark, data), grading.rules_named(rules)
+    summary = grading.grade_file(loaded, responses, out, how)
     tables.show(summary.tables(f"{benchmark}, {rules} rules"), _console())
-    _console().print(f"written: {out}", markup=False)
+    _print_path(out)
 
 
 @app.command()
@@ -247,61 +244,60 @@ def contamination(
     samples: Annotated[Path, typer.Argument(help="A run's samples.jsonl, or any JSON(L) file with `question`.")],
     against: Annotated[str, typer.Option(help="Benchmarks, separated by commas; their dev and test splits.")],
     out: Annotated[Path, typer.Option(help="The whole report, as JSON.")],
-    data: Annotated[
-        list[str] | None, typer.Option(help="Where a benchmark's files are, as name=FOLDER; for each that needs it.")
-    ] = None,
-    cluster: Annotated[str | None, typer.Option(help="A Ray cluster to spread the comparing over.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A benchmark's files, as name=FOLDER. Repeatable.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="A Ray cluster to compare on.")] = None,
 ) -> None:
-    """Copies of evaluation questions among samples, and how near the rest come (Table 5 of the paper)."""
-    from lai_ray.cli import contamination as examine
+    """Find copies of evaluation questions among samples, and the ROUGE-L of the rest (Table 5 of the paper)."""
+    from lai_ray.cli import contamination as cli_contamination
     from lai_ray.report import tables
 
-    report = examine.check_file(samples, against.split(","), data=examine.places(data or []), cluster=cluster, out=out)
-    tables.show([examine.table(report)], _console())
-    _console().print(f"written: {out}", markup=False)
+    folders = cli_contamination.folders(data or [])
+    report = cli_contamination.check_file(samples, against.split(","), data=folders, cluster=cluster, out=out)
+    tables.show([cli_contamination.table(report)], _console())
+    _print_path(out)
 
 
 @app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
     id: Annotated[
-        str | None, typer.Argument(help="A problem's id; any mistake when left out.", show_default=False)
+        str | None, typer.Argument(help="A problem's id. Default: the first mistake.", show_default=False)
     ] = None,
 ) -> None:
-    """The funnel of a run, and the story of one problem from mistake to sample."""
-    from lai_ray.report import tables
+    """Show the funnel of a run, and the story of one problem from mistake to sample."""
+    from lai_ray.report import facts, sections, tables
     from lai_ray.storage.run import Run
 
-    found = Run.read(run)
+    opened = Run.read(run)
     if id is None:
-        tables.show([t for t in (tables.funnel(found), tables.times(found)) if t.rows], _console())
-    _tell(found, id)
+        for section in (sections.funnel, sections.times):
+            tables.show(section(opened, facts.confidence(opened)), _console())
+    _print_story(opened, id)
 
 
 @app.command()
 def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
-    """Tables of a run; several runs side by side."""
-    from lai_ray.report import tables
+    """Show the tables of a run, or several runs side by side."""
+    from lai_ray.report import comparison, sections, tables
     from lai_ray.storage.run import Run
 
-    found = [Run.read(where) for where in runs]
-    if len(found) == 1:
-        _report(found[0], _console(), write=False)
-    else:
-        tables.show(tables.side_by_side(found), _console())
+    opened = [Run.read(where) for where in runs]
+    side_by_side = len(opened) > 1
+    shown = [comparison.side_by_side(opened)] if side_by_side else sections.tables_of(opened[0])
+    tables.show(shown, _console())
 
 
 @app.command()
 def export(
     run: Annotated[str | None, typer.Argument(help="A run's folder.", show_default=False)] = None,
     annotate: Annotated[
-        int | None, typer.Option(help="Write a sheet of so many explained mistakes, for a person to judge.")
+        int | None, typer.Option(help="Write a sheet with this many explained mistakes, for human judgement.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The sheet to write (CSV).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Chooses the mistakes; the run's own seed when left out.")] = None,
-    agreement: Annotated[Path | None, typer.Option(help="A judged sheet to read back: the share of yes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Selects the mistakes. Default: the run's seed.")] = None,
+    agreement: Annotated[Path | None, typer.Option(help="A judged sheet: print the share of yes.")] = None,
 ) -> None:
-    """What the instructor takes mistakes to be (instructor.explain = true): a sheet to judge, and the judgements."""
+    """Write the instructor's explanations of mistakes (instructor.explain = true) to a sheet, or count a judged one."""
     from lai_ray.report import annotation_sheet as sheets
     from lai_ray.report import tables
     from lai_ray.storage.run import Run
@@ -315,8 +311,8 @@ def export(
         )
     written = sheets.write_sheet(Run.read(run), annotate, out, seed)
     _console().print(
-        f"written: {out}, {written.rows} of {written.explained} explained mistakes "
-        f"({written.silent} replies explain nothing). Fill the last column, then: lai export --agreement {out}",
+        f"written: {out}, {written.rows} of {written.explained} explained mistakes ({written.unexplained} replies have "
+        f"no explanation). Fill the last column, then: lai export --agreement {out}",
         markup=False,
         soft_wrap=True,
     )
@@ -324,36 +320,35 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """What is installed, what works together, and what to do about the rest."""
-    from lai_ray.cli import doctor as examine
+    """Check what is installed and whether it works together, with advice."""
+    from lai_ray.cli import doctor as cli_doctor
 
-    if not examine.show(_console()):
+    if not cli_doctor.show(_console()):
         raise typer.Exit(1)
 
 
-def _report(run: Any, console: Console, *, write: bool = True) -> None:
-    from lai_ray.report import search, tables
-    from lai_ray.report.contamination import nearness
+def _report(run: Any) -> None:
+    from lai_ray.report import sections, tables
 
-    more = [*search.tables(run), *(table for table in [nearness(run)] if table.rows)]
-    tables.show([*tables.one_run(run), *more], console)
-    if write:
-        pictures = [f"![the trials of {name}]({name})\n" for name in search.plot(run)]
-        run.store.put("report.md", "\n".join([tables.markdown(run), *(t.markdown() for t in more), *pictures]).encode())
-        console.print(f"written: {run.store.where}/report.md", markup=False)
+    made = sections.tables_of(run)
+    tables.show(made, _console())
+    _print_path(sections.write(run, made))
 
 
-def _tell(run: Any, problem_id: str | None) -> None:
+def _print_path(path: Path | str) -> None:
+    _console().print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def _print_story(run: Any, problem_id: str | None) -> None:
     from lai_ray.report.story import some_case, story
 
-    console = _console()
     for chapter in story(run, problem_id or some_case(run)):
-        console.print(chapter.title, style="bold cyan", markup=False)
-        console.print(chapter.text + "\n", markup=False)
+        _console().print(chapter.title, style="bold cyan", markup=False)
+        _console().print(chapter.text + "\n", markup=False)
 
 
 def main() -> None:
-    """Entry point. An error meant for a person has no traceback. Exit 2: the job is wrong; 1: the run; 130: stopped."""
+    """Entry point. A LaiError is printed without a traceback. Exit 2: wrong job; 1: failed run; 130: interrupted."""
     try:
         app()
     except ConfigError as error:

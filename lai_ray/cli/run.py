@@ -1,4 +1,4 @@
-"""From a job file to a running loop: everything that can be wrong is found first, then one driver goes to work."""
+"""Runs a job: checks everything first, then starts the loop as the run's one driver.  Config -> Outcome"""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, StageError
 from lai_ray.instructor.prompts import built_in, templates
 from lai_ray.loop import loop
+from lai_ray.report import sections
 from lai_ray.stages import grid
 from lai_ray.stages.diagnose import strategy_for
 from lai_ray.stages.select import benchmark, part, select
@@ -35,30 +36,28 @@ from lai_ray.storage.run import Run, Stopped, put_logs
 from lai_ray.storage.store import key_of, key_of_all
 
 BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
-"""Where a start may stop without a word to the instructor."""
-
-
-def place(config: Config) -> str:
-    """The run's folder."""
-    return config.place
+"""With --until one of these, a start asks the instructor nothing."""
 
 
 def check_names(config: Config, until: str | None = None, *, asks: bool = True) -> None:
-    """Every name in the job means something: plug-ins, splits, models, the key. Raises ConfigError.
+    """Check that every name in the job exists: plug-ins, splits, models, the key. Raises ConfigError.
 
-    What asks no instructor needs no key: a start that stops before, and looking (not `asks`; see `key_note`).
+    The key is needed only where the instructor is asked: not by `lai check` (asks=False; see `key_problem`), and not
+    when `until` stops before.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         shared_storage(config.storage)
     _check_storage(config)
     for strategy in config.strategies:
         plugins.load("strategies", strategy)
+    for objective in config.objectives:
+        plugins.load("training.objectives", objective)
     for i in {0, config.iterations}:
         for each in select(config, i):
             if each.split == "dev" and next(iter(each), None) is None:
                 raise DataError(
-                    f"{each.benchmark.name}: [search] compares candidates on dev problems, and there is none. A fifth "
-                    "of the training problems is lent, and these are too few: give it more, or a dev split."
+                    f"{each.benchmark.name}: [search] compares candidates on dev problems, and there are none. A fifth "
+                    "of the training problems is used for it, and these are too few: add some, or a dev split."
                 )
     for i in range(config.iterations):
         for dataset in config.evaluate.learn_from:
@@ -71,11 +70,13 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
             benchmark(config, name)
     for name in config.data:
         benchmark(config, name)
+    for name in config.report.sections:
+        sections.load(name)
     engine = plugins.load("engines", config.target.engine)
     if hasattr(engine, "call") and not hasattr(engine, "generate"):
         raise ConfigError(
-            f"target.engine = {config.target.engine!r} asks a server and runs no model: a target is trained, so its "
-            "weights must be here. Use vllm."
+            f"target.engine = {config.target.engine!r} calls a server and runs no model. The target is trained, so it "
+            "needs an engine that loads its weights: use vllm."
         )
     models.locate(config.target.model, setting="target.model")
     if config.contrast.encoder != "target" and _wants_encoder(config):
@@ -84,8 +85,8 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
         _check_instructor(config, asked=asks and until not in BEFORE_ASKING)
 
 
-def key_note(config: Config) -> str | None:
-    """What a start would say of the instructor's key on this machine; None where all is well."""
+def key_problem(config: Config) -> str | None:
+    """The error that a start on this machine would raise about the instructor or its key; None when there is none."""
     if config.iterations:
         try:
             _check_instructor(config, asked=True)
@@ -95,7 +96,7 @@ def key_note(config: Config) -> str | None:
 
 
 def _check_storage(config: Config) -> None:
-    """What an object store cannot hold is said before anything starts. Sends no request."""
+    """Raises ConfigError for a storage that cannot hold the run. Sends no request."""
     if not is_url(config.storage):
         if os.path.exists(config.storage) and not os.path.isdir(config.storage):
             raise ConfigError(f"storage = {config.storage!r} is a file; name a folder")
@@ -103,26 +104,26 @@ def _check_storage(config: Config) -> None:
     Objects(config.storage)
     if config.iterations and config.cluster.train_state_every:
         raise ConfigError(
-            f"cluster.train_state_every = {config.cluster.train_state_every} keeps a training's state while it goes "
-            f"on, which every worker writes for itself: that needs a disk that all nodes see, and storage is "
-            f"{config.storage!r}. Set it to 0 (a training whose worker dies is begun anew), or name a disk."
+            f"cluster.train_state_every = {config.cluster.train_state_every} saves a training's state, a part by each "
+            f"worker: that needs a disk that all nodes share, and storage is {config.storage!r}. Set it to 0 (a "
+            "training whose worker dies restarts from the beginning), or name a shared disk."
         )
 
 
 def _check_instructor(config: Config, *, asked: bool) -> None:
-    """A model that runs in the cluster is part of what a run is, and must be there even where it is not asked yet."""
+    """A model that runs in the cluster is part of the run's identity, so it must exist even before it is asked."""
     settings, engine = config.instructor, plugins.load("engines", config.instructor.engine)
     if not (settings.in_cluster or hasattr(engine, "call")):
         raise ConfigError(
-            f"instructor.engine = {settings.engine!r} answers no requests of an instructor. Use openai (a server), or "
-            "vllm (a model in the cluster)."
+            f"instructor.engine = {settings.engine!r} cannot serve an instructor. Use openai (a server), or vllm (a "
+            "model in the cluster)."
         )
     url = settings.base_url
     if url is not None and "://" not in url:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", url):
             raise ConfigError(
-                f"instructor.base_url = {url!r} is no address: write http:// or https:// before it, as in "
-                "http://127.0.0.1:8000/v1 (or name a context manager that starts a server, as my_pkg.my_file:serve)"
+                f"instructor.base_url = {url!r} is not a URL: start it with http:// or https://, as in "
+                "http://127.0.0.1:8000/v1 (or name a context manager that starts a server: my_pkg.my_file:serve)"
             )
         plugins.attribute(url, what="instructor.base_url")
     if settings.in_cluster:
@@ -134,11 +135,11 @@ def _check_instructor(config: Config, *, asked: bool) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    """The job's own prompts can be used. A folder may serve other jobs too, which learn from other datasets."""
+    """Check the job's own prompts. Their folder may also hold prompts of other datasets, for other jobs."""
     learned = [benchmark(config, name).name for name in config.evaluate.learn_from]
     datasets = {*plugins.available("benchmarks"), *(own.name for own in config.benchmark), *learned}
-    asked = config.instructor
-    templates.check(asked.prompts, datasets, show_reference=asked.show_reference, explain=asked.explain)
+    settings = config.instructor
+    templates.check(settings.prompts, datasets, show_reference=settings.show_reference, explain=settings.explain)
 
 
 def _wants_encoder(config: Config) -> bool:
@@ -159,21 +160,21 @@ def run_job(
     config: Config, *, until: str | None = None, reuse: Sequence[str] = (), executor: Executor | None = None,
     console: Console | None = None,
 ) -> Outcome:  # fmt: skip
-    """Run a job, or go on with it, as its one driver. Everything Ray and vLLM say goes to the run's logs.
+    """Run or resume a job as its one driver. The output of Ray and vLLM goes to the run's logs.
 
-    `reuse` are folders of other runs: their answers and checkpoints are taken over wherever they apply.
-    `executor` replaces Ray in tests. Raises LaiError; what was paid for is kept.
+    reuse: folders of other runs, whose answers and checkpoints are used where they apply.  executor: replaces Ray, in
+    tests.  Raises LaiError; all answers so far are kept.
     """
     check_names(config, until)
     job_file.check_until(config, until)
-    where = place(config)
+    where = config.place
     sources = reusable(reuse, where)
     driver = Driver(where)
     try:
         run = Run(where, fence=driver.fence, create=True)
         run.until, run.reuse = until, sources
         target = _admitted(run, config)
-        with _kept_logs(run, kept=executor is None), chatter_to(run.logs if executor is None else None) as screen:
+        with _kept_logs(run, kept=executor is None), output_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
                 Console(file=screen, highlight=False) if screen else console,
                 quiet=executor is not None and console is None,
@@ -181,7 +182,7 @@ def run_job(
             with journal(run.logs, run.name, run.progress):
                 run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
-                    run.progress.say(f"  logs are in {run.logs} on each node, and go to {run.logs_kept} at the end")
+                    run.progress.say(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
                 return _looped(run, config, target, executor)
     finally:
         driver.close()
@@ -189,28 +190,28 @@ def run_job(
 
 @contextlib.contextmanager
 def _kept_logs(run: Run, *, kept: bool) -> Iterator[None]:
-    """A run in an object store gets this node's logs when it ends, however it does."""
+    """Copy this node's logs into the run's object store at the end, also after an error."""
     try:
         yield
     finally:
         if kept and run.logs_kept:
-            with contextlib.suppress(StageError):  # They are here in any case; what ended the run is to be told.
+            with contextlib.suppress(StageError):  # The logs remain on this node, and the run's own error matters more.
                 put_logs(run.logs, Objects(run.logs_kept))
 
 
-def begun(config: Config) -> Run | None:
+def existing(config: Config) -> Run | None:
     """The job's own run, where it was started before."""
     try:
-        return Run.read(place(config))
+        return Run.read(config.place)
     except ConfigError:
         return None
 
 
 def reusable(reuse: Sequence[str], where: str) -> list[Run]:
-    """The runs named by --reuse. Raises ConfigError when one is not there, or is the run itself."""
+    """The runs named by --reuse. Raises ConfigError for one that does not exist, or is the run itself."""
     for other in reuse:
         if os.path.abspath(other) == os.path.abspath(where):
-            raise ConfigError(f"--reuse {other}: that is this run itself; it finds its own answers without being told")
+            raise ConfigError(f"--reuse {other}: this is the run itself, which reuses its own answers; leave it out")
     return [Run.read(other) for other in reuse]
 
 
@@ -224,14 +225,13 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
     except Stopped as stopped:
         return Outcome(run, None, str(stopped))
     except KeyboardInterrupt:
-        words = "stopped; everything paid for is kept, and the same command goes on from there"
-        raise InterruptedRunError(words) from None
+        raise InterruptedRunError("stopped; all answers so far are kept, and the same command resumes") from None
     finally:
         executor.close()
 
 
 def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
-    """The first target, and what makes a run of this job itself. `known` remembers hashes of files, and is added to."""
+    """The first target and the run's identity. known: hashes of files computed before; new ones are added to it."""
     target = _first_target(config, known)
     wording = built_in.content_hash(
         config.strategies, explain=config.instructor.explain, show_answers=config.contrast.show_answers
@@ -255,17 +255,17 @@ def _instructor_identity(model: str, known: dict[str, Any]) -> str:
 
 
 def _first_target(config: Config, known: dict[str, Any]) -> Model:
-    """The model that the job starts from. One whose answers are recorded is known by these: it need not be here yet."""
+    """The model that the job starts from. With recorded answers it is identified by these: it need not exist yet."""
     if not config.target.attempts:
         return models.resolve(config.target.model, setting="target.model", known=known)
-    place = models.locate(config.target.model, setting="target.model")
+    path = models.locate(config.target.model, setting="target.model")
     named = sorted(config.target.attempts.items())
     hashes = [models.files_hash(f"attempts.{name}", files(name, paths), known) for name, paths in named]
-    return Model(place, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
+    return Model(path, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
 
 
 def _admitted(run: Run, config: Config) -> Model:
-    """The first target, once this start is known to be the same run as any before. Writes run.json, provenance.json."""
+    """The first target, once the run has admitted this start. Writes run.json and provenance.json."""
     known: dict[str, Any] = dict(run.record().get("folders", {}))
     target, identity = admission(config, known)
     run.admit(config, identity)
@@ -275,8 +275,8 @@ def _admitted(run: Run, config: Config) -> Model:
 
 
 @contextlib.contextmanager
-def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
-    """Send whatever is printed, by libraries and child processes too, to logs/driver.log; yields the real terminal."""
+def output_to(logs: str | None) -> Iterator[TextIO | None]:
+    """Redirect stdout and stderr, of child processes too, to logs/driver.log; yields the real terminal."""
     if logs is None:
         yield None
         return
@@ -299,20 +299,20 @@ def chatter_to(logs: str | None) -> Iterator[TextIO | None]:
         screen.close()
 
 
-def tried(config: Config) -> Config:
+def small(config: Config) -> Config:
     """The same job on 20 problems, one iteration, as `lai try` runs it."""
     table = config.dumped()
     table |= {"name": f"{config.name}-try", "iterations": min(config.iterations, 1), "search": None}
     table["evaluate"] |= {"max_train_problems": 20, "max_test_problems": 20}
     table["curate"]["samples_per_dataset"] = 20
     if not table["iterations"]:
-        raise ConfigError("this job has iterations = 0: there is nothing to try; use `lai evaluate`")
+        raise ConfigError("iterations = 0: this job has only tests, and nothing to try; use `lai evaluate`")
     return Config.model_validate(table)
 
 
 def only_tests(config: Config) -> Config:
-    """The same job, tests alone, as `lai evaluate` runs it."""
+    """The same job with only its tests, as `lai evaluate` runs it."""
     table = config.dumped() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
     if config.target.attempts:
-        table["target"] |= {"engine": "vllm", "attempts": {}}  # Files hold no answers to tests.
+        table["target"] |= {"engine": "vllm", "attempts": {}}  # The files have no answers to tests.
     return Config.model_validate(table)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
-from lai_ray.common.plugins import runs_in_cluster
+from lai_ray.common.plugins import code_hash, load, runs_in_cluster
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -261,11 +261,19 @@ class TrainSettings(Section):
     gradient_checkpointing: bool = True
     offload: bool = False
     """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
+    objective: str = "sft"
+    """What is minimised: a built-in name or "my_pkg.my_file:OBJECTIVE" (`docs/training.md`)."""
 
     def identity(self) -> dict[str, Any]:
         """What goes into a trained model's name: a setting that came later counts only where it is used."""
         table = self.model_dump()
-        return {name: value for name, value in table.items() if name != "offload" or value}
+        if not self.offload:
+            del table["offload"]
+        if self.objective == "sft":
+            del table["objective"]
+        else:  # The user's own file counts by what it holds.
+            table["objective"] = [self.objective, code_hash(load("training.objectives", self.objective))]
+        return table
 
 
 class SearchSettings(Section):
@@ -385,3 +393,5 @@ class ReportSettings(Section):
     """How a report looks. These may change between two starts."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    sections: list[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]] = []
+    """Parts of your own after the built-in ones, as "my_pkg.my_file:SECTION" (lai_ray/report/sections.py)."""

@@ -1,7 +1,7 @@
-"""What the instructor takes mistakes to be, put before a person.  run -> sheet -> (a person) -> agreement
+"""The instructor's explanations of mistakes as a sheet for human judgement.  run -> sheet -> (judged) -> agreement
 
-A sheet is a CSV file that any spreadsheet opens. The texts come from models: a cell that a spreadsheet would take for a
-formula gets an apostrophe before it.
+A sheet is a CSV file that any spreadsheet opens. The texts come from models: a cell that a spreadsheet would run as a
+formula is prefixed with an apostrophe.
 """
 
 from __future__ import annotations
@@ -34,35 +34,33 @@ _NUMBER = re.compile(r"[-+]?\d[\d,.]*")
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was written."""
+    """Counts of a sheet that was written."""
 
     rows: int
     explained: int
     """Mistakes with an explanation in the whole run."""
-    silent: int
+    unexplained: int
     """Mistakes whose reply has none."""
 
 
 def write_sheet(run: Run, count: int, out: Path, seed: int | None = None) -> Sheet:
-    """Write `count` explained mistakes of a run, in a seeded order, each with an empty cell for a person's yes or no.
+    """Write `count` explained mistakes of a run, in seeded order, each with an empty cell for yes or no.
 
-    seed: the run's own when None.  Fewer mistakes than `count` are all written.  Raises ConfigError when `count` < 1,
-    the run has no explanation, or `out` exists (a sheet may hold judgements) or has no folder.
+    seed: the run's own when None.  When there are fewer than `count`, all are written.  Raises ConfigError when `count`
+    < 1, the run has no explanation, or `out` exists (a sheet may hold judgements) or its folder does not.
     """
     if count < 1:
-        raise ConfigError(f"--annotate {count}: name how many mistakes, at least 1")
+        raise ConfigError(f"--annotate {count}: the number of mistakes must be at least 1")
     if out.exists():
         raise ConfigError(f"{out} exists and may hold judgements; name another file, or move it away")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: its folder does not exist")
-    said = {
-        _name(store, run, reply): explained(reply.completion.text).mistake is not None for store, reply in _first(run)
-    }
-    with_line = [name for name, found in said.items() if found]
+    replies = {_name(s, run, r): explained(r.completion.text).mistake is not None for s, r in _first(run)}
+    with_line = [name for name, has_line in replies.items() if has_line]
     if not with_line:
         raise ConfigError(
-            f"{run.store.where}: none of {len(said)} replies says what the mistake is. Only le and lec ask for it, "
-            "in a job with instructor.explain = true; another name and --reuse keep what still applies."
+            f"{run.store.where}: none of {len(replies)} replies explains the mistake. Only le and lec ask for it, with "
+            "instructor.explain = true: run the job with it under another name and --reuse this run."
         )
     chosen_seed = run.record()["config"]["seed"] if seed is None else seed
     chosen = sorted(with_line, key=lambda name: (number_of(chosen_seed, name), name))[:count]
@@ -72,33 +70,33 @@ def write_sheet(run: Run, count: int, out: Path, seed: int | None = None) -> She
     sheet.writerow(COLUMNS)
     sheet.writerows([cell(value) for value in (name, *rows[name], "")] for name in chosen)
     out.write_bytes(text.getvalue().encode("utf-8-sig", "replace"))  # The mark tells spreadsheets that it is UTF-8.
-    return Sheet(len(chosen), len(with_line), len(said) - len(with_line))
+    return Sheet(len(chosen), len(with_line), len(replies) - len(with_line))
 
 
 def cell(text: str) -> str:
-    """A text as a cell: never a formula, never longer than a spreadsheet holds. A plain number stays as it is."""
+    """A text as a cell: never a formula, never longer than a spreadsheet allows. A plain number is unchanged."""
     text = text.replace("\x00", "")
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; the run holds the whole)"
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; the run has all of it)"
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def agreement(path: Path, confidence: float = 0.95) -> Table:
-    """The share of judged explanations that a person calls right, with Wilson's interval; empty cells are not judged.
+    """The share of explanations judged right, with Wilson's interval; a row with an empty cell is not judged.
 
-    Raises ConfigError when the file is not there, DataError when it is no such sheet, a judgement is neither yes nor
-    no, an id stands there twice, or nothing is judged.
+    Raises ConfigError when the file does not exist, DataError when it is not a sheet, a judgement is neither yes nor
+    no, an id is repeated, or no row is judged.
     """
     counts = Counter(_judgements(path))
     judged = counts["yes"] + counts["no"]
     if not judged:
-        raise DataError(f"{path}: no row is judged; write yes or no into the column {VERDICT!r}")
-    found = score(counts["yes"], judged, confidence)
+        raise DataError(f"{path}: no row is judged; write yes or no in the column {VERDICT!r}")
+    share = score(counts["yes"], judged, confidence)
     table = Table(
-        f"Explanations that a person calls right: {path.name}",
+        f"Explanations judged right: {path.name}",
         ["judged", "right", "share", f"{confidence:.0%} interval (Wilson)", "not judged"],
     )
-    interval = f"{found.low:.1%} to {found.high:.1%}"
-    table.rows = [[str(judged), str(counts["yes"]), f"{found.value:.1%}", interval, str(counts[""])]]
+    interval = f"{share.low:.1%} to {share.high:.1%}"
+    table.rows = [[str(judged), str(counts["yes"]), f"{share.value:.1%}", interval, str(counts[""])]]
     return table
 
 
@@ -106,19 +104,21 @@ def _judgements(path: Path) -> Iterator[str]:
     """ "yes", "no" or "" of each row."""
     seen: set[str] = set()
     for number, row in enumerate(_read(path), start=1):
-        name, said = (row["id"] or "").strip(), (row[VERDICT] or "").strip().casefold()
-        if not name and not said:
-            continue  # A spreadsheet may leave rows of nothing but commas.
+        name, verdict = (row["id"] or "").strip(), (row[VERDICT] or "").strip().casefold()
+        if not name and not verdict:
+            continue  # A spreadsheet may leave rows of only commas.
         if name in seen:
-            raise DataError(f"{path}: row {number}: {name!r} stands there twice; keep one judgement of each mistake")
+            raise DataError(f"{path}: row {number}: {name!r} appears twice; keep one judgement of each mistake")
         seen.add(name)
-        if said and said not in (*YES, *NO):
-            raise DataError(f"{path}: row {number}, {name}: {said!r} is neither yes nor no; leave it empty if unsure")
-        yield "yes" if said in YES else "no" if said in NO else ""
+        if verdict and verdict not in (*YES, *NO):
+            raise DataError(
+                f"{path}: row {number}, {name}: {verdict!r} is neither yes nor no; leave it empty if unsure"
+            )
+        yield "yes" if verdict in YES else "no" if verdict in NO else ""
 
 
 def _read(path: Path) -> Iterator[dict[str, str | None]]:
-    """The rows, whatever stands between the cells: a spreadsheet may have saved them with ; or tabs."""
+    """The rows. The delimiter is detected, as a spreadsheet may have saved the sheet with ; or tabs."""
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.csv")) if path.parent.is_dir() else []
         raise ConfigError(
@@ -131,8 +131,8 @@ def _read(path: Path) -> Iterator[dict[str, str | None]]:
         columns = reader.fieldnames or []
         if missing := [name for name in ("id", VERDICT) if name not in columns]:
             raise DataError(
-                f"{path}: no column {missing[0]!r}; its first row has {', '.join(columns) or 'nothing'}. A sheet of "
-                "`lai export RUN --annotate N` keeps its first row."
+                f"{path}: no column {missing[0]!r}; the first row has {', '.join(columns) or 'nothing'}. Keep it as "
+                "`lai export RUN --annotate N` writes it."
             )
         yield from reader
     except csv.Error as error:
@@ -140,7 +140,7 @@ def _read(path: Path) -> Iterator[dict[str, str | None]]:
 
 
 def _first(run: Run) -> Iterator[tuple[Store, Reply]]:
-    """The first reply to each mistake, with the folder of its iteration or pool. Other strategies see no mistake."""
+    """The first reply to each mistake, with its folder. untargeted and auggpt show the instructor no mistake."""
     for store in run.stores_of("instruct"):
         if store.exists("replies.jsonl"):
             for reply in View(store, "replies.jsonl", Reply):
@@ -150,17 +150,14 @@ def _first(run: Run) -> Iterator[tuple[Store, Reply]]:
 
 
 def _name(store: Store, run: Run, reply: Reply) -> str:
-    return f"{_folder(store, run)} {reply.case_id}"
-
-
-def _folder(store: Store, run: Run) -> str:
-    return store.where.removeprefix(run.store.where).strip("/").removesuffix("/instruct")
+    folder = store.where.removeprefix(run.store.where).strip("/").removesuffix("/instruct")
+    return f"{folder} {reply.case_id}"
 
 
 def _rows(run: Run, wanted: set[str]) -> Iterator[tuple[str, list[str]]]:
     """By name: question, wrong answer, right answer, explanation."""
     mistakes = {
-        _name(s, run, r): explained(r.completion.text).mistake for s, r in _first(run) if _name(s, run, r) in wanted
+        name: explained(r.completion.text).mistake for s, r in _first(run) if (name := _name(s, run, r)) in wanted
     }
     for folder in sorted({name.partition(" ")[0] for name in wanted}):
         for case in View(run.store.inside(f"{folder}/diagnose"), "cases.jsonl", Case):

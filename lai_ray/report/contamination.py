@@ -1,4 +1,4 @@
-"""How near samples come to the evaluation sets, as a table: Table 5 of the paper.  contamination.json -> table"""
+"""Similarity of samples to the evaluation sets: Table 5 of the paper.  contamination.json -> table"""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from lai_ray.report.tables import Table
 from lai_ray.storage.run import Run
 
 NOTE = (
-    "Greatest ROUGE-L F1 of each sample with any question of the set (Table 5 of the paper: the mean over all parsed "
-    "samples). It rejects nothing unless curate.max_rouge_l says so; copies are known by their words."
+    "Highest ROUGE-L F1 of each sample with any question of the set (Table 5 of the paper: the mean over all parsed "
+    "samples). It rejects a sample only with curate.max_rouge_l; copies are found by their words."
 )
 
 
-def nearness(run: Run) -> Table:
+def nearness(run: Run, confidence: float) -> list[Table]:
     """By iteration and evaluation set, all parsed samples and those kept."""
     table = Table(
         "Samples and evaluation sets: ROUGE-L, percent",
         ["set", "iteration", "questions", "copies dropped", "mean, all", "mean, kept", "p90, kept", "max, kept"],
         note=NOTE,
     )
-    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+    for pool in facts.pools(run):
         report: dict[str, Any] = pool.stage("curate").store.get_json("contamination.json") or {}
         for name, found in report.get("rouge_l", {}).items():
             copies = sum(report["copies_dropped"][name].values())
             head = [name, pool.name, str(report["questions"][name]), str(copies)]
             table.rows.append([*head, *cells(found["all"], "mean"), *cells(found["kept"], "mean", "p90", "max")])
-    return table
+    return [table]
 
 
 def cells(distribution: dict[str, Any], *names: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run's files say, as plain numbers.  run -> facts"""
+"""The figures in a run's files, as plain numbers.  run -> facts"""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ POOLED = ("diagnose", "instruct", "curate")
 
 @dataclass(frozen=True)
 class Pool:
-    """Where an iteration asked and learned: its own folder, or one for each pool of a search."""
+    """Where an iteration's cases, replies and samples are: its own folder, or one for each pool of a search."""
 
     run: Run
     folder: str
     name: str
-    """For a person: "0", or of a search "0 k_3"."""
+    """In tables: "0", or of a search "0 k_3"."""
 
     @property
     def searched(self) -> bool:
@@ -61,7 +61,7 @@ class Iteration:
 
     @property
     def tested(self) -> bool:
-        """Whether any test was sat."""
+        """Whether it has a test score."""
         return any(part.endswith(".test") for part in self.scores())
 
     def seconds(self) -> dict[str, float]:
@@ -93,26 +93,36 @@ class Iteration:
         return searched or [Pool(self.run, folder, number)]
 
 
-def budget_words(run: Run) -> str:
-    """What is left of each limit that the run's last start had; possibly paid calls count at their worst."""
+def budget_text(run: Run) -> str:
+    """What is left of each limit that the run's last start had; possibly paid calls count at their worst case."""
     config = run.record()["config"]
     spent = sum(spent_in(run, config["instructor"]["max_tokens"]).values(), start=Spent())
-    found = caps_of(config["limits"], config["instructor"]).by_name(spent.at_most)
-    said = [
+    limits = caps_of(config["limits"], config["instructor"]).by_name(spent.at_most)
+    sentences = [
         f"limits.{name} = {limit:,}: {counted:,.4f} spent, {max(limit - counted, 0):,.4f} left".replace(".0000", "")
-        for name, (counted, limit) in found.items()
+        for name, (counted, limit) in limits.items()
     ]
-    if said and spent.unknown.calls:
-        said.append(f"of it {spent.unknown.calls} calls without a known price, at their worst")
-    return "; ".join(said) + ("." if said else "")
+    if sentences and spent.unknown.calls:
+        sentences.append(f"of it {spent.unknown.calls} calls without a known price, at their worst case")
+    return "; ".join(sentences) + ("." if sentences else "")
+
+
+def confidence(run: Run) -> float:
+    """The level of the report's intervals."""
+    return float(run.record()["config"]["report"]["confidence"])
 
 
 def iterations(run: Run) -> list[Iteration]:
-    """Those that have begun, in order."""
+    """Those that have started, in order."""
     found: list[Iteration] = []
     while run.store.names(f"iteration_{len(found)}"):
         found.append(Iteration(run, len(found)))
     return found
+
+
+def pools(run: Run) -> Iterator[Pool]:
+    """The pools of every iteration, in order."""
+    return (pool for iteration in iterations(run) for pool in iteration.pools())
 
 
 def tests(run: Run) -> list[str]:
@@ -132,7 +142,7 @@ def score_on(iteration: Iteration, name: str, confidence: float, group: str | No
 
 
 def groups(run: Run, name: str) -> list[str]:
-    """The groups one test is broken down by."""
+    """The kinds, subjects or types that one test is divided into."""
     parts = [iteration.scores().get(f"{name}.test", {}) for iteration in iterations(run)]
     return sorted({group for part in parts for group in part.get("groups", {})})
 
@@ -148,7 +158,7 @@ def verdicts(iteration: Iteration, name: str) -> dict[str, bool]:
 
 
 def verdicts_by_content(iteration: Iteration, name: str) -> dict[str, bool]:
-    """The same for comparing runs, whose tests may be two files: an id says which row, and not what stood there."""
+    """The same by id and content, to compare runs: their test files may differ, and an id is only a row's number."""
     return {
         f"{attempt.id} {key_of(attempt.problem.question, attempt.problem.answer)}": attempt.right
         for attempt in attempts(iteration, f"{name}.test")
@@ -165,7 +175,7 @@ def change(first: Iteration, last: Iteration, name: str, confidence: float) -> I
 
 def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
     """attempts -> mistakes -> replies -> samples -> kept, one row an iteration and dataset."""
-    for pool in (pool for iteration in iterations(run) for pool in iteration.pools()):
+    for pool in pools(run):
         diagnosed = pool.stage("diagnose").facts()
         for dataset, cases in diagnosed.get("cases", {}).items():
             counts = diagnosed["attempts"][dataset]

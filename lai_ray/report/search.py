@@ -1,4 +1,4 @@
-"""What a search tried and chose, why the target stayed where it did, and a plot.  trials.json -> tables, trials.png"""
+"""The trials of a search, why the untouched target stayed, and a plot.  trials.json -> tables, trials.png"""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from lai_ray.common.intervals import Interval
 from lai_ray.config.settings import of_dataset
 from lai_ray.report import facts
-from lai_ray.report.tables import Table, percent, points, sizes_said
+from lai_ray.report.tables import Table, percent, points, sizes_text
 from lai_ray.stages.trial import UNTOUCHED
 from lai_ray.storage.run import Run
 
 OUTCOME = {"name", "samples", "dev", "dev_low", "dev_high", "gain", "gain_low", "gain_high", "loss", "seconds"}
 OUTCOME |= {"gpu_seconds", "error", "same_as", "gained", "lost"}
-"""Columns of a trial that are no settings."""
+"""Columns of a trial that are not settings."""
 MANY_DROPPED = 0.5
-"""Of the samples in the replies; the paper's own instructor loses a few in a hundred to the checks."""
+"""Share of the samples in the replies; the checks drop a few percent of the paper's own instructor's."""
 NOT_A_CHECK = ("kept", "samples", "over the cap", "duplicate")
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ class Searched:
 
     @property
     def tested(self) -> Row:
-        """The trial that was held against the untouched target: the best seed of the best combination."""
+        """The trial that was compared with the untouched target: the best seed of the best combination."""
         name = self.iteration.stage("search").facts()["tested"]
         return next(row for row in self.rows if row["name"] == name)
 
@@ -62,8 +62,8 @@ class Searched:
 
     def label(self, row: Row) -> str:
         """ "trial_3: learning rate 0.0003, neighbours 1"."""
-        told = [f"{_words(name)} {_value(row[name])}" for name in self.varied() if name in row]
-        return f"{row['name']}: " + (", ".join(told) or "as the job says") if row is not self.rows[0] else "untouched"
+        settings = [f"{_words(name)} {_value(row[name])}" for name in self.varied() if name in row]
+        return f"{row['name']}: " + (", ".join(settings) or "the job's") if row is not self.rows[0] else "untouched"
 
 
 def searched(run: Run) -> Iterator[Searched]:
@@ -74,13 +74,13 @@ def searched(run: Run) -> Iterator[Searched]:
             yield Searched(iteration, rows)
 
 
-def tables(run: Run) -> list[Table]:
-    """One table a search."""
+def trials(run: Run, confidence: float) -> list[Table]:
+    """One table a search, with the search's own confidence."""
     return [_table(found) for found in searched(run)]
 
 
 def _table(found: Searched) -> Table:
-    # How many samples each learned from says it better than how many it could have.
+    # The samples column has the number that each was trained on, which may be below its samples_per_dataset.
     varied, level = [name for name in found.varied() if name != "samples_per_dataset"], found.confidence
     columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "seconds"]
     table = Table(f"Search in iteration {found.iteration.number}, percent of the dev splits", columns)
@@ -94,18 +94,18 @@ def _table(found: Searched) -> Table:
         spent = f"{row['seconds']:,.0f}" if "seconds" in row else "–"
         table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, spent])
     table.note = (
-        "← is the next target; trial 0 is the untouched one; losses and GPU-seconds are in trials.csv. "
+        "← is the next target; trial 0 is the untouched target; losses and GPU-seconds are in trials.csv. "
         f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with trial 0, problem by "
-        f"problem; the intervals hold for all {len(found.ended)} trials together, because the best of many looks "
-        "better than it is."
+        f"problem; the intervals hold for all {len(found.ended)} trials together (Bonferroni)."
     )
     if found.winner == UNTOUCHED:
-        table.note += " No trial beats the untouched target by more than noise, so it stays. " + " ".join(seen(found))
+        table.note += " No trial beats the untouched target by more than noise, so it stays. "
+        table.note += " ".join(reasons(found))
     return table
 
 
-def seen(found: Searched) -> list[str]:
-    """What may have kept every trial from winning, in sentences: of dev, of the samples, of the checks."""
+def reasons(found: Searched) -> list[str]:
+    """Possible reasons why no trial won, in sentences: dev scores, numbers of samples, checks."""
     return [*_of_dev(found), *_of_sizes(found), *_of_checks(found)]
 
 
@@ -121,11 +121,11 @@ def _of_dev(found: Searched) -> Iterator[str]:
         width = 100 * max(row["gain_high"] - row["gain"] for row in ended)
         yield (
             f"Dev is flat for {len(ended) - len(worse)}: they differ from the target by no more than noise (as far as "
-            f"±{width:.1f} points here); only a larger dev split would show less."
+            f"±{width:.1f} points here); a larger dev split would show smaller differences."
         )
     if any(row["gain_low"] > 0 for row in ended):
         yield (
-            f"What was tested is {best['name']}, the best seed of the combination with the best mean over seeds: "
+            f"Tested: {best['name']}, the best seed of the combination with the best mean over seeds: "
             f"{best['gained']} answers gained, {best['lost']} lost."
         )
 
@@ -133,7 +133,7 @@ def _of_dev(found: Searched) -> Iterator[str]:
 def _of_sizes(found: Searched) -> Iterator[str]:
     config = found.iteration.run.record()["config"]
     for pool, dataset, asked, there in _shortages(found, config):
-        yield f"Samples are few: pool {pool} has {there} of {dataset} where {asked} were wanted."
+        yield f"Samples are few: pool {pool} has {there} of {dataset}, {asked} were wanted."
     pairs = list(_by_size(found))
     clear = any(large["gain_low"] > small["gain_high"] for small, large in pairs)
     if clear and all(large["gain"] > small["gain"] for small, large in pairs):
@@ -141,7 +141,7 @@ def _of_sizes(found: Searched) -> Iterator[str]:
 
 
 def _by_size(found: Searched) -> Iterator[tuple[Row, Row]]:
-    """Trials that differ in how many samples they learned from and in nothing else, the smaller first."""
+    """Pairs of trials that differ only in their number of samples, the smaller first."""
     groups: dict[str, list[Row]] = {}
     for row in found.ended:
         rest = {key: value for key, value in row.items() if key not in OUTCOME and key != "samples_per_dataset"}
@@ -226,4 +226,4 @@ def _words(name: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return sizes_said(value) if isinstance(value, dict) else str(value)
+    return sizes_text(value) if isinstance(value, dict) else str(value)

@@ -1,4 +1,4 @@
-"""One problem from mistake to sample: asked, answered, shown to the instructor, written, learned, asked again."""
+"""One problem from mistake to sample: attempt, case, instructor's reply, samples, next attempt.  run, id -> chapters"""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class Chapter:
 
 
 def some_case(run: Run) -> str:
-    """The id of a problem with a story: the first that has a kept sample, else the first mistake that was taken up.
+    """The id of a problem with a story: the first that has a kept sample, else the first case.
 
     Raises ConfigError when there is neither.
     """
-    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+    for pool in facts.pools(run):
         for sample in _records(pool, "curate", "samples.jsonl", Sample):
             return sample.id.partition("#")[0]
-    for pool in (pool for iteration in facts.iterations(run) for pool in iteration.pools()):
+    for pool in facts.pools(run):
         for case in _records(pool, "diagnose", "cases.jsonl", Case):
             return case.attempt.problem.id
-    raise ConfigError(f"{run.store.where}: no mistake was taken up yet, so there is no story to tell")
+    raise ConfigError(f"{run.store.where}: no mistake was diagnosed yet, so there is no story to show")
 
 
 def story(run: Run, problem_id: str) -> list[Chapter]:
-    """The chapters of one problem's life in a run. Raises ConfigError when the run never asked it."""
+    """The chapters of one problem in a run. Raises ConfigError when the run has no attempt at it."""
     problem_id = problem_id.partition("#")[0]
     chapters = [chapter for iteration in facts.iterations(run) for chapter in _of(iteration, problem_id)]
     if not chapters:
         raise ConfigError(
             f"{run.store.where}: no attempt at {problem_id!r}. Ids look like {some_case(run)!r}; "
-            "iteration_0/evaluate/attempts/ holds them all."
+            "all are in iteration_0/evaluate/attempts/."
         )
     return chapters
 
@@ -68,21 +68,20 @@ def _in_pool(pool: facts.Pool, problem_id: str) -> Iterator[Chapter]:
     where = f"iteration {pool.name}"
     for case in _records(pool, "diagnose", "cases.jsonl", Case):
         if case.attempt.problem.id == problem_id and case.contrasts:
-            yield Chapter(f"{where}: beside it, what the target got right", _contrasts(case))
+            yield Chapter(f"{where}: similar questions answered correctly", _contrasts(case))
     for reply in _records(pool, "instruct", "replies.jsonl", Reply):
         if reply.case_id.partition("#")[0] == problem_id:
             turn = f", turn {reply.turn + 1}" if reply.turn else ""
             yield Chapter(f"{where}: the instructor is asked{turn}", reply.messages[-1]["content"])
             mistake = explained(reply.completion.text).mistake
             if mistake is not None:
-                yield Chapter(f"{where}: what the mistake is, says the instructor", mistake)
+                yield Chapter(f"{where}: the instructor explains the mistake", mistake)
             yield Chapter(f"{where}: the instructor writes{turn}", reply.completion.text)
     for name in ("samples.jsonl", "dropped.jsonl"):
         for sample in _records(pool, "curate", name, Sample):
             if sample.id.partition("#")[0] == problem_id:
-                yield Chapter(
-                    f"{where}: {'dropped, ' + sample.dropped if sample.dropped else 'learned'}", _sample(sample)
-                )
+                outcome = f"dropped, {sample.dropped}" if sample.dropped else "learned"
+                yield Chapter(f"{where}: {outcome}", _sample(sample))
 
 
 def _records(pool: facts.Pool, stage: str, name: str, kind: type[T]) -> Iterator[T]:

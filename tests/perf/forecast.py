@@ -21,7 +21,7 @@ from lai_ray.records import Reply
 def main() -> None:
     """One line a pool of replies and way of counting."""
     job = config.read(sys.argv[1], sys.argv[2:])
-    run = cli_run.begun(job)
+    run = cli_run.existing(job)
     assert run is not None, "no such run yet"
     print("iteration  counted by          estimate in, out        used in, out      estimate / used: in, out, all")
     for pool in pools_known(run, job):

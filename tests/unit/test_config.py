@@ -272,6 +272,6 @@ def test_a_job_made_of_another_names_the_limits_that_it_named_and_no_more(tmp_pa
     """A limit that nobody named is what the provider says."""
     named = job(tmp_path, limits__tokens_per_minute=9_000_000, search__learning_rate=[1e-4, 2e-4])
     [one, _] = grid.combinations(named, 0)
-    for made in (grid.with_settings(named, one), run.tried(named), run.only_tests(named)):
+    for made in (grid.with_settings(named, one), run.small(named), run.only_tests(named)):
         assert made.limits.model_fields_set == {"tokens_per_minute"}
         assert made.limits == named.limits

@@ -23,7 +23,7 @@ from lai_ray.instructor.spending.budget import NOTHING, Amount, caps_of
 from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.report import facts, tables
+from lai_ray.report import facts, sections
 from lai_ray.stages.progress_line import short
 from lai_ray.storage.run import Run
 from tests.local import Crash, LocalExecutor, job
@@ -177,7 +177,7 @@ def test_the_pools_of_a_search_share_the_budget_and_the_report_counts_them(tmp_p
     run = cli_run.run_job(job(tmp_path, limits__max_calls=100, **search), executor=executor).run
     pools = [usage(run, f"iteration_0/search/pool_k_{k}/instruct")["calls"] for k in (1, 3)]
     assert facts.iterations(run)[0].usage()["calls"] == sum(pools) == executor.asked["ask"]
-    assert f"max_calls = 100: {sum(pools)} spent, {100 - sum(pools)} left" in tables.costs(run).note
+    assert f"max_calls = 100: {sum(pools)} spent, {100 - sum(pools)} left" in sections.costs(run, 0.95)[0].note
 
 
 def test_usage_json_is_the_sum_of_the_ledgers_entries(tmp_path):
@@ -225,7 +225,7 @@ def test_a_price_may_be_set_or_mended_in_a_run_that_has_begun(tmp_path):
 
 def check(config: Config) -> str:
     console = Console(width=300, file=io.StringIO())
-    cli_check.show(config, console, cli_run.begun(config))
+    cli_check.show(config, console, cli_run.existing(config))
     return console.file.getvalue()
 
 
@@ -240,7 +240,7 @@ def test_check_gives_a_range_before_the_evaluation_and_the_budgets_verdict(tmp_p
 def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_when_it_is_done(tmp_path):
     cli_run.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor())
     config = job(tmp_path, limits__max_calls=100, **PRICED)
-    run = cli_run.begun(config)
+    run = cli_run.existing(config)
     (pool,) = budget.pools_known(run, config)
     assert pool.to_come == pool.likely
     (found,) = pool.by_dataset.values()

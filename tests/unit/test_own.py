@@ -15,7 +15,7 @@ from lai_ray.config import config
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Case, Completion, Sample
-from lai_ray.report import tables
+from lai_ray.report import sections
 from lai_ray.stages.select import select
 from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job
@@ -257,7 +257,7 @@ def test_le_and_lec_work_on_it_at_once(tmp_path):
     assert (len(cases), {len(case.contrasts) for case in cases}) == (24, {3})
     samples = list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
     assert {sample.problem.answer for sample in samples} == {"negative"}
-    assert "reviews" in tables.scores(run).markdown()
+    assert "reviews" in sections.scores(run, 0.95)[0].markdown()
 
 
 def test_another_content_of_the_file_is_another_run(tmp_path):

@@ -11,7 +11,7 @@ from lai_ray.cli import run as cli_run
 from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Attempt, Case
-from lai_ray.report import tables
+from lai_ray.report import sections
 from lai_ray.report.story import some_case, story
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
@@ -55,7 +55,7 @@ def test_recorded_answers_are_graded_learned_from_and_not_asked(tmp_path):
 
 def test_the_report_says_not_measured_and_the_story_is_told(tmp_path):
     run = cli_run.run_job(recorded(tmp_path), executor=LocalExecutor()).run
-    text = tables.scores(run).markdown()
+    text = sections.scores(run, 0.95)[0].markdown()
     assert "| iter. 0 | iter. 1 |" in text
     assert "not measured" in text
     chapters = story(run, some_case(run))

@@ -114,14 +114,14 @@ def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
     stage = outcome.run.stage(0, "search")
     assert stage.facts()["winner"] == "trial_0" and weights(stage) == []
     assert outcome.target.path == str(tmp_path / "model")
-    [table] = report.tables(outcome.run)
+    [table] = report.trials(outcome.run, 0.95)
     assert "it stays" in table.note and "Dev is flat for 4" in table.note
 
 
 def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
     stage = searched(tmp_path, Classroom(lambda job: 20 if job.learning_rate == 1e-5 else 2))
     [found] = report.searched(stage.run)
-    said = " ".join(report.seen(found))
+    said = " ".join(report.reasons(found))
     assert "Dev is falling" in said and "The lowest learning rate (1e-05) does best" in said
     assert report.plot(stage.run) == ["iteration_0/search/trials.png"]
     assert stage.store.get("trials.png").startswith(b"\x89PNG")
@@ -130,7 +130,7 @@ def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
 def test_more_samples_and_failing_checks_are_named(tmp_path):
     sizes = {"search__samples_per_dataset": [5, 25], "search__learning_rate": [1e-5]}
     stage = searched(tmp_path / "a", Classroom(lambda job: len(job.examples)), **sizes)
-    said = " ".join(report.seen(next(report.searched(stage.run))))
+    said = " ".join(report.reasons(next(report.searched(stage.run))))
     assert "Every larger training set did better" in said
 
     def mostly_wrong(request: Any) -> str:
@@ -139,7 +139,7 @@ def test_more_samples_and_failing_checks_are_named(tmp_path):
 
     executor = Classroom(lambda job: 1, reply=mostly_wrong)
     stage = searched(tmp_path / "b", executor, limits__max_failed_fraction=1)
-    assert "Checks fail" in " ".join(report.seen(next(report.searched(stage.run))))
+    assert "Checks fail" in " ".join(report.reasons(next(report.searched(stage.run))))
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_path):
@@ -153,7 +153,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_
     assert stage.facts()["failed"] == 1
     assert stage.facts()["winner"] == "trial_3"
     assert weights(stage) == ["trial_3"], "what the failed one left is gone"
-    assert "the loss is not a number" in report.tables(stage.run)[0].markdown()
+    assert "the loss is not a number" in report.trials(stage.run, 0.95)[0].markdown()
 
 
 def test_what_a_trial_that_failed_in_its_middle_left_is_gone_at_the_end(tmp_path):
@@ -325,7 +325,7 @@ def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
 def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
     config = searching(tmp_path)
     run.run_job(config, until="0/evaluate", executor=LocalExecutor())
-    where = run.place(config)
+    where = config.place
     caught: list[Any] = []
 
     class Orphaned(Classroom):

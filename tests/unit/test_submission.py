@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 from typer.testing import CliRunner
 
 from lai_ray.cli import main, run
@@ -214,7 +212,7 @@ def test_a_key_in_an_uploaded_file_is_refused_and_a_file_that_may_hold_one_is_na
 def test_no_file_of_a_whole_run_holds_a_planted_key_its_report_included(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PLANTED_KEY", KEY)
     done = run.run_job(job(tmp_path, instructor__api_key_env="PLANTED_KEY"), executor=LocalExecutor())
-    main._report(done.run, Console(file=io.StringIO()))
+    main._report(done.run)
     written = [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
     assert {"report.md", "run.json", "provenance.json", "driver.jsonl"} <= {path.name for path in written}
     assert not [path for path in written if KEY.encode() in path.read_bytes()]

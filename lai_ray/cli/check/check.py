@@ -64,7 +64,7 @@ def trials(config: Config) -> Table:
         return table
     found = pools(config, 0)
     for name, learning in found.items():
-        sizes = dict.fromkeys(tables.sizes_said(settings["samples_per_dataset"]) for settings in learning)
+        sizes = dict.fromkeys(tables.sizes_text(settings["samples_per_dataset"]) for settings in learning)
         table.rows.append([name, str(len(learning)), ", ".join(sizes)])
     at_most = f", at most {config.search.max_concurrent}" if config.search.max_concurrent else ""
     table.note = (

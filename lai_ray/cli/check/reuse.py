@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lai_ray.cli.run import admission, begun
+from lai_ray.cli.run import admission, existing
 from lai_ray.config.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
@@ -62,7 +62,7 @@ class Found:
 
 def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
     """Print, for the job's own folder and for the runs to take over from, what applies. Nothing where none exists."""
-    own = begun(config)
+    own = existing(config)
     for run in [*([own] if own else []), *reuse]:
         if run is own:
             _say_refusal(run, config, console)

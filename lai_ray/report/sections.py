@@ -1,0 +1,199 @@
+"""The parts of a run's report, in order.  run -> tables, report.md
+
+A part of your own is one file, named in the job: `[report] sections = ["my_pkg.my_file:SECTION"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from lai_ray.common import plugins
+from lai_ray.common.plugins import runs_in_cluster
+from lai_ray.config.config import Config
+from lai_ray.errors import ConfigError
+from lai_ray.report import contamination, facts, search
+from lai_ray.report.tables import Table, percent, points, sizes_text
+from lai_ray.stages.select import benchmark
+from lai_ray.storage.run import STAGES, Run
+
+
+class Section(Protocol):
+    """One part of a report: a function of a run's files.
+
+        def SECTION(run, confidence):
+            table = Table("Mistakes, percent of the attempts", ["dataset", "iteration", "mistakes"])
+            for row in facts.funnel_rows(run):
+                share = row["mistakes"] / row["attempts"]
+                table.rows.append([row["dataset"], row["iteration"], f"{100 * share:.1f}"])
+            return [table]
+
+    run: only read, and maybe unfinished; `lai_ray.report.facts` has its iterations, pools, scores and attempts.
+    confidence: the level of the report's intervals, `report.confidence`, between 0.5 and 1.
+    Returns `lai_ray.report.tables.Table`s; one without rows is left out. An error is reported in the section's place.
+    """
+
+    def __call__(self, run: Run, confidence: float) -> Iterable[Table]: ...
+
+
+def scores(run: Run, confidence: float) -> list[Table]:
+    """Test scores by iteration, in-domain and out-of-domain, with the paired change from first to last."""
+    config = Config.model_validate(run.record()["config"])
+    measured = [i for i in facts.iterations(run) if i.tested]
+    unmeasured = [i for i in facts.iterations(run)[:1] if i.scores() and not i.tested]
+    table = Table(
+        "Test scores, percent",
+        ["test", "n", *(f"iter. {i.number}" for i in (*unmeasured, *measured)), "change"],
+        note=f"With {confidence:.0%} intervals; the change is paired, problem by problem. "
+        "Iteration 0 is the untouched target"
+        + (", whose recorded answers are to training problems alone." if unmeasured else "."),
+    )
+    for name in facts.tests(run):
+        n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
+        change = facts.change(measured[0], measured[-1], name, confidence) if len(measured) > 1 else None
+        domain = {"in": "in-domain", "out": "out-of-domain"}[benchmark(config, name).domain]
+        cells = ["not measured"] * len(unmeasured) + [percent(facts.score_on(i, name, confidence)) for i in measured]
+        table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
+    return [table]
+
+
+def by_group(run: Run, confidence: float) -> list[Table]:
+    """Each test's scores by kind, subject or type."""
+    tables = []
+    measured = [i for i in facts.iterations(run) if i.tested]
+    for name in facts.tests(run):
+        names = facts.groups(run, name)
+        if len(names) < 2:
+            continue
+        table = Table(f"{name} by group, percent", ["group", "n", *(f"iter. {i.number}" for i in measured)])
+        for group in names:
+            first = measured[0].scores().get(f"{name}.test", {}).get("groups", {}).get(group, {})
+            cells = [facts.score_on(i, name, confidence, group) for i in measured]
+            table.rows.append(
+                [group, str(first.get("n", "–")), *("–" if c is None else f"{100 * c.value:.1f}" for c in cells)]
+            )
+        tables.append(table)
+    return tables
+
+
+def funnel(run: Run, confidence: float) -> list[Table]:
+    """Attempts to samples, by iteration and dataset."""
+    columns = ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"]
+    table = Table("From attempts to samples", columns)
+    dropped: dict[str, int] = {}
+    for row in facts.funnel_rows(run):
+        for reason, n in row["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + n
+        table.rows.append(["–" if row[name] is None else str(row[name]) for name in columns])
+    if dropped:
+        table.note = "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
+    return [table]
+
+
+def contrasts(run: Run, confidence: float) -> list[Table]:
+    """How near the questions shown beside the mistakes are, and whether a few of them serve many mistakes."""
+    columns = ["dataset", "iteration", "nearest", "farthest", "same subject", "questions shown", "most often"]
+    table = Table(
+        "Contrast sets", columns,
+        note="Mean squared L2 distance of a mistake to the nearest and the farthest question shown beside it; the "
+        "number of different questions shown, and of mistakes beside which the most frequent one is shown.",
+    )  # fmt: skip
+    for pool in facts.pools(run):
+        for dataset, found in pool.stage("diagnose").facts().get("contrasts", {}).items():
+            subject = f"{found['same_subject']:.0%}" if "same_subject" in found else "–"
+            counts = [f"{found[name]:.0f}" for name in ("questions_shown", "most_often")]
+            distances = [f"{found[name]:.3f}" for name in ("nearest", "farthest")]
+            table.rows.append([dataset, pool.name, *distances, subject, *counts])
+    return [table]
+
+
+def times(run: Run, confidence: float) -> list[Table]:
+    """Seconds by stage and iteration."""
+    measured = {iteration.number: iteration.seconds() for iteration in facts.iterations(run)}
+    stages = [name for name in STAGES if any(name in seconds for seconds in measured.values())]
+    table = Table("Time, seconds", ["iteration", *stages, "sum"])
+    for number, seconds in measured.items():
+        cells = [f"{seconds[name]:.1f}" if name in seconds else "–" for name in stages]
+        table.rows.append([str(number), *cells, f"{sum(seconds.values()):.1f}"])
+    return [table]
+
+
+def costs(run: Run, confidence: float) -> list[Table]:
+    """Instructor calls, tokens and money by iteration, and what is left of the budget."""
+    settings = run.record()["config"]["instructor"]
+    note = facts.budget_text(run)
+    if runs_in_cluster(settings["engine"]):
+        note += " It ran in the cluster, so there is no bill: US$ is the price in the job times the tokens."
+    if settings["usd_per_million_input"] is None:
+        note += " US$ needs a price: instructor.usd_per_million_input and instructor.usd_per_million_output."
+    if settings["reuse_across_seeds"]:
+        note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "taken over"]
+    table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
+    keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
+    for iteration in facts.iterations(run):
+        if usage := iteration.usage():
+            money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
+            taken = str(usage["inherited"])
+            if usage["inherited_usd"]:
+                taken += f" ({usage['inherited_usd']:.4f} US$)"
+            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, taken])
+    return [table]
+
+
+BUILT_IN: dict[str, Section] = {
+    "scores": scores,
+    "by_group": by_group,
+    "funnel": funnel,
+    "contrasts": contrasts,
+    "times": times,
+    "costs": costs,
+    "search": search.trials,
+    "contamination": contamination.nearness,
+}
+"""In the order of the report. Those of the job file follow."""
+
+
+def load(name: str) -> Section:
+    """The section "module:ATTRIBUTE". Raises ConfigError when there is none, or it is no function."""
+    section: Any = plugins.attribute(name, what="report.sections")
+    if not callable(section):
+        raise ConfigError(
+            f"report.sections: {name!r} is a {type(section).__name__}, not a function of a run and a confidence; "
+            "lai_ray/report/sections.py shows one."
+        )
+    return section  # type: ignore[no-any-return]
+
+
+def tables_of(run: Run) -> list[Table]:
+    """The tables of every section. One that fails is a table with its name and error, and the others follow."""
+    tables: list[Table] = []
+    for name in [*BUILT_IN, *run.record()["config"]["report"].get("sections", [])]:
+        try:
+            section = BUILT_IN.get(name) or load(name)
+            tables += [table for table in section(run, facts.confidence(run)) if table.rows]
+        except Exception as error:
+            failed = Table("A section of this report failed", ["section", "error"])
+            failed.rows = [[name, f"{type(error).__name__}: {error}"]]
+            tables.append(failed)
+    return tables
+
+
+def write(run: Run, tables: list[Table]) -> str:
+    """Draw the plots of its searches, write report.md with these tables, and return where it is."""
+    plots = [f"![the trials of {name}]({name})\n" for name in search.plot(run)]
+    run.store.put("report.md", "\n".join([header(run), *(table.markdown() for table in tables), *plots]).encode())
+    return f"{run.store.where}/report.md"
+
+
+def header(run: Run) -> str:
+    """What the run is, in a few lines of Markdown."""
+    config: dict[str, Any] = run.record()["config"]
+    sizes = sizes_text(config["curate"]["samples_per_dataset"])
+    identity = run.record()["identity"]["content"]
+    return (
+        f"# {run.name}\n\n"
+        f"Target `{config['target']['model']}` ({identity['target'][:12]}), {config['iterations']} iterations, "
+        f"strategy {facts.strategies(run)}, at most {sizes} samples a dataset, "
+        f"seed {config['seed']}. Versions, machine and command: `provenance.json`.\n"
+    )
