@@ -122,7 +122,7 @@ def _items(reply: str) -> list[list[str]]:
 
 
 def _begins(line: str, items: list[list[str]]) -> bool:
-    """Whether a numbered line without "Question:" begins an item: the previous item is complete, and this is a question.
+    """Whether a numbered line without "Question:" begins an item: it is a question, and the previous item is complete.
 
     The steps of a solution may be numbered too; they precede their item's "####".
     """

@@ -61,7 +61,7 @@ class Tally:
     ungraded: list[str] = field(default_factory=list)
     """Why the grader reached no verdict on an answer, the first few."""
     ungraded_n: int = 0
-    tiers: set[str] = field(default_factory=set)
+    levels: set[str] = field(default_factory=set)
     """Isolations that generated code ran in."""
 
     def add(self, attempt: Attempt, group: str) -> None:
@@ -82,8 +82,8 @@ class Tally:
         """As it stands in scores.json."""
         groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
         further: dict[str, Any] = {"further": dict(self.further)} if self.further else {}
-        if self.tiers:
-            further["weakest_tier"] = runner.weakest(self.tiers)
+        if self.levels:
+            further["weakest_tier"] = runner.weakest(self.levels)
         return {
             "n": self.n, "right": self.right, "cut_off": self.cut_off, **self.statuses, **further, "groups": groups
         }  # fmt: skip
@@ -128,7 +128,7 @@ class Grader:
     def __call__(self, answered: tuple[Problem, Request, Completion]) -> tuple[Attempt, str | None]:
         """The attempt, and the isolation in which its code ran, if any did."""
         attempt = graded(*answered, self.benchmark, self.how)
-        return attempt, runner.tier_in_use() if self.benchmark.runs_code else None
+        return attempt, runner.level_in_use() if self.benchmark.runs_code else None
 
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
@@ -256,9 +256,9 @@ def _grade(
     spread = executor.map if part.benchmark.runs_code else map
 
     def attempts() -> Iterator[Attempt]:
-        for attempt, tier in spread(grader, _answered(part, answers, failed, target, config)):
+        for attempt, level in spread(grader, _answered(part, answers, failed, target, config)):
             tally.add(attempt, part.benchmark.group(attempt.problem))
-            tally.tiers |= {tier} if tier else set()
+            tally.levels |= {level} if level else set()
             yield attempt
 
     stage.write(_file(part.name), attempts(), Attempt)

@@ -1,7 +1,7 @@
-"""Runs the hostile programs at one tier and says what got out: a JSON object {name: how it got out} on stdout.
+"""Runs the hostile programs at one isolation level and prints a JSON object {name: how it escaped}.
 
-python -m tests.faults.hostile TIER [PROGRAM LEFT OUT...]
-Needs nothing but the standard library; run it as whoever you like.
+python -m tests.faults.hostile LEVEL [PROGRAM TO SKIP...]
+Needs only the standard library; run it as any user.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GOOD = "def add(a, b): return a + b"
 
 @contextmanager
 def world() -> Iterator[dict[str, object]]:
-    """What a program might reach for: a file, an open port, an abstract socket, a variable, the grader itself."""
+    """Targets of an attack: a file, an open port, an abstract socket, an environment variable, the grader itself."""
     os.environ["LAI_SECRET"] = "secret"
     with tempfile.TemporaryDirectory(prefix="home-") as home, socket.create_server(("127.0.0.1", 0)) as tcp:
         os.chmod(home, 0o777)
@@ -51,17 +51,17 @@ def world() -> Iterator[dict[str, object]]:
             listener.listen()
             yield {
                 "secret": str(secret), "home": home, "tcp": tcp.getsockname()[1], "abstract": abstract,
-                "grader": os.getpid(), "package": str(Path(runner.__file__).parents[1]),
+                "grader": os.getpid(), "package": str(Path(runner.__file__).parents[2]),
             }  # fmt: skip
 
 
-def got_out(tier: str, program: str) -> str:
-    """How this program got out, or ""; then whether the next one is served as if nothing had been."""
-    with runner._pool().parent(tier) as parent:
-        outcome = parent.trial(program, CHECKS, LIMITS)
-        following = parent.trial(GOOD, CHECKS, runner.Limits())
+def escape(level: str, program: str) -> str:
+    """How this program escaped, or ""; a failure of the program served after it counts too."""
+    with runner._pool().server(level) as server:
+        outcome = server.trial(program, CHECKS, LIMITS)
+        following = server.trial(GOOD, CHECKS, runner.Limits())
     if outcome.verdict == "passed":
-        return "was taken for right"
+        return "was judged right"
     if "ESCAPED" in outcome.output:
         return outcome.output[outcome.output.index("ESCAPED") :][:300]
     if following.verdict != "passed":
@@ -71,16 +71,16 @@ def got_out(tier: str, program: str) -> str:
     return ""
 
 
-def main(tier: str, skipped: list[str]) -> dict[str, str]:
-    """name -> how it got out, of those that did; "*" for harm to the host.
+def main(level: str, skipped: list[str]) -> dict[str, str]:
+    """name -> how it escaped, for those that did; "*" for harm to the host.
 
-    Below "namespaces" a program may reach other processes of the machine, so there this must be one of the first
-    processes of a namespace of its own. Raises SystemExit elsewhere.
+    Below "namespaces" a program may reach other processes of the machine, so this must then be one of the first
+    processes of its own pid namespace. Raises SystemExit elsewhere.
     """
-    if tier != "namespaces" and os.getpid() > 20:
+    if level != "namespaces" and os.getpid() > 20:
         raise SystemExit(
-            "run the weaker tiers under `timeout -s KILL 100 unshare --pid --fork --mount-proc --kill-child`: below "
-            "landlock these programs would end every process they may, and unshare itself ignores SIGTERM"
+            "run the weaker levels under `timeout -s KILL 100 unshare --pid --fork --mount-proc --kill-child`: below "
+            "landlock these programs would kill every process they may, and unshare itself ignores SIGTERM"
         )
     slowest = [0.0]
     over = threading.Event()
@@ -93,32 +93,32 @@ def main(tier: str, skipped: list[str]) -> dict[str, str]:
 
     watcher = threading.Thread(target=tick, daemon=True)
     watcher.start()
-    found: dict[str, str] = {}
+    escaped: dict[str, str] = {}
     folders: set[str] = set()
     with world() as names, ThreadPoolExecutor(2) as pool:
         programs = {name: source.format(**names) for name, source in PROGRAMS.items() if name not in skipped}
         for name, how in zip(
-            programs, pool.map(lambda source: _safely(tier, source, folders), programs.values()), strict=True
+            programs, pool.map(lambda source: _safely(level, source, folders), programs.values()), strict=True
         ):
             if how:
-                found[name] = how
+                escaped[name] = how
         left = sorted(os.listdir(str(names["home"])))
         if left != ["secret"]:
-            found["*"] = f"the user's folder holds {left}"
+            escaped["*"] = f"the user's folder holds {left}"
     over.set()
     watcher.join()
     runner._pool().close()
     for harm in _harm(folders, slowest[0]):
-        found["*"] = harm
-    return found
+        escaped["*"] = harm
+    return escaped
 
 
-def _safely(tier: str, source: str, folders: set[str]) -> str:
+def _safely(level: str, source: str, folders: set[str]) -> str:
     try:
-        how = got_out(tier, source)
-    except (runner.ParentGoneError, OSError) as error:
-        how = f"the parent died: {error}"
-    folders |= {parent.folder for some in runner._pool().idle.values() for parent in some}
+        how = escape(level, source)
+    except (runner.ServerGoneError, OSError) as error:
+        how = f"the fork server died: {error}"
+    folders |= {server.folder for idle in runner._pool().idle.values() for server in idle}
     return how
 
 
@@ -128,17 +128,17 @@ def _harm(folders: set[str], slowest: float) -> list[str]:
         time.sleep(0.1)
     harm = [f"left behind: {left}"] if left else []
     harm += [f"the grader grew to {resident} MiB"] if (resident := _peak()) > 300 else []
-    return harm + ([f"the host stood still for {slowest:.1f} s"] if slowest > 5 else [])
+    return harm + ([f"the host did not respond for {slowest:.1f} s"] if slowest > 5 else [])
 
 
 def _peak() -> int:
-    """MiB this program held at most; getrusage would count what its parent held before it became this program."""
+    """Peak MiB of this process; getrusage would include its parent's memory before exec."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
 
 
 def _left_over(folders: set[str]) -> list[str]:
-    """Folders of the parents that are still there, and processes (all carry their parent's command line)."""
+    """Folders of fork servers that still exist, and their processes (all have the fork server's command line)."""
     left = [folder for folder in folders if os.path.exists(folder)]
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
@@ -153,4 +153,4 @@ def _left_over(folders: set[str]) -> list[str]:
 if __name__ == "__main__":
     began = time.monotonic()
     result = main(sys.argv[1], sys.argv[2:])
-    print(json.dumps({"programs": len(PROGRAMS), "got_out": result, "seconds": round(time.monotonic() - began, 1)}))
+    print(json.dumps({"programs": len(PROGRAMS), "escaped": result, "seconds": round(time.monotonic() - began, 1)}))

@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (programs are written on one line)
-"""Programs that mean harm, for the sandbox. Each says ESCAPED when it got what it should not.
+"""Hostile programs for the sandbox. Each prints ESCAPED when it got access that it must not have.
 
-Names in braces are filled in by `tests.faults.hostile`: {secret} a file of the user's, {home} its folder, {tcp} a port and
+`tests.faults.hostile` fills in the names in braces: {secret} a file of the user's, {home} its folder, {tcp} a port and
 {abstract} a socket that the grader's machine listens on, {grader} the grader's pid, {package} the grader's own code.
 Every program is asked for add(2, 3); none may pass.
 """
@@ -92,7 +92,7 @@ for fd in [*range(3, 4), *range(5, 256)]:
     attempt(f"fd {{fd}}", os.fstat, fd)
 """,
 }  # fmt: skip
-"""Each attempt is refused; what is printed is the proof of one that was not."""
+"""Every attempt must be refused; the output shows those that were not."""
 
 GREEDY = {
     "memory": "def add(a, b):\n    x = []\n    while True: x.append(bytearray(10 << 20))",
@@ -143,7 +143,7 @@ GREEDY = {
     "crash": "import ctypes\ndef add(a, b): return ctypes.string_at(0)",
     "abort": "import os\ndef add(a, b): os.abort()",
 }  # fmt: skip
-"""Each is ended by its limits, and the next program is fine."""
+"""Each must be ended by its limits, and the next program must run normally."""
 
 FORGING = {
     "exit": "import sys\ndef add(a, b): return 0\nsys.exit(0)",
@@ -236,6 +236,6 @@ FORGING = {
     "codec": "# -*- coding: undefined -*-\n\ud800\ndef add(a, b): return 0",
     "null": "def add(a, b): return 0\n\x00",
 }  # fmt: skip
-"""None is right; none may be taken for right."""
+"""None is right; none may be judged right."""
 
 PROGRAMS: dict[str, str] = REACHING_OUT | GREEDY | FORGING

@@ -1,4 +1,4 @@
-"""Programs that mean harm, as whoever runs the tests and, where that is root, as an ordinary user too."""
+"""Hostile programs, run as the user who runs the tests and, where that is root, as an ordinary user too."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ AS_A_USER = (
 )
 
 
-def got_out(command: list[str]) -> dict[str, str]:
+def escaped(command: list[str]) -> dict[str, str]:
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
-    assert said["programs"] == len(PROGRAMS) >= 45
-    return said["got_out"]
+    result = json.loads(done.stdout)
+    assert result["programs"] == len(PROGRAMS) >= 45
+    return result["escaped"]
 
 
 def offered() -> bool:
@@ -37,13 +37,13 @@ def offered() -> bool:
         return False
 
 
-@pytest.mark.skipif(not offered(), reason="this machine lends no namespaces to this user: docs/sandbox.md")
-def test_no_hostile_program_gets_out_at_the_tier_accepted_by_default():
-    assert got_out([str(PYTHON), "-m", "tests.faults.hostile", "namespaces"]) == {}
+@pytest.mark.skipif(not offered(), reason="this machine offers no namespaces to this user: docs/sandbox.md")
+def test_no_hostile_program_escapes_at_the_default_isolation_level():
+    assert escaped([str(PYTHON), "-m", "tests.faults.hostile", "namespaces"]) == {}
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to become somebody else")
-def test_nor_does_one_started_by_an_ordinary_user():
-    # The interpreter may stand in a home folder that only root may enter: shown at /mnt, for this process alone.
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to change to another user")
+def test_no_hostile_program_of_an_ordinary_user_escapes():
+    # The interpreter may be in a home folder that only root may enter: mounted at /mnt, for this process only.
     run = ["unshare", "--mount", "sh", "-c", AS_A_USER, "sh", str(PYTHON.parents[1]), PYTHON.name]
-    assert got_out([*run, "tests.faults.hostile", "namespaces"]) == {}
+    assert escaped([*run, "tests.faults.hostile", "namespaces"]) == {}

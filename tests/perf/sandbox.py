@@ -50,7 +50,7 @@ def main(rounds: int) -> None:
         "name": "sandbox.throughput", "ratio": round(statistics.median(ratios), 3), "reach": 0.8,
         "value": round(statistics.median(ours for ours, _ in runs), 1), "unit": "programs/s",
         "baseline": round(statistics.median(theirs for _, theirs in runs), 1),
-        "ratios": [round(r, 2) for r in ratios], "load": os.getloadavg(), "tier": runner.tier_in_use(),
+        "ratios": [round(r, 2) for r in ratios], "load": os.getloadavg(), "level": runner.level_in_use(),
     }))  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (programs are written on one line)
-"""Generated code: who decides, what crosses, what is the program's fault and what is not."""
+"""The sandbox: which values cross between the processes, and what is the program's fault and what is not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from lai_ray.config.settings import SandboxSettings
 from lai_ray.errors import ConfigError
 from lai_ray.grading.sandbox import runner
 from lai_ray.grading.sandbox.protocol import Gone, Reader, TooLarge, Writer
@@ -16,8 +17,9 @@ QUICK = Limits(cpu=1.0, wall=30.0, idle=2.0)
 
 
 def judged(program: str, *tests: str, **more) -> runner.Outcome:
+    level = more.pop("min_tier", "namespaces")
     checks = Checks(tests="\n".join(tests), entry=more.pop("entry", "f"), **more)
-    return runner.run(program, checks, limits=QUICK)
+    return runner.run(program, checks, min_tier=level, limits=QUICK)
 
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -40,12 +42,12 @@ pytestmark = pytest.mark.usefixtures("sandbox")
         ("def f(x):\n    x.append(1)\n    return x", "a = [0]\nassert f(a) == [0, 1]"),
     ],
 )  # fmt: skip
-def test_plain_values_cross_as_they_are(program, test):
+def test_plain_values_cross_unchanged(program, test):
     outcome = judged(program, test)
     assert outcome.verdict == "passed", outcome.note
 
 
-def test_instances_of_the_programs_own_classes_are_made_and_read_from_afar():
+def test_instances_of_the_programs_own_classes_are_made_and_read_remotely():
     program = "class P:\n    def __init__(s, a): s.a = a\ndef f(ps): return P(sum(p.a for p in ps))"
     assert judged(program, "assert f([P(1), P(2)]).a == 3", names=("P",)).verdict == "passed"
 
@@ -58,23 +60,23 @@ def test_instances_of_the_programs_own_classes_are_made_and_read_from_afar():
         ("def g(x): return 1", "failed", "NameError"),
         ("def f(x: List[int]): return 1", "failed", "NameError"),
         ("def f(x):\n    while True: pass", "failed", "CPU time"),
-        ("import time\ndef f(x): time.sleep(60)", "error", "nothing moved"),
+        ("import time\ndef f(x): time.sleep(60)", "error", "no CPU time used"),
         ("class E:\n    def __eq__(s, o): return True\ndef f(x): return E()", "error", "a test compares it"),
         ("def f(x): return 'x' * (3 << 20)", "error", "too large"),
     ],
 )
-def test_what_is_the_programs_doing_is_wrong_and_what_has_no_verdict_is_an_error(program, verdict, why):
+def test_the_programs_fault_is_failed_and_anything_else_is_an_error(program, verdict, why):
     outcome = judged(program, "assert f(1) == 1")
     assert outcome.verdict == verdict and why in outcome.note, outcome
 
 
 @pytest.mark.parametrize("tests", ["assert f(1) ==", "assert f(nowhere) == 1"])
-def test_tests_that_cannot_be_run_are_no_fault_of_the_program(tests):
+def test_tests_that_cannot_be_run_are_an_error(tests):
     outcome = judged("def f(x): return 1", tests)
     assert outcome.verdict == "error" and outcome.note.startswith(runner.CANNOT_BE_RUN)
 
 
-def test_what_a_program_prints_is_kept_up_to_a_cap():
+def test_a_programs_output_is_kept_up_to_a_cap():
     outcome = judged("def f(x):\n    print('hello')\n    print('x' * 10_000_000)\n    return 1", "assert f(1) == 1")
     assert outcome.verdict == "passed" and outcome.output.startswith("hello")
     assert len(outcome.output) <= 16_384
@@ -92,8 +94,8 @@ def test_two_programs_share_no_file_and_no_state():
 
 
 def test_the_order_of_sets_is_the_same_in_every_sandbox():
-    one = runner.Parent("namespaces")
-    other = runner.Parent("namespaces")
+    one = runner.ForkServer("namespaces")
+    other = runner.ForkServer("namespaces")
     checks = Checks("print(f('a b c d e f g h'))", "f", setup="import sys")
     asked = "def f(x):\n    print(list(set(x.split())))"
     try:
@@ -103,31 +105,42 @@ def test_the_order_of_sets_is_the_same_in_every_sandbox():
         other.close()
 
 
-def test_a_parent_that_was_killed_between_trials_is_replaced():
+def test_a_fork_server_that_was_killed_between_trials_is_replaced():
     assert judged("def f(x): return 1", "assert f(1) == 1").verdict == "passed"
-    for parent in runner._pool().idle["namespaces"]:
-        parent.process.kill()
-        parent.process.wait()
+    for server in runner._pool().idle["namespaces"]:
+        server.process.kill()
+        server.process.wait()
     assert judged("def f(x): return 1", "assert f(1) == 1").verdict == "passed"
 
 
 def test_a_machine_that_offers_less_than_the_job_demands_is_refused(monkeypatch):
-    reasons = {"namespaces": "unshare: Operation not permitted", "bubblewrap": "there is no bwrap on PATH"}
-    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused=reasons))
-    with pytest.raises(runner.SandboxRefusedError, match="unshare: Operation not permitted"):
+    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
+    with pytest.raises(runner.SandboxRefusedError, match=r"sandbox\.min_tier = 'namespaces'.*EPERM-1"):
         runner.run("", Checks("", "f"), min_tier="namespaces")
-    with pytest.raises(ConfigError, match="no tier 'docker'"):
+    assert runner.strongest("landlock") == "landlock"
+
+
+def test_a_job_that_names_bubblewrap_demands_namespaces(monkeypatch):
+    assert SandboxSettings(min_tier="bubblewrap").min_tier == "bubblewrap"
+    assert judged("def f(x): return 1", "assert f(1) == 1", min_tier="bubblewrap").level == "namespaces"
+    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
+    with pytest.raises(runner.SandboxRefusedError, match=r"sandbox\.min_tier = 'bubblewrap'.*EPERM-1"):
+        runner.strongest("bubblewrap")
+
+
+def test_an_unknown_isolation_level_is_refused():
+    with pytest.raises(ConfigError, match=r"sandbox\.min_tier.*'docker'"):
         runner.strongest("docker")
 
 
 def test_nothing_is_left_when_the_grader_closes():
-    parent = runner.Parent("namespaces")
-    folder = parent.folder
-    parent.close()
-    assert not os.path.exists(folder) and parent.process.poll() is not None
+    server = runner.ForkServer("namespaces")
+    folder = server.folder
+    server.close()
+    assert not os.path.exists(folder) and server.process.poll() is not None
 
 
-def test_what_is_too_deep_or_too_much_does_not_cross():
+def test_too_deep_and_too_large_values_are_refused():
     deep: list = []
     for _ in range(500):
         deep = [deep]
@@ -140,6 +153,6 @@ def test_what_is_too_deep_or_too_much_does_not_cross():
 @pytest.mark.parametrize(
     "value", [{"no such": 1}, {"tuple": 5}, {"set": [[1]]}, {}, {"int": "zz"}, {"builtin": "eval"}]
 )
-def test_what_no_writer_wrote_is_not_read(value):
+def test_a_malformed_value_is_refused(value):
     with pytest.raises(Gone):
         Reader(lambda content: None).read(value)

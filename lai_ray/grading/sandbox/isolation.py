@@ -1,9 +1,8 @@
-"""Where programs run: what the warm parent enters once, and what each of its children gives up.  tier -> Place
+"""The isolation of programs: what the fork server enters once, and what each of its children gives up.  level -> Jail
 
-namespaces   afresh for each child: processes, mounts, network, IPC, host name, users; Landlock and seccomp besides
-bubblewrap   the same namespaces, made once by bwrap and shared by a parent's children; Landlock and seccomp
-landlock     Landlock and seccomp alone
-rlimits      limits alone
+namespaces   new for each child: processes, mounts, network, IPC, host name, users; also Landlock and seccomp
+landlock     Landlock and seccomp only (for containers that forbid user namespaces)
+rlimits      limits only
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ from typing import Any
 from lai_ray.grading.sandbox import linux as kernel
 
 SCRATCH = 16 << 20
-"""Bytes of a private folder, and of one file."""
+"""Bytes of a scratch folder, and of one file."""
 NOBODY = 64_899
-"""The uid and gid that root becomes."""
+"""The uid and gid that root changes to."""
 
 
 @dataclass
-class Place:
-    """Where the programs run."""
+class Jail:
+    """The isolation that a fork server gives its programs."""
 
-    tier: str
+    level: str
+    """"namespaces", "landlock" or "rlimits"."""
     folder: str
-    """An empty folder of the grader's: mount point of the new root, or where private folders are made."""
+    """An empty folder of the grader's: mount point of the new root, or parent of the scratch folders."""
     visible: list[str]
-    """Folders that a program may read: Python's own and the system's libraries."""
+    """Folders that a program may read: the standard library (first) and the system's libraries."""
     filter: bytes = b""
-    processes: int = -1
-    """This process's own pid namespace, to come back to after each fork."""
+    """The seccomp filter."""
+    pid_namespace: int = -1
+    """File descriptor of the fork server's own pid namespace, which it returns to after each fork."""
 
 
-def enter(place: Place) -> None:
-    """Shut this process in, for good. Raises OSError with the reason where the tier cannot be had here."""
-    if place.tier == "namespaces":
-        _enter_namespaces(place)
-    elif place.tier == "bubblewrap":
-        _inside_bubblewrap(place)
+def enter(jail: Jail) -> None:
+    """Isolate this process, irreversibly. Raises OSError with the reason where the level is not available."""
+    if jail.level == "namespaces":
+        _enter_namespaces(jail)
     else:
-        _drop_root(place)
-    if place.tier != "rlimits":
-        place.filter = kernel.seccomp_program()
-    if place.tier == "landlock" and not kernel.landlock_version():
+        _drop_root(jail)
+    if jail.level != "rlimits":
+        jail.filter = kernel.seccomp_program()
+    if jail.level == "landlock" and not kernel.landlock_version():
         raise OSError("this kernel has no Landlock")
 
 
-def lock_down(place: Place, limits: dict[str, Any], scratch: str) -> None:
-    """What a child gives up before it runs a line that is not ours."""
+def lock_down(jail: Jail, limits: dict[str, Any], scratch: str) -> None:
+    """Drop every right a program must not have; a child calls it before it runs any generated code."""
     os.setsid()
-    if place.tier == "namespaces":
+    if jail.level == "namespaces":
         kernel.unshare(kernel.SEALED)
         kernel.tmpfs(scratch, SCRATCH, 1024)
         os.chdir(scratch)
@@ -64,9 +63,9 @@ def lock_down(place: Place, limits: dict[str, Any], scratch: str) -> None:
     else:
         kernel.die_with_parent()
         os.chdir(scratch)
-    if place.tier != "rlimits" and kernel.landlock_version():
+    if jail.level != "rlimits" and kernel.landlock_version():
         kernel.no_new_privileges()
-        kernel.landlock(place.visible, [scratch, "/dev/null"])
+        kernel.landlock(jail.visible, [scratch, "/dev/null"])
     kernel.drop_capabilities()
     kernel.no_new_privileges()
     kernel.limit(
@@ -75,44 +74,44 @@ def lock_down(place: Place, limits: dict[str, Any], scratch: str) -> None:
             memory=limits["memory"],
             file=SCRATCH,
             open_files=64,
-            # Outside a user namespace of its own the user's other processes would count.
-            threads=64 if place.tier == "namespaces" else None,
+            # Outside its own user namespace, the user's other processes would be counted too.
+            threads=64 if jail.level == "namespaces" else None,
         )
     )
-    if place.filter:
-        kernel.filter_calls(place.filter)
+    if jail.filter:
+        kernel.filter_calls(jail.filter)
 
 
-def scratch_folder(place: Place) -> str:
-    """An empty folder for one trial."""
-    if place.tier == "namespaces":
-        return "/tmp"  # mounted afresh for each
-    folder = f"{place.folder}/{time.monotonic_ns()}"
+def scratch_folder(jail: Jail) -> str:
+    """The path of an empty folder for one trial."""
+    if jail.level == "namespaces":
+        return "/tmp"  # A new mount in each child.
+    folder = f"{jail.folder}/{time.monotonic_ns()}"
     os.mkdir(folder, 0o700)
     return folder
 
 
 def remove(folder: str) -> None:
-    """A scratch folder with all that is in it, whatever modes its files were given."""
+    """Delete a scratch folder and its content, whatever modes its files have."""
 
-    def again(function: Callable[..., Any], path: str, _: Any) -> None:
+    def retry(function: Callable[..., Any], path: str, _: Any) -> None:
         with contextlib.suppress(OSError):
             os.chmod(os.path.dirname(path), 0o700)
             os.chmod(path, 0o700)
             function(path)
 
-    shutil.rmtree(folder, onerror=again)
+    shutil.rmtree(folder, onerror=retry)
 
 
-def _enter_namespaces(place: Place) -> None:
-    """A root of our own with nothing but libraries in it; pid 1 of its process namespace; nobody's uid."""
+def _enter_namespaces(jail: Jail) -> None:
+    """A new root that holds only libraries; pid 1 of a new process namespace; an unprivileged uid."""
     proc = os.open("/proc", os.O_PATH)
     if os.geteuid() == 0:
-        # Built by root, who alone may see a Python in a home folder; entered as nobody.
+        # Built as root, because only root may read a Python in a home folder; entered as an unprivileged user.
         kernel.unshare(kernel.NEWNS)
         kernel.private_mounts()
-        _new_root(place)
-        _become_nobody()
+        _new_root(jail)
+        _drop_user()
         kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
         _map_ids(proc, NOBODY, NOBODY)
     else:
@@ -120,13 +119,13 @@ def _enter_namespaces(place: Place) -> None:
         kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
         _map_ids(proc, uid, gid)
         kernel.private_mounts()
-        _new_root(place)
+        _new_root(jail)
     _continue_in_child()
-    place.processes = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
+    jail.pid_namespace = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
     os.close(proc)
 
 
-def _become_nobody() -> None:
+def _drop_user() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -140,10 +139,10 @@ def _map_ids(proc: int, uid: int, gid: int) -> None:
         os.close(file)
 
 
-def _new_root(place: Place) -> None:
-    kernel.tmpfs(place.folder, 1 << 20, 4096)
-    for path in place.visible:
-        inside = place.folder + path
+def _new_root(jail: Jail) -> None:
+    kernel.tmpfs(jail.folder, 1 << 20, 4096)
+    for path in jail.visible:
+        inside = jail.folder + path
         if os.path.isdir(path):
             os.makedirs(inside, exist_ok=True)
         else:
@@ -153,13 +152,13 @@ def _new_root(place: Place) -> None:
         for packages in ("site-packages", "dist-packages"):
             if os.path.isdir(f"{inside}/{packages}"):
                 kernel.tmpfs(f"{inside}/{packages}", 4096, 2)
-    os.makedirs(place.folder + "/tmp")
-    kernel.read_only(place.folder)
-    kernel.change_root(place.folder)
+    os.makedirs(jail.folder + "/tmp")
+    kernel.read_only(jail.folder)
+    kernel.change_root(jail.folder)
 
 
 def _continue_in_child() -> None:
-    """Go on as the first process of the new namespace; this one waits for it and ends with it."""
+    """Continue as the first process of the new namespace; the original process waits for it and exits with it."""
     pid = os.fork()
     if pid:
         os.closerange(3, 1024)
@@ -167,22 +166,15 @@ def _continue_in_child() -> None:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _inside_bubblewrap(place: Place) -> None:
-    """The grader started this process inside bwrap: nothing is left to do but to see that it did."""
-    if os.path.exists(place.folder):
-        raise OSError("bwrap shows the grader's files")
-    place.folder = "/tmp"
-
-
-def _drop_root(place: Place) -> None:
-    """Root becomes nobody, as whom a program may do what anybody may and no more."""
+def _drop_root(jail: Jail) -> None:
+    """Change from root to an unprivileged user."""
     if os.geteuid():
         return
-    if not _open_to_all(place.visible[0]):
-        # A program run as root could, where no filter stops it, end every process of the machine.
-        raise OSError(f"{place.visible[0]} is in a folder that only root may enter, and no program is run as root")
-    os.chown(place.folder, NOBODY, NOBODY)
-    _become_nobody()
+    if not _open_to_all(jail.visible[0]):
+        # A program run as root could, where no filter stops it, kill every process of the machine.
+        raise OSError(f"{jail.visible[0]} is in a folder that only root may enter, and no program is run as root")
+    os.chown(jail.folder, NOBODY, NOBODY)
+    _drop_user()
 
 
 def _open_to_all(path: str) -> bool:

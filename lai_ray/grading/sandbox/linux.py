@@ -1,6 +1,6 @@
-"""What the kernel offers to shut a process in: namespaces, mounts, Landlock, seccomp, capabilities, limits. By ctypes.
+"""Linux isolation by ctypes: namespaces, mounts, Landlock, seccomp, capabilities, limits.
 
-Every function acts on the calling process and raises OSError with the name of what was refused.
+Every function acts on the calling process and raises OSError with the name of the call that failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lai_ray.grading.sandbox import seccomp
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 SEALED = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWNET
-"""What each program gets afresh beside its process and user namespaces."""
+"""The namespaces that are new for each program, beside its process and user namespaces."""
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH = 2
@@ -29,7 +29,7 @@ _MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 
 _PR = {"PDEATHSIG": 1, "DUMPABLE": 4, "SECCOMP": 22, "CAPBSET_DROP": 24, "SECUREBITS": 28, "NO_NEW_PRIVS": 38}
 _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 47, 4
 _NO_ROOT_LOCKED = 0x2F
-"""SECBIT_NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, each locked: uid 0 is nobody special."""
+"""SECBIT_NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, each locked: uid 0 has no privileges."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NONE = ctypes.c_void_p(None)
@@ -44,7 +44,7 @@ class Bounds:
     file: int
     open_files: int
     threads: int | None
-    """Processes and threads of this user; None where others of the same user would be counted too."""
+    """Processes and threads of this user; None where the user's other processes would be counted too."""
 
 
 def _check(result: int, what: str) -> int:
@@ -64,22 +64,22 @@ def _prctl(what: str, *arguments: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the named namespaces for new ones."""
+    """Move to new namespaces of these kinds: unshare(2)."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def enter(namespace: int, kind: int) -> None:
-    """Go to the namespace behind a file descriptor."""
+    """Move to the namespace behind a file descriptor: setns(2)."""
     _syscall("setns", _SETNS, ctypes.c_int(namespace), ctypes.c_int(kind))
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the thread that forked this process ends."""
+    """Receive SIGKILL when the thread that forked this process ends."""
     _prctl("PDEATHSIG", 9)
 
 
 def be_dumpable() -> None:
-    """After a change of uid: own /proc files again, so that the user namespace can be mapped."""
+    """Own the /proc files again after a change of uid, so that the user namespace can be mapped."""
     _prctl("DUMPABLE", 1)
 
 
@@ -96,15 +96,15 @@ def tmpfs(target: str, size: int, files: int) -> None:
 
 
 def private_mounts() -> None:
-    """What is mounted from now on is seen by nobody else."""
+    """Hide later mounts from other mount namespaces."""
     mount("none", "/", None, _REC | _PRIVATE)
 
 
 def bind_read_only(source: str, target: str, *, device: bool = False) -> None:
-    """Show `source` and all that is mounted in it at `target`, for reading."""
+    """Mount `source`, with everything mounted in it, read-only at `target`."""
     mount(source, target, None, _BIND | _REC)
     if not device:
-        # struct mount_attr: what to set, what to clear, propagation, user namespace.
+        # struct mount_attr: flags to set, flags to clear, propagation, user namespace.
         wanted = ctypes.create_string_buffer(struct.pack("=QQQQ", _RDONLY | _NOSUID | _NODEV, 0, 0, 0))
         recursive = 0x8000
         path = target.encode()
@@ -112,12 +112,12 @@ def bind_read_only(source: str, target: str, *, device: bool = False) -> None:
 
 
 def read_only(target: str) -> None:
-    """Nothing more is written to the file system mounted here."""
+    """Remount the file system at `target` read-only."""
     mount("none", target, None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
 
 
 def change_root(folder: str) -> None:
-    """`folder`, a mount point, becomes /; what was there before can no longer be reached."""
+    """Make `folder`, a mount point, the root; the old root becomes unreachable."""
     os.chdir(folder)
     _syscall("pivot_root", _PIVOT_ROOT, b".", b".")
     _check(_libc.umount2(b".", _DETACH), "umount old root")
@@ -125,7 +125,7 @@ def change_root(folder: str) -> None:
 
 
 def drop_capabilities() -> None:
-    """None left, none to be had again, uid 0 or not."""
+    """Drop all capabilities for good, also for uid 0."""
     for capability in range(64):
         if _libc.prctl(_PR["CAPBSET_DROP"], ctypes.c_ulong(capability), 0, 0, 0) < 0:
             break
@@ -137,12 +137,12 @@ def drop_capabilities() -> None:
 
 
 def no_new_privileges() -> None:
-    """No program started from here gains anything; also what lets an ordinary user filter system calls."""
+    """No exec gains privileges any more; also required for a seccomp filter without root."""
     _prctl("NO_NEW_PRIVS", 1)
 
 
 def limit(bounds: Bounds) -> None:
-    """Limits that the process itself cannot raise again."""
+    """Set hard limits, which the process cannot raise again."""
     wanted = {
         resource.RLIMIT_CPU: bounds.cpu,
         resource.RLIMIT_AS: bounds.memory,
@@ -167,7 +167,7 @@ def landlock_version() -> int:
 
 
 def landlock(readable: list[str], writable: list[str]) -> None:
-    """From now on only these trees can be opened, no TCP port bound or joined, and nobody outside signalled."""
+    """Restrict this process for good: it opens only these trees, uses no TCP port and signals no outside process."""
     version = landlock_version()
     if not version:
         raise OSError("Landlock: this kernel has none")
@@ -196,7 +196,7 @@ def _landlock_allow(rules: int, path: str, rights: int) -> None:
 
 
 def filter_calls(program: bytes) -> None:
-    """Install a seccomp filter, for good."""
+    """Install a seccomp filter, irreversibly."""
 
     class Fprog(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
@@ -207,14 +207,14 @@ def filter_calls(program: bytes) -> None:
 
 
 def seccomp_program() -> bytes:
-    """The filter for this machine. Raises OSError where its calls are not known."""
+    """The filter for this machine. Raises OSError where its system calls are not listed."""
     machine = platform.machine()
     if not seccomp.supported(machine):
-        raise OSError(f"seccomp: the system calls of {machine} are not known")
+        raise OSError(f"seccomp: the system calls of {machine} are not listed")
     return seccomp.program(machine)
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process and its threads have used. Raises OSError when it is gone."""
-    # The id of a process's CPU clock is made of its pid: clock_getcpuclockid(3).
+    """CPU time that a process and its threads have used. Raises OSError when it has ended."""
+    # The id of a process's CPU clock is computed from its pid: clock_getcpuclockid(3).
     return time.clock_gettime((~pid << 3) | 2)

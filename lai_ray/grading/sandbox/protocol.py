@@ -1,8 +1,7 @@
-"""Plain values between the process of a program and the process of its tests.  value <-> bytes
+"""The messages between the process of a program and the process of its tests.  value <-> bytes
 
-JSON with tags, exact built-in types only, never pickle. Whatever else a program returns becomes a Handle: the value
-stays where it is, can be called, iterated and asked for attributes from afar, and is never asked what it
-equals.
+JSON with tags, exact built-in types only, never pickle. Any other value that a program returns becomes a Handle: the
+value stays in its process and can be called, iterated and read by attribute remotely; it never decides equality.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-LARGEST = 2 << 20
-"""Bytes of one frame."""
-MOST = 500_000
-"""Values in one frame."""
-DEEPEST = 200
-"""Containers in one another."""
+MAX_BYTES = 2 << 20
+"""Of one frame."""
+MAX_VALUES = 500_000
+"""Of one frame."""
+MAX_DEPTH = 200
+"""Of nested containers."""
 
 _TYPES: dict[str, Any] = {
     kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
@@ -36,25 +35,25 @@ _DATES = (datetime.datetime, datetime.date, datetime.time)
 
 
 class Gone(BaseException):
-    """The other process has ended, or what it sent is no frame. No `except Exception` of a test may swallow it."""
+    """The other process has ended or sent a malformed frame. A BaseException, so that no test's `except` catches it."""
 
 
 class TooLarge(Exception):
-    """More, or deeper, than may cross."""
+    """A value exceeds MAX_BYTES, MAX_VALUES or MAX_DEPTH."""
 
 
 class Opaque(BaseException):
-    """A test compares a value that only the program can judge: no verdict."""
+    """A test compares a value whose equality only the program could decide: no verdict."""
 
 
 class ProgramError(Exception):
-    """An exception of the program that no test may take for anything else."""
+    """An exception of the program that has no built-in class that a test could expect."""
 
 
 def send(fd: int, message: dict[str, Any]) -> None:
     """One frame: length, then JSON. Raises TooLarge."""
     data = json.dumps(message, separators=(",", ":")).encode()
-    if len(data) > LARGEST:
+    if len(data) > MAX_BYTES:
         raise TooLarge(f"{len(data)} bytes")
     view = memoryview(struct.pack("=I", len(data)) + data)
     while view:
@@ -62,9 +61,9 @@ def send(fd: int, message: dict[str, Any]) -> None:
 
 
 def receive(fd: int) -> dict[str, Any]:
-    """The next frame. Raises Gone where there is none, or it is too large, too deep or no JSON object."""
+    """The next frame. Raises Gone where there is none, or where it is too large, too deep or no JSON object."""
     (length,) = struct.unpack("=I", _exactly(fd, 4))
-    if length > LARGEST:
+    if length > MAX_BYTES:
         raise Gone(f"a frame of {length} bytes")
     try:
         message = json.loads(_exactly(fd, length))
@@ -87,18 +86,18 @@ def _exactly(fd: int, length: int) -> bytes:
 
 
 class Writer:
-    """Turns one value into JSON with tags. `keep` takes what cannot cross and returns the tag that stands for it."""
+    """Converts one value to tagged JSON. `keep` stores a value that cannot be sent and returns its handle's tag."""
 
     def __init__(self, keep: Callable[[Any], Any]) -> None:
-        self.keep, self.room = keep, MOST
+        self.keep, self.left = keep, MAX_VALUES
 
     def write(self, value: Any, depth: int = 0) -> Any:
-        """Raises TooLarge for more than MOST values or DEEPEST containers in one another."""
-        self.room -= 1
-        if self.room < 0:
-            raise TooLarge(f"more than {MOST:,} values")
-        if depth > DEEPEST:
-            raise TooLarge(f"deeper than {DEEPEST} containers")
+        """Raises TooLarge for more than MAX_VALUES values or MAX_DEPTH nested containers."""
+        self.left -= 1
+        if self.left < 0:
+            raise TooLarge(f"more than {MAX_VALUES:,} values")
+        if depth > MAX_DEPTH:
+            raise TooLarge(f"deeper than {MAX_DEPTH} containers")
         kind = _plain_kind(type(value))
         if kind in (bool, type(None)):
             return value
@@ -118,7 +117,7 @@ class Writer:
             items = [self.write(item, depth) for item in kind.__iter__(value)]
             return {kind.__name__: items}
         if kind in (dict, collections.Counter, collections.OrderedDict, collections.defaultdict):
-            # A defaultdict crosses as the dict it equals: its factory is the program's.
+            # A defaultdict is sent as the dict it equals: its factory belongs to the program.
             name = "dict" if kind is collections.defaultdict else kind.__name__
             return {name: [[self.write(k, depth), self.write(v, depth)] for k, v in dict.items(value)]}
         if kind is type({}.keys()):
@@ -148,7 +147,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _plain_kind(kind: type) -> type | None:
-    """The built-in type that a value compares as: its own, or that whose `==` it inherits (named tuple, IntEnum)."""
+    """The built-in type whose `==` a value uses: its own, or the one it inherits from (named tuple, IntEnum)."""
     if kind in _VALUES:
         return kind
     for base in kind.__mro__[1:]:
@@ -158,7 +157,7 @@ def _plain_kind(kind: type) -> type | None:
 
 
 class Reader:
-    """Builds fresh values from what a frame holds. `handle` makes what stands for a value that stayed behind."""
+    """Builds values from tagged JSON. `handle` returns the object for a value that stayed in the other process."""
 
     def __init__(self, handle: Callable[[list[Any]], Any]) -> None:
         self.makers: dict[str, Callable[[Any], Any]] = {
@@ -188,7 +187,7 @@ class Reader:
         return {self.read(key): self.read(value) for key, value in pairs}
 
     def read(self, value: Any) -> Any:
-        """The value. Raises Gone where no Writer wrote this."""
+        """The value. Raises Gone for anything that no Writer writes."""
         if isinstance(value, list):
             return [self.read(item) for item in value]
         if not isinstance(value, dict):
@@ -203,16 +202,16 @@ class Reader:
 class Handle:
     """A value that stayed in the program's process, as the tests see it.
 
-    `ask(what, *arguments)` puts a question to that process. Equality is decided here: a kind whose `==` is identity
-    equals nothing but itself, and one that defines `==` gets no verdict, because the program would be its own judge.
+    `ask(what, *arguments)` sends a request to that process. Equality is decided here: a value whose class has the `==`
+    of `object` equals only itself; where the class defines `==` there is no verdict: the program would judge itself.
     """
 
     def __init__(self, number: int, kind: str, by_identity: bool, ask: Callable[..., Any]) -> None:
-        set_here = object.__setattr__
+        set_locally = object.__setattr__
         for name, value in zip(
             ("_number", "_kind", "_by_identity", "_ask"), (number, kind, by_identity, ask), strict=True
         ):
-            set_here(self, name, value)
+            set_locally(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._ask("call", self, list(args), kwargs)
@@ -229,18 +228,18 @@ class Handle:
         return self._ask("item", self, key)
 
     def __len__(self) -> int:
-        found = self._ask("len", self)
-        if type(found) is not int:
+        length = self._ask("len", self)
+        if type(length) is not int:
             raise ProgramError(f"{self._kind} has no length")
-        return found
+        return length
 
     def __bool__(self) -> bool:
         return bool(self._ask("truth", self))
 
     def __iter__(self) -> Iterator[Any]:
-        walker = self._ask("iter", self)
+        iterator = self._ask("iter", self)
         while True:
-            step = self._ask("next", walker)
+            step = self._ask("next", iterator)
             if type(step) is not list or len(step) != 1:
                 return
             yield step[0]

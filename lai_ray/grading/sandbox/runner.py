@@ -1,10 +1,10 @@
-"""Generated code, run where it cannot hurt.  program, tests -> verdict
+"""Runs generated programs against their tests in isolated processes.  program, tests -> verdict
 
-    grader --exec--> warm parent --fork--> program   (answers calls; holds no test)
+    grader --exec--> fork server --fork--> program   (answers calls; holds no test)
                                  --fork--> tests     (makes the calls; holds the pipe for the verdict)
 
-Both forks are short-lived and shut in alike. `docs/sandbox.md` tells what each tier contains and what it does not.
-Nothing here imports more than the standard library.
+Both forks are short-lived and isolated alike. `docs/sandbox.md` lists what each isolation level contains and what it
+does not. Only the standard library is imported here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -26,17 +25,19 @@ from typing import Any, Literal
 
 from lai_ray.errors import ConfigError
 
-TIERS = ("namespaces", "bubblewrap", "landlock", "rlimits")
-"""The strongest first."""
+LEVELS = ("namespaces", "landlock", "rlimits")
+"""The isolation levels, the strongest first."""
+_FORMER = {"bubblewrap": "namespaces"}
+"""Levels that a job may still name as `sandbox.min_tier` -> the level that replaces them."""
 CANNOT_BE_RUN = "the tests cannot be run"
 """How the note of an error begins where the tests are at fault."""
-_STARTING, _GRACE = 30.0, 20.0
-"""Seconds that a parent may take to start; and to answer beyond a trial's wall-clock limit."""
+_START_SECONDS, _GRACE_SECONDS = 30.0, 20.0
+"""Time for a fork server to start; and to reply after a trial's wall-clock limit."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. CPU time decides; wall clock and standstill end a trial without a verdict."""
+    """What one program may use. CPU time decides; wall clock and idle time end a trial without a verdict."""
 
     cpu: float = 3.0
     """Seconds of CPU time, all threads together."""
@@ -50,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Checks:
-    """What the tests' process runs. None of it is ever seen by the program's process."""
+    """What the tests' process runs. The program's process never sees any of it."""
 
     tests: str
     entry: str
@@ -58,103 +59,109 @@ class Checks:
     setup: str = ""
     """Source that the tests need: imports, helpers. Runs in the tests' process."""
     names: tuple[str, ...] = ()
-    """Other names that the tests take from the program, because the reference solution defines them."""
+    """Other names that the tests use and the program must define, because the reference solution defines them."""
     check: bool = False
     """Whether the tests define check(candidate), which is then called."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """passed, failed (the program's doing), or error (no verdict: wall clock, set-up, tests that cannot be run)."""
+    """passed, failed (by the program's fault), or error (no verdict: wall clock, set-up, tests that cannot be run)."""
 
     verdict: Literal["passed", "failed", "error"]
     note: str
     output: str = ""
-    """The first 16 kB of what was printed, by program and its stderr."""
+    """The first 16 kB of the program's stdout and stderr."""
     cpu: float = 0.0
-    tier: str = ""
+    """CPU seconds of the program."""
+    level: str = ""
+    """The isolation level it ran in."""
 
 
 class SandboxRefusedError(ConfigError):
     """This machine offers less isolation than `sandbox.min_tier` demands."""
 
 
-class ParentGoneError(Exception):
-    """The warm parent died or does not answer."""
+class ServerGoneError(Exception):
+    """The fork server died or does not reply."""
 
 
 def run(program: str, checks: Checks, *, min_tier: str = "namespaces", limits: Limits | None = None) -> Outcome:
-    """Run a program against its tests in the strongest sandbox here. May be called from several threads.
+    """Run a program against its tests at the strongest level of this machine. May be called from several threads.
 
-    Raises SandboxRefusedError where this machine has nothing as strong as `min_tier`.
+    Raises SandboxRefusedError where this machine has no level as strong as `min_tier`.
     """
-    tier = strongest(min_tier)
-    with contextlib.suppress(ParentGoneError, OSError):
-        return _attempt(tier, program, checks, limits or Limits())
-    try:  # a parent that was killed between trials is no fault of this one
-        return _attempt(tier, program, checks, limits or Limits())
-    except (ParentGoneError, OSError) as error:
-        return Outcome("error", f"the sandbox could not run it: {error}", tier=tier)
+    level = strongest(min_tier)
+    with contextlib.suppress(ServerGoneError, OSError):
+        return _attempt(level, program, checks, limits or Limits())
+    try:  # Again, with a new fork server: the first may have been killed between two trials.
+        return _attempt(level, program, checks, limits or Limits())
+    except (ServerGoneError, OSError) as error:
+        return Outcome("error", f"the sandbox could not run it: {error}", level=level)
 
 
-def _attempt(tier: str, program: str, checks: Checks, limits: Limits) -> Outcome:
-    with _pool().parent(tier) as parent:
-        return parent.trial(program, checks, limits)
+def _attempt(level: str, program: str, checks: Checks, limits: Limits) -> Outcome:
+    with _pool().server(level) as server:
+        return server.trial(program, checks, limits)
 
 
 def strongest(min_tier: str) -> str:
-    """The strongest tier offered here, tried once a process. Raises SandboxRefusedError below `min_tier`."""
-    if min_tier not in TIERS:
-        raise ConfigError(f"sandbox.min_tier: there is no tier {min_tier!r}. There are: {', '.join(TIERS)}.")
-    pool, acceptable = _pool(), TIERS[: TIERS.index(min_tier) + 1]
-    found = pool.strongest(acceptable)
-    if found:
-        return found
-    reasons = "; ".join(f"{tier}: {pool.refused[tier]}" for tier in acceptable)
+    """The strongest isolation level of this machine, tested once per process.
+
+    Raises SandboxRefusedError where that is weaker than `min_tier`, ConfigError where there is no such level.
+    """
+    wanted = _FORMER.get(min_tier, min_tier)
+    if wanted not in LEVELS:
+        raise ConfigError(f"sandbox.min_tier: no isolation level {min_tier!r}. There are: {', '.join(LEVELS)}.")
+    at = LEVELS.index(wanted) + 1
+    pool, acceptable, weaker = _pool(), LEVELS[:at], LEVELS[at:]
+    level = pool.strongest(acceptable)
+    if level:
+        return level
+    reasons = "; ".join(f"{level}: {pool.refused[level]}" for level in acceptable)
     raise SandboxRefusedError(
         f"generated code may not run on {socket.gethostname()}: sandbox.min_tier = {min_tier!r}, and this machine "
-        f"offers less ({reasons}). Grade on another machine, allow user namespaces here, or accept a weaker tier "
-        f"({', '.join(TIERS[TIERS.index(min_tier) + 1 :]) or 'there is none'}); docs/sandbox.md tells what that means."
+        f"offers less ({reasons}). Grade on another machine, allow user namespaces here, or accept a weaker level "
+        f"({', '.join(weaker) or 'there is none'}); docs/sandbox.md lists what each level contains."
     )
 
 
-def tier_in_use() -> str | None:
-    """The weakest tier in which this process has run anything; None if it has run nothing."""
+def level_in_use() -> str | None:
+    """The weakest isolation level in which this process has run anything; None if it has run nothing."""
     return weakest(_pool().used)
 
 
-def weakest(tiers: Iterable[str]) -> str | None:
-    """The weakest of these; None of none."""
-    return max(tiers, key=TIERS.index, default=None)
+def weakest(levels: Iterable[str]) -> str | None:
+    """The weakest of these isolation levels; None for none."""
+    return max(levels, key=LEVELS.index, default=None)
 
 
-class Parent:
-    """A warm parent process and the socket to it. One trial at a time."""
+class ForkServer:
+    """A fork server process and the socket to it. It runs one trial at a time."""
 
-    def __init__(self, tier: str) -> None:
-        """Raises OSError with the reason where this tier cannot be had."""
-        self.tier = tier
+    def __init__(self, level: str) -> None:
+        """Raises OSError with the reason where this machine does not offer the level."""
+        self.level = level
         self.folder = tempfile.mkdtemp(prefix="lai-sandbox-")
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self.process = _start(tier, theirs, self.folder)
+            with remote:
+                self.process = _start(level, remote, self.folder)
         except OSError:
             os.rmdir(self.folder)
             raise
-        finally:
-            theirs.close()
         try:
-            self.control.settimeout(_STARTING)
+            self.control.settimeout(_START_SECONDS)
             hello = self._receive()
-        except ParentGoneError as error:
+        except ServerGoneError as error:
             self.close()
-            raise OSError(f"its parent process did not start ({error})") from None
+            raise OSError(f"its fork server did not start ({error})") from None
         if "refused" in hello:
             self.close()
             raise OSError(hello["refused"])
 
     def trial(self, program: str, checks: Checks, limits: Limits) -> Outcome:
-        """Raises ParentGoneError when the parent dies meanwhile or answers nothing."""
+        """One verdict. Raises ServerGoneError when the fork server dies or does not reply."""
         spec = json.dumps(
             {
                 "setup": checks.setup, "tests": checks.tests, "entry": checks.entry,
@@ -164,29 +171,29 @@ class Parent:
         request = {"cpu": limits.cpu, "wall": limits.wall, "idle": limits.idle, "memory": limits.memory}
         files = [_in_memory(program), _in_memory(spec)]
         try:
-            self.control.settimeout(limits.wall + _GRACE)
+            self.control.settimeout(limits.wall + _GRACE_SECONDS)
             try:
                 socket.send_fds(self.control, [json.dumps(request).encode()], files)
             except OSError as error:
-                raise ParentGoneError(str(error)) from None
+                raise ServerGoneError(str(error)) from None
         finally:
             for file in files:
                 os.close(file)
         reply = self._receive()
-        return Outcome(reply["verdict"], reply["note"], reply["output"], reply["cpu"], self.tier)
+        return Outcome(reply["verdict"], reply["note"], reply["output"], reply["cpu"], self.level)
 
     def _receive(self) -> dict[str, Any]:
         try:
             data = self.control.recv(1 << 20)
         except OSError as error:
-            raise ParentGoneError(str(error)) from None
+            raise ServerGoneError(str(error)) from None
         if not data:
-            raise ParentGoneError(f"exit status {self.process.poll()}")
+            raise ServerGoneError(f"exit status {self.process.poll()}")
         message: dict[str, Any] = json.loads(data)
         return message
 
     def close(self) -> None:
-        """End it and all that it runs."""
+        """Stop the process and everything it runs."""
         self.control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.5)
@@ -197,64 +204,65 @@ class Parent:
 
 @dataclass
 class Pool:
-    """The parents of this process: as many as run at once, each kept warm."""
+    """The fork servers of this process: as many as run at once, reused from trial to trial."""
 
     owner: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    idle: dict[str, list[Parent]] = field(default_factory=dict)
+    idle: dict[str, list[ForkServer]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    """Isolation level -> why this machine does not offer it."""
     offered: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
 
     def strongest(self, acceptable: tuple[str, ...]) -> str | None:
-        """The first of these tiers that can be had."""
+        """The first of these isolation levels that this machine offers."""
         with self.lock:
-            return next((tier for tier in acceptable if self._can(tier)), None)
+            return next((level for level in acceptable if self._offers(level)), None)
 
-    def _can(self, tier: str) -> bool:
-        if tier not in self.offered and tier not in self.refused:
+    def _offers(self, level: str) -> bool:
+        if level not in self.offered and level not in self.refused:
             try:
-                parent = Parent(tier)
-                self.idle.setdefault(tier, []).append(parent)
-                failing = _self_test(parent)
-            except (OSError, ParentGoneError) as error:
-                failing = str(error)
-            if failing:
-                self.refused[tier] = failing
+                server = ForkServer(level)
+                self.idle.setdefault(level, []).append(server)
+                failure = _self_test(server)
+            except (OSError, ServerGoneError) as error:
+                failure = str(error)
+            if failure:
+                self.refused[level] = failure
             else:
-                self.offered.add(tier)
-        return tier in self.offered
+                self.offered.add(level)
+        return level in self.offered
 
     @contextlib.contextmanager
-    def parent(self, tier: str) -> Iterator[Parent]:
-        """A parent for one trial; one that fails is not used again."""
+    def server(self, level: str) -> Iterator[ForkServer]:
+        """A fork server for one trial; one that fails is closed and not used again."""
         with self.lock:
-            waiting = self.idle.setdefault(tier, [])
-            parent = waiting.pop() if waiting else None
-        parent = parent or Parent(tier)
+            idle = self.idle.setdefault(level, [])
+            server = idle.pop() if idle else None
+        server = server or ForkServer(level)
         try:
-            yield parent
+            yield server
         except BaseException:
-            parent.close()
+            server.close()
             raise
-        self.used.add(tier)
+        self.used.add(level)
         with self.lock:
-            self.idle[tier].append(parent)
+            self.idle[level].append(server)
 
     def close(self) -> None:
-        """End every parent that is not at work."""
+        """Stop every idle fork server."""
         with self.lock:
-            parents = [parent for some in self.idle.values() for parent in some]
+            servers = [server for idle in self.idle.values() for server in idle]
             self.idle.clear()
-        for parent in parents:
-            parent.close()
+        for server in servers:
+            server.close()
 
 
 _the_pool: Pool | None = None
 
 
 def _pool() -> Pool:
-    """This process's own: after a fork the other process's parents are not ours to talk to."""
+    """The pool of this process: after a fork, the fork servers of the original process must not be used."""
     global _the_pool
     if _the_pool is None or _the_pool.owner != os.getpid():
         _the_pool = Pool()
@@ -276,17 +284,17 @@ def facts(secret):
 """
 
 
-def _self_test(parent: Parent) -> str:
-    """What a tier lets through that it promises to hold, or ""; the weakest promises only the bare environment."""
-    secret = os.path.join(parent.folder, "secret")
+def _self_test(server: ForkServer) -> str:
+    """Why the level does not isolate as promised, or ""; the weakest promises only an empty environment."""
+    secret = os.path.join(server.folder, "secret")
     with open(secret, "w") as file:
         file.write("secret")
     os.chmod(secret, 0o644)
-    promised = ["environment"] if parent.tier == "rlimits" else ["files", "processes", "network", "environment"]
+    promised = ["environment"] if server.level == "rlimits" else ["files", "processes", "network", "environment"]
     tests = f"got = facts({secret!r})\nassert not [k for k in {promised!r} if got[k]], [k for k in got if got[k]]"
-    outcome = parent.trial(_SELF_TEST, Checks(tests=tests, entry="facts"), Limits())
+    outcome = server.trial(_SELF_TEST, Checks(tests=tests, entry="facts"), Limits())
     os.unlink(secret)
-    return "" if outcome.verdict == "passed" else f"its self-test says: {outcome.note}"
+    return "" if outcome.verdict == "passed" else f"its self-test failed: {outcome.note}"
 
 
 def _in_memory(text: str) -> int:
@@ -297,19 +305,16 @@ def _in_memory(text: str) -> int:
     return file
 
 
-def _start(tier: str, control: socket.socket, folder: str) -> subprocess.Popen[bytes]:
+def _start(level: str, control: socket.socket, folder: str) -> subprocess.Popen[bytes]:
     package = os.path.abspath(__file__)
     for _ in "lai_ray", "grading", "sandbox", "runner.py":
         package = os.path.dirname(package)
-    visible = _visible()
     code = (
         f"import sys; sys.path.insert(0, {package!r}); from lai_ray.grading.sandbox import fork_server as p; "
-        f"sys.path.remove({package!r}); p.main({tier!r}, {control.fileno()}, {folder!r}, {visible!r})"
+        f"sys.path.remove({package!r}); p.main({level!r}, {control.fileno()}, {folder!r}, {_visible()!r})"
     )
-    # Not -I: it would ignore the hash seed, and with it the order of sets, and so a verdict now and then, would vary.
+    # Not -I: it ignores the hash seed; the order of sets would then vary, and with it a verdict now and then.
     command = [_python(), "-P", "-s", "-S", "-B", "-c", code]
-    if tier == "bubblewrap":
-        command = [*_bubblewrap(visible, package), *command]
     return subprocess.Popen(
         command, env={"PYTHONHASHSEED": "0"}, cwd="/", start_new_session=True, pass_fds=[control.fileno()],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -317,20 +322,20 @@ def _start(tier: str, control: socket.socket, folder: str) -> subprocess.Popen[b
 
 
 def _python() -> str:
-    # The one behind a virtual environment: that one's packages are not for programs.
+    # The base interpreter, not the virtual environment's: programs must not see the environment's packages.
     return str(getattr(sys, "_base_executable", sys.executable))
 
 
 def _visible() -> list[str]:
-    """What a program may read: the standard library (first), the libraries it loads, nothing else."""
+    """The paths that a program may read: the standard library (first) and the libraries it loads."""
     library = os.path.dirname(os.path.realpath(os.__file__))
     shared = os.path.join(os.path.realpath(sys.base_prefix), "lib")
-    found = [library, *(f"{shared}/{name}" for name in _shared_objects(shared))]
+    paths = [library, *(f"{shared}/{name}" for name in _shared_objects(shared))]
     system = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/dev/null")
     for path in (os.path.realpath(path) for path in system):
-        if os.path.exists(path) and not any(path == one or path.startswith(one + "/") for one in found):
-            found.append(path)
-    return found
+        if os.path.exists(path) and not any(path == one or path.startswith(one + "/") for one in paths):
+            paths.append(path)
+    return paths
 
 
 def _shared_objects(folder: str) -> list[str]:
@@ -339,28 +344,3 @@ def _shared_objects(folder: str) -> list[str]:
     except OSError:
         return []
     return [name for name in names if name.startswith("libpython") and not os.path.islink(f"{folder}/{name}")]
-
-
-def _bubblewrap(visible: list[str], package: str) -> list[str]:
-    found = shutil.which("bwrap")
-    if found is None:
-        raise OSError("there is no bwrap on PATH")
-    sandbox = os.path.dirname(os.path.abspath(__file__))
-    rooms = [os.path.dirname(os.path.dirname(sandbox)), os.path.dirname(sandbox), sandbox]
-    shown = [path for path in visible if not stat.S_ISCHR(os.stat(path).st_mode)]
-    shown += [f"{room}/__init__.py" for room in rooms]
-    modules = ("fork_server", "isolation", "worker", "protocol", "linux", "seccomp")
-    shown += [f"{sandbox}/{name}.py" for name in modules]
-    shown += [os.path.realpath(_python())]
-    binds = [part for path in shown for part in ("--ro-bind", path, path)]
-    links = [
-        part
-        for name in ("/lib", "/lib64", "/bin")
-        if os.path.islink(name)
-        for part in ("--symlink", os.readlink(name), name)
-    ]
-    return [
-        found, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0",
-        "--cap-drop", "ALL", "--size", str(64 << 20), "--tmpfs", "/tmp", *binds, *links,
-        "--dev-bind", "/dev/null", "/dev/null", "--chdir", "/tmp", "--",
-    ]  # fmt: skip

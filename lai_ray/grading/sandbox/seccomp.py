@@ -1,6 +1,6 @@
-"""Which system calls a program under test may make, as a seccomp filter.  machine -> BPF bytes
+"""The system calls that a program may make, as a seccomp filter.  machine -> BPF bytes
 
-An allow-list: what is not named fails with EPERM. Nothing here starts a process, opens a socket, sends a signal,
+An allow-list: every other call fails with EPERM. No allowed call starts a process, opens a socket, sends a signal,
 mounts, traces, changes a mode or an owner, or shares memory. Numbers are from the kernel's unistd headers.
 """
 
@@ -10,7 +10,7 @@ import errno
 import struct
 
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
-    # Reading, writing and moving through the files that are in sight.
+    # Reading, writing and listing visible files.
     "read": (0, 63), "readv": (19, 65), "pread64": (17, 67), "preadv": (295, 69), "write": (1, 64),
     "writev": (20, 66), "pwrite64": (18, 68), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57),
     "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25),
@@ -28,20 +28,20 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101),
     "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165),
     "getitimer": (36, 102), "setitimer": (38, 103), "alarm": (37, None),
-    # A process's own signals and threads.
+    # The process's own signals and threads.
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
     "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "pause": (34, None),
     "restart_syscall": (219, 128), "futex": (202, 98), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
     "rseq": (334, 293), "set_tid_address": (218, 96), "gettid": (186, 178), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "exit": (60, 93), "exit_group": (231, 94), "arch_prctl": (158, None),
     "membarrier": (324, 283), "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
-    # Who and where am I.
+    # Identity and limits of the process and machine.
     "getpid": (39, 172), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
     "getegid": (108, 177), "getresuid": (118, 148), "getresgid": (120, 150), "getgroups": (115, 158),
     "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160), "sysinfo": (99, 179),
     "getrlimit": (97, 163), "getrandom": (318, 278), "getcpu": (309, 168),
 }  # fmt: skip
-"""name -> its number on x86-64 and on aarch64; None where there is no such call."""
+"""name -> its number on x86-64 and on aarch64; None where the machine has no such call."""
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """machine -> the column of ALLOWED, and AUDIT_ARCH_*."""
@@ -55,7 +55,7 @@ _ARG0, _ARG1, _ARG2 = 16, 24, 32
 
 
 def supported(machine: str) -> bool:
-    """Whether the calls of this machine are known."""
+    """Whether this machine's system calls are listed."""
     return machine in _MACHINES
 
 
@@ -63,13 +63,13 @@ def program(machine: str) -> bytes:
     """The filter as an array of sock_filter. Raises KeyError for a machine that is not `supported`."""
     column, arch = _MACHINES[machine]
     code = [_op(_LOAD, 4), _op(_EQUAL, arch, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, 0)]
-    if machine == "x86_64":  # the x32 calls, which carry other numbers
+    if machine == "x86_64":  # The x32 calls, which have other numbers.
         code += [_op(_AT_LEAST, 0x40000000, 0, 1), _op(_RETURN, _KILL)]
     for numbers in ALLOWED.values():
         number = numbers[column]
         if number is not None:
             code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, _ALLOW)]
-    # Threads yes, processes no. clone3 hides its flags in memory; told that it is missing, glibc falls back to clone.
+    # Threads, but no processes. clone3 has its flags in memory, out of reach: on ENOSYS glibc falls back to clone.
     code += _when(_CLONE[column], _ARG0, _ANY_BIT, _CLONE_THREAD, errno.EPERM)
     code += [_op(_EQUAL, _CLONE3[column], 0, 1), _op(_RETURN, _ERRNO | errno.ENOSYS)]
     code += _when(_IOCTL[column], _ARG1, _EQUAL, _TCGETS, errno.ENOTTY)
@@ -82,7 +82,7 @@ def _op(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 def _when(number: int, argument: int, test: int, value: int, refusal: int) -> list[bytes]:
-    """This call only where `test` holds of one argument's low half."""
+    """Allow this call only where `test` is true of one argument's low half."""
     return [
         _op(_EQUAL, number, 0, 4),
         _op(_LOAD, argument),
@@ -93,7 +93,7 @@ def _when(number: int, argument: int, test: int, value: int, refusal: int) -> li
 
 
 def _read_own_limits(number: int) -> list[bytes]:
-    """prlimit64 only of oneself and with no new limit: both halves of its third argument must be nought."""
+    """Allow prlimit64 only of the own process and without a new limit: both halves of its third argument are zero."""
     refuse = _op(_RETURN, _ERRNO | errno.EPERM)
     return [
         _op(_EQUAL, number, 0, 9),

@@ -1,7 +1,7 @@
-"""The two short-lived processes of one trial: the program answers calls, the tests make them and reach the verdict.
+"""The two processes of one trial: the program answers calls, the tests make them and return the verdict.
 
 Neither trusts the other. The program's process never holds a test or an expected answer; the tests' process runs no
-line of the program and takes nothing from it but plain values. Only the tests' process holds the pipe for the verdict.
+line of the program and accepts only plain values from it. Only the tests' process holds the pipe for the verdict.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ def read_all(fd: int) -> str:
 
 
 class Program:
-    """The program's side: runs the source once, then answers questions until the other side hangs up."""
+    """The program's side: runs the source once, then serves requests until the other side closes the channel."""
 
     def __init__(self, channel: int) -> None:
         self.channel = channel
         self.kept: list[Any] = []
         self.names: dict[str, Any] = {"__name__": "program", "__builtins__": builtins}
-        self.reader = Reader(self._handed)
+        self.reader = Reader(self._resolve)
 
     def serve(self, source: str) -> None:
-        """Never returns by itself: the process is ended from outside, or by the program."""
+        """Never returns: the fork server kills the process, or the program ends it."""
         try:
             exec(compile(source, "<program>", "exec", dont_inherit=True), self.names)
         except BaseException as error:
-            self._say({"raised": _described(error)})
+            self._send({"raised": _described(error)})
         else:
-            self._say({"value": None})
+            self._send({"value": None})
         while True:
-            question = receive(self.channel)
-            self._say(self._answer(question))
+            self._send(self._answer(receive(self.channel)))
 
-    def _say(self, message: dict[str, Any]) -> None:
-        # Buffered output would be lost when this process is ended.
+    def _send(self, message: dict[str, Any]) -> None:
+        # Buffered output would be lost when this process is killed.
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
         try:
@@ -56,10 +55,10 @@ class Program:
         except TooLarge as error:
             send(self.channel, {"too_large": str(error)})
 
-    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            arguments = [self.reader.read(item) for item in question["arguments"]]
-            value = getattr(self, f"_do_{question['do']}")(*arguments)
+            arguments = [self.reader.read(item) for item in request["arguments"]]
+            value = getattr(self, f"_do_{request['do']}")(*arguments)
             return {"value": Writer(self._keep).write(value)}
         except TooLarge as error:
             return {"too_large": str(error)}
@@ -102,8 +101,8 @@ class Program:
         kind: Any = type(value)
         return {"handle": [len(self.kept) - 1, kind.__name__[:80], kind.__eq__ is object.__eq__]}
 
-    def _handed(self, content: Any) -> Any:
-        """One of our own values coming back, or a function of the tests that may be called."""
+    def _resolve(self, content: Any) -> Any:
+        """The object behind a handle: a value kept here, or a proxy of a function of the tests."""
         if isinstance(content, int):
             return self.kept[content]
         number = content[0]
@@ -119,14 +118,14 @@ class Program:
 
 
 class Tests:
-    """The tests' side: puts questions to the program, and says whether it passed."""
+    """The tests' side: calls the program and returns whether it passed."""
 
     __test__ = False
 
     def __init__(self, channel: int) -> None:
         self.channel = channel
         self.lent: list[Callable[..., Any]] = []
-        self.reader = Reader(self._stands_for)
+        self.reader = Reader(self._handle)
 
     def verdict(self, spec: dict[str, Any]) -> dict[str, str]:
         """{"verdict": "passed" | "failed" | "error", "note": why}.
@@ -138,30 +137,30 @@ class Tests:
         try:
             setup, tests = (compile(spec[part], f"<{part}>", "exec", dont_inherit=True) for part in ("setup", "tests"))
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            return _said("error", f"the tests cannot be run: {type(error).__name__}: {error}")
+            return _verdict("error", f"the tests cannot be run: {type(error).__name__}: {error}")
         try:
-            self._take()  # whether the program ran at all
+            self._receive()  # Raises what running the source raised.
             exec(setup, space)
             space |= {name: self._stub(name) for name in (*spec["names"], spec["entry"])}
             exec(tests, space)
             if spec["check"]:
                 space["check"](space[spec["entry"]])
         except AssertionError as error:
-            return _said("failed", f"a test does not hold {error}".rstrip())
+            return _verdict("failed", f"a test does not hold {error}".rstrip())
         except ProgramError as error:
-            return _said("failed", str(error))
+            return _verdict("failed", str(error))
         except (Opaque, TooLarge) as error:
-            return _said("error", str(error))
+            return _verdict("error", str(error))
         except Gone as error:
-            return _said("failed", f"the program ended early: {error}")
+            return _verdict("failed", f"the program ended early: {error}")
         except (MemoryError, NameError) as error:
             why = f"{type(error).__name__}: {error}"
             if getattr(error, _FROM_THE_PROGRAM, False):
-                return _said("failed", why)
-            return _said("error", f"the tests cannot be run: {why}")
+                return _verdict("failed", why)
+            return _verdict("error", f"the tests cannot be run: {why}")
         except BaseException as error:
-            return _said("failed", f"{type(error).__name__}: {error}")
-        return _said("passed", "")
+            return _verdict("failed", f"{type(error).__name__}: {error}")
+        return _verdict("passed", "")
 
     def _stub(self, name: str) -> Callable[..., Any]:
         def stub(*args: Any, **kwargs: Any) -> Any:
@@ -172,10 +171,10 @@ class Tests:
     def _ask(self, what: str, *arguments: Any) -> Any:
         written = [Writer(self._lend).write(argument) for argument in arguments]
         send(self.channel, {"do": what, "arguments": written})
-        return self._take()
+        return self._receive()
 
-    def _take(self) -> Any:
-        """The program's answer, its calls of functions lent to it served meanwhile."""
+    def _receive(self) -> Any:
+        """The program's answer; until it comes, the program's calls of functions of the tests are served."""
         while True:
             answer = receive(self.channel)
             if "callback" in answer:
@@ -200,13 +199,13 @@ class Tests:
         if isinstance(value, Handle):
             return {"handle": value._number}
         if not callable(value):
-            if hasattr(value, "__iter__"):  # a generator as an argument
+            if hasattr(value, "__iter__"):  # A generator as an argument.
                 return [Writer(self._lend).write(item) for item in value]
-            raise TypeError(f"a test passes a {type(value).__name__}, which cannot cross")
+            raise TypeError(f"a test passes a {type(value).__name__}, which cannot be sent to the program")
         self.lent.append(value)
         return {"handle": [len(self.lent) - 1]}
 
-    def _stands_for(self, content: Any) -> Handle:
+    def _handle(self, content: Any) -> Handle:
         number, kind, by_identity = content
         if type(number) is not int or type(kind) is not str:
             raise ValueError("no handle")
@@ -225,7 +224,8 @@ def _described(error: BaseException) -> list[str]:
 def _as_raised(described: Any) -> Exception:
     """The program's exception as the built-in one of that name, so that a test may expect it.
 
-    Never AssertionError (a test's own word), StopIteration (it would end a test's loop early) or what is no Exception.
+    Never AssertionError (only tests may raise it), StopIteration (it would end a test's loop early), or a class that is
+    no Exception.
     """
     if not (isinstance(described, list) and len(described) == 2 and all(isinstance(part, str) for part in described)):
         raise Gone("a malformed frame")
@@ -243,5 +243,5 @@ def _as_raised(described: Any) -> Exception:
 _NEVER = (AssertionError, StopIteration, StopAsyncIteration)
 
 
-def _said(verdict: str, note: str) -> dict[str, str]:
+def _verdict(verdict: str, note: str) -> dict[str, str]:
     return {"verdict": verdict, "note": note.encode("utf-8", "replace").decode()[:_LONGEST_NOTE]}
