@@ -171,7 +171,10 @@ def tables_of(run: Run) -> list[Table]:
     for name in [*BUILT_IN, *run.record()["config"]["report"].get("sections", [])]:
         try:
             section = BUILT_IN.get(name) or load(name)
-            tables += [table for table in section(run, facts.confidence(run)) if table.rows]
+            made = [table for table in section(run, facts.confidence(run)) if table.rows]
+            if uneven := next((t for t in made for row in t.rows if len(row) != len(t.columns)), None):
+                raise ValueError(f"{uneven.title!r} has rows that are not of its {len(uneven.columns)} columns")
+            tables += made
         except Exception as error:
             failed = Table("A section of this report failed", ["section", "error"])
             failed.rows = [[name, f"{type(error).__name__}: {error}"]]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from lai_ray.common.intervals import Interval
+
+GAP = 2
+"""Characters between two columns."""
 
 
 @dataclass
@@ -26,15 +30,24 @@ class Table:
         lines = [f"## {self.title}", "", _row(self.columns), _row(["---"] + ["---:"] * (len(self.columns) - 1))]
         return "\n".join([*lines, *map(_row, self.rows), "", *([self.note, ""] if self.note else [])])
 
-    def rich(self) -> RichTable:
-        """For the terminal, without the title: Rich would wrap it to the width of a narrow table."""
-        table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-        table.caption, table.caption_justify = self.note or None, "left"
-        for i, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if i else "left", overflow="fold")
+    def rich(self, width: int) -> RichTable:
+        """For a terminal of so many characters. Without title and note: Rich would wrap them to the table's width."""
+        table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+        for i, (column, fitting) in enumerate(zip(self.columns, self._widths(width), strict=True)):
+            table.add_column(column, justify="right" if i else "left", overflow="fold", width=fitting)
         for row in self.rows:
             table.add_row(*(Text(str(cell)) for cell in row))  # Not markup: a cell may be "ray[default]".
         return table
+
+    def _widths(self, width: int) -> list[int]:
+        """Of the columns. Where they do not fit, the widest columns are wrapped: between words, else within them."""
+        columns = [[str(row[i]) for row in (self.columns, *self.rows)] for i in range(len(self.columns))]
+        widths = [max(cell_len(line) for cell in cells for line in cell.split("\n")) for cells in columns]
+        words = [max(cell_len(word) for cell in cells for word in (*cell.split(), "")) for cells in columns]
+        while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > 1:
+            wrapped = [i for i in range(len(widths)) if widths[i] > words[i]] or range(len(widths))
+            widths[max(wrapped, key=widths.__getitem__)] -= 1
+        return widths
 
 
 def _row(cells: list[str]) -> str:
@@ -46,8 +59,8 @@ def show(tables: list[Table], console: Console) -> None:
     for table in tables:
         if table.rows:
             console.print(table.title, style="bold", markup=False)
-            console.print(table.rich())
-            console.print()
+            console.print(table.rich(console.width))
+            console.print(table.note + "\n" * bool(table.note), style="italic dim", markup=False)
 
 
 def percent(interval: Interval | None) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.common.intervals import paired, score
 from lai_ray.errors import ConfigError
-from lai_ray.report import facts, sections, story
+from lai_ray.report import facts, sections, story, tables
 from lai_ray.report.comparison import side_by_side
 from lai_ray.storage.run import Run
 from tests.local import LocalExecutor, job
@@ -132,6 +134,12 @@ def BROKEN(run, confidence):
     yield Table("Half a section", ["a"], [["b"]])
     raise KeyError("no such figure")
 
+def UNEVEN(run, confidence):
+    return [Table("Uneven", ["a", "b"], [["c"]])]
+
+def NO_TABLE(run, confidence):
+    return ["a text"]
+
 NO_FUNCTION = 3
 """
 
@@ -150,22 +158,35 @@ def test_a_section_of_the_users_own_follows_the_built_in_ones_and_may_be_added_t
     before = [table.title for table in sections.tables_of(run)]
     changed = job(tmp_path, report={"sections": ["own_sections:SECTION"], "confidence": 0.9})
     run = cli_run.run_job(changed, executor=LocalExecutor()).run
-    tables = sections.tables_of(run)
-    assert [table.title for table in tables] == [*before, "Kept samples"]
-    assert tables[-1].rows == [["0", 30, 0.9]]
-    sections.write(run, tables)
+    made = sections.tables_of(run)
+    assert [table.title for table in made] == [*before, "Kept samples"]
+    assert made[-1].rows == [["0", 30, 0.9]]
+    sections.write(run, made)
     assert "| 0 | 30 | 0.9 |" in run.store.get("report.md").decode()
 
 
 def test_a_section_that_fails_is_named_with_its_error_and_the_others_follow(tmp_path, own_sections):
-    names = ["own_sections:BROKEN", "own_sections:SECTION"]
+    broken = [f"own_sections:{name}" for name in ("BROKEN", "UNEVEN", "NO_TABLE")]
+    names = [*broken, "own_sections:SECTION"]
     run = cli_run.run_job(job(tmp_path, report={"sections": names}), executor=LocalExecutor()).run
-    *_, failed, last = sections.tables_of(run)
-    assert failed.rows == [["own_sections:BROKEN", "KeyError: 'no such figure'"]]
-    assert last.title == "Kept samples"
+    *_, first, uneven, no_table, last = sections.tables_of(run)
+    assert first.rows == [["own_sections:BROKEN", "KeyError: 'no such figure'"]]
+    assert [uneven.rows[0][0], no_table.rows[0][0], last.title] == [*broken[1:], "Kept samples"]
     (tmp_path / "own_sections.py").unlink()
     del sys.modules["own_sections"]
-    assert [table.rows[0][0] for table in sections.tables_of(run)[-2:]] == names, "a file that is gone fails as well"
+    assert [table.rows[0][0] for table in sections.tables_of(run)[-4:]] == names, "a file that is gone fails as well"
+
+
+@pytest.mark.parametrize("width", [20, 45, 60, 80, 200])
+def test_a_table_is_as_wide_as_the_terminal_at_most_and_breaks_no_word_that_fits(width):
+    long = tables.Table(
+        "t", ["the name of it", "how many", "a text"], [["word_problems_plus.test", "2,100", "a b " * 20]]
+    )
+    console = Console(width=width, file=io.StringIO())
+    tables.show([long], console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert ("word_problems_plus.test" in console.file.getvalue()) == (width > 40)
 
 
 @pytest.mark.parametrize("name", ["own_sections:NO_FUNCTION", "own_sections:SECTIO", "no_such_file:SECTION"])
