@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lai_ray.training.recipe import Conversation, Recipe
+from lai_ray.common.chat_template import Example
+from lai_ray.training.recipe import Recipe
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", *(f"w{i}" for i in range(60))]
 TEMPLATE = (
@@ -38,7 +39,7 @@ def tiny_model(folder: Path, *, dtype: torch.dtype = torch.float32, tied: bool =
     return str(folder)
 
 
-def conversations(count: int, seed: int = 0) -> list[Conversation]:
+def conversations(count: int, seed: int = 0) -> list[Example]:
     """Conversations of uneven length, some turns weighing 0.5."""
     chance = random.Random(seed)
 
@@ -46,7 +47,7 @@ def conversations(count: int, seed: int = 0) -> list[Conversation]:
         return " ".join(f"w{chance.randrange(60)}" for _ in range(chance.randint(low, high)))
 
     return [
-        Conversation(
+        Example(
             f"tiny/train/{i:05d}",
             [{"role": "user", "content": words(2, 20)}],
             [(words(1, 8) + " ", 1.0), (words(1, 12), chance.choice([0.5, 1.0]))],
@@ -61,6 +62,6 @@ def recipe(model: str, out: Path, **changed: object) -> Recipe:
         "learning_rate": 5e-3, "epochs": 2, "sequences_per_step": 6, "sequences_per_device": 2, "max_length": 64,
         "schedule": "cosine", "warmup_steps": 100, "weight_decay": 0.1, "betas": (0.9, 0.95), "clip": 1.0,
         "zero_stage": 2, "precision": "fp32", "gradient_checkpointing": False, "offload": False,
-        "state_every": 0, "seed": 0,
+        "state_every": 0, "seed": 0, "objective": "sft",
     }  # fmt: skip
     return Recipe(**{"model": model, "out": str(out), **table, **changed})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lai_ray.errors import DataError
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+
+
+class Example(NamedTuple):
+    """One training conversation: the prompt's messages, then the (text, weight) turns to learn."""
+
+    id: str
+    messages: list[Message]
+    turns: list[tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class Tokens:
     @property
     def learns(self) -> bool:
         """Something is left to learn. A prompt as long as the limit leaves nothing: drop it, and count it."""
-        return any(weight > 0 for weight in self.weights)
+        return any(weight != 0 for weight in self.weights)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

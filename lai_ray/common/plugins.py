@@ -8,25 +8,89 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lai_ray.errors import ConfigError
 
-ATTRIBUTES = {"benchmarks": "BENCHMARK", "strategies": "STRATEGY", "engines": "ENGINE"}
+if TYPE_CHECKING:
+    from lai_ray.records import Ask
 
-SINGULAR = {"benchmarks": "benchmark", "strategies": "strategy", "engines": "engine"}
+ATTRIBUTES = {
+    "benchmarks": "BENCHMARK", "strategies": "STRATEGY", "engines": "ENGINE", "training.objectives": "OBJECTIVE",
+}  # fmt: skip
+SINGULAR = {
+    "benchmarks": "benchmark", "strategies": "strategy", "engines": "engine", "training.objectives": "objective",
+}  # fmt: skip
 SHAPES: dict[str, tuple[str, ...]] = {
-    "benchmarks": ("name", "splits", "load", "problem", "prompt", "grade"),
-    "strategies": ("name", "uses_neighbours", "cases", "next_messages", "samples"),
-    "engines": (),
-}
-"""What a plug-in of each kind is known by; `lai_ray.contracts` has all of it."""
+    "benchmarks": (
+        "name", "splits", "runs_code", "domain", "load", "problem", "prompt", "grade", "reference", "show", "brief",
+        "parse", "group",
+    ),
+    "strategies": ("name", "uses_neighbours", "cases", "next|next_messages", "samples"),
+    "engines": ("generate|call",),
+    "training.objectives": ("tokens", "losses"),
+}  # fmt: skip
+"""The members without which a plug-in is refused; `lai_ray.contracts` describes them. "a|b": one of the two."""
+
+
+def _next(strategy: Any, case: Any, replies: Any, benchmark: Any, settings: Any) -> Ask | None:
+    """For a strategy that has `next_messages` alone: asks the instructor, and ends at a failed call."""
+    from lai_ray.records import Ask  # Here, for trainings run where msgspec is not installed.
+
+    failed = bool(replies) and replies[-1].completion.error is not None
+    messages = None if failed else strategy.next_messages(case, replies, benchmark, settings)
+    return None if messages is None else Ask("instructor", messages)
+
+
+def accepts(strategy: Any, sample: Any, grade: Any) -> str | None:
+    """The default of Strategy.accepts."""
+    if grade.status == "error":
+        return "the grader failed"
+    return None if grade.score >= 1 else "its own answer is graded wrong"
+
+
+def choose(strategy: Any, samples: Iterable[Any], most: int, settings: Any) -> Iterable[Any]:
+    """The default of Strategy.choose."""
+    return itertools.islice(samples, most)
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "benchmarks": {"source": None},
+    "strategies": {
+        "any_verdict": False, "Settings": None, "texts": lambda strategy, attempts, settings: [], "next": _next,
+        "accepts": accepts, "choose": choose,
+    },
+    "engines": {"check": lambda engine, settings: None},
+    "training.objectives": {},
+}  # fmt: skip
+"""What a plug-in need not have; a function gets the plug-in itself first."""
+
+
+class WithDefaults:
+    """A plug-in that lacks members which have a default."""
+
+    def __init__(self, plugin: Any, kind: str) -> None:
+        self._plugin, self._kind = plugin, kind
+        self.__module__ = getattr(plugin, "__module__", type(plugin).__module__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Engines are classes."""
+        return self._plugin(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_plugin" not in self.__dict__:
+            raise AttributeError(name)
+        if hasattr(self._plugin, name) or name not in DEFAULTS[self._kind]:
+            return getattr(self._plugin, name)
+        default = DEFAULTS[self._kind][name]
+        return functools.partial(default, self._plugin) if callable(default) else default
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -42,18 +106,20 @@ def available(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The plug-in `name` of `kind` ("benchmarks", "strategies", "engines"): a built-in name or "module:ATTRIBUTE".
+    """The plug-in `name` of `kind` (a key of ATTRIBUTES): a built-in name or "module:ATTRIBUTE".
 
     Raises ConfigError when there is none, with the names there are.
     """
     if ":" in name:
-        found = attribute(name, what=kind)
-        if lacking := [wanted for wanted in SHAPES[kind] if not hasattr(found, wanted)]:
+        plugin = attribute(name, what=kind)
+        lacking = [one for one in SHAPES[kind] if not any(hasattr(plugin, member) for member in one.split("|"))]
+        if lacking:
             raise ConfigError(
-                f"{name!r} is no {SINGULAR[kind]}: it has no {', '.join(lacking)}; "
-                "lai_ray/contracts.py says what one must offer."
+                f"{name!r} is no {SINGULAR[kind]}: it has no {', '.join(lacking).replace('|', ' or ')}; "
+                "lai_ray/contracts.py describes what one must have."
             )
-        return found
+        whole = all(hasattr(plugin, member) for member in DEFAULTS[kind])
+        return plugin if whole else WithDefaults(plugin, kind)
     known = available(kind)
     if name not in known:
         raise ConfigError(

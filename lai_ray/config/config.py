@@ -42,6 +42,8 @@ class Config(Section):
     target: TargetSettings
     evaluate: EvaluateSettings
     schedule: ScheduleSettings = ScheduleSettings()
+    strategy: dict[str, dict[str, Any]] = Field({})
+    """Strategies' own settings, a table for each: [strategy.NAME]."""
     contrast: ContrastSettings = ContrastSettings()
     instructor: InstructorSettings
     curate: CurateSettings = CurateSettings()
@@ -187,6 +189,11 @@ class Config(Section):
         """Every strategy that may ask: the schedule's, and those that a search tries in its place."""
         tried = self.search.grid.get("schedule.strategy", []) if self.search else []
         return [*self.schedule.names(), *(name for one in tried for name in ScheduleSettings(strategy=one).names())]
+
+    @property
+    def objectives(self) -> list[str]:
+        """Every training objective: the job's, and those that a search tries in its place."""
+        return [self.train.objective, *(self.search.grid.get("train.objective", []) if self.search else [])]
 
     @property
     def dev_wanted(self) -> bool:

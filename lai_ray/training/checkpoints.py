@@ -1,10 +1,10 @@
-"""The whole state of a training in its middle: weights, optimizer, metrics so far. Every worker's part, or none of it.
+"""Checkpoints of a training in progress: weights, optimizer, metrics so far. Every worker's part, or none of it.
 
     .<out>.state/step_00000040/    whole: every worker's files, metrics.jsonl, and state.json written last
-    .<out>.state/.<mark>/          being written, or half-written for ever
+    .<out>.state/.<mark>/          being written, or abandoned half-written
 
-What else a step depends on (order of samples, learning rate, random numbers) is a function of the step, so a training
-that goes on from here ends in the same weights: bit for bit on CPUs, on GPUs as far as their kernels repeat themselves.
+What else a step depends on (order of samples, learning rate, random numbers) is a function of the step, so a resumed
+training ends in the same weights: bit for bit on CPUs, on GPUs as far as their kernels are deterministic.
 """
 
 from __future__ import annotations
@@ -25,54 +25,48 @@ STATE = "state.json"
 
 
 @dataclass(frozen=True)
-class State:
-    """What is known of a state without reading it."""
+class Checkpoint:
+    """What a checkpoint's state.json holds."""
 
     key: str
-    """Of the training it belongs to."""
+    """Of its training."""
     step: int
     """Steps done."""
     workers: int
 
 
 def folder_of(out: str) -> Path:
-    """Where the states of the training that makes `out` are."""
+    """The folder with the checkpoints of the training that makes `out`."""
     path = Path(out).absolute()
     return path.with_name(f".{path.name}.state")
 
 
-def last_whole(out: str, key: str | None = None) -> tuple[Path, State] | None:
-    """The last whole state, of the training with that key where one is given, and its folder; None where none is."""
+def last_whole(out: str, key: str | None = None) -> tuple[Path, Checkpoint] | None:
+    """The last whole checkpoint and its folder; with a key, of that training only. None where there is none."""
     for folder in sorted(folder_of(out).glob("step_*"), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            found = Checkpoint(**json.loads((folder / STATE).read_text(encoding="utf-8")))
             if key in (None, found.key):
                 return folder, found
     return None
 
 
-def kept(out: str, key: str) -> str:
-    """What there is of this training to go on from, in a sentence."""
-    found = last_whole(out, key)
-    return f"The state of step {found[1].step} is kept." if found else "No state was kept before it."
-
-
 def clear_half_written(out: str) -> int:
-    """Removes what earlier starts left half-written; the bytes of the states that stay."""
+    """Removes what earlier starts left half-written. Returns the bytes of the checkpoints that stay."""
     for half in folder_of(out).glob(".*"):
         shutil.rmtree(half, ignore_errors=True)
     return sum(file.stat().st_size for file in folder_of(out).rglob("*") if file.is_file())
 
 
 def remove(out: str) -> None:
-    """All states of a training: it is over."""
+    """Removes all checkpoints of a training."""
     shutil.rmtree(folder_of(out), ignore_errors=True)
 
 
 def take_over(out: str, earlier: str) -> None:
-    """The states of a training that was to make `earlier` are now those of the one that makes `out`.
+    """The checkpoints of the training that was to make `earlier` become those of the one that makes `out`.
 
-    Moved, not shared: should what began the earlier one still be at it, it writes where nobody looks.
+    Moved, not shared: a process of the earlier start that still runs then writes into a folder that is never read.
     """
     if folder_of(earlier).is_dir():
         with contextlib.suppress(OSError):
@@ -81,78 +75,96 @@ def take_over(out: str, earlier: str) -> None:
 
 
 @dataclass(frozen=True)
-class States:
-    """Those of one training, for one of its workers."""
+class Checkpoints:
+    """Those of one training, on one of its workers."""
 
     out: str
     key: str
     part: Part | None
-    """Rank 0's folder in the making, with the metrics so far; None on every other worker."""
+    """Rank 0's unfinished model folder, with the metrics so far; None on every other worker."""
+
+    def kept(self) -> str:
+        """What there is of this training to resume from, in a sentence."""
+        found = last_whole(self.out, self.key)
+        return f"The checkpoint of step {found[1].step} is kept." if found else "There is no earlier checkpoint."
 
     def save(self, engine: Any, step: int) -> None:
-        """Every worker calls this after the same step. Older states are removed once this one is whole.
+        """Every worker calls this after the same step. Older checkpoints are removed once this one is whole.
 
-        Raises StageError when it cannot be written; they stay then.
+        Raises StageError when it cannot be written; the older ones stay then.
         """
         folder = folder_of(self.out)
         mark = process_group.from_first(self.part and self.part.mark)
         made = folder / mark
-        with _explained(self.out, self.key, step):
+        with self._explained(step):
             if self.part:
                 shutil.rmtree(made, ignore_errors=True)
                 made.mkdir(parents=True)
             engine.save_checkpoint(str(folder), tag=mark, save_latest=False)
             for file in _written_by(process_group.rank(), made):
-                flush(file)  # Side by side: rank 0 would keep the others waiting until it had done all of them.
+                flush(file)  # In parallel: the others would wait while rank 0 flushed all of them.
             process_group.wait_for_all()
             if self.part:
-                _finish(made, State(self.key, step, process_group.count()), self.part)
+                _finish(made, Checkpoint(self.key, step, process_group.count()), self.part)
 
     def load(self, engine: Any) -> int:
-        """The steps done already: 0, or those of this training's last whole state, which the engine then has.
+        """The steps done already: 0, or those of this training's last whole checkpoint, which the engine then holds.
 
-        Every worker calls this. The metrics so far are put into rank 0's part. A state of another training (another
-        `key`) is left alone. Raises StageError when another number of workers wrote it, or it cannot be read.
+        Every worker calls this. The metrics so far are copied into rank 0's part. A checkpoint of another training
+        (another `key`) is ignored. Raises StageError when another number of workers wrote it, or it cannot be read.
         """
-        found: tuple[Path, State] | None = process_group.from_first(
+        found: tuple[Path, Checkpoint] | None = process_group.from_first(
             last_whole(self.out, self.key) if self.part else None
         )
         if found is None:
             return 0
-        folder, state = found
-        if state.workers != process_group.count():
+        folder, checkpoint = found
+        if checkpoint.workers != process_group.count():
             raise StageError(
-                f"this training stands at step {state.step}, in {folder}, as {state.workers} workers left it, and "
-                f"{process_group.count()} would go on: its parts are cut by worker. Set cluster.train_workers = "
-                f"{state.workers} to go on from there, or remove that folder to begin anew."
+                f"{folder}: the checkpoint of step {checkpoint.step} is in {checkpoint.workers} parts, one of each of "
+                f"{checkpoint.workers} workers, and now there are {process_group.count()}. Set cluster.train_workers = "
+                f"{checkpoint.workers} to resume from it, or remove that folder to train from the start."
             )
         try:
             engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
             if self.part:
                 shutil.copyfile(folder / METRICS, self.part.path / METRICS)
-        except Exception as error:  # Whatever torch and DeepSpeed say of a broken file.
+        except Exception as error:  # torch and DeepSpeed raise many kinds for a broken file.
             if process_group.lost(error):
                 raise
             raise StageError(
-                f"{folder}: the state of step {state.step} cannot be read ({error}). Remove that folder to begin anew."
+                f"{folder}: the checkpoint of step {checkpoint.step} cannot be read ({error}). Remove that folder to "
+                "train from the start."
             ) from error
-        return state.step
+        return checkpoint.step
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter when a disk is full.
+            if process_group.lost(error):
+                raise
+            raise StageError(
+                f"{folder_of(self.out)}: the checkpoint of step {step} could not be saved ({error}). {self.kept()} "
+                "Free disk space or repair the folder, and start the same command again."
+            ) from error
 
 
-def _finish(made: Path, state: State, part: Part) -> None:
-    _still_mine(made, part)
+def _finish(made: Path, checkpoint: Checkpoint, part: Part) -> None:
+    part.check_mine(made.parent)
     here = len(list(made.glob("*optim_states.pt")))
-    if here != state.workers:
+    if here != checkpoint.workers:
         raise StageError(
-            f"{made.parent}: of step {state.step} the parts of {here} of {state.workers} workers are here. "
-            "Do all nodes see this folder?"
+            f"{made.parent}: the checkpoint of step {checkpoint.step} has the parts of {here} of {checkpoint.workers} "
+            "workers. Do all nodes share this folder?"
         )
     shutil.copyfile(part.path / METRICS, made / METRICS)
-    (made / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    (made / STATE).write_text(json.dumps(asdict(checkpoint)), encoding="utf-8")
     flush(made / METRICS)
     flush(made / STATE)
-    _still_mine(made, part)
-    whole = made.with_name(f"step_{state.step:08d}")
+    part.check_mine(made.parent)
+    whole = made.with_name(f"step_{checkpoint.step:08d}")
     shutil.rmtree(whole, ignore_errors=True)
     made.rename(whole)
     flush(whole.parent)
@@ -161,26 +173,7 @@ def _finish(made: Path, state: State, part: Part) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _still_mine(made: Path, part: Part) -> None:
-    """An orphan of a killed driver must not put its state in the place of its successor's."""
-    if not part.is_mine():
-        raise StageError(f"{made.parent}: another training has begun to write this model; this one stands back")
-
-
 def _written_by(rank: int, made: Path) -> list[Path]:
-    """DeepSpeed's files of one worker; rank 0 writes those that are not cut by worker too."""
+    """DeepSpeed's files of one worker; rank 0 also writes those that are not per worker."""
     files = list(made.iterdir())
     return [f for f in files if f"pp_rank_{rank}_" in f.name or (rank == 0 and "pp_rank_" not in f.name)]
-
-
-@contextlib.contextmanager
-def _explained(out: str, key: str, step: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter when a disk is full.
-        if process_group.lost(error):
-            raise
-        raise StageError(
-            f"{folder_of(out)}: the state of step {step} could not be saved ({error}). {kept(out, key)} "
-            "Make room or mend the folder, and start the same command again."
-        ) from error

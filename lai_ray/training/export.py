@@ -1,6 +1,6 @@
-"""A trained model's folder: weights, tokenizer, lineage; there whole or not at all.
+"""Writes a trained model's folder (weights, tokenizer, lineage), whole or not at all.
 
-Everything is written into a hidden folder beside the wanted one, on the same file system, and renamed at the end.
+Everything is written into a hidden folder beside it, on the same file system, which is renamed at the end.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates"),
     *("vocab.*", "merges.txt", "*.model", "*.tiktoken", "generation_config.json"),
 )
-"""What belongs to a model besides its weights and config: carried over from the base as it is."""
+"""What belongs to a model besides its weights and config: copied from the base unchanged."""
 
 
 def lineage_of(folder: str) -> dict[str, Any] | None:
-    """What made the model in a folder; None where no whole one of ours is."""
+    """lineage.json of the model in a folder; None where there is no whole model of a run."""
     try:
         read: dict[str, Any] = json.loads((Path(folder) / LINEAGE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -47,20 +47,21 @@ def part_of(out: str) -> Path:
 
 @dataclass(frozen=True)
 class Part:
-    """A folder that will be a model, and the mark in it of who makes it."""
+    """An unfinished model folder. The mark is a file in it, new for each training."""
 
     path: Path
     mark: str
 
-    def is_mine(self) -> bool:
-        """Nobody has begun here since: an orphan of a killed driver must not publish what its successor has begun."""
-        return (self.path / self.mark).exists()
+    def check_mine(self, out: str | Path) -> None:
+        """Raises StageError when another training has begun here: a killed driver's worker must not write then."""
+        if not (self.path / self.mark).exists():
+            raise StageError(f"{out}: another training is writing this model; aborted without overwriting it")
 
 
 def begin(out: str, *, needed: int) -> Part:
-    """An empty folder to make `out` in. needed: bytes that will be written, of weights and states not there yet.
+    """An empty folder to make `out` in. needed: bytes of weights and checkpoints still to be written.
 
-    Raises StageError, before anything is trained, when it cannot be written or the disk has not so much room.
+    Raises StageError, before anything is trained, when it cannot be written or the disk has less free space.
     """
     part = Part(part_of(out), f".{uuid.uuid4().hex}")
     try:
@@ -76,14 +77,14 @@ def begin(out: str, *, needed: int) -> Part:
     if free < needed:
         raise StageError(
             f"{out}: the trained model needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free. "
-            "Make room, or give the job another storage; nothing was trained in this start."
+            "Free disk space, or set another storage; nothing was trained in this start."
         )
     return part
 
 
 @contextlib.contextmanager
 def explained(out: str) -> Iterator[None]:
-    """Turns a failure to write into a StageError, and takes the half-written folder away. What was at `out` stays."""
+    """Turns a failed write into a StageError, and removes the half-written folder. What was at `out` stays."""
     from safetensors import SafetensorError
 
     try:
@@ -92,16 +93,16 @@ def explained(out: str) -> Iterator[None]:
         shutil.rmtree(part_of(out), ignore_errors=True)
         raise StageError(
             f"{out}: the trained model could not be saved ({error}). Nothing half-written is left. "
-            "Make room or mend the folder; the same command trains it again."
+            "Free disk space or repair the folder; the same command trains it again."
         ) from error
 
 
 def write(
     part: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor], *, base: str, lineage: dict[str, Any]
 ) -> None:
-    """The weights in the type the base has on disk, config, generation settings, tokenizer, and the lineage last.
+    """Weights in the dtype that the base has on disk, config, generation settings, tokenizer, and the lineage last.
 
-    So an engine treats every iteration's model as it treated the first.
+    So an engine loads every iteration's model as it loaded the first.
     """
     dtype = dtype_on_disk(base)
     model.save_pretrained(part, state_dict=_cast(weights, dtype), max_shard_size="5GB")
@@ -112,17 +113,16 @@ def write(
 
 
 def publish(made: Part, out: str) -> None:
-    """The finished folder takes its place; a model that was there before is removed only then.
+    """Renames the finished folder to `out`; a model that was there before is removed only then.
 
     Raises StageError when another training has begun in it.
     """
     part = made.path
-    if not made.is_mine():
-        raise StageError(f"{out}: another training has begun to write this model; this one stands back")
+    made.check_mine(out)
     (part / made.mark).unlink()
     for file in part.rglob("*"):
         if file.is_file():
-            file.chmod(0o644)  # safetensors makes them for their owner alone; engines may run as somebody else.
+            file.chmod(0o644)  # safetensors makes them for their owner alone; engines may run as another user.
             flush(file)
     target, old = Path(out).absolute(), part.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -134,7 +134,7 @@ def publish(made: Part, out: str) -> None:
 
 
 def dtype_on_disk(base: str) -> str | None:
-    """ "bfloat16", "float32" … as the base's config says; None when it does not."""
+    """The dtype in the base's config ("bfloat16", "float32" …); None where it has none."""
     from transformers import AutoConfig
 
     dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None)
@@ -148,11 +148,11 @@ def _cast(weights: dict[str, torch.Tensor], dtype: str | None) -> dict[str, torc
     done: dict[Any, torch.Tensor] = {}  # Tied weights stay one tensor, so that they are written once.
     for tensor in weights.values():
         keep = wanted is None or not tensor.is_floating_point()
-        done.setdefault(_place(tensor), tensor.detach().cpu() if keep else tensor.detach().cpu().to(wanted))
-    return {name: done[_place(tensor)] for name, tensor in weights.items()}
+        done.setdefault(_storage(tensor), tensor.detach().cpu() if keep else tensor.detach().cpu().to(wanted))
+    return {name: done[_storage(tensor)] for name, tensor in weights.items()}
 
 
-def _place(tensor: torch.Tensor) -> Any:
+def _storage(tensor: torch.Tensor) -> Any:
     return tensor.data_ptr(), tensor.shape
 
 
@@ -176,7 +176,7 @@ def _copy_beside(base: str, part: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """To the disk itself."""
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

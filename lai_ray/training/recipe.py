@@ -1,7 +1,7 @@
 """What a training is told: a Recipe, conversations as JSON lines, and the learning rate of each step. Pure, no torch.
 
 A job file for `python -m lai_ray.training.sft JOB.json` is {"recipe": {…}, "examples": "job.examples.jsonl",
-"lineage": {…}}, the examples being one Conversation a line in a file beside it.
+"lineage": {…}}, the examples being one `Example` a line in a file beside it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from lai_ray.common.chat_template import Example
 from lai_ray.errors import DataError
 
 if TYPE_CHECKING:
     from lai_ray.contracts import TrainJob
-
-
-class Conversation(NamedTuple):
-    """One example: the prompt's messages, then the (text, weight) turns to learn."""
-
-    id: str
-    messages: list[dict[str, str]]
-    turns: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,8 @@ class Recipe:
     state_every: int
     """Steps after which the whole state is kept beside `out`, to go on from; 0 for never. Decides nothing learned."""
     seed: int
+    objective: str
+    """A built-in name (training/objectives) or "module:OBJECTIVE"."""
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of one step (from 0): linear warm-up, then the schedule, reaching 0 after the last.
@@ -97,13 +92,14 @@ _FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "le
 
 def recipe_from(table: dict[str, Any]) -> Recipe:
     """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
+    table = {"objective": "sft"} | table  # Job files of before there were others have none.
     known = {field.name for field in fields(Recipe)}
     if wrong := known.symmetric_difference(table):
         raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")
     return Recipe(**{**table, "betas": tuple(table["betas"])})
 
 
-def write_job(path: Path, recipe: Recipe, examples: Iterable[Conversation], lineage: dict[str, Any]) -> None:
+def write_job(path: Path, recipe: Recipe, examples: Iterable[Example], lineage: dict[str, Any]) -> None:
     """The job file `path`, and its examples beside it, one conversation a line."""
     beside = path.with_suffix(".examples.jsonl")
     with beside.open("w", encoding="utf-8") as lines:
@@ -113,14 +109,14 @@ def write_job(path: Path, recipe: Recipe, examples: Iterable[Conversation], line
     path.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def read_job(path: Path) -> tuple[Recipe, dict[str, Any], Iterator[Conversation]]:
+def read_job(path: Path) -> tuple[Recipe, dict[str, Any], Iterator[Example]]:
     """The recipe, the lineage and the examples (read as they are drawn) of a job file."""
     job = json.loads(path.read_text(encoding="utf-8"))
-    return recipe_from(job["recipe"]), job["lineage"], _conversations(path.parent / job["examples"])
+    return recipe_from(job["recipe"]), job["lineage"], _examples(path.parent / job["examples"])
 
 
-def _conversations(path: Path) -> Iterator[Conversation]:
+def _examples(path: Path) -> Iterator[Example]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            yield Conversation(row["id"], row["messages"], [(text, weight) for text, weight in row["turns"]])
+            yield Example(row["id"], row["messages"], [(text, weight) for text, weight in row["turns"]])

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lai_ray.training import memory, model_size, sft
-from lai_ray.training.recipe import Conversation, Recipe
+from lai_ray.common.chat_template import Example
+from lai_ray.training import loop, memory, model_size
+from lai_ray.training.recipe import Recipe
 from tests.tiny_model import WORDS, recipe, tiny_model
 
 SIZE = (22, 2048, 1024, 12)
@@ -45,12 +46,12 @@ def make(folder: Path, layers: int, hidden: int, length: int) -> str:
     return str(folder)
 
 
-def conversations(count: int, length: int) -> list[Conversation]:
+def conversations(count: int, length: int) -> list[Example]:
     """All as long as `length`, nearly all of it learned: what memory has to reckon with."""
     chance = random.Random(0)
     words = [word for word in WORDS if word.startswith("w")]
     return [
-        Conversation(
+        Example(
             f"gpu/{i}", [{"role": "user", "content": "w1"}], [(" ".join(chance.choices(words, k=length)), 1.0)]
         )
         for i in range(count)
@@ -69,7 +70,7 @@ def measured(layers: int, hidden: int, length: int, steps: int) -> dict[str, Any
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         texts = conversations(steps * job.sequences_per_step, length)
-        sft.train(job, texts, report=lambda step, metrics: rows.append(metrics), lineage={})
+        loop.train(job, texts, report=lambda step, metrics: rows.append(metrics), lineage={})
         said = {
             "device": torch.cuda.get_device_name() if cuda else "processor",
             "parameters": size.parameters,

@@ -23,8 +23,11 @@ from typing import Any
 
 import torch
 
-from lai_ray.training import batches, sft
-from lai_ray.training.recipe import Conversation, Recipe
+from lai_ray.common.chat_template import Example
+from lai_ray.training import batches, loop
+from lai_ray.training.objectives.sft import OBJECTIVE
+from lai_ray.training.recipe import Recipe
+from lai_ray.training.sequences import Sequences, tokenized
 from tests.perf.arithmetic import DATA
 from tests.perf.real_samples import ROWS
 
@@ -40,12 +43,12 @@ TEMPLATE = (
 )
 
 
-def examples() -> list[Conversation]:
+def examples() -> list[Example]:
     """The samples in the file's order, the heading that some have kept left out."""
     with gzip.open(ROWS) as file:
         rows = json.load(file)
     return [
-        Conversation(
+        Example(
             f"row/{i}",
             [{"role": "user", "content": row["question"].strip().removeprefix("#### Question:").strip()}],
             [(row["response"], 1.0)],
@@ -87,7 +90,7 @@ def recipe(model: str, out: str, **changed: Any) -> Recipe:
         "learning_rate": 2e-3, "epochs": 1, "sequences_per_step": 16, "sequences_per_device": 8, "max_length": LONGEST,
         "schedule": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "betas": (0.9, 0.95), "clip": 1.0,
         "zero_stage": 2, "precision": "fp32", "gradient_checkpointing": False, "offload": False,
-        "state_every": 0, "seed": 0,
+        "state_every": 0, "seed": 0, "objective": "sft",
     }  # fmt: skip
     return Recipe(model=model, out=out, **(table | changed))
 
@@ -95,7 +98,7 @@ def recipe(model: str, out: str, **changed: Any) -> Recipe:
 def official() -> None:
     """From here on: rows as they were shuffled, every row as long as the longest may be, and logits of every place."""
 
-    def collated(data: sft.Data, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def padded_rows(data: Sequences, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         ids, weights = torch.zeros(len(rows), LONGEST, dtype=torch.long), torch.zeros(len(rows), LONGEST)
         for i, row in enumerate(rows):
             ids[i, : len(data.ids[row])] = torch.tensor(data.ids[row])
@@ -112,22 +115,22 @@ def official() -> None:
     def padded(passes: list[list[list[int]]], lengths: Sequence[int]) -> int:
         return LONGEST * sum(len(share) for shares in passes for share in shares)
 
-    sft._collated, batches.steps, batches.padded = collated, steps, padded  # type: ignore[assignment]
-    sft._vocabulary_at = lambda model, learned: nullcontext()  # Logits of every place, as Hugging Face's Trainer has.
+    Sequences.padded, batches.steps, batches.padded = padded_rows, steps, padded  # type: ignore[method-assign]
+    loop._vocabulary_at = lambda model, learned: nullcontext()  # Logits of every place, as Hugging Face's Trainer has.
 
 
-def drawn(seed: int) -> tuple[list[Conversation], list[Conversation]]:
+def drawn(seed: int) -> tuple[list[Example], list[Example]]:
     """Samples to train on and others to look at; no question is in both, or twice."""
     distinct = list({example.messages[0]["content"]: example for example in examples()}.values())
     random.Random(seed).shuffle(distinct)
     return distinct[:TRAINED], distinct[TRAINED : TRAINED + HELD_OUT]
 
 
-def held_out_loss(folder: str, samples: Sequence[Conversation]) -> float:
+def held_out_loss(folder: str, samples: Sequence[Example]) -> float:
     """The mean loss of a target token, one sample at a time."""
     from transformers import AutoModelForCausalLM
 
-    model, data = AutoModelForCausalLM.from_pretrained(folder), sft.tokenized(recipe(folder, folder), samples)
+    model, data = AutoModelForCausalLM.from_pretrained(folder), tokenized(recipe(folder, folder), OBJECTIVE, samples)
     total = 0.0
     with torch.no_grad():
         for ids, weights in zip(data.ids, data.weights, strict=True):
@@ -149,7 +152,7 @@ def main() -> None:
         out = f"{folder}/out"
         lines: list[dict[str, float]] = []
         job = recipe(model, out, seed=int(seed))
-        sft.train(job, trained, report=lambda step, m: lines.append({**m, "cpu": time.process_time()}), lineage={})
+        loop.train(job, trained, report=lambda step, m: lines.append({**m, "cpu": time.process_time()}), lineage={})
         loss = held_out_loss(out, held_out)
         before = held_out_loss(model, held_out)
     timed = lines[SKIPPED:]

@@ -42,7 +42,7 @@ class Watch(threading.Thread):
 
 
 def main(job: str, out: str) -> None:
-    from lai_ray.training import deepspeed_engine, sft
+    from lai_ray.training import deepspeed_engine, loop, sft
 
     sft._join()
     deepspeed_engine._deepspeed()
@@ -64,11 +64,11 @@ def main(job: str, out: str) -> None:
 
         setattr(module, function, outer)
 
-    within("pass", sft, "_backward")
-    within("step", sft, "_check")
-    within("steps", sft, "_step")
-    within("save", sft, "consolidated")
-    within("save", sft.export, "write")
+    within("pass", loop._Training, "_backward")
+    within("step", loop._Training, "_check")
+    within("steps", loop._Training, "_step")
+    within("save", loop, "consolidated")
+    within("save", loop.export, "write")
     watch.start()
     sft.main([job])
     watch.over = True

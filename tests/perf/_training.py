@@ -26,7 +26,7 @@ import psutil
 from lai_ray.config.settings import TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
 from lai_ray.training import export
-from lai_ray.training.recipe import Conversation, recipe_for, write_job
+from lai_ray.training.recipe import recipe_for, write_job
 from tests.perf._sides import QUIET, ROOT
 
 STEPS, SKIPPED = 18, 3
@@ -164,8 +164,7 @@ def ours(work: TrainJob, workers: int, watch: Callable[[int, int], None]) -> Non
 def bare(work: TrainJob, workers: int, watch: Callable[[int, int], None]) -> None:
     """The loop's own command line."""
     path = Path(work.out).with_name("job.json")
-    conversations = (Conversation(e.id, e.messages, e.turns) for e in work.examples)
-    write_job(path, recipe_for(work), conversations, {"name": work.name})
+    write_job(path, recipe_for(work), work.examples, {"name": work.name})
     launcher = ["torch.distributed.run", f"--nproc-per-node={workers}", "--standalone", "-m"] if workers > 1 else []
     command = [sys.executable, "-m", *launcher, "lai_ray.training.sft", str(path)]
     metrics = export.part_of(work.out) / export.METRICS

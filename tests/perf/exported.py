@@ -36,18 +36,18 @@ def problems(split: str, count: int) -> list[Any]:
 
 def train(folder: Path) -> dict[str, Any]:
     """Leaves the model at `folder`/out."""
-    from lai_ray.training import sft
-    from lai_ray.training.recipe import Conversation
+    from lai_ray.common.chat_template import Example
+    from lai_ray.training import loop
     from tests.tiny_model import recipe
 
     learned = [
-        Conversation(p.id, BENCHMARK.prompt(p), [(BENCHMARK.reference(p), 1.0)]) for p in problems("train", TRAINED)
+        Example(p.id, BENCHMARK.prompt(p), [(BENCHMARK.reference(p), 1.0)]) for p in problems("train", TRAINED)
     ]
     job = recipe(
         STUDENT, folder / "out", learning_rate=1e-3, epochs=1, sequences_per_step=16, sequences_per_device=16,
         max_length=256,
     )  # fmt: skip
-    return dict(sft.train(job, learned, report=lambda step, metrics: None, lineage={}))
+    return dict(loop.train(job, learned, report=lambda step, metrics: None, lineage={}))
 
 
 def vllm(folder: Path) -> list[str]:

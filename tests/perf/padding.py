@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lai_ray.training import batches, sft
+from lai_ray.training import batches
+from lai_ray.training.objectives.sft import OBJECTIVE
+from lai_ray.training.sequences import tokenized
 from tests.perf._padding import LONGEST, base, examples, recipe
 from tests.perf._sides import side
 from tests.perf.bench import Figure
@@ -27,7 +29,7 @@ def bench(pairs: int) -> Iterator[Figure]:
     """The shares, then the trainings."""
     with tempfile.TemporaryDirectory() as folder:
         model = base(Path(folder))
-        lengths = sft.tokenized(recipe(model, folder), examples()).lengths
+        lengths = tokenized(recipe(model, folder), OBJECTIVE, examples()).lengths
         yield from (share(lengths, sequences) for sequences in (1, 4, 8, 16, 32))
         runs = [
             {way: side("tests.perf._padding", way, model, seed) for way in (SIDES if seed % 2 == 0 else SIDES[::-1])}

@@ -19,8 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lai_ray.errors import DataError, StageError
-from lai_ray.training import batches, export, sft
+from lai_ray.training import batches, export, loop
+from lai_ray.training.objectives.sft import OBJECTIVE
 from lai_ray.training.recipe import Recipe, write_job
+from lai_ray.training.sequences import tokenized
 from tests.tiny_model import conversations, recipe, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ LONG = 8
 
 def run(job: Recipe, examples: Any = None, lineage: dict[str, Any] | None = None) -> dict[str, float]:
     examples = conversations(COUNT) if examples is None else examples
-    return sft.train(job, examples, report=lambda step, metrics: None, lineage=lineage or {})
+    return loop.train(job, examples, report=lambda step, metrics: None, lineage=lineage or {})
 
 
 def losses(out: str) -> list[float]:
@@ -63,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def plain(model: str) -> Plain:
     """One process, torch alone, one sequence at a time without padding, gradients of a step summed, AdamW."""
     job = recipe(model, Path("unused"), epochs=LONG)
-    data = sft.tokenized(job, conversations(COUNT))
+    data = tokenized(job, OBJECTIVE, conversations(COUNT))
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     matrices, others = ([p for p in net.parameters() if (p.ndim >= 2) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": job.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -145,9 +147,8 @@ def test_accumulation_and_checkpointing_change_nothing_that_is_learned(model, pl
 
 def test_a_batch_loses_what_its_sequences_lose_alone(model):
     """Pads are never in the loss, and change nothing that is."""
-    data = sft.tokenized(
-        recipe(model, Path("unused")), [c._replace(turns=[("w1 w2 w3", 1.0)]) for c in conversations(9)]
-    )
+    examples = [c._replace(turns=[("w1 w2 w3", 1.0)]) for c in conversations(9)]
+    data = tokenized(recipe(model, Path("unused")), OBJECTIVE, examples)
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 
     class Bare:
@@ -157,7 +158,7 @@ def test_a_batch_loses_what_its_sequences_lose_alone(model):
 
     rows, places = list(range(9)), []
     watch = net.lm_head.register_forward_hook(lambda _, given, made: places.append(made.shape[:2]))
-    together = sft._sequence_losses(Bare(), *sft._collated(data, rows))
+    together = loop.sequence_losses(Bare(), OBJECTIVE, *data.padded(rows))
     watch.remove()
     assert places == [(1, data.targets(rows))], "only what is learned has its logits computed"
     for row in rows:
@@ -188,14 +189,14 @@ def test_the_folder_is_a_model_like_its_base(tmp_path, dtype, precision, stage, 
 
 def test_the_saved_model_answers_as_the_trained_one(model, tmp_path, monkeypatch):
     kept = {}
-    consolidated = sft.consolidated
+    consolidated = loop.consolidated
 
     def keep(engine: Any, stage: int) -> Any:
         with torch.no_grad():
             kept["logits"] = engine.module(torch.arange(20).unsqueeze(0)).logits.clone()
         return consolidated(engine, stage)
 
-    monkeypatch.setattr(sft, "consolidated", keep)
+    monkeypatch.setattr(loop, "consolidated", keep)
     run(recipe(model, tmp_path / "out"))
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(saved(torch.arange(20).unsqueeze(0)).logits, kept["logits"])
@@ -203,7 +204,9 @@ def test_the_saved_model_answers_as_the_trained_one(model, tmp_path, monkeypatch
 
 def test_metrics_of_every_step_are_written_and_reported(model, tmp_path):
     reported = []
-    sft.train(recipe(model, tmp_path / "out"), conversations(COUNT), report=lambda s, m: reported.append(m), lineage={})
+    loop.train(
+        recipe(model, tmp_path / "out"), conversations(COUNT), report=lambda s, m: reported.append(m), lineage={}
+    )
     written = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert written == reported
     assert len(written) == 14
@@ -223,7 +226,7 @@ def test_the_rate_warms_up_for_a_tenth_and_then_falls():
     assert dataclasses.replace(job, schedule="linear").rate(5 + 9, 50) == pytest.approx(0.8)
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_sample_and_leaves_nothing(tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_step_and_sample_and_leaves_nothing(tmp_path):
     base = tiny_model(tmp_path / "base")
     net = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
@@ -283,12 +286,12 @@ def test_a_disk_that_fills_while_saving_keeps_what_there_was(model, tmp_path):
         "import resource, sys; from lai_ray.training import sft; from lai_ray.errors import StageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
         "try: sft.main([sys.argv[1]])\n"
-        "except StageError as error: print('SAID', error)"
+        "except StageError as error: print('ERROR', error)"
     )
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert re.search("SAID .* could not be saved", done.stdout), done.stderr[-2000:]
+    assert re.search("ERROR .* could not be saved", done.stdout), done.stderr[-2000:]
     assert (before / "kept").read_text() == "the model of before"
     assert not export.part_of(str(before)).exists()
 

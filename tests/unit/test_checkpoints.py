@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from lai_ray.errors import DataError, StageError
-from lai_ray.training import checkpoints, export, process_group, sft
+from lai_ray.training import checkpoints, export, loop, process_group
+from lai_ray.training.objectives.sft import Sft
 from lai_ray.training.recipe import Recipe, write_job
 from tests.tiny_model import conversations, recipe, tiny_model
 
@@ -41,7 +42,7 @@ def run(job: Recipe, *, stop_at: int = 0, name: str = "one") -> dict[str, float]
         if step == stop_at:
             raise Stopped
 
-    return sft.train(job, conversations(COUNT), report=report, lineage={"name": name})
+    return loop.train(job, conversations(COUNT), report=report, lineage={"name": name})
 
 
 def stopped(job: Recipe, at: int) -> Path:
@@ -67,7 +68,7 @@ def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision,
     left = stopped(job, at=10)
     assert checkpoints.last_whole(job.out) == (
         left / "step_00000008",
-        checkpoints.State(checkpoints.last_whole(job.out)[1].key, 8, 1),
+        checkpoints.Checkpoint(checkpoints.last_whole(job.out)[1].key, 8, 1),
     )
     metrics = run(job)
     assert metrics["resumed_at"] == 8.0
@@ -125,7 +126,10 @@ def test_another_number_of_workers_is_refused_with_both_ways_out(model, tmp_path
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     left = stopped(job, at=10)
     monkeypatch.setattr(process_group, "count", lambda: 4)
-    with pytest.raises(StageError, match=r"step 8.* 1 workers .* 4 would .*train_workers = 1 .*remove that folder"):
+    with pytest.raises(
+        StageError,
+        match=r"step_00000008: .* step 8 .* 1 workers.* 4\. .*cluster\.train_workers = 1 .*remove that folder",
+    ):
         run(job)
     assert (left / "step_00000008").exists()
 
@@ -146,7 +150,7 @@ def test_a_run_that_was_moved_goes_on(model, tmp_path):
 
 def test_a_part_that_another_node_wrote_elsewhere_is_missed(model, tmp_path, monkeypatch):
     monkeypatch.setattr(process_group, "count", lambda: 2)
-    with pytest.raises(StageError, match="1 of 2 workers are here. Do all nodes see this folder"):
+    with pytest.raises(StageError, match="1 of 2 workers"):
         run(recipe(model, tmp_path / "out", state_every=EVERY))
     assert checkpoints.last_whole(str(tmp_path / "out")) is None
 
@@ -156,21 +160,21 @@ def test_a_broken_state_is_said(model, tmp_path):
     left = stopped(job, at=10)
     for file in (left / "step_00000008").glob("*.pt"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(StageError, match="step 8 cannot be read .* Remove that folder"):
+    with pytest.raises(StageError, match="step_00000008: .* step 8 .* Remove that folder"):
         run(job)
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_state(model, tmp_path, monkeypatch):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
-    losses = sft._sequence_losses
+    losses = Sft.losses
     seen: list[Any] = []
 
     def broken(*arguments: Any) -> Any:
         seen.append(1)
         return losses(*arguments) * (float("nan") if len(seen) > 20 else 1.0)
 
-    monkeypatch.setattr(sft, "_sequence_losses", broken)
-    with pytest.raises(DataError, match=r"not a number at step 8, in tiny/train/.*state of step 4 is kept"):
+    monkeypatch.setattr(Sft, "losses", broken)
+    with pytest.raises(DataError, match=r"step 8, in tiny/train/.* step 4 is kept"):
         run(job)
     found = checkpoints.last_whole(job.out)
     assert found and found[1].step == 4
@@ -183,8 +187,8 @@ def test_an_orphan_writes_no_state_once_its_successor_has_begun(model, tmp_path)
         if step == 6:
             export.begin(job.out, needed=0)
 
-    with pytest.raises(StageError, match="another training has begun"):
-        sft.train(job, conversations(COUNT), report=report, lineage={"name": "one"})
+    with pytest.raises(StageError, match="another training"):
+        loop.train(job, conversations(COUNT), report=report, lineage={"name": "one"})
     found = checkpoints.last_whole(job.out)
     assert found and found[1].step == 4
 
@@ -194,19 +198,19 @@ def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(model, tm
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     write_job(tmp_path / "job.json", job, conversations(COUNT), {"name": "one"})
     code = (
-        "import resource, sys; from pathlib import Path; from lai_ray.training import sft\n"
+        "import resource, sys; from pathlib import Path; from lai_ray.training import loop\n"
         "from lai_ray.training.recipe import read_job; from lai_ray.errors import StageError\n"
         "job, lineage, examples = read_job(Path(sys.argv[1]))\n"
         "def full(step, metrics):\n"
         "    if step == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
-        "try: sft.train(job, examples, report=full, lineage=lineage)\n"
-        "except StageError as error: print('SAID', error)"
+        "try: loop.train(job, examples, report=full, lineage=lineage)\n"
+        "except StageError as error: print('ERROR', error)"
     )
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert "SAID" in done.stdout, done.stderr[-2000:]
-    assert "state of step 8 could not be saved" in done.stdout and "The state of step 4 is kept." in done.stdout
+    assert "ERROR" in done.stdout, done.stderr[-2000:]
+    assert "step 8 could not be saved" in done.stdout and "step 4 is kept" in done.stdout
     assert run(job)["resumed_at"] == 4.0
     run(recipe(model, tmp_path / "whole"))
     assert same(job.out, str(tmp_path / "whole"))
