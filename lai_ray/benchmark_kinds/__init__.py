@@ -1,1 +1,3 @@
-"""What benchmarks of one kind share, and users' own data: each kind renders, reads replies and grades."""
+"""Base classes for benchmarks: prompt, grading and sample format by kind of answer (math, choice, code), reading of
+published files (rows), and benchmarks made from a job's [[benchmark]] table (user_data). Your own benchmark builds on
+these modules: each says how."""

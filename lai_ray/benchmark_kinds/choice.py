@@ -1,8 +1,13 @@
-"""What mmlu and arc_challenge share: a question, labelled choices, one of them right.  records -> prompts, verdicts"""
+"""Multiple-choice benchmarks: mmlu, arc_challenge.  problem, response -> Grade
+
+Your own benchmark of this kind inherits `ChoiceBenchmark` and adds name, splits, domain, load, problem and group: see
+`lai_ray/benchmarks/arc_challenge.py`. For rows in a file, a [[benchmark]] table with kind = "choice" needs no code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import DataError
@@ -23,19 +28,25 @@ Answer: <the letter of the one right choice> - <why it is right, in one paragrap
 
 
 class ChoiceBenchmark:
-    """A question with labelled choices in `extra["choices"]`; the gold answer is a label."""
+    """Prompt, grading and sample format of a question with labelled choices.
+
+    `problem` must return the choices in Problem.extra["choices"] (label -> text, in order; labels are single letters or
+    digits) and the gold label in Problem.answer: `check_label` raises for one that is no label.
+    """
+
+    runs_code: ClassVar[bool] = False
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The question, its choices a line each, then the form of the answer."""
+        """The question, one choice per line, then the form of the answer."""
         return [{"role": "user", "content": f"{self.show(problem)}\n\n{INSTRUCTION}"}]
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """1.0 when the response commits to the gold label, by `_choice_rules`. No or several labels are unparsed."""
+        """1.0 when the response commits to the gold label, by `lai_ray.grading.choices`; no or several: unparsed."""
         choices: Mapping[str, str] = problem.extra["choices"]
-        found = (paper_choice if how.rules == "paper" else default_choice)(response, choices)
-        if found.letter is None:
-            return Grade(0.0, None, "none", "unparsed", found.rule)
-        return Grade(float(found.letter == problem.answer), found.letter, found.rule, "graded")
+        choice = (paper_choice if how.rules == "paper" else default_choice)(response, choices)
+        if choice.letter is None:
+            return Grade(0.0, None, "none", "unparsed", choice.rule)
+        return Grade(float(choice.letter == problem.answer), choice.letter, choice.rule, "graded")
 
     def reference(self, problem: Problem) -> str:
         """The gold label, in the form the prompt asks for."""
@@ -51,12 +62,12 @@ class ChoiceBenchmark:
         return BRIEF
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples of a reply. Numbering, headings, bold and chatter are looked past; see `_samples`."""
+        """The samples of a reply; numbering, headings, bold and other text are skipped."""
         return choice_pieces(reply)
 
 
-def checked(answer: str, choices: Mapping[str, str]) -> str:
-    """The gold label. Raises DataError when it is none of the choices, or there are fewer than two."""
+def check_label(answer: str, choices: Mapping[str, str]) -> str:
+    """The gold label, as given. Raises DataError when it is none of the choices, or there are fewer than two."""
     if len(choices) < 2:
         raise DataError(f"a question needs at least two choices; this row has {', '.join(choices) or 'none'}")
     if answer not in choices:

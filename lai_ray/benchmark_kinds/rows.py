@@ -1,17 +1,18 @@
-"""A benchmark's rows from where its publishers put them: a local folder, or the Hugging Face hub.  source -> rows
+"""The rows of a published data set, from a local folder or the Hugging Face hub.  source -> rows
 
-A benchmark is a frozen dataclass with a field `source`; a job's [data] table replaces it:
+Your own benchmark that loads published files is a frozen dataclass with a field `source`, which a job's [data] table
+replaces, and one `SplitSource` per split:
 
     @dataclass(frozen=True)
     class Gsm8k:
-        source: str = "openai/gsm8k"                       # a hub name, or a folder here
+        source: str = "openai/gsm8k"                       # a hub name, or a local folder
 
         def load(self, split: str) -> Iterator[dict[str, Any]]:
-            return (row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split)))
+            return (row.record for row in rows(self.name, self.source, source_of(self.name, SOURCES, split)))
 
-    PLACES = {"test": Place(files=(("test",), ("main/test",)), config="main", splits=("test",), get="https://…")}
+    SOURCES = {"test": SplitSource(files=(("test",), ("main/test",)), config="main", splits=("test",), get="https://…")}
 
-In a folder, a file is known by its upstream name, in whichever form: JSON lines, a JSON array (also in a file called
+In a folder, a file is recognised by its published name, in any format: JSON lines, a JSON array (also in a file called
 .jsonl), an object that holds one array, CSV, Parquet (in shards or not), gzipped or not.
 """
 
@@ -36,87 +37,87 @@ from typing import Any
 from lai_ray.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
-"""The forms a file may have; where one name is there in several, the first of these is read."""
-_FORMS = "as .jsonl, .json or .csv, gzipped or not, or .parquet"
+"""The formats of a file; where one name exists in several, the first of these is read."""
+_FORMATS = "as .jsonl, .json or .csv, gzipped or not, or .parquet"
 _DEPTH = 5
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one split's rows stand upstream."""
+class SplitSource:
+    """Which files in a folder, and which splits on the hub, make one split of a benchmark."""
 
     files: tuple[tuple[str, ...], ...]
-    """Alternatives, best first. Each lists the files that make the split, without their form: ("test",), or
-    ("dev/*_dev", "val/*_val"). A "*" stands for many files, taken in the order of their names."""
+    """Alternatives, best first. Each lists the files that make the split, without suffix: ("test",), or
+    ("dev/*_dev", "val/*_val"). "*" matches many files, read in the order of their names."""
     config: str | None
     """The hub's configuration of the data set."""
     splits: tuple[str, ...]
     """The hub's splits that make this one, in order."""
     get: str
-    """Where a person gets the files, for the message that says they are missing."""
+    """Where the user can get the files, for the error about missing ones."""
     columns: tuple[str, ...] | None = None
-    """The columns of CSV files that have no header; None where the first line is one."""
+    """The columns of CSV files without a header line; None where the first line is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One upstream record, and where it stood."""
+    """One published record, and where it was read."""
 
     record: dict[str, Any]
     where: str
-    """"<file>:<line>", or "<file>, row <n>" where rows are no lines."""
+    """"<file>:<line>", or "<file>, row <n>" in formats without lines."""
     file: str
-    """The file's name without its form: "abstract_algebra_test". Of a hub row, its split."""
+    """The file's name without suffix: "abstract_algebra_test". Of a hub row, its split."""
 
 
-def place_of(benchmark: str, places: Mapping[str, Place], split: str) -> Place:
-    """The place of a split. Raises ConfigError, which names the splits there are."""
-    if split not in places:
-        raise ConfigError(f"{benchmark} has no split {split!r}. It has: {', '.join(places)}.")
-    return places[split]
+def source_of(benchmark: str, sources: Mapping[str, SplitSource], split: str) -> SplitSource:
+    """The source of a split. Raises ConfigError with the splits that exist."""
+    if split not in sources:
+        raise ConfigError(f"{benchmark} has no split {split!r}. It has: {', '.join(sources)}.")
+    return sources[split]
 
 
-def rows(benchmark: str, source: str, place: Place, folders: tuple[str, ...] = ()) -> tuple[Row, ...]:
-    """The rows of one split, in upstream order; read once a process and kept, while the files stay as they are.
+def rows(benchmark: str, source: str, split: SplitSource, folders: tuple[str, ...] = ()) -> tuple[Row, ...]:
+    """The rows of one split, in published order; read once per process, and again when a file changes.
 
-    source: a folder, or a name on the hub.  folders: other names that the benchmark's own folder goes by; if `source`
-    holds a folder with the benchmark's name or one of these, only that one is searched.
+    source: a folder, or a name on the hub.  folders: other names of the benchmark's own folder; where `source` holds a
+    folder with the benchmark's name or one of these, only that one is searched.
 
-    Raises ConfigError when the folder or the file is not there (which was looked for, what is there, where to get it),
-    DataError with the line number when a line is broken.
+    Raises ConfigError when the folder or the file does not exist (with what was looked for, what is there and where to
+    get it), DataError with the line number when a line is malformed.
     """
-    if not _is_here(source):
-        return _from_hub(benchmark, source, place)
-    paths = files(benchmark, source, place, folders)
-    found = _read(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths), place.columns)
-    if not found:
-        raise DataError(f"{benchmark}: {', '.join(map(str, paths))}: no rows. Get the file from {place.get}.")
-    return found
+    if not _is_local(source):
+        return _from_hub(benchmark, source, split)
+    paths = files(benchmark, source, split, folders)
+    read = _read(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths), split.columns)
+    if not read:
+        raise DataError(f"{benchmark}: {', '.join(map(str, paths))}: no rows. Get the file from {split.get}.")
+    return read
 
 
-def files(benchmark: str, source: str, place: Place, folders: tuple[str, ...] = ()) -> list[Path]:
-    """The files of one split in a local folder. Raises ConfigError where they are not all there."""
+def files(benchmark: str, source: str, split: SplitSource, folders: tuple[str, ...] = ()) -> list[Path]:
+    """The files of one split in a local folder. Raises ConfigError where one of them is missing."""
     folder = _own_folder(Path(source).expanduser(), (benchmark, *folders))
     listed = sorted(_listed(folder), key=lambda path: (len(path.parts), path.as_posix()))
-    for alternative in place.files:
-        found = [_matching(listed, name) for name in alternative]
-        if all(found):
-            return [folder / path for paths in found for path in paths]
-    wanted = "; or ".join(" and ".join(alternative) for alternative in place.files)
-    there = ", ".join(path.as_posix() for path in listed[:8]) + (", …" if len(listed) > 8 else "")
+    for alternative in split.files:
+        matches = [_matching(listed, name) for name in alternative]
+        if all(matches):
+            return [folder / path for paths in matches for path in paths]
+    wanted = "; or ".join(" and ".join(alternative) for alternative in split.files)
+    content = ", ".join(path.as_posix() for path in listed[:8]) + (", …" if len(listed) > 8 else "")
     raise ConfigError(
-        f"{benchmark}: {folder} does not hold its file. Looked for: {wanted} ({_FORMS}). "
-        f"It holds: {there or 'no data file'}. Get it from {place.get}."
+        f"{benchmark}: {folder} does not hold its file. Looked for: {wanted} ({_FORMATS}). "
+        f"It holds: {content or 'no data file'}. Get it from {split.get}."
     )
 
 
 def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[Row]:
-    """The rows of one file, whatever its form, in order.
+    """The rows of one file of any format, in order.
 
-    columns: those of a CSV without a header. Raises DataError that says where a file is broken: a line that is no
-    JSON, bytes that are no UTF-8, a damaged gzip file, a row that is no object.
+    columns: those of a CSV without a header. Raises DataError with the position of a line that is no JSON, of bytes
+    that are no UTF-8, of a damaged gzip file, or of a row that is no object.
     """
     suffix = _suffix(path)
     stem = _SHARD.sub("", path.name.removesuffix(suffix)) if suffix else path.stem
@@ -134,7 +135,7 @@ def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[Ro
 
 
 def text_field(record: Mapping[str, Any], *names: str) -> str:
-    """The first of these fields that the record has, as text. Raises DataError with the fields it does have."""
+    """The first of these fields that the record has, as text. Raises DataError with the fields that it has."""
     for name in names:
         if name in record and record[name] is not None:
             return str(record[name])
@@ -142,48 +143,48 @@ def text_field(record: Mapping[str, Any], *names: str) -> str:
     raise DataError(f"no field {wanted} in this row; it has {', '.join(map(str, record)) or 'none'}")
 
 
-def _is_here(source: str) -> bool:
-    """Whether a source means a path: one that exists, or one that could not be a hub name."""
+def _is_local(source: str) -> bool:
+    """True for an existing folder, False for a hub name. Raises ConfigError for anything else."""
     path = Path(source).expanduser()
     if path.is_file():
         raise ConfigError(f"{source} is a file; name the folder that holds it")
     if path.is_dir():
         return True
     if source.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(source):
-        raise ConfigError(f"{source}: no such folder. Name a folder here, or a data set on the Hugging Face hub.")
+        raise ConfigError(f"{source}: no such folder. Name a local folder, or a data set on the Hugging Face hub.")
     return False
 
 
 def hub_rows(benchmark: str, name: str, config: str | None, split: str) -> tuple[Row, ...]:
-    """One split of a data set on the hub. Raises ConfigError when it cannot be had."""
-    return _from_hub(benchmark, name, Place((), config, (split,), f"the hub's {name}"), named=True)
+    """One split of a data set on the hub, labels by name. Raises ConfigError when it cannot be loaded."""
+    return _from_hub(benchmark, name, SplitSource((), config, (split,), f"the hub's {name}"), named=True)
 
 
 @lru_cache(maxsize=32)
-def _from_hub(benchmark: str, source: str, place: Place, *, named: bool = False) -> tuple[Row, ...]:
+def _from_hub(benchmark: str, source: str, split: SplitSource, *, named: bool = False) -> tuple[Row, ...]:
     """named: labels by their names instead of their numbers."""
     import datasets
 
-    found = []
-    for split in place.splits:
+    read = []
+    for part in split.splits:
         try:
-            loaded = datasets.load_dataset(source, place.config, split=split)
-        except Exception as error:  # the hub's client raises a dozen kinds, and all mean the same to the user
+            loaded = datasets.load_dataset(source, split.config, split=part)
+        except Exception as error:  # The hub's client raises a dozen classes; to the user all mean the same.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(
-                f"{benchmark}: {source!r} is no folder here, and could not be had from the Hugging Face hub "
-                f"(config {place.config}, split {split}: {reason}). Get the files from {place.get} and say where they "
-                f'are: [data] {benchmark} = "/path/to/folder".'
+                f"{benchmark}: {source!r} is no local folder, and loading it from the Hugging Face hub failed "
+                f"(config {split.config}, split {part}: {reason}). Get the files from {split.get} and name their "
+                f'folder in the job: [data] {benchmark} = "/path/to/folder".'
             ) from error
         names = _class_names(loaded.features) if named else {}
         for i, record in enumerate(loaded):
             row = {key: names[key].get(value, value) if key in names else value for key, value in record.items()}
-            found.append(Row(row, f"{source}, {split}, row {i}", split))
-    return tuple(found)
+            read.append(Row(row, f"{source}, {part}, row {i}", part))
+    return tuple(read)
 
 
 def _class_names(features: Any) -> dict[str, dict[int, str | None]]:
-    """By column, the names of labels that a data set on the hub keeps as numbers; -1 is none."""
+    """Column -> label number -> its name, for a data set on the hub that stores labels as numbers; -1 is no label."""
     return {
         column: {-1: None, **dict(enumerate(feature.names))}
         for column, feature in (features or {}).items()
@@ -201,22 +202,22 @@ def _own_folder(source: Path, names: tuple[str, ...]) -> Path:
 
 
 def _listed(folder: Path) -> Iterator[Path]:
-    """Data files below a folder, relative to it, a few levels deep: a source may be a whole disk by mistake."""
-    for here, below, names in os.walk(folder):
-        relative = Path(here).relative_to(folder)
-        below[:] = [name for name in below if not name.startswith(".")] if len(relative.parts) < _DEPTH else []
+    """Data files below a folder, relative to it. At most _DEPTH levels: a source may be a whole disk by mistake."""
+    for parent, folders, names in os.walk(folder):
+        relative = Path(parent).relative_to(folder)
+        folders[:] = [name for name in folders if not name.startswith(".")] if len(relative.parts) < _DEPTH else []
         yield from (relative / name for name in names if _suffix(Path(name)))
 
 
 def _matching(listed: list[Path], name: str) -> list[Path]:
-    """The files that `name` means, all of the shallowest folder that has any; `listed` is sorted so."""
+    """The files that match `name`, all from the shallowest folder with a match. `listed` is sorted by depth."""
     wanted = tuple(name.split("/"))
-    matching = [path for path in listed if _is_called(path, wanted)]
+    matching = [path for path in listed if _is_named(path, wanted)]
     if not matching:
         return []
-    home = matching[0].parent
+    folder = matching[0].parent
     best: dict[str, Path] = {}
-    for path in (path for path in matching if path.parent == home):
+    for path in (path for path in matching if path.parent == folder):
         bare = path.name.removesuffix(_suffix(path))
         if bare not in best or SUFFIXES.index(_suffix(path)) < SUFFIXES.index(_suffix(best[bare])):
             best[bare] = path
@@ -225,7 +226,7 @@ def _matching(listed: list[Path], name: str) -> list[Path]:
     return sorted(whole or shards)
 
 
-def _is_called(path: Path, wanted: tuple[str, ...]) -> bool:
+def _is_named(path: Path, wanted: tuple[str, ...]) -> bool:
     bare = _SHARD.sub("", path.name.removesuffix(_suffix(path)))
     parts = (*path.parent.parts, bare)[-len(wanted) :]
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
@@ -236,7 +237,7 @@ def _suffix(path: Path) -> str:
 
 
 def _holds_lines(path: Path) -> bool:
-    """Whether this is plain JSON lines, at least two: such a file is not read into memory, it may have millions."""
+    """Whether a file is uncompressed JSON lines, at least two: it is then read line by line, as it may be large."""
     with path.open("rb") as file:
         first, second, *_ = [*itertools.islice(filter(bytes.strip, file), 2), b"", b""]
     start = first.removeprefix(codecs.BOM_UTF8).strip()
@@ -280,7 +281,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """JSON lines; or, where the text is one JSON value over several lines or an array, the items of its array."""
+    """The rows of JSON lines; or, where the text is an array or one value over several lines, the array's items."""
     bare = text.strip()
     if bare.startswith("[") or (bare.startswith("{") and "\n" in bare and not _is_json(bare.split("\n", 1)[0])):
         try:
@@ -290,12 +291,12 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             if bare.startswith("["):
                 line = getattr(error, "lineno", 1) + text.count("\n", 0, text.index("["))
                 raise DataError(f"{path}:{line}: not valid JSON ({error})") from error
-    # "\n" alone ends a line: str.splitlines would also cut at characters that JSON strings may hold.
+    # Only "\n" ends a line: str.splitlines also splits at characters that JSON strings may hold.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, line in lines:
         record = _loaded(line, f"{path}:{number}")
-        if len(lines) == 1 and (held := _items(record)) != [record]:
-            yield from _numbered(path, held)
+        if len(lines) == 1 and (items := _items(record)) != [record]:
+            yield from _numbered(path, items)
         else:
             yield f"{path}:{number}", record
 
@@ -305,7 +306,8 @@ def _numbered(path: Path, items: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _items(value: Any) -> list[Any]:
-    """An array's items; those of the only array of objects in {"canary": "…", "examples": [{…}, …]}; else the value."""
+    """An array's items; those of an object's only array of objects, as in {"canary": "…", "examples": [{…}, …]}; else
+    the value alone."""
     if isinstance(value, list):
         return value
     arrays = [item for item in value.values() if isinstance(item, list)] if isinstance(value, dict) else []
@@ -352,8 +354,8 @@ def _short(value: Any) -> str:
 
 
 def refuse_foreign(name: str, record: Mapping[str, Any]) -> None:
-    """Raises DataError when a record is, by its fields, one of another benchmark."""
-    other = next((known for known, fits in _FIELDS.items() if any(all(map(record.get, some)) for some in fits)), name)
+    """Raises DataError when a record's fields are those of another benchmark."""
+    other = next((known for known, sets in _FIELDS.items() if any(all(map(record.get, some)) for some in sets)), name)
     if other != name:
         raise DataError(f"this row is a record of {other}, not of {name}; it has {', '.join(map(str, record))}")
 
@@ -366,4 +368,4 @@ _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mmlu": (("subject", "choices"), ("subject", "A", "B")),
     "bbh": (("input", "target"),),
 }
-"""Fields that tell a benchmark's records from all others', the most particular first."""
+"""Benchmark -> sets of fields that identify its records, the most specific first."""

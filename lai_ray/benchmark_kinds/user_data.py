@@ -1,4 +1,4 @@
-"""A user's own data as a benchmark, by a job's [[benchmark]] table: a file or hub name, which columns, and a kind.
+"""A user's own data as a benchmark, from a job's [[benchmark]] table.  settings -> Benchmark
 
     [[benchmark]]
     name = "reviews"
@@ -8,10 +8,12 @@
     question = "text"              # columns
     answer = "sentiment"
 
-choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, a
-place counted from 0, or the choice's own text (`answer_as` says which, where a row could mean two). number: the answer
-is a number, or a solution that ends in one. label: one of `labels`, or of the answers found in the file. exact: any
-short text. code: the answer is a Python function, `tests` the column with its asserts (a list or a text).
+choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, an
+index counted from 0, or the choice's text (`answer_as` says which, where a row is ambiguous). number: the answer is a
+number, or a solution that ends in one. label: one of `labels`, or of the answers in the file. exact: any short text.
+code: the answer is a Python function, `tests` the column with its asserts (a list or a text).
+
+For another prompt or verdict than these, write your own benchmark: inherit the kind, or `UserBenchmark` for a new one.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
+from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, check_label
 from lai_ray.benchmark_kinds.code import CodeBenchmark
 from lai_ray.benchmark_kinds.math import MathBenchmark
-from lai_ray.benchmark_kinds.user_rows import found_labels, own_rows, told_apart
+from lai_ray.benchmark_kinds.user_rows import check_labels, labels_in, user_rows
 from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
@@ -49,81 +51,88 @@ Return a numbered list and nothing else. Each item is one new problem in this fo
 Answer: <the answer alone>"""
 
 
-def own(settings: BenchmarkSettings) -> Benchmark:
+def user_benchmark(settings: BenchmarkSettings) -> Benchmark:
     """The benchmark that a [[benchmark]] table describes."""
-    made: Benchmark = KINDS[settings.kind](settings)
-    return made
+    benchmark: Benchmark = KINDS[settings.kind](settings)
+    return benchmark
 
 
 @dataclass(frozen=True)
-class Own:
-    """Rows and columns; the kinds below add prompts and verdicts."""
+class UserBenchmark:
+    """Rows and columns of a [[benchmark]] table; the kinds below add prompts and verdicts."""
 
     settings: BenchmarkSettings
-    runs_code = False
+    runs_code: ClassVar[bool] = False
+
+    @property
+    def source(self) -> None:
+        """Its files are named by the job's [[benchmark]] table, not by [data]."""
+        return None
 
     @property
     def name(self) -> str:
-        """The name the job gives."""
+        """As in the job."""
         return self.settings.name
 
     @property
     def domain(self) -> str:
-        """The job's word."""
+        """As in the job: "in" or "out"."""
         return self.settings.domain
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those the job names files for."""
+        """The splits for which the job names a file."""
         return tuple(split for split in ("train", "dev", "test") if getattr(self.settings, split))
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The rows of one split. Raises ConfigError for a file or a column that is not there, DataError for a row."""
+        """The rows of one split. Raises ConfigError for a missing file or column, DataError for a row with a fault."""
         if split not in self.splits:
             raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        for number, row in enumerate(own_rows(self.settings, split)):
+        for number, row in enumerate(user_rows(self.settings, split)):
             try:
                 self.problem(row.record, split, 0)
             except LaiError as error:
-                if isinstance(error, ConfigError) and not number:  # Of the settings, not of this row.
+                if isinstance(error, ConfigError) and not number:  # A fault of the settings, not of this row.
                     raise
                 raise DataError(f"{row.where}: {error}") from error
             yield row.record
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row. Each kind has its own."""
+        """One row; each kind implements it."""
         raise NotImplementedError
 
     def column(self, record: Mapping[str, Any], name: str) -> Any:
-        """A column's value. Raises ConfigError, which names the columns there are."""
+        """A column's value. Raises ConfigError with the columns that exist."""
         if name not in record:
-            had = [str(key) for key in record]
+            names = [str(key) for key in record]
             raise ConfigError(
-                f"benchmark {self.name}: no column {name!r}. {suggestion(name, had)}There are: {', '.join(had)}."
+                f"benchmark {self.name}: no column {name!r}. {suggestion(name, names)}There are: {', '.join(names)}."
             )
         return record[name]
 
     def text(self, record: Mapping[str, Any], name: str) -> str:
-        """A column's value as text. Raises DataError for an empty one, and for what is no text."""
+        """A column's value as text. Raises DataError for an empty one, and for a value that is no text."""
         value = self.column(record, name)
-        if value is None or not str(value).strip() or value != value:  # pandas writes NaN where nothing was
+        if value is None or not str(value).strip() or value != value:  # pandas writes NaN for a missing value.
             raise DataError(f"column {name!r} is empty")
         if isinstance(value, Mapping | list | tuple | set | bytes):
             raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
         text = str(value)
         if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(f"column {name!r} holds half a character (a lone surrogate), no UTF-8: {text!r:.60}")
+            raise DataError(
+                f"column {name!r} holds half a character (a lone surrogate), which is no UTF-8: {text!r:.60}"
+            )
         return text
 
-    def made(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
-        """The Problem of one row."""
+    def build(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
+        """The Problem of one row, its question and subject read from the job's columns."""
         if self.settings.subject is not None:
             extra["subject"] = str(self.column(record, self.settings.subject))
         question = self.text(record, self.settings.question)
         return Problem(f"{self.name}/{split}/{row:05d}", self.name, split, question, answer, extra)
 
-    def asked(self, problem: Problem, form: str) -> list[Message]:
-        """The instruction of the job, the question, the form of the answer."""
+    def ask(self, problem: Problem, form: str) -> list[Message]:
+        """The prompt: the job's instruction, the question, the form of the answer."""
         parts = [self.settings.instruction, self.show(problem), form]
         return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
 
@@ -132,41 +141,39 @@ class Own:
         return problem.question
 
     def group(self, problem: Problem) -> str:
-        """The subject, where a column says it; else one group."""
+        """The subject, where the job names a column for it; else one group."""
         return str(problem.extra.get("subject", "all"))
 
 
-class OwnNumber(Own, MathBenchmark):
-    """A question whose answer is one number, graded as GSM8K is."""
+class UserNumber(UserBenchmark, MathBenchmark):
+    """A question whose answer is one number, graded like GSM8K."""
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the answer's column holds the number, or a solution that ends in it."""
         solution = _number_text(self.text(record, self.settings.answer), self.settings.answer)
-        found = final_number(solution)
-        if found is None:
+        final = final_number(solution)
+        if final is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
         if marked_number(solution) is None:
-            working = "" if solution.strip() == found.text else f"{solution}\n"
-            solution = f"{working}{MARKER} {found.text}"
-        return self.made(record, split, row, found.text, solution=solution)
+            working = "" if solution.strip() == final.text else f"{solution}\n"
+            solution = f"{working}{MARKER} {final.text}"
+        return self.build(record, split, row, final.text, solution=solution)
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """With the form that GSM8K asks for."""
-        return self.asked(
-            problem, f"Work it out step by step, then end with a line of its own: {MARKER} and the result."
-        )
+        """The question and the form of the answer, as GSM8K asks for it."""
+        return self.ask(problem, f"Work it out step by step, then end with a line of its own: {MARKER} and the result.")
 
 
-class OwnChoice(Own, ChoiceBenchmark):
+class UserChoice(UserBenchmark, ChoiceBenchmark):
     """Labelled choices, one of them right."""
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; the answer is a letter, a place from 0, or the text of a choice."""
+        """One row; the answer is a letter, an index from 0, or the text of a choice."""
         texts = self._texts(record)
         if len(texts) > len(LETTERS):
             raise DataError(f"{len(texts)} choices; at most {len(LETTERS)} are possible")
         choices = dict(zip(LETTERS, texts, strict=False))
-        return self.made(record, split, row, checked(self._letter(record, choices), choices), choices=choices)
+        return self.build(record, split, row, check_label(self._letter(record, choices), choices), choices=choices)
 
     def _texts(self, record: Mapping[str, Any]) -> list[str]:
         named = self.settings.choices
@@ -174,7 +181,7 @@ class OwnChoice(Own, ChoiceBenchmark):
         if isinstance(named, list):
             return [self.text(record, column) for column in named]
         value = self.column(record, named)
-        if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # ARC's form
+        if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # ARC's format.
             value = value["text"]
         if not isinstance(value, list):
             raise DataError(f"column {named!r} must hold a list of choices, not {value!r:.60}")
@@ -184,25 +191,25 @@ class OwnChoice(Own, ChoiceBenchmark):
         answer, how = self.text(record, self.settings.answer).strip(), self.settings.answer_as
         raw = record[self.settings.answer]
         if how is None and isinstance(raw, int | float) and not isinstance(raw, bool):
-            how = "place"  # As a number, 2 is the third choice, also where the first one reads "2".
+            how = "place"  # A number is an index: 2 is the third choice, also where the first one's text is "2".
         place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
-        meant = {
+        readings = {
             "text": [letter for letter, text in choices.items() if text.strip() == answer],
             "place": [LETTERS[int(place)]] if place.isdecimal() and int(place) < len(choices) else [],
             "letter": [answer.upper()] if answer.upper() in choices else [],
         }
-        found = {letter: way for way, letters in meant.items() for letter in letters if how in (None, way)}
-        if len(found) > 1:
-            ways = ", ".join(f"{letter} by its {way}" for letter, way in found.items())
+        possible = {letter: way for way, letters in readings.items() for letter in letters if how in (None, way)}
+        if len(possible) > 1:
+            ways = ", ".join(f"{letter} by its {way}" for letter, way in possible.items())
             raise DataError(
-                f'the answer {answer!r} may be {ways}. Say how this column names a choice: answer_as = "letter", '
+                f'the answer {answer!r} may be {ways}. Set how this column names a choice: answer_as = "letter", '
                 '"place" (counted from 0) or "text"'
             )
-        return next(iter(found), answer)
+        return next(iter(possible), answer)
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question with its choices."""
-        return self.asked(
+        return self.ask(
             problem,
             'Start your reply with "Answer:" and the letter of the right choice, then say why in a sentence.',
         )
@@ -212,7 +219,7 @@ class OwnChoice(Own, ChoiceBenchmark):
         return ChoiceBenchmark.show(self, problem)
 
     def brief(self) -> str:
-        """As MMLU's, with as many choices as the data has."""
+        """The numbered list that `parse` reads, with as many choices as the data has."""
         choices = "\n".join(f"{letter}. <choice>" for letter in self._letters())
         return (
             "Return a numbered list and nothing else. Each item is one new multiple-choice problem in this form:\n"
@@ -221,36 +228,36 @@ class OwnChoice(Own, ChoiceBenchmark):
         )
 
     def parse(self, reply: str) -> list[Piece]:
-        """Samples with as many choices as the data has."""
+        """The samples of a reply; each must have as many choices as the data."""
         return choice_pieces(reply, self._letters())
 
     def _letters(self) -> str:
-        first = next(own_rows(self.settings, self.splits[0]), None)
+        first = next(user_rows(self.settings, self.splits[0]), None)
         return LETTERS[: len(self._texts(first.record))] if first else LETTERS[:4]
 
 
-class OwnLabel(Own):
+class UserLabel(UserBenchmark):
     """One of a few labels."""
 
     def labels(self) -> tuple[str, ...]:
-        """Those the job lists, or those in the file. Raises ConfigError where there are too many to be labels."""
-        found = tuple(self.settings.labels or found_labels(self.settings, self.splits[0]))
-        told_apart(self.name, found)
-        return found
+        """Those the job lists, or those in the file. Raises ConfigError for too many, or two that differ in case."""
+        labels = tuple(self.settings.labels or labels_in(self.settings, self.splits[0]))
+        check_labels(self.name, labels)
+        return labels
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
         answer = self.text(record, self.settings.answer).strip()
         if answer not in self.labels():
             raise DataError(f"the answer {answer!r} is none of the labels {', '.join(self.labels())}")
-        return self.made(record, split, row, answer)
+        return self.build(record, split, row, answer)
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The text, the labels, the form of the answer."""
-        return self.asked(problem, f'Reply with "Answer:" and one of: {", ".join(self.labels())}.')
+        """The text and the possible labels."""
+        return self.ask(problem, f'Reply with "Answer:" and one of: {", ".join(self.labels())}.')
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """1.0 for the gold label: the last one behind "Answer:", else the only one the response mentions."""
+        """1.0 for the gold label: the last one after "Answer:", else the only one that the response mentions."""
         for stated in reversed(_COMMITTED.findall(response)):
             named = [label for label in self.labels() if re.match(rf"{_word(label)}", stated.strip(), re.I)]
             if named:
@@ -272,7 +279,7 @@ class OwnLabel(Own):
         return LABEL_BRIEF.format(labels=", ".join(self.labels()))
 
     def parse(self, reply: str) -> list[Piece]:
-        """Samples whose answer is one of the labels."""
+        """The samples of a reply; an answer that is no label is rejected."""
         return [self._labelled(piece) for piece in answer_pieces(reply)]
 
     def _labelled(self, piece: Piece) -> Piece:
@@ -284,19 +291,19 @@ class OwnLabel(Own):
         return Piece(piece.question, label, f"Answer: {label}")
 
 
-class OwnExact(Own):
-    """A short text, compared with case, spacing and closing punctuation folded away."""
+class UserExact(UserBenchmark):
+    """A short text, compared without regard to case, spacing and closing punctuation."""
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
-        return self.made(record, split, row, self.text(record, self.settings.answer).strip())
+        return self.build(record, split, row, self.text(record, self.settings.answer).strip())
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question and the form of the answer."""
-        return self.asked(problem, 'End your reply with a line of its own: "Answer:" and the answer alone.')
+        return self.ask(problem, 'End your reply with a line of its own: "Answer:" and the answer alone.')
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """1.0 when the text behind the last "Answer:", else the last line, equals the reference."""
+        """1.0 when the text after the last "Answer:", else the last line, equals the reference."""
         stated, rule = [text.strip() for text in _COMMITTED.findall(response)], "answer"
         if not stated:
             stated, rule = [line.strip() for line in response.splitlines() if line.strip()], "last_line"
@@ -313,17 +320,17 @@ class OwnExact(Own):
         return EXACT_BRIEF
 
     def parse(self, reply: str) -> list[Piece]:
-        """Questions with the first line of their answers."""
+        """The samples of a reply, each with the first line of its answer."""
         return [
             piece if piece.rejected else Piece(piece.question, piece.answer, f"Answer: {piece.answer}")
             for piece in answer_pieces(reply)
         ]
 
 
-class OwnCode(Own, CodeBenchmark):
+class UserCode(UserBenchmark, CodeBenchmark):
     """A Python function, judged by its tests in the sandbox."""
 
-    runs_code = True
+    runs_code: ClassVar[bool] = True
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the function that the tests call is the last one of the reference that they name."""
@@ -337,7 +344,7 @@ class OwnCode(Own, CodeBenchmark):
         question = self.text(record, self.settings.question)
         prompt = question if "def " in question else header(question, code, names[-1], tests)
         extra = {"entry": names[-1], "test": "\n".join(tests), "check": False}
-        problem = self.made(record, split, row, code, **extra)
+        problem = self.build(record, split, row, code, **extra)
         return Problem(problem.id, problem.benchmark, split, prompt, code, problem.extra)
 
     def show(self, problem: Problem) -> str:
@@ -345,14 +352,14 @@ class OwnCode(Own, CodeBenchmark):
         return CodeBenchmark.show(self, problem)
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The job's instruction, then that of every code benchmark."""
+        """The job's instruction, then the prompt of every code benchmark."""
         (message,) = CodeBenchmark.prompt(self, problem)
         extra = f"{self.settings.instruction}\n\n" if self.settings.instruction else ""
         return [{**message, "content": extra + message["content"]}]
 
 
 KINDS: dict[str, type[Any]] = {
-    "number": OwnNumber, "choice": OwnChoice, "label": OwnLabel, "exact": OwnExact, "code": OwnCode,
+    "number": UserNumber, "choice": UserChoice, "label": UserLabel, "exact": UserExact, "code": UserCode,
 }  # fmt: skip
 
 

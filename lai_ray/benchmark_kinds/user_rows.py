@@ -1,4 +1,4 @@
-"""The rows of a user's own data, and the labels that they hold.  [[benchmark]] table -> rows"""
+"""The rows of a user's own data, and their labels.  [[benchmark]] table -> rows"""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from lai_ray.benchmark_kinds.rows import Row, hub_rows, read_rows
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 
-MOST_LABELS = 50
+MAX_LABELS = 50
+"""More different answers than this are not taken for labels."""
 
 
-def own_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
-    """The rows of one split. Raises ConfigError when there is no such file, DataError when it holds none."""
-    named = getattr(settings, split)
+def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
+    """The rows of one split. Raises ConfigError when the file does not exist, DataError when it holds no rows."""
+    name = getattr(settings, split)
     if settings.hub is not None:
-        yield from hub_rows(settings.name, settings.hub, settings.config, named)
+        yield from hub_rows(settings.name, settings.hub, settings.config, name)
         return
-    path = Path(named).expanduser()
+    path = Path(name).expanduser()
     if not path.is_file():
-        what = f"{named!r} is a folder; name the file" if path.is_dir() else f"no file {named!r}"
-        raise ConfigError(f"benchmark {settings.name}: {what} (looked for {path.absolute()})")
+        problem = f"{name!r} is a folder; name the file" if path.is_dir() else f"no file {name!r}"
+        raise ConfigError(f"benchmark {settings.name}: {problem} (looked for {path.absolute()})")
     rows = read_rows(path)
     first = next(rows, None)
     if first is None:
@@ -36,29 +37,29 @@ def _labels_at(path: str, stamp: int, column: str) -> tuple[str, ...]:
     return tuple(sorted({str(row.record[column]).strip() for row in read_rows(Path(path)) if column in row.record}))
 
 
-def found_labels(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
-    """The different answers of a split, sorted. Raises ConfigError where there are too many to be labels."""
+def labels_in(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
+    """The different answers of a split, sorted. Raises ConfigError where they are more than MAX_LABELS."""
     if settings.hub is not None:
-        answers = (row.record.get(settings.answer) for row in own_rows(settings, split))
-        found = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
+        answers = (row.record.get(settings.answer) for row in user_rows(settings, split))
+        labels = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
     else:
         path = Path(getattr(settings, split)).expanduser()
-        found = _labels_at(str(path), path.stat().st_mtime_ns if path.is_file() else 0, settings.answer)
-    if len(found) > MOST_LABELS:
+        labels = _labels_at(str(path), path.stat().st_mtime_ns if path.is_file() else 0, settings.answer)
+    if len(labels) > MAX_LABELS:
         raise ConfigError(
-            f"benchmark {settings.name}: {len(found)} different answers in column {settings.answer!r} are no labels; "
+            f"benchmark {settings.name}: {len(labels)} different answers in column {settings.answer!r} are no labels; "
             'list `labels`, or use kind = "exact"'
         )
-    return found
+    return labels
 
 
 @lru_cache(maxsize=32)
-def told_apart(name: str, labels: tuple[str, ...]) -> None:
-    """Raises ConfigError for labels that a reply would not tell apart."""
+def check_labels(name: str, labels: tuple[str, ...]) -> None:
+    """Raises ConfigError for labels that differ in case alone."""
     known: dict[str, str] = {}
     for label in labels:
         if (other := known.setdefault(label.casefold(), label)) != label:
             raise ConfigError(
-                f"benchmark {name}: the labels {other!r} and {label!r} differ in case alone, and a reply is read "
-                "without it. Write them alike in the data."
+                f"benchmark {name}: the labels {other!r} and {label!r} differ in case alone, and replies are read "
+                "without regard to case. Write them alike in the data."
             )

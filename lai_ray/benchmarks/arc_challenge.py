@@ -1,13 +1,13 @@
-"""ARC-Challenge: science questions from school exams (arXiv 1803.05457). A test of transfer; never learned from.
+"""ARC-Challenge: science questions from school exams (arXiv 1803.05457). Used only to test transfer.
 
 A row, as the paper's release has it; as the hub has it; and as AI2 has it:
     {"id": "X_1", "question": "…?", "A": "ice", "B": "fog", "C": "dew", "answer": "A", "label": ["A", "B", "C"]}
     {"id": "X_1", "question": "…?", "choices": {"text": ["ice", …], "label": ["A", …]}, "answerKey": "A"}
     {"id": "X_1", "question": {"stem": "…?", "choices": [{"text": "ice", "label": "A"}, …]}, "answerKey": "A"}
 
-28 of the 1,172 are not A to D: 22 have digits as labels, 3 stop at C, 3 go on to E. Default rules read the row's own
-labels; "paper" looks for A to D whatever they are: `get_performance_arc.py` of SkyworkAI/LLMs-as-Instructors @ 54f3cc4
-(its defects in writing results apart), in our own words: see `_choice_rules`.
+28 of the 1,172 rows do not have labels A to D: 22 have digits, 3 stop at C, 3 go on to E. Default rules read the row's
+own labels; "paper" always looks for A to D, as `get_performance_arc.py` of SkyworkAI/LLMs-as-Instructors @ 54f3cc4 does
+(without its defects in writing results). Both are reimplemented in `lai_ray.grading.choices`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, check_label
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.errors import DataError
 from lai_ray.records import Problem
 
-PLACES = {
-    "test": Place(
+SOURCES = {
+    "test": SplitSource(
         files=(("ARC-Challenge/test",), ("ARC-Challenge-Test",), ("test",)),
         config="ARC-Challenge",
         splits=("test",),
@@ -40,15 +40,14 @@ class ArcChallenge(ChoiceBenchmark):
     """A hub name, or a folder that holds test.jsonl or a copy of the hub's or AI2's files."""
     name: ClassVar[str] = "arc_challenge"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    runs_code: ClassVar[bool] = False
     domain: ClassVar[str] = "out"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The upstream records. Raises ConfigError for another split or a missing file, DataError for a broken line."""
-        return (row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split), FOLDERS))
+        """The published records. Raises ConfigError for an unknown split or missing file, DataError for a bad line."""
+        return (row.record for row in rows(self.name, self.source, source_of(self.name, SOURCES, split), FOLDERS))
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One record; `extra` holds choices by the row's own labels. Raises DataError for what is none of ARC's."""
+        """One record; `extra` holds choices by the row's own labels. Raises DataError for other records."""
         refuse_foreign(self.name, record)
         question, choices = _asked(record)
         return Problem(
@@ -56,18 +55,18 @@ class ArcChallenge(ChoiceBenchmark):
             benchmark=self.name,
             split=split,
             question=question,
-            answer=checked(text_field(record, "answerKey", "answer").strip(), choices),
+            answer=check_label(text_field(record, "answerKey", "answer").strip(), choices),
             extra={"choices": choices, "upstream_id": text_field(record, "id")},
         )
 
     def group(self, problem: Problem) -> str:
-        """The kind of labels: "A-D", "A-C", "1-4", …"""
+        """The range of labels: "A-D", "A-C", "1-4", …"""
         labels = list(problem.extra["choices"])
         return f"{labels[0]}-{labels[-1]}"
 
 
 def _asked(record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The question and its choices by label, from any of the three forms."""
+    """The question and its choices by label, from any of the three formats."""
     question: Any = record.get("question")
     listed: Any = record.get("choices")
     if isinstance(question, Mapping):

@@ -3,11 +3,11 @@
 A row of <task>.json, its task added:
     {"input": "not ( True ) and True is", "target": "False", "task": "boolean_expressions"}
 
-Three worked examples come before each question, from upstream's own cot-prompts/<task>.txt; they are read from the
-data and are no part of this repository. The data carry a canary that asks to be kept out of training corpora: there is
-no training split, no brief, and nothing is parsed into samples. The score is the mean over all 6,511 rows.
+Three worked examples precede each question, read from the data set's own cot-prompts/<task>.txt; they are not part of
+this repository. The data carry a canary that asks to be kept out of training corpora: there is no training split and no
+brief, and nothing is parsed into samples. The score is the mean over all 6,511 rows.
 
-Grading follows the task's own targets: see `_bbh_rules`. "paper" is the rule of `get_performance_bbh.py` of
+Grading follows the type of the target: `lai_ray.grading.bbh`. "paper" is the rule of `get_performance_bbh.py` of
 SkyworkAI/LLMs-as-Instructors @ 54f3cc4 without the defects that kept it from running.
 """
 
@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
 from lai_ray.grading.bbh import default_grade, paper_grade
@@ -39,7 +39,7 @@ TASKS = (
 GET = "github.com/suzgunmirac/BIG-Bench-Hard (folders bbh/ and cot-prompts/)"
 FOLDERS = ("BIG-Bench-Hard",)
 PROMPTS_ON_THE_HUB = "Joschka/big_bench_hard"
-"""Where the worked examples are when the rows come from the hub: configuration few_shot_prompts."""
+"""The hub's data set of worked examples (configuration few_shot_prompts), used when the rows come from the hub."""
 
 OPENING = (
     "Answer the last question. Reason step by step as the worked examples do, and end with a sentence of the form "
@@ -64,16 +64,16 @@ class Bbh:
     domain: ClassVar[str] = "out"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The upstream records, task by task. Raises ConfigError for another split, or where a task's file is not."""
+        """The published records, task by task. Raises ConfigError for another split or a missing file of a task."""
         if split in ("train", "dev"):
             raise ConfigError(f"{_REFUSED} It has: {', '.join(self.splits)}.")
         for task in TASKS:
-            places = {"test": Place(((f"bbh/{task}",), (task,)), config=task, splits=("test",), get=GET)}
-            for row in rows(self.name, self.source, place_of(self.name, places, split), FOLDERS):
+            sources = {"test": SplitSource(((f"bbh/{task}",), (task,)), config=task, splits=("test",), get=GET)}
+            for row in rows(self.name, self.source, source_of(self.name, sources, split), FOLDERS):
                 yield row.record | {"task": task}
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One record. Raises DataError for what is none of BBH's."""
+        """One record. Raises DataError for a record of another data set."""
         refuse_foreign(self.name, record)
         return Problem(
             id=f"{self.name}/{split}/{row:05d}",
@@ -85,22 +85,22 @@ class Bbh:
         )
 
     def _tasks(self) -> dict[str, str]:
-        """The task of every question of a local folder, for a row that does not name its own."""
+        """Question -> task, of a local folder, for a row without its task."""
         return _tasks_of(self) if Path(self.source).expanduser().is_dir() else {}
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The three worked examples of the task, then the question. Raises ConfigError where they are not found."""
+        """The three worked examples of the task, then the question. Raises ConfigError where they are missing."""
         examples = worked_examples(self.source, str(problem.extra["task"]))
         return [{"role": "user", "content": f"{OPENING}\n\n{examples}\n\nQ: {problem.question}\nA:"}]
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """The verdict by `_bbh_rules`."""
+        """The verdict by `lai_ray.grading.bbh`."""
         if how.rules == "paper":
             return paper_grade(problem.answer, response)
         return default_grade(problem.question, problem.answer, response)
 
     def reference(self, problem: Problem) -> str:
-        """The target, in the sentence that the examples end with."""
+        """The target, in the sentence that ends the examples."""
         return f"So the answer is {problem.answer}."
 
     def show(self, problem: Problem) -> str:
@@ -122,17 +122,17 @@ class Bbh:
 
 
 @lru_cache(maxsize=4)
-def _tasks_of(found: Bbh) -> dict[str, str]:
-    return {record["input"]: record["task"] for record in found.load("test")}
+def _tasks_of(benchmark: Bbh) -> dict[str, str]:
+    return {record["input"]: record["task"] for record in benchmark.load("test")}
 
 
 @lru_cache(maxsize=64)
 def worked_examples(source: str, task: str) -> str:
-    """Upstream's three worked examples of a task, less the canary's header. Raises ConfigError where there are none."""
+    """The three worked examples of a task, without the canary's header. Raises ConfigError where there are none."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        place = Place((), config="few_shot_prompts", splits=("few_shot_prompts",), get=GET)
-        prompts = {r.record["dataset_name"]: r.record for r in rows("bbh", PROMPTS_ON_THE_HUB, place)}
+        split = SplitSource((), config="few_shot_prompts", splits=("few_shot_prompts",), get=GET)
+        prompts = {r.record["dataset_name"]: r.record for r in rows("bbh", PROMPTS_ON_THE_HUB, split)}
         return _without_header(text_field(prompts.get(task, {}), "chain_of_thought_prompt"))
     name = f"cot-prompts/{task}.txt"
     for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):

@@ -1,11 +1,11 @@
-"""GSM-Plus: GSM8K's test problems, perturbed (arXiv 2402.19255). A test of transfer; nothing is learned from it.
+"""GSM-Plus: GSM8K's test problems, perturbed (arXiv 2402.19255). Used only to test transfer.
 
 A row, as the paper's release has it; and as GSM-Plus itself has it:
     {"question": "…", "answer": "3 x 5 = #### 15 plums", "extracted_answer": "15", "type": "numerical substitution"}
     {"question": "…", "solution": "…\\n#### 15", "answer": "15", "perturbation_type": "numerical substitution", …}
 
 The test is 1,400 problems: 200 of each of 7 types, drawn by a seeded hash of the question where there are more. The
-eighth type, critical thinking, has no answer ("None") and is left out. The gold answer is the row's own answer field;
+eighth type, critical thinking, has no answer ("None") and is left out. The gold answer is the row's answer field;
 "paper" takes the last number of the worked solution instead, as the release does (28 of its 1,400 rows differ).
 """
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lai_ray.benchmark_kinds.math import MathBenchmark
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.errors import DataError
 from lai_ray.grading.numbers import read_number
 from lai_ray.records import Problem
 from lai_ray.storage.store import number_of
 
-PLACES = {
-    "test": Place(
+SOURCES = {
+    "test": SplitSource(
         files=(("test",), ("gsmplus_test",), ("gsmplus_testmini",), ("testmini",)),
         config=None,
         splits=("test",),
@@ -45,26 +45,20 @@ class GsmPlus(MathBenchmark):
     """Problems of each type; None for all."""
     name: ClassVar[str] = "gsm_plus"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    runs_code: ClassVar[bool] = False
     domain: ClassVar[str] = "out"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The upstream records with an answer, at most `per_type` of each type, in upstream order.
+        """The published records with an answer, at most `per_type` of each type, in published order.
 
-        Raises ConfigError for another split or a missing file, DataError for a broken line.
+        Raises ConfigError for another split or missing file, DataError for a malformed line.
         """
-        records = [row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split), FOLDERS)]
+        records = [row.record for row in rows(self.name, self.source, source_of(self.name, SOURCES, split), FOLDERS)]
         answerable = [record for record in records if _gold(record) is not None]
         drawn = _drawn(answerable, self.per_type)
         return (record for i, record in enumerate(answerable) if i in drawn)
 
-    def unanswerable(self) -> int:
-        """How many upstream rows have no answer, and are left out."""
-        place = place_of(self.name, PLACES, "test")
-        return sum(_gold(row.record) is None for row in rows(self.name, self.source, place, FOLDERS))
-
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One record; `answer` is its gold field. Raises DataError for a row without an answer, or not of GSM-Plus."""
+        """One record; `answer` is its gold field. Raises DataError for one without answer or of another data set."""
         refuse_foreign(self.name, record)
         question, solution, kind = text_field(record, "question"), _solution(record), _type(record)
         gold = _gold(record)
@@ -87,7 +81,7 @@ class GsmPlus(MathBenchmark):
 
 
 def _gold(record: Mapping[str, Any]) -> str | None:
-    """The row's own answer field, or None where it says there is no answer."""
+    """The row's answer field; None where that is empty or "None"."""
     answer = text_field(record, "extracted_answer", "answer").strip()
     return None if answer in ("None", "") else answer
 
@@ -102,7 +96,7 @@ def _type(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(records: list[dict[str, Any]], per_type: int | None) -> set[int]:
-    """Rows of the seeded choice: in each type, those whose question hashes lowest."""
+    """The indices of the sampled rows: of each type, those whose question has the lowest hash."""
     if per_type is None:
         return set(range(len(records)))
     order = sorted(range(len(records)), key=lambda i: number_of("gsm_plus", text_field(records[i], "question")))

@@ -1,4 +1,4 @@
-"""HumanEval: 164 functions to write from a signature and docstring (arXiv 2107.03374). A test of transfer.
+"""HumanEval: 164 functions to write from a signature and docstring (arXiv 2107.03374). Used only to test transfer.
 
 A row:
     {"task_id": "HumanEval/999", "prompt": "def twice(n: int) -> int:\\n    \\"\\"\\" Twice a number. \\"\\"\\"\\n",
@@ -6,7 +6,7 @@ A row:
      "entry_point": "twice"}
 
 Grading follows check_correctness of openai/human-eval @ 6d43fb9 and, with "paper" rules, the body-only extraction of
-SkyworkAI/LLMs-as-Instructors @ 54f3cc4; in our own words, see `_code_rules`.
+SkyworkAI/LLMs-as-Instructors @ 54f3cc4; both are reimplemented in `lai_ray.grading.programs`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded_completion
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.records import Problem
 
-PLACES = {
-    "test": Place(
+SOURCES = {
+    "test": SplitSource(
         files=(("HumanEval",), ("test",), ("openai_humaneval/test",)),
         config="openai_humaneval",
         splits=("test",),
@@ -37,12 +37,11 @@ class HumanEval(CodeBenchmark):
     """A hub name, or a folder that holds HumanEval.jsonl(.gz) or test.jsonl."""
     name: ClassVar[str] = "humaneval"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    runs_code: ClassVar[bool] = True
     domain: ClassVar[str] = "out"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The upstream records. Raises ConfigError for another split or a missing file, DataError for a broken line."""
-        return (row.record for row in rows(self.name, self.source, place_of(self.name, PLACES, split)))
+        """The published records. Raises ConfigError for an unknown split or missing file, DataError for a bad line."""
+        return (row.record for row in rows(self.name, self.source, source_of(self.name, SOURCES, split)))
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One record; `answer` is the prompt with the canonical body."""
@@ -55,7 +54,7 @@ class HumanEval(CodeBenchmark):
             split=split,
             question=prompt,
             answer=prompt + body if body else "",
-            extra={"task_id": record.get("task_id"), "entry": entry, "test": test, **recorded(record)},
+            extra={"task_id": record.get("task_id"), "entry": entry, "test": test, **recorded_completion(record)},
         )
 
     def group(self, problem: Problem) -> str:

@@ -7,10 +7,11 @@ and as google-research publishes it:
     {"task_id": 999, "text": "Write a function to double a number.", "code": "def twice(n):\\r\\n  return 2 * n",
      "test_list": ["assert twice(2) == 4"], "test_setup_code": "", "challenge_test_list": []}
 
-Both are used where both are there: the prompt and the tests of the first, the reference solution of the second. Without
-the refined file, signature and docstring are made of the description, the solution's signature and the tests
-(`_code_samples.header`). Grading follows human-eval's check_correctness (openai/human-eval @ 6d43fb9) and, with "paper"
-rules, the extraction of SkyworkAI/LLMs-as-Instructors @ 54f3cc4; in our own words, see `_code_rules`.
+Where both exist, both are used: prompt and tests of the first, reference solution of the second. Without the refined
+file, signature and docstring are made of the description, the solution's signature and the tests
+(`lai_ray.instructor.parsing.code_samples.header`). Grading follows human-eval's check_correctness (openai/human-eval @
+6d43fb9) and, with "paper" rules, the extraction of SkyworkAI/LLMs-as-Instructors @ 54f3cc4; both are reimplemented in
+`lai_ray.grading.programs`.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.code import CodeBenchmark, recorded_completion
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.grading.programs import Prompted, defined_names, setup_of
 from lai_ray.instructor.parsing.code_samples import header
 from lai_ray.records import Problem
 
 IDS = {"train": range(601, 975), "dev": range(511, 601), "test": range(11, 511)}
-"""The upstream splits by task_id; 1 to 10 are for few-shot prompts and not used."""
+"""The published splits by task_id; 1 to 10 are for few-shot prompts and not used."""
 _REFINED = {"train": "train_refined_data", "dev": "train_refined_data", "test": "test_refined_data"}
 _GET = "github.com/google-research/google-research, mbpp/mbpp.jsonl"
-PLACES = {
-    split: Place(files=(("mbpp",), (name,), (f"full/{name}",)), config="full", splits=(name,), get=_GET)
+SOURCES = {
+    split: SplitSource(files=(("mbpp",), (name,), (f"full/{name}",)), config="full", splits=(name,), get=_GET)
     for split, name in (("train", "train"), ("dev", "validation"), ("test", "test"))
 }
 
@@ -46,20 +47,19 @@ class Mbpp(CodeBenchmark):
     source: str = "google-research-datasets/mbpp"
     """A hub name, or a folder that holds mbpp.jsonl, train_refined_data.jsonl and test_refined_data.jsonl, or some."""
     splits: tuple[str, ...] = ("train", "dev", "test")
-    """Without "dev", train holds its problems too, as the paper has it."""
+    """Without "dev", train includes its problems, as in the paper."""
     name: ClassVar[str] = "mbpp"
-    runs_code: ClassVar[bool] = True
     domain: ClassVar[str] = "in"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The records by task_id, refined where the refined file is there. Raises ConfigError for another split."""
+        """The records by task_id, refined where the refined file exists. Raises ConfigError for another split."""
         if split not in self.splits:
             raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
         merged = ("train", "dev") if split == "train" and "dev" not in self.splits else (split,)
         return iter(sorted((row for part in merged for row in _records(self.source, part)), key=_task))
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One record of either form; `answer` is the reference solution, "" where none is known."""
+        """One record of either format; `answer` is the reference solution, "" where there is none."""
         refuse_foreign(self.name, record)
         made = _refined(record) if "entry_point" in record else _original(record)
         return Problem(
@@ -68,7 +68,7 @@ class Mbpp(CodeBenchmark):
             split=split,
             question=made.pop("question"),
             answer=made.pop("answer"),
-            extra={"task_id": record.get("task_id"), **made, **recorded(record)},
+            extra={"task_id": record.get("task_id"), **made, **recorded_completion(record)},
         )
 
     def group(self, problem: Problem) -> str:
@@ -81,26 +81,26 @@ def _task(record: Mapping[str, Any]) -> int:
 
 
 def _records(source: str, split: str) -> list[dict[str, Any]]:
-    """Refined rows, each with the upstream fields of its task; upstream rows alone where there are no refined ones."""
+    """Refined rows, each with the published fields of its task; only published rows where there are no refined ones."""
     wanted = IDS[split]
     refined = {row["task_id"]: row for row in _local(source, _REFINED[split]) if row.get("task_id") in wanted}
     try:
-        place = place_of("mbpp", PLACES, split)
-        upstream = {row.record["task_id"]: row.record for row in rows("mbpp", source, place)}
+        read = rows("mbpp", source, source_of("mbpp", SOURCES, split))
+        published = {row.record["task_id"]: row.record for row in read}
     except ConfigError:
         if not refined:
             raise
-        upstream = {}
+        published = {}
     if not refined:
-        return [record for task, record in upstream.items() if task in wanted]
-    return [{**upstream.get(task, {}), **record} for task, record in refined.items()]
+        return [record for task, record in published.items() if task in wanted]
+    return [{**published.get(task, {}), **record} for task, record in refined.items()]
 
 
 def _local(source: str, name: str) -> list[dict[str, Any]]:
     if not Path(source).expanduser().is_dir():
         return []
     try:
-        return [row.record for row in rows("mbpp", source, Place(((name,),), None, (), _GET))]
+        return [row.record for row in rows("mbpp", source, SplitSource(((name,),), None, (), _GET))]
     except ConfigError:
         return []
 
@@ -115,7 +115,7 @@ def _refined(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reference(record: Mapping[str, Any], entry: str) -> str:
-    """The upstream solution under the refined task's name; "" where there is none or it solves another task."""
+    """The published solution under the refined task's name; "" where there is none or it solves another task."""
     code = _code_of(record)
     if not code or record.get("task_id") in NO_REFERENCE:
         return ""
@@ -152,7 +152,7 @@ def _code_of(record: Mapping[str, Any]) -> str:
 
 
 def _classes(prompt: str, entry: str, test: str) -> list[str]:
-    """Classes of the prompt whose instances the tests make: they must be the program's own."""
+    """Classes of the prompt that the tests instantiate: the program must define them."""
     defined = defined_names(setup_of(Prompted(prompt, entry)))
     return [name for name in defined if name in _called(test) and name[:1].isupper()]
 
@@ -168,9 +168,9 @@ def _called(source: str) -> frozenset[str]:
 
 
 MENDED = frozenset({367, 380, 462, 819, 927})
-"""Rows of the refined files that no program can pass, or that name no function, made anew from the upstream row: 380
-and 462 have a piece of JSON for entry_point and half a test, 819 has no signature, 367 and 927 test a tree that nobody
-makes."""
+"""Rows of the refined files that no program can pass, or that name no function, rebuilt from the published row: 380 and
+462 have a piece of JSON as entry_point and half a test, 819 has no signature, 367 and 927 test a tree that is never
+built."""
 NO_REFERENCE = frozenset(
     {
         75, 111, 114, 117, 124, 149, 313, 436, 438, 444, 461, 494, 500, 523, 579, 620, 631, 640, 652, 686, 743, 757,
@@ -178,8 +178,8 @@ NO_REFERENCE = frozenset(
     }
     | {123}
 )  # fmt: skip
-"""Rows whose refined tests the upstream solution does not pass, because the refinement changed the task (another number
-of arguments, a list where a string was); and 123, whose solution takes more CPU time than there is."""
+"""Rows whose refined tests the published solution does not pass, because the refinement changed the task (e.g. the
+number of arguments, or a list instead of a string); and 123, whose solution exceeds the CPU limit."""
 
 BENCHMARK = Mbpp()
 AS_THE_PAPER = Mbpp(splits=("train", "test"))

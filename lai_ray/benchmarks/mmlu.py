@@ -4,8 +4,8 @@ A row, as the paper's release has it; as the hub has it; and, in hendrycks/test,
     {"question": "2 + 2 =", "A": "3", "B": "4", "C": "5", "D": "6", "answer": "B", "subject": "elementary_mathematics"}
     {"question": "2 + 2 =", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "elementary_mathematics"}
 
-Trained on upstream's dev and val together, tested on its test, as in the paper. "paper" rules are those of
-`get_performance_mmlu.py` of SkyworkAI/LLMs-as-Instructors @ 54f3cc4, in our own words: see `_choice_rules`.
+Train is the published dev and val together, test is the published test, as in the paper. "paper" rules are those of
+`get_performance_mmlu.py` of SkyworkAI/LLMs-as-Instructors @ 54f3cc4, reimplemented in `lai_ray.grading.choices`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, checked
-from lai_ray.benchmark_kinds.rows import Place, place_of, refuse_foreign, rows, text_field
+from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, check_label
+from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, source_of, text_field
 from lai_ray.common.plugins import suggestion
 from lai_ray.errors import DataError
 from lai_ray.records import Problem
@@ -23,12 +23,12 @@ from lai_ray.records import Problem
 LETTERS = "ABCD"
 _GET = "github.com/hendrycks/test (data.tar), or the hub's cais/mmlu"
 _COLUMNS = ("question", *LETTERS, "answer")
-PLACES = {
-    "train": Place(
+SOURCES = {
+    "train": SplitSource(
         files=(("all/dev", "all/validation"), ("dev/*_dev", "val/*_val"), ("train",)),
         config="all", splits=("dev", "validation"), get=_GET, columns=_COLUMNS,
     ),
-    "test": Place(
+    "test": SplitSource(
         files=(("all/test",), ("test/*_test",), ("test",)), config="all", splits=("test",), get=_GET, columns=_COLUMNS
     ),
 }  # fmt: skip
@@ -53,22 +53,21 @@ class Mmlu(ChoiceBenchmark):
     """See the module."""
 
     source: str = "cais/mmlu"
-    """A hub name, or a folder: train and test files, hendrycks' dev/, val/ and test/, or a copy of the hub's."""
+    """A hub name, or a folder with train and test files, with hendrycks' dev/, val/ and test/, or with a hub copy."""
     name: ClassVar[str] = "mmlu"
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    runs_code: ClassVar[bool] = False
     domain: ClassVar[str] = "in"
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The upstream records, a subject added where only the file's name says it.
+        """The published records, with the subject from the file's name where the record has none.
 
-        Raises ConfigError for another split or a missing file, DataError for a broken line.
+        Raises ConfigError for another split or missing file, DataError for a malformed line.
         """
-        for row in rows(self.name, self.source, place_of(self.name, PLACES, split)):
+        for row in rows(self.name, self.source, source_of(self.name, SOURCES, split)):
             yield row.record if "subject" in row.record else row.record | {"subject": row.file.rpartition("_")[0]}
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One record; `extra` holds choices by letter, and the subject. Raises DataError for what is none of MMLU."""
+        """One record; `extra` holds choices by letter and the subject. Raises DataError for one of another data set."""
         refuse_foreign(self.name, record)
         subject = text_field(record, "subject").strip().replace(" ", "_")
         if subject not in SUBJECTS:
@@ -82,12 +81,12 @@ class Mmlu(ChoiceBenchmark):
             benchmark=self.name,
             split=split,
             question=text_field(record, "question"),
-            answer=checked(_letter(record), choices),
+            answer=check_label(_letter(record), choices),
             extra={"choices": choices, "subject": subject},
         )
 
     def group(self, problem: Problem) -> str:
-        """The subject; "unknown" for a problem an instructor wrote."""
+        """The subject; "unknown" for a problem written by an instructor."""
         return str(problem.extra.get("subject", "unknown"))
 
 

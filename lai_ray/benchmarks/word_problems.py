@@ -46,6 +46,7 @@ class WordProblems(MathBenchmark):
     name = "word_problems"
     splits: tuple[str, ...] = ("train", "dev", "test")
     domain = "in"
+    source = None
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
         """The rows of one split, identical on every platform. Raises ConfigError for a split it does not have."""

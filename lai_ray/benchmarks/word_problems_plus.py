@@ -1,10 +1,10 @@
-"""The out-of-domain test of the built-in benchmark: its test problems, perturbed as GSM-Plus perturbs GSM8K.
+"""The transfer test of the built-in benchmark: its test problems, perturbed as GSM-Plus perturbs GSM8K.
 
 A row:
     {"question": "Zoe lost 31 maps and has 58 left. How many maps did Zoe have before?",
      "answer": "58 + 31 = 89\\n#### 89", "type": "reversal", "kind": "subtract", "numbers": [89, 31]}
 
-Six types, equally many of each. Nothing here is learned from, and each problem stands on a key of the test bucket.
+Six types, equally many of each. It has no training split, and each problem uses the key of a held-out test problem.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ADDED: dict[str, tuple[str, kinds.Program]] = {
         (("a", "*", "b"), (0, "+", "c")),
     ),
 }
-"""kind -> the wording and working of the problem with one more operation; c is the number added."""
+"""kind -> wording and solution of the problem with one more operation; c is the added number."""
 
 REVERSED: dict[str, tuple[str, kinds.Program]] = {
     "add": (
@@ -53,13 +53,13 @@ REVERSED: dict[str, tuple[str, kinds.Program]] = {
         (("a", "*", "b"), ("d", "+", 0)),
     ),
 }
-"""kind -> the wording and working of the problem turned round; c (d for change) is the forward problem's answer."""
+"""kind -> wording and solution of the reversed problem; c (d for change) is the original problem's answer."""
 
 WORDINGS = tuple(wording for wording, _ in (*ADDED.values(), *REVERSED.values()))
 
 
 def _numerical_variation(rng: Random) -> kinds.Item:
-    """Each number from the range of a size of its own: sizes mixed as no other split mixes them."""
+    """Each number has its own size: a mix of sizes that no other split has."""
     kind = rng.choice(list(kinds.KINDS))
     ranges = kinds.KINDS[kind].ranges
     numbers = _held_out(
@@ -69,7 +69,7 @@ def _numerical_variation(rng: Random) -> kinds.Item:
 
 
 def _digit_expansion(rng: Random) -> kinds.Item:
-    """One number of a small problem gets a further digit."""
+    """One number of a small problem gets one more digit."""
     kind = rng.choice(list(kinds.KINDS))
 
     def longer() -> tuple[int, ...]:
@@ -138,7 +138,7 @@ def _written(
 
 @cache
 def _loaded() -> tuple[dict[str, Any], ...]:
-    # Made once a process: a run passes over its problems several times, and they are few.
+    # Generated once per process: a run reads its problems several times, and they are few.
     return tuple(BENCHMARK._rows())
 
 
@@ -147,14 +147,14 @@ class WordProblemsPlus(WordProblems):
 
     name = "word_problems_plus"
     splits: tuple[str, ...] = ("test",)
-    runs_code = False
     domain = "out"
+    source = None
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
         """The 1,008 rows of the test split. Raises ConfigError for any other."""
         if split not in self.splits:
             raise ConfigError(
-                f"{self.name} has no split {split!r}: it is a test of transfer and has only test. "
+                f"{self.name} has no split {split!r}: it tests transfer and has only test. "
                 "Learn from word_problems and list this one under evaluate.report_on."
             )
         return iter(_loaded())

@@ -1,1 +1,1 @@
-"""Whether an answer is right: numbers, choices, programs. Pure, apart from the sandbox."""
+"""Verdicts on answers: numbers, choices, programs. Pure functions, except the sandbox."""

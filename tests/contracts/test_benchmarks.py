@@ -1,6 +1,6 @@
-"""What every benchmark must be, run over every one that is found: a new file is tested the day it appears.
+"""The contract of a benchmark, tested on every file in lai_ray/benchmarks.
 
-Those that load upstream files find them below LAI_TEST_DATA, in a folder of their own name.
+Benchmarks that load published files read them below LAI_TEST_DATA, in a folder with their name.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ LEARNED = [name for name in NAMES if "train" in plugins.load("benchmarks", name)
 
 
 @cache
-def found(name: str):
+def loaded(name: str):
     benchmark = plugins.load("benchmarks", name)
-    if not hasattr(benchmark, "source"):
+    if not getattr(benchmark, "source", None):
         return benchmark
     if not (DATA / name).is_dir():
-        pytest.skip(f"the upstream files of {name} are not in {DATA}")
+        pytest.skip(f"the published files of {name} are not in {DATA}")
     return replace(benchmark, source=str(DATA / name))
 
 
 @cache
 def problems(name: str, split: str):
-    benchmark = found(name)
+    benchmark = loaded(name)
     return [benchmark.problem(record, split, row) for row, record in enumerate(benchmark.load(split))]
 
 
@@ -45,10 +45,10 @@ def squeezed(text: str) -> str:
 
 @pytest.mark.parametrize(("name", "split"), PARTS)
 def test_every_reference_is_right(name, split):
-    benchmark = found(name)
-    # MBPP knows no reference for 28 refined rows (mbpp.NO_REFERENCE); no other benchmark may lack one.
-    known = [p for p in problems(name, split) if p.answer or name != "mbpp"]
-    wrong = [p.id for p in known if benchmark.grade(p, benchmark.reference(p)).score != 1.0]
+    benchmark = loaded(name)
+    # MBPP has no reference for 28 refined rows (mbpp.NO_REFERENCE); no other benchmark may lack one.
+    with_reference = [p for p in problems(name, split) if p.answer or name != "mbpp"]
+    wrong = [p.id for p in with_reference if benchmark.grade(p, benchmark.reference(p)).score != 1.0]
     assert not wrong
 
 
@@ -56,17 +56,17 @@ def test_every_reference_is_right(name, split):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("response", ["", " ", "\n\n####", "🙂", "#### #### ####", "x" * 100_000, "\x00\ud800"])
 def test_an_empty_or_absurd_response_is_no_error(name, response, rules):
-    benchmark = found(name)
+    benchmark = loaded(name)
     problem = problems(name, benchmark.splits[0])[0]
     grade = benchmark.grade(problem, response, Grading(rules))
     assert grade.status in ("graded", "unparsed")
-    # By the paper's rules an absurd response to a choice question is right by chance: its last resort always chooses.
+    # By the paper's rules an absurd response to a choice question can be right: the last rule always chooses.
     assert grade.score < 1.0 or (rules == "paper" and grade.rule == "fuzzy")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ids_are_unique_stable_and_say_where_they_come_from(name):
-    benchmark = found(name)
+def test_ids_are_unique_and_stable_and_hold_benchmark_and_split(name):
+    benchmark = loaded(name)
     ids = [(p.id, split) for split in benchmark.splits for p in problems(name, split)]
     assert len(ids) == len(set(ids))
     assert all(problem_id.startswith(f"{name}/{split}/") for problem_id, split in ids)
@@ -79,23 +79,23 @@ def test_ids_are_unique_stable_and_say_where_they_come_from(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_question_stands_in_two_splits(name):
-    benchmark = found(name)
+def test_no_question_is_in_two_splits(name):
+    benchmark = loaded(name)
     asked = {split: {benchmark.show(p) for p in problems(name, split)} for split in benchmark.splits}
     for one, other in itertools.combinations(asked, 2):
-        # Upstream's own overlap: some of MMLU's dev and val questions are in its test as well.
+        # As published: 32 of MMLU's dev and val questions are in its test as well.
         assert len(asked[one] & asked[other]) <= {"mmlu": 32}.get(name, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_split_it_does_not_have_is_refused_with_those_it_has(name):
-    with pytest.raises(ConfigError, match=found(name).splits[0]):
-        list(found(name).load("validation"))
+def test_an_unknown_split_is_refused_with_the_existing_ones(name):
+    with pytest.raises(ConfigError, match=loaded(name).splits[0]):
+        list(loaded(name).load("validation"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_target_is_asked_the_whole_question(name):
-    benchmark = found(name)
+def test_the_prompt_holds_the_whole_question(name):
+    benchmark = loaded(name)
     for problem in problems(name, benchmark.splits[-1])[::50]:
         asked = benchmark.prompt(problem)[-1]["content"]
         choices = problem.extra.get("choices", {})
@@ -104,8 +104,8 @@ def test_the_target_is_asked_the_whole_question(name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_a_reply_in_the_requested_form_is_read_and_chatter_is_not(name):
-    benchmark = found(name)
+def test_a_reply_in_the_requested_form_is_parsed_and_other_text_is_not(name):
+    benchmark = loaded(name)
     some = problems(name, "train")[:3]
     parts = [f"{i}. Question: {benchmark.show(p)}\nAnswer: {benchmark.reference(p)}" for i, p in enumerate(some, 1)]
     pieces = benchmark.parse("Here you are.\n\n" + "\n\n".join(parts) + "\n\nGood luck!")
@@ -116,13 +116,13 @@ def test_a_reply_in_the_requested_form_is_read_and_chatter_is_not(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(LEARNED)))
-def test_what_only_tests_cannot_be_learned_from(name):
+def test_a_benchmark_without_train_split_cannot_be_learned_from(name):
     with pytest.raises(ConfigError):
-        list(found(name).load("train"))
+        list(loaded(name).load("train"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_group_is_a_word(name):
-    benchmark = found(name)
+def test_every_problem_has_a_group(name):
+    benchmark = loaded(name)
     groups = {benchmark.group(p) for split in benchmark.splits for p in problems(name, split)}
     assert groups and all(groups)

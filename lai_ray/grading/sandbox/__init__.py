@@ -1,1 +1,1 @@
-"""Generated code, run where it cannot hurt. Imports the standard library alone."""
+"""Isolated execution of generated code. Imports only the standard library."""

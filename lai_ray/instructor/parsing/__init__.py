@@ -1,1 +1,1 @@
-"""An instructor's reply as samples.  text -> pieces"""
+"""Parsers of an instructor's replies.  text -> pieces"""

@@ -1,4 +1,4 @@
-"""A user's own data by a [[benchmark]] table: five kinds, learned from at once, and what is wrong with it said."""
+"""A user's own data from a [[benchmark]] table: five kinds, trained on without code, and errors for faulty data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from lai_ray.benchmark_kinds.rows import hub_rows
-from lai_ray.benchmark_kinds.user_data import own
+from lai_ray.benchmark_kinds.user_data import user_benchmark
 from lai_ray.cli import run as cli_run
 from lai_ray.config import config
 from lai_ray.config.settings import BenchmarkSettings
@@ -55,7 +55,7 @@ def written(folder: Path, name: str, rows: list[dict]) -> str:
 
 def benchmark(tmp_path: Path, rows: list[dict], kind: str, name: str = "rows.jsonl", **settings):
     path = written(tmp_path, name, rows)
-    return own(BenchmarkSettings(name="mine", kind=kind, train=path, **settings))
+    return user_benchmark(BenchmarkSettings(name="mine", kind=kind, train=path, **settings))
 
 
 KINDS = [
@@ -191,17 +191,25 @@ def test_what_is_wrong_with_the_data_is_said_with_its_place(tmp_path, rows, sett
 
 
 def test_a_file_that_is_not_there_and_a_broken_line_are_named(tmp_path):
-    missing = own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "nothing.jsonl")))
+    missing = user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "nothing.jsonl")))
     with pytest.raises(ConfigError, match="no file"):
         list(missing.load("train"))
     with pytest.raises(ConfigError, match="is a folder; name the file"):
-        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path))).load("train"))
+        list(user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path))).load("train"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\n{"question": "\xff"}\n')
     with pytest.raises(DataError, match=r"latin.jsonl:2: not valid UTF-8"):
-        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "latin.jsonl"))).load("train"))
+        list(
+            user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "latin.jsonl"))).load(
+                "train"
+            )
+        )
     (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
     with pytest.raises(DataError, match=r"broken.jsonl:2: not valid JSON"):
-        list(own(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "broken.jsonl"))).load("train"))
+        list(
+            user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "broken.jsonl"))).load(
+                "train"
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A benchmark's rows are found under their upstream name in any upstream form, and what is wrong is said."""
+"""The rows of published files, in every published format, and errors for missing and malformed files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lai_ray.benchmark_kinds.rows import Place, place_of, read_rows, rows, text_field
+from lai_ray.benchmark_kinds.rows import SplitSource, read_rows, rows, source_of, text_field
 from lai_ray.errors import ConfigError, DataError
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "zwei\u2028Zeilen", "answer": "é"}]
-PLACE = Place(files=(("test",), ("main/test",)), config="main", splits=("test",), get="https://example.org/test.jsonl")
+SOURCE = SplitSource(
+    files=(("test",), ("main/test",)), config="main", splits=("test",), get="https://example.org/test.jsonl"
+)
 
 
 def lines() -> bytes:
@@ -41,8 +43,8 @@ FORMS = {
 }
 
 
-def records(source, place=PLACE, **more):
-    return [row.record for row in rows("sums", str(source), place, **more)]
+def records(source):
+    return [row.record for row in rows("sums", str(source), SOURCE)]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -85,38 +87,38 @@ def test_parquet_comes_whole_or_in_shards(tmp_path):
     assert records(tmp_path) == ROWS
 
 
-def test_the_benchmarks_own_folder_and_the_shallowest_file_are_meant(tmp_path):
+def test_the_benchmarks_own_folder_and_the_shallowest_file_are_read(tmp_path):
     for folder in ("other", "sums/deep", "sums"):
         (tmp_path / folder).mkdir(exist_ok=True, parents=True)
         (tmp_path / folder / "test.jsonl").write_text(json.dumps({"in": folder}))
     assert records(tmp_path) == [{"in": "sums"}]
-    assert [r.record for r in rows("maths", str(tmp_path), PLACE, folders=("other",))] == [{"in": "other"}]
+    assert [r.record for r in rows("maths", str(tmp_path), SOURCE, folders=("other",))] == [{"in": "other"}]
 
 
-def test_a_star_takes_all_files_in_order_and_a_headerless_table_has_our_columns(tmp_path):
-    place = Place((("test/*_test", "val/*_val"),), None, ("test",), "", columns=("question", "answer"))
+def test_a_star_matches_all_files_in_order_and_a_table_without_header_gets_the_columns(tmp_path):
+    source = SplitSource((("test/*_test", "val/*_val"),), None, ("test",), "", columns=("question", "answer"))
     (tmp_path / "test").mkdir()
     (tmp_path / "val").mkdir()
     (tmp_path / "test/b_test.csv").write_text('"x, y",1\n')
     (tmp_path / "test/a_test.csv").write_text("z,2\n")
     (tmp_path / "val/a_val.csv").write_text("question,answer\nw,3\n")
-    found = rows("sums", str(tmp_path), place)
-    assert [(r.file, r.record["question"]) for r in found] == [("a_test", "z"), ("b_test", "x, y"), ("a_val", "w")]
+    read = rows("sums", str(tmp_path), source)
+    assert [(r.file, r.record["question"]) for r in read] == [("a_test", "z"), ("b_test", "x, y"), ("a_val", "w")]
 
 
-def test_a_missing_file_is_named_with_what_is_there_and_where_to_get_it(tmp_path):
+def test_a_missing_file_is_reported_with_the_files_there_are_and_where_to_get_it(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"sums: .*Looked for: test; or main/test .*train\.jsonl.*example\.org"):
         records(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nowhere", "nowhere"])
-def test_a_missing_folder_is_said(source):
+def test_a_missing_folder_is_refused(source):
     with pytest.raises(ConfigError, match="no such folder"):
         records(source)
 
 
-def test_a_file_in_place_of_a_folder_is_said(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "test.jsonl").write_bytes(lines())
     with pytest.raises(ConfigError, match="is a file; name the folder"):
         records(tmp_path / "test.jsonl")
@@ -137,7 +139,7 @@ def test_a_file_in_place_of_a_folder_is_said(tmp_path):
         ("test.parquet", b"PAR?", r"test\.parquet: not a readable Parquet"),
     ],
 )
-def test_what_is_broken_is_said_with_its_line(tmp_path, name, content, match):
+def test_a_malformed_file_is_reported_with_its_line(tmp_path, name, content, match):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=match):
         records(tmp_path)
@@ -150,18 +152,18 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert (len(first), len(records(tmp_path))) == (1, 2)
 
 
-def test_a_missing_field_is_named_with_those_there_are():
+def test_a_missing_field_is_reported_with_the_fields_there_are():
     assert text_field({"a": None, "b": 0}, "a", "b") == "0"
     with pytest.raises(DataError, match="no field 'answer' or 'key' in this row; it has question"):
         text_field({"question": "?"}, "answer", "key")
 
 
-def test_a_split_that_is_not_there_is_refused():
+def test_an_unknown_split_is_refused():
     with pytest.raises(ConfigError, match="sums has no split 'train'. It has: test"):
-        place_of("sums", {"test": PLACE}, "train")
+        source_of("sums", {"test": SOURCE}, "train")
 
 
-def test_a_hub_name_goes_to_the_hub(monkeypatch):
+def test_a_hub_name_is_loaded_from_the_hub(monkeypatch):
     asked = []
 
     def load_dataset(name, config, split):
@@ -173,7 +175,7 @@ def test_a_hub_name_goes_to_the_hub(monkeypatch):
     assert asked == [("somebody/sums", "main", "test")]
 
 
-def test_a_hub_that_does_not_answer_says_how_to_go_on(monkeypatch):
+def test_a_failed_hub_load_is_reported_with_what_to_do(monkeypatch):
     def load_dataset(*_, **__):
         raise OSError("no route to host\nand more")
 
