@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from lai_ray.common.chat_template import Example, Tokens
 from lai_ray.records import (
     Answer,
+    Ask,
     Attempt,
     Case,
     Completion,
@@ -26,6 +28,8 @@ from lai_ray.records import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
     from lai_ray.config.settings import InstructorSettings, LimitSettings, TrainSettings
     from lai_ray.instructor.rate_limit.headers import Headers
@@ -64,6 +68,10 @@ class StrategySettings:
     """LE and LEC have the instructor say first what the mistake is."""
     own: Any = None
     """The strategy's own settings, an instance of its `Settings`, from the job's table [strategy.NAME]."""
+
+
+Improve = StrategySettings
+"""Its name in earlier versions, which strategies of users' own may import."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +127,6 @@ class Benchmark(Protocol):
 
     def group(self, problem: Problem) -> str:
         """The subject, type or kind that scores are broken down by."""
-
-
-Receiver = Literal["instructor", "target", "judge"]
-"""Who can be asked. A judge is the instructor's model at temperature 0, its answers kept apart."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """The next request of a dialogue."""
-
-    to: Receiver
-    messages: list[Message]
-    temperature: float | None = None
-    """None: `instructor.temperature` for the instructor, 0 for the target and the judge."""
 
 
 class Strategy(Protocol):
@@ -262,15 +256,6 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One training conversation: the prompt as the benchmark renders it, then the turns to learn (text, weight)."""
-
-    id: str
-    messages: list[Message]
-    turns: list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
 class TrainJob:
     """Everything that decides a training: where from, on what, how, where to."""
 
@@ -343,3 +328,23 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Give back everything held."""
+
+
+class Objective(Protocol):
+    """What a training minimises: which tokens are targets, and the loss of each. Pure; torch is imported when used.
+
+    The loop sums the losses of a step and divides by the number of its targets, over all workers.
+    """
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> Tokens:
+        """One example as ids and weights, at most `max_length` of each. A token with a weight other than 0 is a target.
+
+        An example without targets is left out, and counted. Raises DataError for one that cannot be learned from.
+        """
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The loss of each target of a forward pass, (targets,) float32, 0 targets included, its weight applied.
+
+        logits: (targets, vocabulary) float32, those before each target.  labels: (targets,) int64, the targets' ids.
+        weights: (targets,) float32, as `tokens` gave them.
+        """

@@ -116,13 +116,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion on its way home: in any order, found again by `key`."""
+    """A completion of a request: they come in any order, and are looked up by `key`."""
 
     id: str
     key: str
     completion: Completion
     free: bool = False
-    """The provider took nothing for it: it was turned away before any work, or never sent."""
+    """The provider billed nothing for it: it was refused before any work, or never sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +141,23 @@ class Mark:
     """US$ per million tokens in and out, where the job gave it."""
 
 
+Receiver = Literal["instructor", "target", "judge"]
+"""Who can be asked. A judge is the instructor's model at temperature 0, its answers kept apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The next request of a strategy's dialogue."""
+
+    to: Receiver
+    messages: list[Message]
+    temperature: float | None = None
+    """None: `instructor.temperature` for the instructor, 0 for the target and the judge."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The instructor's raw answer to one turn of one draw of one case; always kept as it came."""
+    """The raw answer to one turn of one draw of one case; always kept as it came."""
 
     id: str
     case_id: str
@@ -151,6 +165,8 @@ class Reply:
     draw: int
     messages: list[Message]
     completion: Completion
+    to: Receiver = "instructor"
+    """Who was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +188,8 @@ class Sample:
     dropped: str | None = None
     note: str = ""
     """What exactly the reason is about: the evaluation question it copies, the earlier sample it repeats."""
+    messages: list[Message] | None = None
+    """The prompt that the turns are learned after; None for the benchmark's own, as in the test."""
 
 
 @dataclass(frozen=True, slots=True)

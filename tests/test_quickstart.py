@@ -6,7 +6,7 @@ import itertools
 import json
 
 from lai_ray.common import plugins
-from lai_ray.contracts import Improve, Model
+from lai_ray.contracts import StrategySettings, Model
 from lai_ray.records import Case
 from lai_ray.report import facts
 from lai_ray.storage.run import Run
@@ -126,13 +126,13 @@ def test_le_lec_and_untargeted_requests_bring_different_problems(quickstart):
         assert apart > 0.1, (one, other, apart)
 
 
-TOLD = Improve(1, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
+TOLD = StrategySettings(1, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
 
 
 def problems_written(strategy, case, seed):
     """What the tutor writes: the kind, size and wording of each problem."""
     benchmark = plugins.load("benchmarks", "word_problems")
-    pieces = benchmark.parse(rules.reply(strategy.next_messages(case, [], benchmark, TOLD), seed))
+    pieces = benchmark.parse(rules.reply(strategy.next(case, [], benchmark, TOLD).messages, seed))
     items = [kinds.recognise(piece.question) for piece in pieces]
     return [(item.kind, item.size, item.wording) for item in items]
 

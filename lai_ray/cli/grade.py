@@ -1,7 +1,7 @@
-"""`lai grade`: recorded responses of any model, graded.  rows of a benchmark with a response -> the same with a verdict
+"""`lai grade`: grades recorded responses of any model.  benchmark's rows with a response -> rows with a verdict
 
-Rows are the benchmark's own records plus `response`, in any upstream form; they come out in the order they came, as
-JSON lines, with `correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
+Rows are the benchmark's own records plus `response`, in any upstream form. They are written in the same order, as JSON
+lines, with `correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,17 +17,17 @@ from lai_ray.benchmark_kinds.rows import SUFFIXES, Row, read_rows
 from lai_ray.common import plugins
 from lai_ray.contracts import Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError
-from lai_ray.records import Completion, Grade, Problem, Request
+from lai_ray.records import Grade, Problem
 from lai_ray.report.tables import Table
-from lai_ray.stages.evaluate import graded
+from lai_ray.stages.evaluate import grade_of
 
 ADDED = ("correct", "answer", "rule", "status")
-"""What a graded row has besides. A row's own `answer` is the gold one: it stays, as `gold`."""
+"""Fields added to a graded row. The row's own `answer`, the reference, is kept as `gold`."""
 
 
 @dataclass
 class Summary:
-    """Counts over all rows, while they are written."""
+    """Counts over all rows, updated while they are written."""
 
     n: int = 0
     right: int = 0
@@ -49,51 +48,50 @@ class Summary:
         counts[1] += 1
 
     def tables(self, title: str) -> list[Table]:
-        """The whole, then by group where there are several."""
-        whole = Table(title, ["", "rows", "of all"])
+        """All rows, then by group where there are several."""
         counts = {"right": self.right, **self.further, **self.statuses}
         counts |= {f"found by {rule}": n for rule, n in self.rules.most_common()}
-        whole.rows = [[name, f"{n:g}", f"{n / self.n:.2%}"] for name, n in counts.items()]
-        whole.rows.insert(0, ["all", str(self.n), ""])
+        rows = [["all", str(self.n), ""], *([name, f"{n:g}", f"{n / self.n:.2%}"] for name, n in counts.items())]
+        whole = Table(title, ["", "rows", "of all"], rows)
         by_group = Table("By group", ["group", "rows", "right", "share"])
         by_group.rows = [[g, str(n), str(r), f"{r / n:.1%}"] for g, (r, n) in sorted(self.groups.items())]
         return [whole, by_group] if len(self.groups) > 1 else [whole]
 
 
 def rules_named(name: str) -> Grading:
-    """How to grade. Raises ConfigError for rules that do not exist."""
+    """The grading of `--rules`. Raises ConfigError for an unknown name."""
     if name not in ("default", "paper"):
         raise ConfigError(f"--rules {name!r} does not exist; there are default and paper")
     return Grading(rules="paper" if name == "paper" else "default")
 
 
 def benchmark_named(name: str, data: Path | None) -> Benchmark:
-    """A benchmark, its own files in `data`. Raises ConfigError when either does not exist."""
-    found: Any = plugins.load("benchmarks", name)
-    if data is None:
-        return cast(Benchmark, found)
-    if not data.is_dir():
+    """A benchmark with its files in `data`. Raises ConfigError when either does not exist, or it has no files."""
+    if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data}: no such folder")
-    if not hasattr(found, "source"):
-        raise ConfigError(f"--data: {name} loads no files; leave it out")
-    return cast(Benchmark, replace(found, source=str(data)))
+    return with_data(name, None if data is None else str(data))
+
+
+def with_data(name: str, folder: str | None) -> Benchmark:
+    """A benchmark with its files in a folder. Raises ConfigError when it does not exist, or has no files."""
+    loaded: Any = plugins.load("benchmarks", name)
+    if folder is not None and loaded.source is None:
+        raise ConfigError(f"--data {name}: this benchmark has no files; leave it out")
+    return cast(Benchmark, loaded if folder is None else replace(loaded, source=folder))
 
 
 def grade_file(
-    found: Benchmark,
+    benchmark: Benchmark,
     responses: Path,
     out: Path,
     how: Grading,
-    *,
-    spread: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map,
 ) -> Summary:
-    """Grade every row of a file into another; `out` appears whole or not at all.
+    """Grade every row of a file into another; `out` is complete or does not exist.
 
-    spread: where verdicts are reached; a plain map unless the benchmark runs code.
-    Raises ConfigError when a path is wrong, DataError with the line when a row is.
+    Raises ConfigError for a wrong path, DataError with the line for a wrong row.
     """
     _check_paths(responses, out)
-    problems = [_problem(found, row, i) for i, row in enumerate(read_rows(responses))]
+    problems = [_problem(benchmark, row, i) for i, row in enumerate(read_rows(responses))]
     if not problems:
         raise DataError(f"{responses}: no rows")
     summary = Summary()
@@ -101,9 +99,9 @@ def grade_file(
     opened = gzip.open if out.name.endswith(".gz") else open
     try:
         with opened(partial, "wb") as file:
-            verdicts = spread(lambda pair: _verdict(found, pair, how), problems)
-            for (row, problem), grade in zip(problems, verdicts, strict=True):
-                summary.add(grade, found.group(problem))
+            for row, problem in problems:
+                grade = _verdict(benchmark, row, problem, how)
+                summary.add(grade, benchmark.group(problem))
                 file.write(_line(row.record, grade))
         partial.replace(out)
     finally:
@@ -118,31 +116,29 @@ def _check_paths(responses: Path, out: Path) -> None:
             f"{responses}: no such file. In its folder: {', '.join(near[:8]) or 'nothing, or no folder'}."
         )
     if not responses.name.endswith(SUFFIXES):
-        raise ConfigError(f"{responses}: responses come as {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{responses}: the file type must be one of {', '.join(SUFFIXES)}")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; name the file to write")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: its folder does not exist")
     if out.exists() and out.samefile(responses):
-        raise ConfigError(f"{out}: the responses themselves; name another file to write")
+        raise ConfigError(f"{out}: this is the file of responses; name another file to write")
 
 
-def _problem(found: Benchmark, row: Row, number: int) -> tuple[Row, Problem]:
+def _problem(benchmark: Benchmark, row: Row, number: int) -> tuple[Row, Problem]:
     """A row with its problem. Raises DataError with the line."""
     if "response" not in row.record:
         raise DataError(f"{row.where}: no field 'response' in this row; it has {', '.join(row.record)}")
     if not isinstance(row.record["response"], str):
-        raise DataError(f"{row.where}: the response is no text but {type(row.record['response']).__name__}")
+        raise DataError(f"{row.where}: the response is {type(row.record['response']).__name__}, not a text")
     try:
-        return row, found.problem(row.record, "test", number)
+        return row, benchmark.problem(row.record, "test", number)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
 
 
-def _verdict(found: Benchmark, asked: tuple[Row, Problem], how: Grading) -> Grade:
-    row, problem = asked
-    request = Request(problem.id, "", [], 0)
-    return graded(problem, request, Completion(row.record["response"], "stop"), found, how).grade
+def _verdict(benchmark: Benchmark, row: Row, problem: Problem, how: Grading) -> Grade:
+    return grade_of(benchmark, problem, row.record["response"], how)
 
 
 def _line(record: dict[str, Any], grade: Grade) -> bytes:

@@ -25,8 +25,8 @@ from lai_ray.instructor.prompts import built_in, templates
 from lai_ray.loop import loop
 from lai_ray.report import sections
 from lai_ray.stages import grid
-from lai_ray.stages.diagnose import strategy_for
-from lai_ray.stages.select import benchmark, part, select
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import part, select
 from lai_ray.storage import models
 from lai_ray.storage.driver import Driver
 from lai_ray.storage.identity import identity_of
@@ -48,28 +48,19 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         shared_storage(config.storage)
     _check_storage(config)
-    for strategy in config.strategies:
-        plugins.load("strategies", strategy)
+    job = Job.of(config)
     for objective in config.objectives:
         plugins.load("training.objectives", objective)
     for i in {0, config.iterations}:
-        for each in select(config, i):
+        for each in select(job, i):
             if each.split == "dev" and next(iter(each), None) is None:
                 raise DataError(
                     f"{each.benchmark.name}: [search] compares candidates on dev problems, and there are none. A fifth "
                     "of the training problems is used for it, and these are too few: add some, or a dev split."
                 )
-    for i in range(config.iterations):
-        for dataset in config.evaluate.learn_from:
-            strategy_for(config, i, dataset)
-        if config.search is not None:
-            grid.pools(config, i)
-    _check_prompts(config)
-    if isinstance(config.curate.keep_clear_of, list):
-        for name in config.curate.keep_clear_of:
-            benchmark(config, name)
-    for name in config.data:
-        benchmark(config, name)
+    for i in range(config.iterations if config.search is not None else 0):
+        grid.pools(job, i)
+    _check_prompts(job)
     for name in config.report.sections:
         sections.load(name)
     engine = plugins.load("engines", config.target.engine)
@@ -79,7 +70,7 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
             "needs an engine that loads its weights: use vllm."
         )
     models.locate(config.target.model, setting="target.model")
-    if config.contrast.encoder != "target" and _wants_encoder(config):
+    if job.names_encoder:
         models.locate(config.contrast.encoder, setting="contrast.encoder")
     if config.iterations:
         _check_instructor(config, asked=asks and until not in BEFORE_ASKING)
@@ -130,21 +121,17 @@ def _check_instructor(config: Config, *, asked: bool) -> None:
         if settings.model == "target":
             settings = settings.model_copy(update={"model": config.target.model})
         models.locate(settings.model, setting="instructor.model")
-    if (asked or settings.in_cluster) and hasattr(engine, "check"):
+    if asked or settings.in_cluster:
         engine.check(settings)
 
 
-def _check_prompts(config: Config) -> None:
+def _check_prompts(job: Job) -> None:
     """Check the job's own prompts. Their folder may also hold prompts of other datasets, for other jobs."""
-    learned = [benchmark(config, name).name for name in config.evaluate.learn_from]
+    config = job.config
+    learned = [job.benchmark(name).name for name in config.evaluate.learn_from]
     datasets = {*plugins.available("benchmarks"), *(own.name for own in config.benchmark), *learned}
     settings = config.instructor
     templates.check(settings.prompts, datasets, show_reference=settings.show_reference, explain=settings.explain)
-
-
-def _wants_encoder(config: Config) -> bool:
-    names = config.strategies if config.iterations else []
-    return any(plugins.load("strategies", name).uses_neighbours for name in names)
 
 
 @dataclass(frozen=True)
@@ -173,7 +160,7 @@ def run_job(
     try:
         run = Run(where, fence=driver.fence, create=True)
         run.until, run.reuse = until, sources
-        target = _admitted(run, config)
+        admitted = _admitted(run, config)
         with _kept_logs(run, kept=executor is None), output_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
                 Console(file=screen, highlight=False) if screen else console,
@@ -183,7 +170,7 @@ def run_job(
                 run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
                     run.progress.say(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
-                return _looped(run, config, target, executor)
+                return _looped(run, admitted, executor)
     finally:
         driver.close()
 
@@ -215,13 +202,13 @@ def reusable(reuse: Sequence[str], where: str) -> list[Run]:
     return [Run.read(other) for other in reuse]
 
 
-def _looped(run: Run, config: Config, target: Model, executor: Executor | None) -> Outcome:
+def _looped(run: Run, admitted: Admission, executor: Executor | None) -> Outcome:
     if executor is None:
         from lai_ray.distributed.executor import RayExecutor
 
-        executor = RayExecutor(config, run.logs, run.progress, keep_in=run.logs_kept)
+        executor = RayExecutor(admitted.job.config, run.logs, run.progress, keep_in=run.logs_kept)
     try:
-        return Outcome(run, loop(run, config, target, executor), None)
+        return Outcome(run, loop(run, admitted.job, admitted.target, executor), None)
     except Stopped as stopped:
         return Outcome(run, None, str(stopped))
     except KeyboardInterrupt:
@@ -230,28 +217,33 @@ def _looped(run: Run, config: Config, target: Model, executor: Executor | None) 
         executor.close()
 
 
-def admission(config: Config, known: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
-    """The first target and the run's identity. known: hashes of files computed before; new ones are added to it."""
-    target = _first_target(config, known)
+@dataclass(frozen=True)
+class Admission:
+    """A job with its models located, the target it starts from, and what makes a run of it itself."""
+
+    job: Job
+    target: Model
+    identity: dict[str, Any]
+
+
+def admission(config: Config, known: dict[str, Any]) -> Admission:
+    """Resolve a job and hash its models and data. known: hashes of files computed before; new ones are added to it."""
+    target, job = _first_target(config, known), Job.of(config).located(known)
     wording = built_in.content_hash(
         config.strategies, explain=config.instructor.explain, show_answers=config.contrast.show_answers
     )
     hashes = {"target": target.identity, "prompts": wording}
     if config.contrast.encoder == "target":
         hashes["encoder"] = "target"
-    elif _wants_encoder(config):
-        hashes["encoder"] = models.resolve(config.contrast.encoder, setting="contrast.encoder", known=known).identity
+    elif job.encoder is not None:
+        hashes["encoder"] = job.encoder.identity
     if config.iterations and config.instructor.in_cluster:
-        hashes["instructor"] = _instructor_identity(config.instructor.model, known)
+        hashes["instructor"] = job.instructor.identity if job.instructor else "target"
     for name in config.evaluate.learn_from:
         if not config.target.attempts:
-            training = part(config, name, "train", config.evaluate.max_train_problems)
+            training = part(job, name, "train", config.evaluate.max_train_problems)
             hashes[f"data.{name}"] = key_of_all((p.id, p.question, p.answer) for p in training)
-    return target, identity_of(config, **hashes)
-
-
-def _instructor_identity(model: str, known: dict[str, Any]) -> str:
-    return model if model == "target" else models.resolve(model, setting="instructor.model", known=known).identity
+    return Admission(job, target, identity_of(config, **hashes))
 
 
 def _first_target(config: Config, known: dict[str, Any]) -> Model:
@@ -264,14 +256,15 @@ def _first_target(config: Config, known: dict[str, Any]) -> Model:
     return Model(path, f"{config.target.model} as it answered in {key_of([name for name, _ in named], hashes)}")
 
 
-def _admitted(run: Run, config: Config) -> Model:
-    """The first target, once the run has admitted this start. Writes run.json and provenance.json."""
+def _admitted(run: Run, config: Config) -> Admission:
+    """The resolved job, once the run has admitted this start. Writes run.json and provenance.json."""
     known: dict[str, Any] = dict(run.record().get("folders", {}))
-    target, identity = admission(config, known)
-    run.admit(config, identity)
-    run.remember(folders=known, **{name: identity["content"].get(name, "") for name in ("encoder", "instructor")})
+    admitted = admission(config, known)
+    run.admit(config, admitted.identity)
+    content = admitted.identity["content"]
+    run.remember(folders=known, **{name: content.get(name, "") for name in ("encoder", "instructor")})
     run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
-    return target
+    return admitted
 
 
 @contextlib.contextmanager

@@ -1,17 +1,23 @@
-"""What counts as a mistake, and the dialogue of strategies that ask once."""
+"""What strategies build on: which attempts are mistakes, and the dialogue of one request.  attempts -> cases -> samples
+
+A strategy of your own subclasses OneRequest and adds `name`, `cases` and `messages`; one that draws from all training
+problems subclasses AnyVerdict and adds `name` and `messages`.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lai_ray.contracts import Benchmark, Executor, Improve
+from lai_ray.common import plugins
+from lai_ray.contracts import Benchmark, Executor, StrategySettings
 from lai_ray.instructor.prompts.built_in import explained
-from lai_ray.records import GENERATED, Attempt, Case, Message, Piece, Problem, Reply, Sample, Turn
+from lai_ray.records import GENERATED, Ask, Attempt, Case, Grade, Message, Piece, Problem, Reply, Sample, Turn
 
 
-def is_mistake(attempt: Attempt, settings: Improve) -> bool:
-    """Score below 1, graded or unparsed; an answer cut off only if the job says so; an error never."""
+def is_mistake(attempt: Attempt, settings: StrategySettings) -> bool:
+    """Score below 1, graded or unparsed; an answer cut off only if the job counts those; an error never."""
     if attempt.right or attempt.grade.status == "error":
         return False
     return settings.count_cut_off or not attempt.cut_off
@@ -23,37 +29,48 @@ def case_id(attempt: Attempt, strategy: str) -> str:
 
 
 class OneRequest:
-    """One request a case; the samples are what its reply holds. A strategy adds `cases` and `messages`."""
+    """One request a case, to the instructor; the samples are what its reply holds."""
 
+    name: str
+    uses_neighbours = False
     any_verdict = False
+    Settings: type | None = None
 
-    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The one request of a case."""
         raise NotImplementedError
 
-    def next_messages(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve
-    ) -> list[Message] | None:
-        """The request while nothing is answered, then the end."""
-        return None if replies else self.messages(case, benchmark, settings)
+    def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
+        """Nothing is embedded."""
+        return []
 
-    def samples(self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: Improve) -> list[Sample]:
+    def next(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
+    ) -> Ask | None:
+        """The request while there is no reply, then the end."""
+        return None if replies else Ask("instructor", self.messages(case, benchmark, settings))
+
+    def samples(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
+    ) -> list[Sample]:
         """What the reply holds, rejected pieces included."""
-        return [
-            _sample(f"{reply.id}/{i}", reply, benchmark, piece)
-            for reply in replies[-1:]
-            for i, piece in enumerate(_pieces(reply, benchmark, settings))
-        ]
+        return [sample for reply in replies[-1:] for sample in samples_in(reply, benchmark, explain=settings.explain)]
+
+    def accepts(self, sample: Sample, grade: Grade) -> str | None:
+        """Only what is graded fully right."""
+        return plugins.accepts(self, sample, grade)
+
+    def choose(self, samples: Iterable[Sample], most: int, settings: StrategySettings) -> Iterable[Sample]:
+        """The first."""
+        return itertools.islice(samples, most)
 
 
 class AnyVerdict(OneRequest):
     """One request a training problem, whatever its verdict; the seeded order of cases makes it a random draw."""
 
-    name: str
-    uses_neighbours = False
     any_verdict = True
 
-    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+    def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
         """Every training attempt."""
         for attempt in attempts:
             yield Case(case_id(attempt, self.name), self.name, attempt)
@@ -62,16 +79,16 @@ class AnyVerdict(OneRequest):
 CUT_OFF = "cut off by the reply's length"
 
 
-def _pieces(reply: Reply, benchmark: Benchmark, settings: Improve) -> list[Piece]:
-    """The pieces of a reply, less its line on what the mistake is, which no parser may take for a sample.
+def samples_in(reply: Reply, benchmark: Benchmark, *, explain: bool = False) -> list[Sample]:
+    """What the benchmark reads from a reply, each with an id below the reply's; rejected pieces are dropped samples.
 
-    Of one that ended at its token limit the last is dropped: it may be half a sample.
+    explain: the reply begins with a line on what the mistake is, which no parser may take for a sample.
     """
     text = reply.completion.text
-    pieces = benchmark.parse(explained(text).rest if settings.explain else text)
+    pieces = benchmark.parse(explained(text).rest if explain else text)
     if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
-        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)
-    return pieces
+        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)  # It may be half a sample.
+    return [_sample(f"{reply.id}/{i}", reply, benchmark, piece) for i, piece in enumerate(pieces)]
 
 
 def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:

@@ -14,7 +14,7 @@ from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.report import contamination, facts, search
 from lai_ray.report.tables import Table, percent, points, sizes_text
-from lai_ray.stages.select import benchmark
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import STAGES, Run
 
 
@@ -51,7 +51,7 @@ def scores(run: Run, confidence: float) -> list[Table]:
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, confidence) if len(measured) > 1 else None
-        domain = {"in": "in-domain", "out": "out-of-domain"}[benchmark(config, name).domain]
+        domain = {"in": "in-domain", "out": "out-of-domain"}[Job.of(config).benchmark(name).domain]
         cells = ["not measured"] * len(unmeasured) + [percent(facts.score_on(i, name, confidence)) for i in measured]
         table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
     return [table]
@@ -128,16 +128,16 @@ def costs(run: Run, confidence: float) -> list[Table]:
         note += " US$ needs a price: instructor.usd_per_million_input and instructor.usd_per_million_output."
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
-    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "taken over"]
+    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "reused"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
     for iteration in facts.iterations(run):
         if usage := iteration.usage():
             money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
-            taken = str(usage["inherited"])
+            reused = str(usage["inherited"])
             if usage["inherited_usd"]:
-                taken += f" ({usage['inherited_usd']:.4f} US$)"
-            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, taken])
+                reused += f" ({usage['inherited_usd']:.4f} US$)"
+            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, reused])
     return [table]
 
 

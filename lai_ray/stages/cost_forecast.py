@@ -10,18 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lai_ray.config.config import Config
 from lai_ray.config.settings import of_dataset
-from lai_ray.contracts import Benchmark, Model
+from lai_ray.contracts import Benchmark
 from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.instructor.spending.tokens import CHARACTERS_PER_TOKEN, characters, worst_case
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem, Reply
 from lai_ray.stages import grid
-from lai_ray.stages.diagnose import improve_settings, strategy_for
 from lai_ray.stages.instruct import kept_plans, planned, seeded_order, taken_in_order
-from lai_ray.stages.select import benchmark, part
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import part
 from lai_ray.storage.run import Run, Stage
 from lai_ray.storage.store import View
 
@@ -37,8 +37,8 @@ AROUND_A_SAMPLE = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """How a provider counts, and how an instructor answers."""
+class TokenRates:
+    """How a provider counts tokens, and how long an instructor's answers are."""
 
     tokens_per_character: float
     """Of what is sent."""
@@ -61,22 +61,22 @@ class Forecast:
     """The same calls, each at its worst."""
 
 
-def usual_habits(config: Config, dataset: str) -> Habits:
+def usual_rates(job: Job, dataset: str) -> TokenRates:
     """Before anything was asked: a quarter of a token a character, samples like the training problems, or longer."""
-    found = benchmark(config, dataset)
-    some = list(itertools.islice(part(config, dataset, "train"), LOOKED_AT))
-    length = sum(len(found.show(problem)) + len(found.reference(problem)) for problem in some) / max(len(some), 1)
-    longer = LONGER if by_a_model(config) else 1.0
-    return Habits(1 / CHARACTERS_PER_TOKEN, (length * longer + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
+    benchmark = job.benchmark(dataset)
+    some = list(itertools.islice(part(job, dataset, "train"), LOOKED_AT))
+    length = sum(len(benchmark.show(p)) + len(benchmark.reference(p)) for p in some) / max(len(some), 1)
+    longer = LONGER if by_a_model(job.config) else 1.0
+    return TokenRates(1 / CHARACTERS_PER_TOKEN, (length * longer + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
 
 
 def by_a_model(config: Config) -> bool:
-    """Whether a language model writes the samples, as far as the job says: a "module:serve" may be anything."""
+    """Whether a language model writes the samples, as far as the job tells: a "module:serve" may be anything."""
     url = config.instructor.base_url
     return url is None or "://" in url
 
 
-def shown_habits(run: Run, dataset: str, before: int, solved_again: bool = False) -> Habits | None:
+def observed_rates(run: Run, dataset: str, before: int, solved_again: bool = False) -> TokenRates | None:
     """As the last iteration below `before` that asked for this dataset has shown them; None where none has.
 
     solved_again: later turns of a dialogue solve what the first wrote, and say nothing of how samples are written.
@@ -87,20 +87,20 @@ def shown_habits(run: Run, dataset: str, before: int, solved_again: bool = False
         if stage.facts() and numbers and kept.get(dataset):
             everything = stage.view("replies.jsonl", Reply)
             replies = (r for r in everything if r.case_id.startswith(f"{dataset}/") and not (solved_again and r.turn))
-            found = _shown(replies, numbers["samples_per_request"], kept[dataset])
-            if found is not None:
-                return found
+            rates = _observed(replies, numbers["samples_per_request"], kept[dataset])
+            if rates is not None:
+                return rates
     return None
 
 
-def _shown(replies: Iterable[Reply], samples_per_request: int, kept: int) -> Habits | None:
-    sent = counted = said = asked_for = 0
+def _observed(replies: Iterable[Reply], samples_per_request: int, kept: int) -> TokenRates | None:
+    sent = counted = answered = asked_for = 0
     for reply in replies:
         done = reply.completion
         if done.prompt_tokens and done.completion_tokens:
             sent, counted = sent + characters(reply.messages), counted + done.prompt_tokens
-            said, asked_for = said + done.completion_tokens, asked_for + samples_per_request
-    return Habits(counted / sent, said / asked_for, min(kept / asked_for, 1.0)) if sent else None
+            answered, asked_for = answered + done.completion_tokens, asked_for + samples_per_request
+    return TokenRates(counted / sent, answered / asked_for, min(kept / asked_for, 1.0)) if sent else None
 
 
 def samples_wanted(config: Config, dataset: str) -> int:
@@ -109,104 +109,104 @@ def samples_wanted(config: Config, dataset: str) -> int:
     return max(of_dataset(size, dataset) for size in listed)
 
 
-def calls_wanted(wanted: int, samples_per_request: int, habits: Habits, config: Config) -> int:
+def calls_wanted(wanted: int, samples_per_request: int, rates: TokenRates, config: Config) -> int:
     """Calls until so many samples are accepted, further rounds included."""
-    return math.ceil(wanted / _fit(samples_per_request, habits, config) / max(habits.accepted, 0.01))
+    return math.ceil(wanted / _fit(samples_per_request, rates, config) / max(rates.accepted, 0.01))
 
 
-def _fit(samples_per_request: int, habits: Habits, config: Config) -> int:
+def _fit(samples_per_request: int, rates: TokenRates, config: Config) -> int:
     """Of so many samples those for which a reply has room; one is always cut off in the middle."""
-    return max(1, min(samples_per_request, int(config.instructor.max_tokens / max(habits.tokens_per_sample, 1))))
+    return max(1, min(samples_per_request, int(config.instructor.max_tokens / max(rates.tokens_per_sample, 1))))
 
 
 def forecast_of(
-    dataset: str, prompts: list[list[Message]], numbers: dict[str, int], config: Config, habits: Habits
+    dataset: str, prompts: list[list[Message]], numbers: dict[str, int], job: Job, rates: TokenRates
 ) -> Forecast:
     """What these prompts will come to, and the paid check of their samples. numbers: a dataset's in plan.json."""
-    each = numbers["samples_per_request"]
-    fit = _fit(each, habits, config)
+    config, each = job.config, numbers["samples_per_request"]
+    fit = _fit(each, rates, config)
     sent = sum(map(characters, prompts))
-    reply = min(each * habits.tokens_per_sample, config.instructor.max_tokens)
-    likely = Amount(len(prompts), round(sent * habits.tokens_per_character), round(len(prompts) * reply))
+    reply = min(each * rates.tokens_per_sample, config.instructor.max_tokens)
+    likely = Amount(len(prompts), round(sent * rates.tokens_per_character), round(len(prompts) * reply))
     worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
     if config.curate.solve_again:
-        problems, calls = _problems(config, dataset), len(prompts) * fit
+        problems, calls = _problems(job, dataset), len(prompts) * fit
         usual, longest = problems[len(problems) // 2], problems[-1]
-        said = round(min(habits.tokens_per_sample, config.instructor.max_tokens) * calls)
-        likely += Amount(calls, round(characters(usual) * habits.tokens_per_character * calls), said)
+        solution = round(min(rates.tokens_per_sample, config.instructor.max_tokens) * calls)
+        likely += Amount(calls, round(characters(usual) * rates.tokens_per_character * calls), solution)
         worst += worst_case(longest, config.instructor.max_tokens).times(calls)
     return Forecast(numbers["cases"], each, fit, likely, worst)
 
 
-def _problems(config: Config, dataset: str) -> list[list[Message]]:
-    """The first training problems as they are put to whoever is to solve them, the longest last."""
-    found = benchmark(config, dataset)
-    some = [found.prompt(problem) for problem in itertools.islice(part(config, dataset, "train"), LOOKED_AT)]
+def _problems(job: Job, dataset: str) -> list[list[Message]]:
+    """The prompts of the first training problems, the longest last."""
+    problems = itertools.islice(part(job, dataset, "train"), LOOKED_AT)
+    some = [job.benchmark(dataset).prompt(problem) for problem in problems]
     return sorted(some, key=characters)
 
 
-def known(stage: Stage, iteration: int, config: Config) -> Iterator[tuple[str, Forecast]]:
+def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecast]]:
     """By dataset, for the cases that the finished `diagnose` beside this `instruct` stage holds. Nothing is asked."""
     diagnosed = Stage(stage.run, f"{stage.folder.rpartition('/')[0]}/diagnose")
     counts: dict[str, int] = diagnosed.facts().get("cases", {})
-    plans = kept_plans(stage)
+    plans, config = kept_plans(stage), job.config
     view = diagnosed.view("cases.jsonl", Case)
     for dataset, count in counts.items():
         if count and dataset in config.evaluate.learn_from:
             numbers = planned([kept.get(dataset) for kept in plans], samples_wanted(config, dataset), count)
-            habits = shown_habits(stage.run, dataset, iteration, config.curate.solve_again) or usual_habits(
-                config, dataset
-            )
-            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], habits, config)
-            prompts = _prompts(view, iteration, config, dataset, numbers["samples_per_request"], calls)
-            yield dataset, forecast_of(dataset, prompts, numbers, config, habits)
+            observed = observed_rates(stage.run, dataset, iteration, config.curate.solve_again)
+            rates = observed or usual_rates(job, dataset)
+            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], rates, config)
+            prompts = _prompts(view, iteration, job, dataset, numbers["samples_per_request"], calls)
+            yield dataset, forecast_of(dataset, prompts, numbers, job, rates)
 
 
 def _prompts(
-    cases: View[Case], iteration: int, config: Config, dataset: str, samples_per_request: int, calls: int
+    cases: View[Case], iteration: int, job: Job, dataset: str, samples_per_request: int, calls: int
 ) -> list[list[Message]]:
     """The first requests of so many dialogues, in the order in which they are asked."""
-    strategy, found = strategy_for(config, iteration, dataset), benchmark(config, dataset)
-    settings = improve_settings(config, iteration, encoder=Model("", ""))
-    told = replace(settings, samples_per_request=samples_per_request)
-    order = seeded_order(cases, dataset, config, iteration)
-    return [strategy.next_messages(case, [], found, told) or [] for case, _ in taken_in_order(cases, order, calls)]
+    order = seeded_order(cases, dataset, job.config, iteration)
+    first = (case for case, _ in taken_in_order(cases, order, calls))
+    return [_first_prompt(case, job, iteration, dataset, samples_per_request) for case in first]
 
 
-def before_evaluation(config: Config, accuracy: float) -> dict[str, Forecast]:
+def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
+    settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
+    ask = job.strategy(iteration, dataset).next(case, [], job.benchmark(dataset), settings)
+    return ask.messages if ask else []
+
+
+def before_evaluation(job: Job, accuracy: float) -> dict[str, Forecast]:
     """One iteration by dataset, if the target gets this part of its training problems right."""
-    found = {}
+    forecasts, config = {}, job.config
     for name in config.evaluate.learn_from:
         wanted = samples_wanted(config, name)
-        n = sum(1 for _ in part(config, name, "train", config.evaluate.max_train_problems))
-        blind = getattr(strategy_for(config, 0, name), "any_verdict", False)
-        numbers = planned([], wanted, n if blind else max(round(n * (1 - accuracy)), 1))
-        habits = usual_habits(config, name)
-        asked = calls_wanted(wanted, numbers["samples_per_request"], habits, config) * pools(config)
-        prompts = [example_prompt(config, name, numbers["samples_per_request"])] * asked
-        found[name] = forecast_of(name, prompts, numbers, config, habits)
-    return found
+        n = sum(1 for _ in part(job, name, "train", config.evaluate.max_train_problems))
+        cases = n if job.strategy(0, name).any_verdict else max(round(n * (1 - accuracy)), 1)
+        numbers = planned([], wanted, cases)
+        rates = usual_rates(job, name)
+        asked = calls_wanted(wanted, numbers["samples_per_request"], rates, config) * pools(job)
+        prompts = [example_prompt(job, name, numbers["samples_per_request"])] * asked
+        forecasts[name] = forecast_of(name, prompts, numbers, job, rates)
+    return forecasts
 
 
-def pools(config: Config) -> int:
+def pools(job: Job) -> int:
     """How often an iteration asks: once, or once for each pool of replies that a search learns from."""
-    return len(grid.pools(config, 0)) if config.search is not None else 1
+    return len(grid.pools(job, 0)) if job.config.search is not None else 1
 
 
-def example_prompt(config: Config, name: str, n: int, iteration: int = 0) -> list[Message]:
+def example_prompt(job: Job, name: str, n: int, iteration: int = 0) -> list[Message]:
     """A strategy's first request, made from the first training problems as if the first had been answered wrongly."""
-    found = benchmark(config, name)
-    problems = part(config, name, "train")
-    some = [problem for problem, _ in zip(problems, range(config.contrast.neighbours + 1), strict=False)]
-    contrasts = [Contrast(_attempt(found, problem, right=True), 0.1) for problem in some[1:]]
-    strategy = strategy_for(config, iteration, name)
-    attempt = _attempt(found, some[0], right=False)
+    benchmark, strategy = job.benchmark(name), job.strategy(iteration, name)
+    some = list(itertools.islice(part(job, name, "train"), job.config.contrast.neighbours + 1))
+    contrasts = [Contrast(_attempt(benchmark, problem, right=True), 0.1) for problem in some[1:]]
+    attempt = _attempt(benchmark, some[0], right=False)
     case = Case(f"{attempt.id}>{strategy.name}", strategy.name, attempt, contrasts if strategy.uses_neighbours else [])
-    told = replace(improve_settings(config, iteration, encoder=Model("", "")), samples_per_request=n)
-    return strategy.next_messages(case, [], found, told) or []
+    return _first_prompt(case, job, iteration, name, n)
 
 
-def _attempt(found: Benchmark, problem: Problem, *, right: bool) -> Attempt:
-    text = found.reference(problem) if right else "(the target's wrong answer stands here)"
+def _attempt(benchmark: Benchmark, problem: Problem, *, right: bool) -> Attempt:
+    text = benchmark.reference(problem) if right else "(the target's wrong answer stands here)"
     grade = Grade(float(right), None, "none", "graded")
-    return Attempt(f"{problem.id}#0", problem, found.prompt(problem), Completion(text, "stop"), grade)
+    return Attempt(f"{problem.id}#0", problem, benchmark.prompt(problem), Completion(text, "stop"), grade)

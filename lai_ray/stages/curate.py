@@ -1,4 +1,4 @@
-"""What may be learned from: parsed, checked, cleared, capped.  cases, replies -> samples
+"""What may be learned from: parsed, checked, chosen.  cases, replies -> samples
 
 Pure, in one seeded order of cases and draws, never by arrival: a killed and resumed run keeps the same samples.
 """
@@ -6,27 +6,32 @@ Pure, in one seeded order of cases and draws, never by arrival: a killed and res
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lai_ray.common import plugins
-from lai_ray.config.config import Config
-from lai_ray.contracts import Executor, Improve
+from lai_ray.contracts import Executor, Strategy, StrategySettings
 from lai_ray.errors import StageError
 from lai_ray.records import Problem, Sample
+from lai_ray.stages.curation.duplicates import Kept
 from lai_ray.stages.curation.evaluation_sets import TOKENS, evaluation_sets, nearness, not_checked, parsed
-from lai_ray.stages.curation.sample_filter import COPY, gate_for, judged, kept_before
-from lai_ray.stages.diagnose import Cases, strategy_for
+from lai_ray.stages.curation.sample_filter import COPY, SampleFilter, kept_before
+from lai_ray.stages.diagnose import Cases
 from lai_ray.stages.instruct import Replies
-from lai_ray.stages.select import benchmark, grading
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Stage
+from lai_ray.storage.spool import Spool
 from lai_ray.storage.store import View, key_of
+
+OVER_THE_CAP = "over the cap"
+Funnel = dict[str, dict[str, int]]
+"""By dataset: samples, how many were kept, and how many dropped for each reason."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples to learn from, each dataset in its seeded order, so that a prefix is a smaller training set."""
+    """The samples to learn from, each dataset in its strategy's order, so that a prefix is a smaller training set."""
 
     view: View[Sample]
     key: str
@@ -34,52 +39,85 @@ class Samples:
 
 
 def curate(
-    stage: Stage, cases: Cases, replies: Replies, settings: Improve, config: Config, executor: Executor,
-    *, may_be_none: bool = False,
-) -> Samples:  # fmt: skip
+    stage: Stage, cases: Cases, replies: Replies, job: Job, executor: Executor, *, may_be_none: bool = False
+) -> Samples:
     """The samples kept, the dropped with their reasons, the funnel, and how near all of them come to the tests.
 
     Raises StageError when none is left, unless there may be none.
     """
-    datasets = config.evaluate.learn_from
-    code = plugins.code_hash(
-        "lai_ray.instructor", "lai_ray.stages.curation",
-        *(benchmark(config, d) for d in datasets), *(strategy_for(config, settings.iteration, d) for d in datasets),
-    )  # fmt: skip
-    before = {d: kept_before(stage, settings.iteration, d, config) for d in datasets}
+    config, datasets = job.config, job.config.evaluate.learn_from
+    before = {d: kept_before(stage, cases.iteration, d, config) for d in datasets}
     earlier = [kept.identity() for kept in before.values()]
-    key = key_of(cases.key, replies.key, config.curate.model_dump(), grading(config), earlier, code)
+    key = key_of(cases.key, replies.key, config.curate.model_dump(), job.grading, earlier, _code(job, cases.iteration))
     if not stage.done(key):
-        funnel: dict[str, Counter[str]] = {d: Counter() for d in datasets}
-
-        def everything() -> Iterator[Sample]:
-            for dataset in datasets:
-                gate = gate_for(dataset, config.curate.most(dataset), before[dataset].copy(), config)
-                yield from judged(replies.dialogues(dataset), gate, settings, config, dataset)
-
-        def kept() -> Iterator[Sample]:
-            for sample in everything():
-                funnel[sample.problem.benchmark]["samples"] += 1
-                funnel[sample.problem.benchmark][sample.dropped or "kept"] += 1
-                if sample.dropped is None:
-                    yield sample
-
-        view = stage.write("samples.jsonl", kept(), Sample)
-        stage.write("dropped.jsonl", (s for s in everything() if s.dropped), Sample)
-        table = {dataset: dict(counts) for dataset, counts in funnel.items()}
-        stage.store.put_json("funnel.json", table)
-        stage.store.put_json("contamination.json", _contamination(stage, funnel, config, executor))
+        judged = [_judged(dataset, replies, before[dataset], job, executor) for dataset in datasets]
+        view = stage.write("samples.jsonl", (s for one in judged for s in one.chosen()), Sample)
+        stage.write("dropped.jsonl", (s for one in judged for s in one.dropped()), Sample)
+        funnel = {one.dataset: one.funnel() for one in judged}
+        stage.store.put_json("funnel.json", funnel)
+        stage.store.put_json("contamination.json", _contamination(stage, funnel, job, executor))
         if not may_be_none:
-            _refuse_nothing(view, table, cases)
-        stage.finish(key, kept={d: funnel[d]["kept"] for d in datasets})
+            _refuse_nothing(view, funnel, cases)
+        stage.finish(key, kept={dataset: counts.get("kept", 0) for dataset, counts in funnel.items()})
     stage.reached()
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["kept"])
 
 
-def _contamination(stage: Stage, funnel: dict[str, Counter[str]], config: Config, executor: Executor) -> dict[str, Any]:
+def _code(job: Job, iteration: int) -> str:
+    datasets = job.config.evaluate.learn_from
+    plug_ins = [job.benchmark(d) for d in datasets] + [job.strategy(iteration, d) for d in datasets]
+    return plugins.code_hash("lai_ray.instructor", "lai_ray.stages.curation", *plug_ins)
+
+
+@dataclass
+class Judged:
+    """Every sample of one dataset with its verdict, judged once and read for both files."""
+
+    dataset: str
+    everything: Spool[Sample]
+    strategy: Strategy
+    settings: StrategySettings
+    most: int
+
+    def __post_init__(self) -> None:
+        self._chosen = [sample.id for sample in self.chosen()]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (sample for sample in self.everything if sample.dropped is None)
+
+    def chosen(self) -> Iterable[Sample]:
+        """Those to learn from, in the strategy's order."""
+        return self.strategy.choose(self, self.most, self.settings)
+
+    def dropped(self) -> Iterator[Sample]:
+        """The others, each with its reason, in the seeded order."""
+        chosen = set(self._chosen)
+        for sample in self.everything:
+            if sample.dropped:
+                yield sample
+            elif sample.id not in chosen:
+                yield replace(sample, dropped=OVER_THE_CAP)
+
+    def funnel(self) -> dict[str, int]:
+        """How many there are, were kept, and were dropped for each reason."""
+        reasons = Counter(str(sample.dropped) for sample in self.dropped())
+        counts = {"samples": len(self._chosen) + reasons.total(), "kept": len(self._chosen), **reasons}
+        return {reason: count for reason, count in counts.items() if count}
+
+
+def _judged(dataset: str, replies: Replies, before: Kept, job: Job, executor: Executor) -> Judged:
+    iteration = replies.cases.iteration
+    strategy, settings = job.dialogue(iteration, dataset), job.settings_for(iteration, dataset)
+    judge = SampleFilter.of(job, dataset, strategy, executor, replies.verdicts)
+    judge.start(before.copy())
+    everything = Spool(judge.judged(replies.dialogues(dataset), settings), Sample)
+    return Judged(dataset, everything, strategy, settings, job.config.curate.most(dataset))
+
+
+def _contamination(stage: Stage, funnel: Funnel, job: Job, executor: Executor) -> dict[str, Any]:
     """How many copies were dropped, and Table 5 of the paper for all parsed samples and for those kept."""
-    sets = evaluation_sets(config)
-    reasons: Counter[str] = sum(funnel.values(), Counter())
+    sets = evaluation_sets(job)
+    reasons = sum((Counter(counts) for counts in funnel.values()), Counter[str]())
 
     def problems() -> Iterator[tuple[Problem, bool]]:
         for name in ("samples.jsonl", "dropped.jsonl"):
@@ -89,7 +127,7 @@ def _contamination(stage: Stage, funnel: dict[str, Counter[str]], config: Config
     return {
         "questions": sets.sizes,
         "copies_dropped": {name: _copies(reasons, name) for name in sets.sizes},
-        "not_checked": not_checked(config),
+        "not_checked": not_checked(job),
         "tokens": TOKENS,
         "rouge_l": table,
     }
@@ -101,13 +139,13 @@ def _copies(reasons: Counter[str], name: str) -> dict[str, int]:
     return {reason.removeprefix(begins): n for reason, n in reasons.items() if reason.startswith(begins)}
 
 
-def _refuse_nothing(view: View[Sample], funnel: dict[str, dict[str, int]], cases: Cases) -> None:
+def _refuse_nothing(view: View[Sample], funnel: Funnel, cases: Cases) -> None:
     if any(counts.get("kept") for counts in funnel.values()) or not any(cases.counts.values()):
         return
     reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r != "samples"})
     listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample was found in any reply"
     raise StageError(
-        f"not one usable sample came of the instructor's replies ({listed}). They are kept in "
-        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl: read one, then mend the prompt or the "
-        "parser and start the same command again."
+        f"no usable sample was found in the instructor's replies ({listed}). They are kept in "
+        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl: read one, correct the prompt or the "
+        "parser, and start the same command again."
     )

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from lai_ray.common import plugins
-from lai_ray.config.config import Config
-from lai_ray.contracts import Executor, Improve, Model, Strategy
+from lai_ray.contracts import Executor, Model, Strategy, StrategySettings
 from lai_ray.records import Attempt, Case
 from lai_ray.stages.curation.evaluation_sets import evaluation_sets
-from lai_ray.stages.curation.solve_again import SolvedAgain
-from lai_ray.stages.embedding_cache import Remembering
+from lai_ray.stages.embedding_cache import EmbeddingCache
 from lai_ray.stages.evaluate import Attempts
-from lai_ray.stages.select import grading
-from lai_ray.storage import models
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Stage
 from lai_ray.storage.store import View, key_of
 
@@ -24,115 +22,57 @@ from lai_ray.storage.store import View, key_of
 class Cases:
     """The evidence of one iteration: `counts` is by dataset."""
 
+    iteration: int
     view: View[Case]
     key: str
     counts: dict[str, int]
 
 
-def strategy_for(config: Config, iteration: int, dataset: str) -> Strategy:
-    """The strategy the schedule names."""
-    found: Strategy = plugins.load("strategies", config.schedule.name(iteration, dataset))
-    return found
-
-
-def dialogue_for(config: Config, iteration: int, dataset: str) -> Strategy:
-    """The strategy the schedule names, as instructor and gate meet it: with the paid check where the job wants it."""
-    found = strategy_for(config, iteration, dataset)
-    return SolvedAgain(found, grading(config)) if config.curate.solve_again else found
-
-
-def improve_settings(
-    config: Config, iteration: int, *, encoder: Model, samples_per_request: int = 0, neighbours: int | None = None
-) -> Improve:
-    """What strategies may know of this iteration."""
-    return Improve(
-        iteration=iteration,
-        seed=config.seed,
-        samples_per_request=samples_per_request,
-        neighbours=neighbours or config.contrast.neighbours,
-        encoder=encoder,
-        count_cut_off=config.evaluate.count_cut_off,
-        show_reference=config.instructor.show_reference,
-        contrast_text=config.contrast.text,
-        contrast_within=config.contrast.within,
-        show_answers=config.contrast.show_answers,
-        prompts=config.instructor.prompts,
-        explain=config.instructor.explain,
-    )
-
-
-def encoder_for(config: Config, target: Model, known: dict[str, str]) -> Model:
-    """The model whose embeddings say which questions are alike; the target itself when the job says "target".
-
-    `known` is the identity of a named encoder, resolved once at the start.
-    """
-    if config.contrast.encoder == "target":
-        return target
-    place = models.locate(config.contrast.encoder, setting="contrast.encoder")
-    return Model(path=place, identity=known["encoder"])
-
-
-def diagnose(
-    stage: Stage, attempts: Attempts, iteration: int, config: Config, settings: Improve, executor: Executor
-) -> Cases:
+def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, job: Job, executor: Executor) -> Cases:
     """Each strategy's choice of evidence, dataset by dataset, from training attempts alone."""
-    datasets = config.evaluate.learn_from
-    strategies = {name: strategy_for(config, iteration, name) for name in datasets}
+    datasets = job.config.evaluate.learn_from
+    strategies = {name: job.strategy(iteration, name) for name in datasets}
+    settings = {name: job.settings_for(iteration, name, target=target) for name in datasets}
     key = key_of(
         attempts.learning_key,
-        replace(settings, encoder=Model("", settings.encoder.identity)),  # By what it is: a run may be moved.
-        [config.schedule.name(iteration, d) for d in datasets],
-        config.curate.keep_clear_of,
-        config.evaluate.learn_from_copies,
+        # The encoder by what it is: a run may be moved.
+        [replace(one, encoder=Model("", one.encoder.identity)) for one in settings.values()],
+        [job.config.schedule.name(iteration, name) for name in datasets],
+        job.config.curate.keep_clear_of,
+        job.config.evaluate.learn_from_copies,
         plugins.code_hash("lai_ray.stages.curation", *strategies.values()),
     )
     if not stage.done(key):
-        others = [run.store.inside("embeddings") for run in stage.run.reuse]
-        remembering = Remembering(executor, stage.run.store.inside("embeddings"), others)
-        counted: dict[str, Counter[str]] = {}
-        counts: Counter[str] = Counter()
-        contrasts: dict[str, dict[str, float]] = {}
-        copies: dict[str, dict[str, str]] = {}
-
-        views: dict[str, Without] = {}
-        for dataset in datasets:
-            copies[dataset] = {} if config.evaluate.learn_from_copies else _in_tests(attempts, dataset, config)
-            if copies[dataset]:
-                stage.progress.say(_left_out(dataset, copies[dataset]))
-            views[dataset] = Without(attempts.of(dataset, "train"), frozenset(copies[dataset]))
-        _embed_together(strategies, views, settings, remembering)
-
-        def cases() -> Iterator[Case]:
-            for dataset, strategy in strategies.items():
-                view = views[dataset]
-                counted[dataset] = _count(view)
-                stage.progress.say(_said(dataset, counted[dataset], strategy.name))
-                short, quality = 0, ContrastQuality()
-                for case in strategy.cases(view, settings, remembering):
-                    counts[dataset] += 1
-                    quality.add(case)
-                    short += strategy.uses_neighbours and len(case.contrasts) < settings.neighbours
-                    yield case
-                if short:
-                    stage.progress.say(_clamped(dataset, counted[dataset]["right"], settings.neighbours, short))
-                if quality.distances:
-                    contrasts[dataset] = quality.table()
-
-        stage.write("cases.jsonl", cases(), Case)
+        copies = {name: _in_tests(attempts, name, job) for name in datasets}
+        for dataset in (name for name in datasets if copies[name]):
+            stage.progress.say(_left_out(dataset, copies[dataset]))
+        views = {name: Without(attempts.of(name, "train"), frozenset(copies[name])) for name in datasets}
+        cache = _embedding_cache(stage, executor)
+        _embed_together(strategies, views, settings, cache)
+        diagnosed = [
+            Diagnosed(name, strategies[name], views[name], settings[name], _count(views[name])) for name in datasets
+        ]
+        stage.write("cases.jsonl", (case for one in diagnosed for case in one.cases(stage, cache)), Case)
         stage.store.put_json("copies.json", copies)
+        by_name = dict(zip(datasets, diagnosed, strict=True))
         stage.finish(
             key,
-            cases={d: counts[d] for d in datasets},
-            attempts={d: dict(c) for d, c in counted.items()},
-            contrasts=contrasts,
-            in_tests={d: len(found) for d, found in copies.items()},
+            cases={name: one.cases_count for name, one in by_name.items()},
+            attempts={name: dict(one.counts) for name, one in by_name.items()},
+            contrasts={name: one.quality.table() for name, one in by_name.items() if one.quality.distances},
+            in_tests={name: len(ids) for name, ids in copies.items()},
         )
     stage.reached()
-    return Cases(stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+    return Cases(iteration, stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+
+
+def _embedding_cache(stage: Stage, executor: Executor) -> Executor:
+    others = [run.store.inside("embeddings") for run in stage.run.reuse]
+    return cast(Executor, EmbeddingCache(executor, stage.run.store.inside("embeddings"), others))
 
 
 def nothing_to_learn(stage: Stage) -> str:
-    """What is said of a finished diagnosis without a case."""
+    """The line about a finished diagnosis without a case."""
     left_out = sum(stage.facts().get("in_tests", {}).values())
     why = (
         f"no mistake is left beside the {left_out} training problems that also stand in a test "
@@ -144,16 +84,14 @@ def nothing_to_learn(stage: Stage) -> str:
 
 
 def _embed_together(
-    strategies: dict[str, Strategy], views: dict[str, Without], settings: Improve, remembering: Remembering
-) -> None:
+    strategies: dict[str, Strategy], views: dict[str, Without], settings: dict[str, StrategySettings],
+    cache: Executor,
+) -> None:  # fmt: skip
     """The texts that more than one dataset's cases will have embedded, in one start of the encoder."""
-    texts = {
-        dataset: found
-        for dataset, strategy in strategies.items()
-        if hasattr(strategy, "texts") and (found := strategy.texts(views[dataset], settings))
-    }
-    if len(texts) > 1:
-        remembering.embed([text for found in texts.values() for text in found], settings.encoder)
+    texts = {name: strategy.texts(views[name], settings[name]) for name, strategy in strategies.items()}
+    if sum(map(bool, texts.values())) > 1:
+        encoder = next(iter(settings.values())).encoder
+        cache.embed([text for some in texts.values() for text in some], encoder)
 
 
 @dataclass(frozen=True)
@@ -167,9 +105,11 @@ class Without:
         return (attempt for attempt in self.view if attempt.problem.id not in self.problems)
 
 
-def _in_tests(attempts: Attempts, dataset: str, config: Config) -> dict[str, str]:
-    """The training problems that also stand in a test set: id -> "<test question>: <why>"."""
-    tests = evaluation_sets(config).only("test")
+def _in_tests(attempts: Attempts, dataset: str, job: Job) -> dict[str, str]:
+    """The training problems that are also in a test set: id -> "<test question>: <why>"; none where that is allowed."""
+    if job.config.evaluate.learn_from_copies:
+        return {}
+    tests = evaluation_sets(job).only("test")
     found = {}
     for attempt in attempts.of(dataset, "train"):
         copy = tests.copied(attempt.problem)
@@ -225,6 +165,31 @@ class ContrastQuality:
         return table | ({"same_subject": sum(self.subjects) / len(self.subjects)} if self.subjects else {})
 
 
+@dataclass
+class Diagnosed:
+    """One dataset: its attempts, and what was counted while its cases were made."""
+
+    dataset: str
+    strategy: Strategy
+    attempts: Without
+    settings: StrategySettings
+    counts: Counter[str]
+    cases_count: int = 0
+    quality: ContrastQuality = field(default_factory=ContrastQuality)
+
+    def cases(self, stage: Stage, executor: Executor) -> Iterator[Case]:
+        """Its cases, one by one."""
+        short = 0
+        stage.progress.say(_summary(self.dataset, self.counts, self.strategy.name))
+        for case in self.strategy.cases(self.attempts, self.settings, executor):
+            self.cases_count += 1
+            self.quality.add(case)
+            short += self.strategy.uses_neighbours and len(case.contrasts) < self.settings.neighbours
+            yield case
+        if short:
+            stage.progress.say(_clamped(self.dataset, self.counts["right"], self.settings.neighbours, short))
+
+
 def _clamped(dataset: str, right: int, k: int, short: int) -> str:
     if right >= k:
         return f"  {dataset}: {short} mistakes have fewer than {k} correct cases in their subject"
@@ -235,7 +200,7 @@ def _clamped(dataset: str, right: int, k: int, short: int) -> str:
     )
 
 
-def _said(dataset: str, counts: Counter[str], strategy: str) -> str:
+def _summary(dataset: str, counts: Counter[str], strategy: str) -> str:
     wrong = counts["wrong"] + counts["unparsed"]
     note = "" if wrong else ": no mistakes, nothing to learn here"
     return f"  {dataset}: {counts.total() - counts['cut off']} attempts, {wrong} mistakes, strategy {strategy}{note}"

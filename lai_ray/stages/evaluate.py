@@ -1,7 +1,7 @@
-"""The target sits the tests.  problems -> attempts
+"""The target answers the problems.  parts -> attempts
 
 Training, dev and test problems go through one engine lifetime. Answers are kept as they come; grading is pure and
-done again whenever a grader's code changes.
+repeated whenever a grader's code changes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from lai_ray.common.plugins import code_hash
-from lai_ray.config.config import Config
-from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Executor, Grading, Model
+from lai_ray.config.settings import TargetSettings
+from lai_ray.contracts import Benchmark, Executor, Grading, Model
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.grading.sandbox import runner
 from lai_ray.instructor.rate_limit.meter import Meter
 from lai_ray.instructor.rate_limit.window import MINUTE
 from lai_ray.records import Attempt, Completion, Grade, Problem, Request
-from lai_ray.stages.select import Part, RecordedPart, grading
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import Part, RecordedPart
 from lai_ray.storage import model_folders
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run, Stage
+from lai_ray.storage.spool import Spool
 from lai_ray.storage.store import View, key_of, key_of_all
 from lai_ray.training import model_card
 
@@ -93,29 +95,57 @@ def _file(part: str) -> str:
     return f"attempts/{part}.jsonl"
 
 
-def request_for(problem: Problem, benchmark: Benchmark, target: Model, config: Config) -> Request:
+def request_for(problem: Problem, benchmark: Benchmark, target: Model, settings: TargetSettings) -> Request:
     """The one greedy request for a problem. Its key holds what decides the answer: model, messages, sampling."""
     messages = benchmark.prompt(problem)
-    settings = config.target
     # Greedy: a mistake is counted once, so the target must not be lucky on a second try.
     key = key_of(target.identity, messages, settings.max_new_tokens, settings.max_model_len, 0.0)
     return Request(id=f"{problem.id}#0", key=key, messages=messages, max_tokens=settings.max_new_tokens)
 
 
-def graded(
-    problem: Problem, request: Request, completion: Completion, benchmark: Benchmark, how: Grading = DEFAULT_GRADING
-) -> Attempt:
-    """The attempt with its verdict. A grader that fails says `error`, never "wrong": a false mistake buys tokens."""
-    if completion.error is not None:
-        grade = Grade(0.0, None, "none", "error", completion.error)
-    else:
-        try:
-            grade = benchmark.grade(problem, completion.text, how)
-        except ConfigError:  # the job asks for what this machine has not: no row can be graded
-            raise
-        except Exception as error:  # a plug-in's bug is data about that row, not the end of the stage
-            grade = Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
-    return Attempt(request.id, problem, request.messages, completion, grade)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A problem and its request."""
+
+    problem: Problem
+    request: Request
+
+
+class Prompts:
+    """The requests of one part in the order of its problems, as often as wanted; `key` is a hash of all.
+
+    keep: keep them aside, so that each is rendered once.
+    """
+
+    def __init__(self, part: Part, target: Model, settings: TargetSettings, *, keep: bool) -> None:
+        self.part, self._target, self._settings = part, target, settings
+        self._kept: Spool[Asked] | None = None
+        if isinstance(part, RecordedPart):  # Its answers are known by their files, which the target is named by.
+            self.key = key_of(target.identity, part.limit, part.seed)
+            return
+        self._kept = Spool(self._rendered(), Asked) if keep else None
+        self.key = key_of_all(asked.request.key for asked in self)
+
+    def __iter__(self) -> Iterator[Asked]:
+        return iter(self._rendered() if self._kept is None else self._kept)
+
+    def _rendered(self) -> Iterator[Asked]:
+        if not isinstance(self.part, RecordedPart):
+            for problem in self.part:
+                yield Asked(problem, request_for(problem, self.part.benchmark, self._target, self._settings))
+
+
+def grade_of(benchmark: Benchmark, problem: Problem, response: str, how: Grading) -> Grade:
+    """The verdict. A grader that fails returns `error`, never "wrong": a false mistake buys instructor tokens.
+
+    Raises ConfigError where the job asks for what this machine does not have: then no row can be graded.
+    """
+    try:
+        return benchmark.grade(problem, response, how)
+    except ConfigError:
+        raise
+    except Exception as error:  # A plug-in's bug is data about that row, not the end of the stage.
+        return Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -126,25 +156,134 @@ class Grader:
     how: Grading
 
     def __call__(self, answered: tuple[Problem, Request, Completion]) -> tuple[Attempt, str | None]:
-        """The attempt, and the isolation in which its code ran, if any did."""
-        attempt = graded(*answered, self.benchmark, self.how)
+        """The attempt, and the isolation level at which its code ran, if any did."""
+        problem, request, completion = answered
+        if completion.error is not None:
+            grade = Grade(0.0, None, "none", "error", completion.error)
+        else:
+            grade = grade_of(self.benchmark, problem, completion.text, self.how)
+        attempt = Attempt(request.id, problem, request.messages, completion, grade)
         return attempt, runner.level_in_use() if self.benchmark.runs_code else None
 
 
-def evaluate(stage: Stage, parts: list[Part], target: Model, config: Config, executor: Executor) -> Attempts:
+def evaluate(stage: Stage, parts: list[Part], target: Model, job: Job, executor: Executor) -> Attempts:
     """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
-    asked = {part.name: _asked(part, target, config) for part in parts}
-    key = _key(parts, asked, config)
+    keep = not stage.store.exists("done.json")
+    prompts = [Prompts(part, target, job.config.target, keep=keep) for part in parts]
+    key = _key(prompts, job.grading)
     if not stage.done(key):
+        limit = job.config.limits.max_failed_fraction
         with stage.answers() as answers:
-            failed, spent = _generate(stage, answers, parts, target, config, executor)
-            tallies = {part.name: _grade(stage, part, answers, failed, target, config, executor) for part in parts}
+            failed, seconds = _generate(stage, answers, prompts, target, limit, executor)
+            tallies = {
+                each.part.name: _grade(stage, each, answers, failed, job.grading, limit, executor) for each in prompts
+            }
         scores = {name: tally.table() for name, tally in tallies.items()}
         stage.store.put_json("scores.json", scores)
         _write_card(stage.run, target, scores)
-        stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **spent)
+        stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **seconds)
     stage.reached()
-    return Attempts(stage, key, _key([part for part in parts if part.split == "train"], asked, config))
+    return Attempts(stage, key, _key([each for each in prompts if each.part.split == "train"], job.grading))
+
+
+def key_for(parts: list[Part], target: Model, job: Job) -> str:
+    """Of what these parts' attempts and verdicts depend on: questions, sampling, grading, and who is asked."""
+    return _key([Prompts(part, target, job.config.target, keep=False) for part in parts], job.grading)
+
+
+def answered(stage: Stage, parts: list[Part], target: Model, job: Job) -> bool:
+    """Whether there is an answer to every question already, here or wherever answers are taken over from."""
+    prompts = [Prompts(part, target, job.config.target, keep=False) for part in parts]
+    return next(_missing(prompts, stage.answers()), None) is None
+
+
+def _key(prompts: Iterable[Prompts], how: Grading) -> str:
+    """Of what these parts' attempts and verdicts depend on."""
+    asked = [(each.part.name, each.key) for each in prompts]
+    return key_of(asked, how, code_hash(*(each.part.benchmark for each in prompts)))
+
+
+def _missing(prompts: Iterable[Prompts], answers: Answers) -> Iterator[Request]:
+    asked: set[bytes] = set()  # Half as large as the digits: there may be millions.
+    for request in (one.request for each in prompts for one in each):
+        packed = bytes.fromhex(request.key)
+        if request.key not in answers and packed not in asked:
+            asked.add(packed)
+            yield request
+
+
+def _generate(
+    stage: Stage, answers: Answers, prompts: list[Prompts], target: Model, limit: float, executor: Executor
+) -> tuple[dict[str, Completion], dict[str, float]]:
+    """Ask what is not answered yet; returns the failures, by key, and the seconds it took."""
+    total = sum(1 for _ in _missing(prompts, answers))
+    failed: dict[str, Completion] = {}
+    if not total:
+        return failed, {}
+    meter: Meter | None = None
+    with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
+        for answer in executor.generate(_missing(prompts, answers), target):
+            if answer.completion.error is None:
+                answers.record(answer)
+            else:
+                failed[answer.key] = answer.completion
+            now = time.monotonic()
+            meter = meter or Meter(now)  # From the first answer: engines take their time to start.
+            meter.add(now, answer.completion.completion_tokens)
+            stage.progress.figures["tokens_per_second"] = meter.per_minute(now)[1] / MINUTE
+            tracker.advance()
+        seconds = tracker.times()
+    stop_past_limit(len(failed), total, limit, next(iter(failed.values()), None))
+    return failed, seconds
+
+
+def stop_past_limit(failed: int, total: int, limit: float, example: Completion | None) -> None:
+    """Raises StageError when more than the allowed fraction of rows failed."""
+    if failed > limit * total:
+        raise StageError(
+            f"{failed} of {total} requests failed, more than limits.max_failed_fraction = {limit:g} allows. "
+            f"The first error: {example.error if example else 'none was given'}. The answers that came are kept; "
+            "remove the cause, or raise the limit, and start the same command again."
+        )
+
+
+def _answered(
+    prompts: Prompts, answers: Answers, failed: dict[str, Completion]
+) -> Iterator[tuple[Problem, Request, Completion]]:
+    if isinstance(prompts.part, RecordedPart):
+        for problem, messages, completion in prompts.part.answered():
+            yield problem, Request(f"{problem.id}#0", "", messages, 0), completion
+        return
+    for problem, request in ((asked.problem, asked.request) for asked in prompts):
+        if request.key not in failed and request.key not in answers:
+            raise DataError(
+                f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
+            )
+        yield problem, request, failed.get(request.key) or answers.get(request.key)
+
+
+def _grade(
+    stage: Stage, prompts: Prompts, answers: Answers, failed: dict[str, Completion], how: Grading, limit: float,
+    executor: Executor,
+) -> Tally:  # fmt: skip
+    part, tally = prompts.part, Tally()
+    # Code takes milliseconds each and is worth spreading; everything else is graded faster than it is sent.
+    spread = executor.map if part.benchmark.runs_code else map
+
+    def attempts() -> Iterator[Attempt]:
+        for attempt, level in spread(Grader(part.benchmark, how), _answered(prompts, answers, failed)):
+            tally.add(attempt, part.benchmark.group(attempt.problem))
+            tally.levels |= {level} if level else set()
+            yield attempt
+
+    stage.write(_file(part.name), attempts(), Attempt)
+    if part.benchmark.runs_code and tally.ungraded_n > limit * tally.n:
+        raise StageError(
+            f"{part.name}: {tally.ungraded_n} of {tally.n} answers could not be graded, more than "
+            f"limits.max_failed_fraction = {limit:g} allows. The first: {'; '.join(tally.ungraded)}. The answers "
+            "are kept; remove the cause, or raise the limit, and start the same command again."
+        )
+    return tally
 
 
 def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
@@ -155,118 +294,3 @@ def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
     elif target.path.startswith(f"{run.store.where}/") and (lineage := model_folders.lineage_of(target.path)):
         name = f"{target.path.removeprefix(f'{run.store.where}/')}/{model_card.CARD}"
         run.store.put(name, model_card.text(lineage, scores).encode())
-
-
-def key_for(parts: list[Part], target: Model, config: Config) -> str:
-    """Of what these parts' attempts and verdicts depend on: questions, sampling, grading, and who is asked."""
-    return _key(parts, {part.name: _asked(part, target, config) for part in parts}, config)
-
-
-def answered(stage: Stage, parts: list[Part], target: Model, config: Config) -> bool:
-    """Whether there is an answer to every question already, here or wherever answers are taken over from."""
-    return next(_missing(parts, stage.answers(), target, config), None) is None
-
-
-def _key(parts: list[Part], asked: dict[str, str], config: Config) -> str:
-    """Of what these parts' attempts and verdicts depend on."""
-    code = code_hash(*(part.benchmark for part in parts))
-    return key_of([(part.name, asked[part.name]) for part in parts], grading(config), code)
-
-
-def _asked(part: Part, target: Model, config: Config) -> str:
-    """Hash of what a part asks. A recorded part's answers are known by its files, which the target is named by."""
-    if isinstance(part, RecordedPart):
-        return key_of(target.identity, part.limit, part.seed)
-    return key_of_all(request_for(problem, part.benchmark, target, config).key for problem in part)
-
-
-def _missing(parts: Iterable[Part], answers: Answers, target: Model, config: Config) -> Iterator[Request]:
-    asked: set[bytes] = set()  # Half as large as the digits: there may be millions.
-    for part in parts:
-        for problem in () if isinstance(part, RecordedPart) else part:
-            request = request_for(problem, part.benchmark, target, config)
-            packed = bytes.fromhex(request.key)
-            if request.key not in answers and packed not in asked:
-                asked.add(packed)
-                yield request
-
-
-def _generate(
-    stage: Stage, answers: Answers, parts: list[Part], target: Model, config: Config, executor: Executor
-) -> tuple[dict[str, Completion], dict[str, float]]:
-    """Ask what is not answered yet; returns the failures, by key, and the seconds it took."""
-    total = sum(1 for _ in _missing(parts, answers, target, config))
-    failed: dict[str, Completion] = {}
-    if not total:
-        return failed, {}
-    meter: Meter | None = None
-    with stage.progress.track(f"{stage.folder}: answers", total) as tracker:
-        for answer in executor.generate(_missing(parts, answers, target, config), target):
-            if answer.completion.error is None:
-                answers.record(answer)
-            else:
-                failed[answer.key] = answer.completion
-            now = time.monotonic()
-            meter = meter or Meter(now)  # From the first answer: engines take their time to start.
-            meter.add(now, answer.completion.completion_tokens)
-            stage.progress.figures["tokens_per_second"] = meter.per_minute(now)[1] / MINUTE
-            tracker.advance()
-        spent = tracker.times()
-    stop_past_limit(len(failed), total, config.limits.max_failed_fraction, next(iter(failed.values()), None))
-    return failed, spent
-
-
-def stop_past_limit(failed: int, total: int, limit: float, example: Completion | None) -> None:
-    """Raises StageError when more than the allowed fraction of rows failed."""
-    if failed > limit * total:
-        raise StageError(
-            f"{failed} of {total} requests failed, more than limits.max_failed_fraction = {limit:g} allows. "
-            f"The first said: {example.error if example else 'nothing'}. The answers that came are kept; mend the "
-            "cause, or raise the limit, and start the same command again."
-        )
-
-
-def _answered(
-    part: Part, answers: Answers, failed: dict[str, Completion], target: Model, config: Config
-) -> Iterator[tuple[Problem, Request, Completion]]:
-    if isinstance(part, RecordedPart):
-        for problem, messages, completion in part.answered():
-            yield problem, Request(f"{problem.id}#0", "", messages, config.target.max_new_tokens), completion
-        return
-    for problem in part:
-        request = request_for(problem, part.benchmark, target, config)
-        if request.key not in failed and request.key not in answers:
-            raise DataError(
-                f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
-            )
-        yield problem, request, failed.get(request.key) or answers.get(request.key)
-
-
-def _grade(
-    stage: Stage,
-    part: Part,
-    answers: Answers,
-    failed: dict[str, Completion],
-    target: Model,
-    config: Config,
-    executor: Executor,
-) -> Tally:
-    tally, grader = Tally(), Grader(part.benchmark, grading(config))
-    # Code takes milliseconds each and is worth spreading; everything else is graded faster than it is sent.
-    spread = executor.map if part.benchmark.runs_code else map
-
-    def attempts() -> Iterator[Attempt]:
-        for attempt, level in spread(grader, _answered(part, answers, failed, target, config)):
-            tally.add(attempt, part.benchmark.group(attempt.problem))
-            tally.levels |= {level} if level else set()
-            yield attempt
-
-    stage.write(_file(part.name), attempts(), Attempt)
-    limit, shown = config.limits.max_failed_fraction, "; ".join(tally.ungraded)
-    if part.benchmark.runs_code and tally.ungraded_n > limit * tally.n:
-        raise StageError(
-            f"{part.name}: {tally.ungraded_n} of {tally.n} answers got no verdict, more than "
-            f"limits.max_failed_fraction = {limit:g} allows. The first: {shown}. The answers "
-            "are kept; mend the cause, or raise the limit, and start the same command again."
-        )
-    return tally

@@ -15,7 +15,7 @@ from lai_ray.config import job_file
 from lai_ray.config.config import Config
 from lai_ray.config.settings import ContrastSettings, TrainSettings, of_dataset
 from lai_ray.errors import ConfigError
-from lai_ray.stages.diagnose import strategy_for
+from lai_ray.stages.job import Job
 from lai_ray.storage.store import key_of
 
 GRID = {
@@ -77,22 +77,23 @@ def most(sizes: Sequence[int | dict[str, int]], datasets: Sequence[str]) -> int 
     return largest if len(set(largest.values())) > 1 else max(largest.values())
 
 
-def pool_of(config: Config, iteration: int, settings: dict[str, Any]) -> str:
+def pool_of(job: Job, iteration: int, settings: dict[str, Any]) -> str:
     """The name of the pool that a trial learns from: of whatever shapes a request, and nothing else."""
-    asked = with_settings(config, settings)
-    uses_k = any(strategy_for(asked, iteration, name).uses_neighbours for name in asked.evaluate.learn_from)
+    asked = with_settings(job.config, settings)
+    names = [asked.schedule.name(iteration, dataset) for dataset in asked.evaluate.learn_from]
+    uses_k = any(job.strategies[name].uses_neighbours for name in names)
     parts = [f"k_{settings['neighbours']}"] if uses_k else []
     shapes = [key for key in sorted(GRID & set(settings)) if key == "schedule.strategy" or (uses_k and _asks(key))]
     parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in shapes]
     return "_".join(["pool", *parts])
 
 
-def pools(config: Config, iteration: int) -> dict[str, list[dict[str, Any]]]:
+def pools(job: Job, iteration: int) -> dict[str, list[dict[str, Any]]]:
     """The trials by their pool, in the order of the trials."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for settings in combinations(config, iteration):
-        found.setdefault(pool_of(config, iteration, settings), []).append(settings)
-    return found
+    by_pool: dict[str, list[dict[str, Any]]] = {}
+    for settings in combinations(job.config, iteration):
+        by_pool.setdefault(pool_of(job, iteration, settings), []).append(settings)
+    return by_pool
 
 
 def _check(key: str, values: list[Any]) -> None:

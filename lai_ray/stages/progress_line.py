@@ -1,4 +1,4 @@
-"""What the progress line says while the instructor is asked.  answers -> a short note"""
+"""The progress line while a stage asks: samples, pace, money.  answers -> a short note"""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lai_ray.records import Answer
 
 
 @dataclass
-class Watch:
-    """Counts what comes home in one stage."""
+class ProgressLine:
+    """Counts the answers to one group of calls."""
 
     limits: LimitSettings | None
-    """None where nobody limits the pace."""
+    """None where the pace is not limited."""
     budget: Budget
     accepted: int = 0
-    came: Amount = NOTHING
+    used: Amount = NOTHING
     meter: Meter = field(default_factory=lambda: Meter(time.monotonic()))
 
-    def saw(self, answer: Answer) -> None:
-        """One more came home."""
+    def add(self, answer: Answer) -> None:
+        """Count one more answer."""
         used = amount_used(answer.completion) or Amount(1)
-        self.came += used
+        self.used += used
         self.meter.add(time.monotonic(), used.tokens)
 
     def note(self, left: int) -> str:
@@ -40,7 +40,7 @@ class Watch:
             f"{spent.calls} calls, {short(spent.tokens)} tokens",
         ]
         if price := self.budget.caps.price:
-            each = price.usd(self.came) / max(self.came.calls, 1)
+            each = price.usd(self.used) / max(self.used.calls, 1)
             parts.append(f"{price.usd(spent):.4f} US$, about {price.usd(spent) + left * each:.4f} after this round")
         return "; ".join(parts)
 
@@ -48,13 +48,13 @@ class Watch:
         """The same for machines: rates beside their limits, and what the whole run has spent."""
         requests, tokens = self.meter.per_minute(time.monotonic())
         spent, price = self.budget.spent, self.budget.caps.price
-        found: dict[str, float] = {"requests_per_minute": requests, "tokens_per_minute": tokens}
-        found |= {"spent_calls": spent.calls, "spent_tokens": spent.tokens}
-        found |= {"spent_usd": price.usd(spent)} if price else {}
+        rates: dict[str, float] = {"requests_per_minute": requests, "tokens_per_minute": tokens}
+        rates |= {"spent_calls": spent.calls, "spent_tokens": spent.tokens}
+        rates |= {"spent_usd": price.usd(spent)} if price else {}
         if self.limits:
-            found["requests_per_minute_limit"] = self.limits.requests_per_minute
-            found["tokens_per_minute_limit"] = self.limits.tokens_per_minute
-        return found
+            rates["requests_per_minute_limit"] = self.limits.requests_per_minute
+            rates["tokens_per_minute_limit"] = self.limits.tokens_per_minute
+        return rates
 
 
 def short(number: float) -> str:

@@ -18,11 +18,12 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.errors import StageError
 from lai_ray.records import Attempt
 from lai_ray.stages.curate import Samples, curate
-from lai_ray.stages.diagnose import diagnose, encoder_for, improve_settings, nothing_to_learn
+from lai_ray.stages.diagnose import diagnose, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, key_for
 from lai_ray.stages.grid import combinations, most, pool_of, with_settings
 from lai_ray.stages.grid import pools as trials_by_pool
-from lai_ray.stages.instruct import instruct, instructor_for
+from lai_ray.stages.instruct import instruct
+from lai_ray.stages.job import Job
 from lai_ray.stages.train import content_of, examples_from, name_of
 from lai_ray.stages.trial import (  # fmt: skip
     UNTOUCHED,
@@ -46,27 +47,27 @@ CONFIDENCE = 0.95
 Row = dict[str, Any]
 
 
-def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor) -> Model:
+def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> Model:
     """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise.
 
     Raises StageError when every trial failed.
     """
     stage = run.stage(i, "search")
-    pools = _pools(run, i, attempts, target, config, executor)
+    pools = _pools(run, i, attempts, target, job, executor)
     if not any(sum(pool.counts.values()) for pool in pools.values()):
         one = f"iteration_{i}/search/{next(iter(pools))}/diagnose"
         run.progress.say(nothing_to_learn(Stage(run, one)), style="green")
         return target
-    plans = _plans(i, attempts, target, config, pools)
+    plans = _plans(i, target, job, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
     if not (stage.done(key) and _winner_is_there(stage, i, plans)):
-        tried = _tried(stage, i, plans, target, config, executor)
-        rows = _rows(stage, attempts, config, tried)
+        tried = _tried(stage, i, plans, target, job, executor)
+        rows = _rows(stage, attempts, job.config, tried)
         won = _won(rows, tried)
         while won != UNTOUCHED and not has_model(run, tried.results[won]):
             # Its dev answers were known and its weights are gone; the next target needs them.
-            _train_again(stage, i, tried, won, target, config, executor)
-            rows = _rows(stage, attempts, config, tried)
+            _train_again(stage, i, tried, won, target, job, executor)
+            rows = _rows(stage, attempts, job.config, tried)
             won = _won(rows, tried)
         stage.store.put("trials.csv", _csv(rows))
         stage.progress.say(_said(rows, won, tried.best))
@@ -75,7 +76,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, config: Config, 
         stage.finish(key, winner=won, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed)
     stage.reached()
     chosen = _winner(stage, i, plans)
-    if config.search and not config.search.keep_weights:
+    if job.config.search and not job.config.search.keep_weights:
         keep_only(run, i, chosen)
     return model_of(run, chosen) if chosen else target
 
@@ -92,40 +93,34 @@ def _winner_is_there(stage: Stage, i: int, plans: list[Plan]) -> bool:
     return stage.facts()["winner"] == UNTOUCHED or (chosen is not None and has_model(stage.run, chosen))
 
 
-def _pools(
-    run: Run, i: int, attempts: Attempts, target: Model, config: Config, executor: Executor
-) -> dict[str, Samples]:
+def _pools(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> dict[str, Samples]:
     """Samples by pool: each is asked for once, at the largest size that one of its trials learns from.
 
     Raises StageError when there is not one sample in any.
     """
-    instructor = instructor_for(config, target, run.record())
     made: dict[str, Samples] = {}
-    wanted = trials_by_pool(config, i)
+    wanted = trials_by_pool(job, i)
     for name, learning in wanted.items():
         sizes = [settings["samples_per_dataset"] for settings in learning]
-        largest = learning[0] | {"samples_per_dataset": most(sizes, config.evaluate.learn_from)}
-        asked = with_settings(config, largest)
+        largest = learning[0] | {"samples_per_dataset": most(sizes, job.config.evaluate.learn_from)}
+        asked = job.changed(with_settings(job.config, largest))
         folder = f"iteration_{i}/search/{name}"
-        settings = improve_settings(asked, i, encoder=encoder_for(config, target, run.record()))
-        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, asked, settings, executor)
-        replies = instruct(Stage(run, f"{folder}/instruct"), cases, settings, asked, executor, instructor)
+        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, asked, executor)
+        replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, asked, executor)
         others = len(made) + 1 < len(wanted) or any(sum(pool.counts.values()) for pool in made.values())
-        made[name] = curate(
-            Stage(run, f"{folder}/curate"), cases, replies, settings, asked, executor, may_be_none=others
-        )
+        made[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, asked, executor, may_be_none=others)
     return made
 
 
-def _plans(i: int, attempts: Attempts, target: Model, config: Config, samples: Mapping[str, Samples]) -> list[Plan]:
+def _plans(i: int, target: Model, job: Job, samples: Mapping[str, Samples]) -> list[Plan]:
     """What each trial does. It is known by its samples' content: what leaves them as they are tries nothing anew."""
-    asked, contents, plans = key_for(dev_parts(config), target, config), {}, []
-    for settings in combinations(config, i):
-        name, wanted = pool_of(config, i, settings), with_settings(config, settings)
+    asked, contents, plans = key_for(dev_parts(job), target, job), {}, []
+    for settings in combinations(job.config, i):
+        name, wanted = pool_of(job, i, settings), with_settings(job.config, settings)
         pool = samples[name]
         counts = {dataset: min(kept, wanted.curate.most(dataset)) for dataset, kept in pool.counts.items()}
         if (known := (name, *counts.items())) not in contents:
-            contents[known] = content_of(examples_from(pool, wanted))
+            contents[known] = content_of(examples_from(pool, job.changed(wanted)))
         model = name_of(target, contents[known], i, wanted, settings["seed"])
         plans.append(Plan(settings, key_of(model, asked), model, f"iteration_{i}/search/{name}", counts))
     return plans
@@ -146,11 +141,11 @@ class _Tried:
         return best([plan for plan in self.plans if plan.name not in self.same], self.results)
 
 
-def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Config, executor: Executor) -> _Tried:
+def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, job: Job, executor: Executor) -> _Tried:
     """Every trial tried, but for those that an earlier start did and those that would do what another does."""
     run, first = stage.run, {plan.key: plan.name for plan in reversed(plans)}
     tried = _Tried(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
-    for line in _shortages(plans, config):
+    for line in _shortages(plans, job.config):
         stage.progress.say(line)
     todo = []
     for plan in plans:
@@ -162,19 +157,17 @@ def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, config: Confi
             tried.results[plan.name] = before
         else:
             todo.append(plan)
-    assert config.search is not None
-    _try(stage, i, tried, todo, todo if config.search.keep_weights else [], target, config, executor)
+    assert job.config.search is not None
+    _try(stage, i, tried, todo, todo if job.config.search.keep_weights else [], target, job, executor)
     _refuse_nothing(stage, tried)
     return tried
 
 
-def _train_again(
-    stage: Stage, i: int, tried: _Tried, name: str, target: Model, config: Config, executor: Executor
-) -> None:
+def _train_again(stage: Stage, i: int, tried: _Tried, name: str, target: Model, job: Job, executor: Executor) -> None:
     """Make the model of a trial whose result is known. Raises StageError when no trial is left."""
     again = [plan for plan in tried.plans if plan.name == name]
     forget(stage.run, i, again[0])  # Else it would go on beating others, should it fail this time.
-    _try(stage, i, tried, again, again, target, config, executor)
+    _try(stage, i, tried, again, again, target, job, executor)
     if name in tried.results and not has_model(stage.run, tried.results[name]):
         del tried.results[name]
         tried.errors[name] = "its model is not where it was written"
@@ -192,14 +185,14 @@ def _refuse_nothing(stage: Stage, tried: _Tried) -> None:
 
 def _try(
     stage: Stage, i: int, tried: _Tried, todo: list[Plan], needed: list[Plan],
-    target: Model, config: Config, executor: Executor,
+    target: Model, job: Job, executor: Executor,
 ) -> None:  # fmt: skip
     """Try these, and note what came of each. The needed ones must have a model afterwards."""
     if not todo:
         return
     run, must = stage.run, frozenset(plan.name for plan in needed)
     reuse = tuple(other.store.where for other in run.reuse)
-    trial = Trial(run.store.where, run.start, i, target, config, {p.name: p for p in tried.plans}, reuse, must)
+    trial = Trial(run.store.where, run.start, i, target, job, {p.name: p for p in tried.plans}, reuse, must)
     with stage.progress.track(f"{stage.folder}: trials", len(todo)) as tracker:
 
         def heard(settings: Row, result: Row) -> None:

@@ -1,21 +1,19 @@
-"""Which problems the target is asked: Algorithm 1, line 4.  config, iteration -> parts"""
+"""Which problems the target is asked: Algorithm 1, line 4.  job, iteration -> parts"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from lai_ray.benchmark_kinds.rows import Row, read_rows
-from lai_ray.benchmark_kinds.user_data import own
-from lai_ray.common import plugins
-from lai_ray.config.config import Config
-from lai_ray.contracts import Benchmark, Grading
+from lai_ray.contracts import Benchmark
 from lai_ray.engines.recorded import files as recorded_files
 from lai_ray.errors import ConfigError, DataError, LaiError
 from lai_ray.records import Completion, Message, Problem
+from lai_ray.stages.job import Job
 from lai_ray.storage.store import number_of
 
 T = TypeVar("T")
@@ -96,26 +94,26 @@ class RecordedPart(Part):
         return enumerate(itertools.chain.from_iterable(read_rows(path) for path in self.files))
 
 
-def _problem(found: Benchmark, record: dict[str, Any], split: str, row: int) -> Problem:
-    """One record's problem. Raises DataError that says which row of which data is none."""
+def _problem(benchmark: Benchmark, record: dict[str, Any], split: str, row: int) -> Problem:
+    """One record's problem. Raises DataError that names the row and the data where it is none."""
     try:
-        return found.problem(record, split, row)
+        return benchmark.problem(record, split, row)
     except DataError as error:
-        source = getattr(found, "source", None)
-        of = f" of {source}" if source else ""
-        raise DataError(f"{found.name}, split {split}, row {row + 1}{of}: {error}") from error
+        of = f" of {benchmark.source}" if benchmark.source else ""
+        raise DataError(f"{benchmark.name}, split {split}, row {row + 1}{of}: {error}") from error
 
 
 RECORDED = "recorded"
 """The split in the ids of problems that came with their answers."""
 
 
-def _lent(found: Benchmark) -> set[int]:
+def _lent(benchmark: Benchmark) -> set[int]:
     """Training rows that serve as dev: those whose question hashes lowest, so that equal questions stay together.
 
     The same in every run: a dev score compares across seeds.
     """
-    marks = [number_of("dev", found.show(_problem(found, r, "train", i))) for i, r in enumerate(found.load("train"))]
+    rows = enumerate(benchmark.load("train"))
+    marks = [number_of("dev", benchmark.show(_problem(benchmark, record, "train", row))) for row, record in rows]
     wanted = min(DEV_LEAST, int(DEV_SHARE * len(marks)))
     if not wanted:
         return set()
@@ -123,70 +121,45 @@ def _lent(found: Benchmark) -> set[int]:
     return {row for row, mark in enumerate(marks) if mark <= last}
 
 
-def part(config: Config, name: str, split: str, limit: int | None = None) -> Part:
+def part(job: Job, name: str, split: str, limit: int | None = None) -> Part:
     """One split as the job uses it: the training split whole, unless it lends a dev split that is wanted."""
-    found = benchmark(config, name)
-    lends = "dev" not in found.splits and "train" in found.splits
+    benchmark, config = job.benchmark(name), job.config
+    lends = "dev" not in benchmark.splits and "train" in benchmark.splits
     if split == "dev" and lends:
-        return Part(found, split, limit, config.seed, "dev")
+        return Part(benchmark, split, limit, config.seed, "dev")
     if split == "train" and lends and config.dev_wanted:
-        return Part(found, split, limit, config.seed, "rest")
-    return Part(found, split, limit, config.seed)
+        return Part(benchmark, split, limit, config.seed, "rest")
+    return Part(benchmark, split, limit, config.seed)
 
 
-def benchmark(config: Config, name: str) -> Benchmark:
-    """The benchmark that a job means by a name. Raises ConfigError that names those there are."""
-    mine = next((settings for settings in config.benchmark if settings.name == name), None)
-    if mine is not None:
-        return own(mine)
-    found: Any = _built_in(config, config.evaluate.imported.get(name, name))
-    if name in config.data:
-        if not hasattr(found, "source"):
-            raise ConfigError(f"data.{name}: this benchmark loads no files; take it out of [data]")
-        found = replace(found, source=config.data[name])
-    return cast(Benchmark, found)
-
-
-def _built_in(config: Config, name: str) -> Any:
-    try:
-        return plugins.load("benchmarks", name)
-    except ConfigError as error:
-        mine = ", ".join(settings.name for settings in config.benchmark)
-        raise ConfigError(f"{error} [[benchmark]] adds: {mine}." if mine else str(error)) from None
-
-
-def grading(config: Config) -> Grading:
-    """How a job grades."""
-    return Grading(rules=config.evaluate.rules, min_tier=config.sandbox.min_tier)
-
-
-def select(config: Config, iteration: int) -> list[Part]:
+def select(job: Job, iteration: int) -> list[Part]:
     """The parts of one iteration: training and (when something is chosen) dev splits, and test splits to report.
 
     After the last iteration nothing is learned any more, so only the tests are sat. Raises ConfigError for a benchmark
     that lacks the split it is named for.
     """
+    config = job.config
     if iteration == 0 and config.target.attempts:
-        return recorded(config)
+        return recorded(job)
     wanted = []
     if iteration < config.iterations:
         wanted += [(name, "train", config.evaluate.max_train_problems) for name in config.evaluate.learn_from]
         if config.dev_wanted:
             wanted += [(name, "dev", None) for name in config.evaluate.learn_from]
     wanted += [(name, "test", config.evaluate.max_test_problems) for name in config.evaluate.report_on]
-    parts = [part(config, name, split, limit) for name, split, limit in wanted]
+    parts = [part(job, name, split, limit) for name, split, limit in wanted]
     for each in parts:
         if each.slice == "whole" and each.split not in each.benchmark.splits:
             raise ConfigError(_missing(each))
     return parts
 
 
-def recorded(config: Config) -> list[Part]:
-    """The training parts whose answers the job gives. Tests are not sat: nobody can ask this target."""
-    limit, seed = config.evaluate.max_train_problems, config.seed
+def recorded(job: Job) -> list[Part]:
+    """The training parts whose answers the job gives. Tests are not evaluated: this target cannot be asked."""
+    limit, seed = job.config.evaluate.max_train_problems, job.config.seed
     return [
-        RecordedPart(benchmark(config, name), "train", limit, seed, files=tuple(recorded_files(name, named)))
-        for name, named in config.target.attempts.items()
+        RecordedPart(job.benchmark(name), "train", limit, seed, files=tuple(recorded_files(name, named)))
+        for name, named in job.config.target.attempts.items()
     ]
 
 

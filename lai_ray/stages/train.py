@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lai_ray.common.chat_template import Example
 from lai_ray.config.config import Config
 from lai_ray.config.settings import CurateSettings
-from lai_ray.contracts import Example, Executor, Model, TrainJob
+from lai_ray.contracts import Executor, Model, TrainJob
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
-from lai_ray.stages.select import benchmark
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Stage
 from lai_ray.storage.store import key_of
 from lai_ray.training import checkpoints
 
 
-def examples_from(samples: Samples, config: Config) -> list[Example]:
+def examples_from(samples: Samples, job: Job) -> list[Example]:
     """At most curate.samples_per_dataset samples of each dataset, each with the prompt that the test has."""
-    return [_example(sample, config) for sample in _first(samples, config.curate)]
+    return [_example(sample, job) for sample in _first(samples, job.config.curate)]
 
 
 def _first(samples: Samples, curate: CurateSettings) -> Iterator[Sample]:
@@ -30,18 +31,19 @@ def _first(samples: Samples, curate: CurateSettings) -> Iterator[Sample]:
             yield sample
 
 
-def _example(sample: Sample, config: Config) -> Example:
-    messages = benchmark(config, sample.problem.benchmark).prompt(sample.problem)
+def _example(sample: Sample, job: Job) -> Example:
+    messages = sample.messages or job.benchmark(sample.problem.benchmark).prompt(sample.problem)
     return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
 
 
 def training_key(
-    samples: Samples, target: Model, iteration: int, config: Config, seed: int | None = None
+    samples: Samples, target: Model, iteration: int, job: Job, seed: int | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Hash of what decides a training, which is the new model's name, and its lineage in plain words."""
+    config = job.config
     settings, rate = config.train, config.learning_rate(iteration)
     seed = config.seed if seed is None else seed
-    examples = examples_from(samples, config)
+    examples = examples_from(samples, job)
     content = content_of(examples)
     key = name_of(target, content, iteration, config, seed)
     lineage = {
@@ -80,22 +82,22 @@ def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
 
 
 def train(
-    stage: Stage, samples: Samples, target: Model, iteration: int, config: Config, executor: Executor,
+    stage: Stage, samples: Samples, target: Model, iteration: int, job: Job, executor: Executor,
     seed: int | None = None,
 ) -> Model:  # fmt: skip
     """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
-    key, lineage = training_key(samples, target, iteration, config, seed)
-    settings, rate = config.train, lineage["learning_rate"]
+    key, lineage = training_key(samples, target, iteration, job, seed)
+    settings, rate = job.config.train, lineage["learning_rate"]
     if not stage.done(key):
-        examples = examples_from(samples, config)
-        job = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.place("checkpoint"), lineage)
+        examples = examples_from(samples, job)
+        training = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.place("checkpoint"), lineage)
         metrics = _made_before(stage, key)
         if metrics is None:
             stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
-                metrics = executor.train(job, tracker.at).metrics
+                metrics = executor.train(training, tracker.at).metrics
         if stage.store.local:
-            checkpoints.remove(job.out)  # Should the training have died between its model's birth and this.
+            checkpoints.remove(training.out)  # Should the training have died between its model's birth and this.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
     stage.reached()

@@ -22,6 +22,7 @@ from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.evaluate import answered, evaluate
 from lai_ray.stages.grid import combination_of, with_settings
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.storage import model_folders
@@ -80,7 +81,7 @@ class Trial:
     """Which start of the run this is."""
     iteration: int
     target: Model
-    config: Config
+    job: Job
     plans: Mapping[str, Plan]
     reuse: tuple[str, ...]
     """The runs that are taken over from."""
@@ -93,18 +94,18 @@ class Trial:
         run = Run(self.where, fence=Fence(self.where, self.start) if self.start else None)
         run.reuse = [Run.read(where) for where in self.reuse]
         folder = self._attempt(plan, self.start)
-        config = with_settings(self.config, settings)
+        job = self.job.changed(with_settings(self.job.config, settings))
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        made, parts = Model(training.place("checkpoint"), plan.model), dev_parts(self.config)
+        made, parts = Model(training.place("checkpoint"), plan.model), dev_parts(self.job)
         run.check_still_mine()
-        if plan.name in self.needed or not answered(sitting, parts, made, config):
+        if plan.name in self.needed or not answered(sitting, parts, made, job):
             self._take_over_states(run, plan)
             if not training.store.exists("checkpoint/lineage.json"):
                 training.store.remove(["done.json"])  # The model was removed since.
-            made = train(training, samples, self.target, self.iteration, config, executor, seed=settings["seed"])
-        attempts = evaluate(sitting, parts, made, config, executor)
+            made = train(training, samples, self.target, self.iteration, job, executor, seed=settings["seed"])
+        attempts = evaluate(sitting, parts, made, job, executor)
         scores = attempts.scores()
         result = {
             "identity": made.identity,
@@ -112,10 +113,10 @@ class Trial:
             "mean": statistics.fmean(part["right"] / part["n"] for part in scores.values()),
             "loss": training.facts().get("loss"),
             "seconds": round(time.monotonic() - began, 1),
-            "gpu_seconds": _gpu_seconds(config, training, sitting),
+            "gpu_seconds": _gpu_seconds(job.config, training, sitting),
         }
         Stage(run, folder).store.put_json(RESULT, {"key": plan.key, "settings": settings, "result": result})
-        if self.config.search and not self.config.search.keep_weights:
+        if (search := job.config.search) and not search.keep_weights:
             remove_beaten(run, self.iteration, list(self.plans.values()))
         return result
 
@@ -132,9 +133,9 @@ class Trial:
         return f"{_search(self.iteration)}/{plan.name}/start_{start}"
 
 
-def dev_parts(config: Config) -> list[Part]:
+def dev_parts(job: Job) -> list[Part]:
     """The dev splits that candidates are compared on: cut from training data, so that no test has a say."""
-    return [part(config, name, "dev") for name in metric_benchmarks(config)]
+    return [part(job, name, "dev") for name in metric_benchmarks(job.config)]
 
 
 def metric_benchmarks(config: Config) -> list[str]:

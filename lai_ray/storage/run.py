@@ -72,17 +72,17 @@ class Stage:
         if self.run.until in (self.name, self.folder, self.folder.replace("iteration_", "")):
             raise Stopped(self.folder)
 
-    def answers(self, *, rows: int = 500) -> Answers:
-        """What was paid for in this stage; with --reuse, in stages of this name of the other runs too.
+    def answers(self, *, folder: str = "answers", rows: int = 500, also: Sequence[str] = ()) -> Answers:
+        """What was answered in this stage, and in its like in the same run; with --reuse, in other runs too.
 
+        A target that stays, or was a trial, has answered before, and pools of a search may ask alike.
         rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
-
-        A target that stays, or was a trial, has answered before, and pools of a search may ask alike: that counts too.
+        also: further folders to look into, as "evaluate/answers".
         """
-        mine, folder = self.store.inside("answers"), f"{self.name}/answers"
-        before = [s for s in self.run.stores_of(folder) if s.where != mine.where] if self.name in ASKED_AGAIN else []
-        others = [store for run in self.run.reuse for store in run.stores_of(folder)]
-        return Answers(mine, rows=rows, others=[*before, *others])
+        mine, folders = self.store.inside(folder), [f"{self.name}/{folder}", *also]
+        before = [s for name in folders for s in self.run.stores_of(name) if s.where != mine.where]
+        others = [store for run in self.run.reuse for name in folders for store in run.stores_of(name)]
+        return Answers(mine, rows=rows, others=[*(before if self.name in ASKED_AGAIN else []), *others])
 
     def taken_over(self, name: str, folder: str) -> bool:
         """Whether a finished folder (weights with lineage.json) of this name is now at `folder`.

@@ -6,7 +6,7 @@ other problems of the course's kind; here it stays with the question it is shown
 
 from __future__ import annotations
 
-from lai_ray.contracts import Benchmark, Improve
+from lai_ray.contracts import Benchmark, StrategySettings
 from lai_ray.instructor.one_request import AnyVerdict
 from lai_ray.instructor.prompts import built_in
 from lai_ray.instructor.prompts.templates import own_for
@@ -18,7 +18,7 @@ class AugGPT(AnyVerdict):
 
     name = "auggpt"
 
-    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The question, and its right answer where the job shows it; never what the target said."""
         problem = case.attempt.problem
         return built_in.auggpt(

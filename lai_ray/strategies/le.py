@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lai_ray.contracts import Benchmark, Executor, Improve
+from lai_ray.contracts import Benchmark, Executor, StrategySettings
 from lai_ray.instructor.one_request import OneRequest, case_id, is_mistake
 from lai_ray.instructor.prompts import built_in
 from lai_ray.instructor.prompts.templates import own_for
@@ -15,15 +15,14 @@ class LearningFromError(OneRequest):
     """One request a mistake."""
 
     name = "le"
-    uses_neighbours = False
 
-    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+    def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
         """Every mistake, by itself."""
         for attempt in attempts:
             if is_mistake(attempt, settings):
                 yield Case(case_id(attempt, self.name), self.name, attempt)
 
-    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The question and the wrong answer."""
         problem = case.attempt.problem
         return built_in.le(

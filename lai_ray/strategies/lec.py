@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lai_ray.contracts import Benchmark, Executor, Improve, Neighbours
+from lai_ray.contracts import Benchmark, Executor, Neighbours, StrategySettings
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.one_request import OneRequest, case_id, is_mistake
 from lai_ray.instructor.prompts import built_in
@@ -24,12 +24,12 @@ class LearningFromErrorByContrast(OneRequest):
     name = "lec"
     uses_neighbours = True
 
-    def texts(self, attempts: Iterable[Attempt], settings: Improve) -> list[str]:
+    def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
         """What `cases` compares: every mistake and every success; nothing where one of them is missing."""
         wrong, right = _wrong_and_right(attempts, settings)
         return [one.text for one in (*wrong, *right)] if wrong and right else []
 
-    def cases(self, attempts: Iterable[Attempt], settings: Improve, executor: Executor) -> Iterator[Case]:
+    def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
         """Every mistake with its neighbours. With no correct case there is nothing to contrast: bare mistakes."""
         wrong, right = _wrong_and_right(attempts, settings)
         if not wrong:
@@ -45,7 +45,7 @@ class LearningFromErrorByContrast(OneRequest):
                 contrasts = [Contrast(shown[contrast], distance) for contrast, distance in near[attempt.id]]
                 yield Case(case_id(attempt, self.name), self.name, attempt, contrasts)
 
-    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The correct questions (alone, as in the paper's experiments, or with the target's responses), the failed one,
         the wrong answer.
         """
@@ -73,12 +73,14 @@ class _Compared:
     subject: str
 
 
-def _wrong_and_right(attempts: Iterable[Attempt], settings: Improve) -> tuple[list[_Compared], list[_Compared]]:
+def _wrong_and_right(
+    attempts: Iterable[Attempt], settings: StrategySettings
+) -> tuple[list[_Compared], list[_Compared]]:
     wrong = [_compared(attempt, settings) for attempt in attempts if is_mistake(attempt, settings)]
     return wrong, [_compared(attempt, settings) for attempt in attempts if attempt.right]
 
 
-def _compared(attempt: Attempt, settings: Improve) -> _Compared:
+def _compared(attempt: Attempt, settings: StrategySettings) -> _Compared:
     problem = attempt.problem
     text = problem.question
     if settings.contrast_text == "question_and_options":
@@ -96,7 +98,9 @@ def _compared(attempt: Attempt, settings: Improve) -> _Compared:
     return _Compared(attempt.id, text, subject)
 
 
-def _nearest(wrong: list[_Compared], right: list[_Compared], settings: Improve, executor: Executor) -> Neighbours:
+def _nearest(
+    wrong: list[_Compared], right: list[_Compared], settings: StrategySettings, executor: Executor
+) -> Neighbours:
     k = min(settings.neighbours, len(right))
     if k == 0:
         return Neighbours(np.zeros((len(wrong), 0), np.int64), np.zeros((len(wrong), 0), np.float32))

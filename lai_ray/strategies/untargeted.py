@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lai_ray.contracts import Benchmark, Improve
+from lai_ray.contracts import Benchmark, StrategySettings
 from lai_ray.instructor.one_request import AnyVerdict
 from lai_ray.instructor.prompts import built_in
 from lai_ray.instructor.prompts.templates import own_for
@@ -14,7 +14,7 @@ class Untargeted(AnyVerdict):
 
     name = "untargeted"
 
-    def messages(self, case: Case, benchmark: Benchmark, settings: Improve) -> list[Message]:
+    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The question alone."""
         question = benchmark.show(case.attempt.problem)
         return built_in.untargeted(

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from lai_ray.benchmark_kinds.user_data import own
+from lai_ray.benchmark_kinds.user_data import user_benchmark
 from lai_ray.common import plugins
 from lai_ray.config.settings import BenchmarkSettings
-from lai_ray.contracts import Improve, Model
+from lai_ray.contracts import Model, StrategySettings
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Problem, Reply
-from tests.contracts.test_benchmarks import LEARNED, found, problems
+from tests.contracts.test_benchmarks import LEARNED, loaded, problems
 from tests.local import LocalExecutor
 
 STRATEGIES = plugins.available("strategies")
-TOLD = Improve(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+TOLD = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
 SAID = "what the target said, word for word"
 EVERY_SLOT = "[system]\nMine. {brief}\n[user]\n{question}\n{n}"
 
@@ -25,14 +25,16 @@ def mine(tmp_path_factory):
     """A user's own data, as the job's [[benchmark]] table would say."""
     file = tmp_path_factory.mktemp("own") / "reviews.csv"
     file.write_text("text,sentiment\nGood {n} {question}.,good\nBad.,bad\nNot bad.,good\n")
-    return own(BenchmarkSettings(name="reviews", kind="label", train=str(file), question="text", answer="sentiment"))
+    return user_benchmark(
+        BenchmarkSettings(name="reviews", kind="label", train=str(file), question="text", answer="sentiment")
+    )
 
 
 @pytest.fixture(params=[*LEARNED, "own data"])
 def data(request, mine):
     """A benchmark with its first three training problems."""
     if request.param != "own data":
-        return found(request.param), problems(request.param, "train")[:3]
+        return loaded(request.param), problems(request.param, "train")[:3]
     return mine, [mine.problem(record, "train", row) for row, record in enumerate(mine.load("train"))]
 
 
@@ -52,7 +54,7 @@ def test_its_first_request_holds_the_return_format_and_the_whole_question(name, 
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     for reference in (False, True):
         case, told = case_of(strategy, some), replace(TOLD, show_reference=reference)
-        system, user = strategy.next_messages(case, [], benchmark, told)
+        system, user = strategy.next(case, [], benchmark, told).messages
         assert (system["role"], user["role"]) == ("system", "user")
         assert system["content"].endswith(benchmark.brief().strip())
         assert benchmark.show(some[0]).strip("\n") in user["content"]
@@ -63,7 +65,7 @@ def test_its_first_request_holds_the_return_format_and_the_whole_question(name, 
 def test_what_the_target_said_is_shown_by_those_that_learn_from_mistakes_alone(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     told = replace(TOLD, explain=True, show_answers=True)
-    user = strategy.next_messages(case_of(strategy, some), [], benchmark, told)[1]["content"]
+    user = strategy.next(case_of(strategy, some), [], benchmark, told).messages[1]["content"]
     assert (SAID in user) == ("[MISTAKE]" in user) == (not strategy.any_verdict)
     assert ("right: " in user) == strategy.uses_neighbours
 
@@ -80,7 +82,7 @@ def test_its_cases_are_the_mistakes_or_all_that_was_attempted(name, data):
 def test_the_jobs_own_prompt_takes_the_place_of_the_built_in_one(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     told = replace(TOLD, prompts={name: "never", f"{name}.{benchmark.name}": EVERY_SLOT})
-    system, user = strategy.next_messages(case_of(strategy, some), [], benchmark, told)
+    system, user = strategy.next(case_of(strategy, some), [], benchmark, told).messages
     assert system["content"] == f"Mine. {benchmark.brief().strip()}"
     assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
 

@@ -24,8 +24,9 @@ from lai_ray.cli.contamination import evaluation_sets
 from lai_ray.contracts import DEFAULT_GRADING
 from lai_ray.grading.numbers import MARKER, final_number
 from lai_ray.records import Problem, Sample, Turn
-from lai_ray.stages.curation.duplicates import Kept
-from lai_ray.stages.curation.sample_filter import Gate
+from lai_ray.stages.curation.sample_filter import SampleFilter
+from lai_ray.strategies import le
+from tests.local import LocalExecutor
 from tests.perf.arithmetic import DATA
 
 ROWS = DATA / "lai_generated_train/mistral_LaI_LEC_raw_k_2_train_4000.jsonl.gz"
@@ -44,11 +45,12 @@ def samples(rows: list[dict[str, Any]], *, finished: bool) -> Iterator[tuple[int
     """The first sample of every row, as a run would judge it one after another."""
     sets = evaluation_sets(["gsm8k", "gsm_plus"], {"gsm8k": str(DATA / "gsm8k"), "gsm_plus": str(DATA / "gsm_plus")})
     benchmark = replace(gsm8k.BENCHMARK, source=str(DATA / "gsm8k"))
-    gate = Gate(benchmark, len(rows), sets, Kept(), DEFAULT_GRADING)
+    judge = SampleFilter(benchmark, le.STRATEGY, sets, DEFAULT_GRADING, LocalExecutor())
     for at, row in enumerate(rows):
         piece = next(iter(benchmark.parse(as_reply(row, finished=finished))))
         problem = Problem(f"row/{at}", benchmark.name, "generated", piece.question, piece.answer, piece.extra)
-        yield at, gate.judged(Sample(f"row/{at}", None, problem, [Turn(piece.response)], piece.rejected, piece.note))
+        sample = Sample(f"row/{at}", None, problem, [Turn(piece.response)], piece.rejected, piece.note)
+        yield at, next(judge.filtered([sample]))
 
 
 def by_reason(rows: list[dict[str, Any]], *, finished: bool) -> dict[str, list[tuple[int, Sample]]]:

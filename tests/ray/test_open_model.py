@@ -13,7 +13,7 @@ from lai_ray.errors import DataError, StageError
 from lai_ray.instructor.spending.budget import Budget, Caps
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Request
-from lai_ray.stages.reservation import Purse
+from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.store import Store, key_of
 from tests.ray.test_session import config
@@ -47,13 +47,13 @@ def test_nothing_more_is_drawn_before_something_came_home_and_every_answer_is_ta
     worst = worst_case(request(0).messages, 50)
     with Answers(Store(str(tmp_path / "answers"))) as answers:
         # Room for five at their worst, and, since most use a fraction of that, for all of them in a few waves.
-        purse = Purse(Budget(Caps(tokens=5 * worst.tokens + 20)), answers, max_in_flight=64, marks=False)
+        reservation = BudgetReservation(Budget(Caps(tokens=5 * worst.tokens + 20)), answers, max_in_flight=64, marks=False)
         most = 0
-        for answer in asked(purse.draw(request(i) for i in range(12)), logs):
-            most = max(most, len(purse.out))
-            assert purse.take(answer)
+        for answer in asked(reservation.draw(request(i) for i in range(12)), logs):
+            most = max(most, len(reservation.out))
+            assert reservation.settle(answer)
         assert most == 5
-        assert purse.reached is None and not purse.out
+        assert reservation.reached is None and not reservation.out
         assert len(answers) == 12
     assert not [name for name in Store(str(tmp_path / "answers")).names() if name.startswith("sent/")]
 

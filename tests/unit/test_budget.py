@@ -12,9 +12,9 @@ from lai_ray.errors import ConfigError
 from lai_ray.instructor.rate_limit.meter import Meter
 from lai_ray.instructor.spending.budget import NOTHING, Amount, Budget, Caps, Price, caps_of, price_of
 from lai_ray.instructor.spending.ledger import entries, total
+from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Mark, Request
-from lai_ray.stages.reservation import Purse
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.store import Store, encode, key_of
 from tests.local import job
@@ -112,50 +112,50 @@ def good(request: Request, prompt: int = 10, reply: int = 20) -> Answer:
 
 def test_requests_are_marked_before_they_are_handed_out_and_never_more_than_may_be_in_flight(tmp_path):
     with Answers(Store(str(tmp_path))) as answers:
-        purse = Purse(Budget(Caps()), answers, max_in_flight=5)
+        reservation = BudgetReservation(Budget(Caps()), answers, max_in_flight=5)
         out: list[Request] = []
-        for drawn in purse.draw(requests(30)):
+        for drawn in reservation.draw(requests(30)):
             out.append(drawn)
             marked = [entry.key for entry in entries(Store(str(tmp_path)), 100)]
             assert {request.key for request in out} <= set(marked)
             assert answers.possibly_paid <= 5
             if len(out) == 4:
                 while out:
-                    purse.take(good(out.pop()))
+                    reservation.settle(good(out.pop()))
 
 
 def test_near_the_end_of_the_budget_drawing_waits_for_what_is_out_and_then_goes_on(tmp_path):
     worst = worst_case(requests(1)[0].messages, 100)
     with Answers(Store(str(tmp_path))) as answers:
-        purse = Purse(Budget(Caps(tokens=2 * worst.tokens + 10)), answers, max_in_flight=CALLERS)
-        drawn, sent = purse.draw(requests(30)), []
+        reservation = BudgetReservation(Budget(Caps(tokens=2 * worst.tokens + 10)), answers, max_in_flight=CALLERS)
+        drawn, sent = reservation.draw(requests(30)), []
         while (request := next(drawn)) is not None:
             sent.append(request)
         assert len(sent) == 2
         for request in sent:
-            purse.take(good(request))
+            reservation.settle(good(request))
         assert next(drawn) is not None, "they used little, so there is room again"
-        assert purse.reached is None
+        assert reservation.reached is None
 
 
 def test_another_attempt_at_what_may_be_paid_for_counts_once_more_and_is_refused_where_there_is_no_room(tmp_path):
     (request,) = requests(1)
     worst = worst_case(request.messages, 100)
     with Answers(Store(str(tmp_path))) as answers:
-        purse = Purse(Budget(Caps(calls=2)), answers, max_in_flight=1)
-        next(purse.draw([request]))
-        assert purse.again(request)
-        assert not purse.again(request)
+        reservation = BudgetReservation(Budget(Caps(calls=2)), answers, max_in_flight=1)
+        next(reservation.draw([request]))
+        assert reservation.again(request)
+        assert not reservation.again(request)
         lost = Answer(request.id, request.key, Completion("", "error", error="timeout"))
-        assert not purse.take(lost), "still to ask, once there is room"
-        assert purse.budget.spent == worst + worst
+        assert not reservation.settle(lost), "still to ask, once there is room"
+        assert reservation.budget.spent == worst + worst
     assert total(entries(Store(str(tmp_path)), 100)).at_most == worst + worst
 
 
 def test_what_was_drawn_ahead_and_never_sent_is_given_back_when_the_stage_stops(tmp_path):
     with Answers(Store(str(tmp_path))) as answers:
-        purse = Purse(Budget(Caps()), answers, max_in_flight=CALLERS)
-        drawn = purse.draw(requests(30))
+        reservation = BudgetReservation(Budget(Caps()), answers, max_in_flight=CALLERS)
+        drawn = reservation.draw(requests(30))
         first = next(drawn)
         drawn.close()
         assert answers.possibly_paid == 1
@@ -177,10 +177,10 @@ def test_what_was_drawn_ahead_and_never_sent_is_given_back_when_the_stage_stops(
 def test_each_calls_life_is_told_by_the_files_with_reservation_usage_price_and_key(tmp_path, home, state, used):
     request = requests(1)[0]
     with Answers(Store(str(tmp_path))) as answers:
-        purse = Purse(Budget(Caps(price=PRICE)), answers, max_in_flight=1)
-        next(purse.draw([request]))
+        reservation = BudgetReservation(Budget(Caps(price=PRICE)), answers, max_in_flight=1)
+        next(reservation.draw([request]))
         if home is not None:
-            purse.take(home)
+            reservation.settle(home)
         assert answers.possibly_paid == (used is None and state != "done")
     (entry,) = entries(Store(str(tmp_path)), 100)
     worst = worst_case(request.messages, 100)

@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 
 from lai_ray.benchmarks import gsm8k, mbpp, mmlu
-from lai_ray.contracts import Benchmark, Improve, Model
+from lai_ray.contracts import Benchmark, StrategySettings, Model
 from lai_ray.records import Attempt, Case, Completion, Grade, Problem, Reply, Sample
 from lai_ray.strategies import le
 from tests import drift
 from tests.perf.official_parser import OFFICIAL
 
 BENCHMARKS: dict[str, Benchmark] = {"math": gsm8k.BENCHMARK, "choice": mmlu.BENCHMARK, "code": mbpp.BENCHMARK}
-SETTINGS = Improve(0, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
+SETTINGS = StrategySettings(0, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
 
 
 def samples(reply: drift.Drifted, *, told: bool = True) -> list[Sample]:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from lai_ray.benchmarks.gsm8k import BENCHMARK as GSM8K
-from lai_ray.contracts import Improve, Model
+from lai_ray.contracts import StrategySettings, Model
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Completion, Grade, Problem
 from lai_ray.stages.diagnose import ContrastQuality, _embed_together
-from lai_ray.stages.embedding_cache import Remembering
+from lai_ray.stages.embedding_cache import EmbeddingCache
 from lai_ray.storage.store import Store
 from lai_ray.strategies.le import STRATEGY as LE
 from lai_ray.strategies.lec import STRATEGY
 from tests.local import LocalExecutor
 
-TOLD = Improve(0, 0, 3, 3, Model("", "encoder"), count_cut_off=False, show_reference=False)
+TOLD = StrategySettings(0, 0, 3, 3, Model("", "encoder"), count_cut_off=False, show_reference=False)
 
 
 def attempt(i: int, question: str, right: bool, response: str = "", **extra) -> Attempt:
@@ -101,11 +101,11 @@ def test_quality_says_how_near_of_what_subject_and_how_often():
 
 def test_the_texts_of_all_datasets_are_embedded_in_one_start_of_the_encoder(tmp_path):
     executor = LocalExecutor()
-    remembering = Remembering(executor, Store(str(tmp_path)))
+    cache = EmbeddingCache(executor, Store(str(tmp_path)))
     others = [replace(a, problem=replace(a.problem, question=f"{a.problem.question} or oil")) for a in ATTEMPTS]
     by_dataset = {"mmlu": STRATEGY, "other": STRATEGY, "plain": LE, "all wrong": STRATEGY}
     views = {"mmlu": ATTEMPTS, "other": others, "plain": ATTEMPTS, "all wrong": ATTEMPTS[:1]}
-    _embed_together(by_dataset, views, TOLD, remembering)
+    _embed_together(by_dataset, views, dict.fromkeys(by_dataset, TOLD), cache)
     for dataset, strategy in by_dataset.items():
-        assert list(strategy.cases(views[dataset], TOLD, remembering))
+        assert list(strategy.cases(views[dataset], TOLD, cache))
     assert (executor.asked["embed"], executor.asked["nearest"]) == (1, 2)

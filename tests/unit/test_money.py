@@ -138,7 +138,7 @@ def test_sixteen_callers_a_bad_provider_and_kills_never_spend_more_than_allowed(
     assert crowd.lives < 3
     assert crowd.most_out > 4
     assert f"limits.{name} = {limit:,} is reached with" in said, said
-    assert "raise it and start the same command again" in said
+    assert "start the same command again" in said
 
 
 def test_reaching_the_budget_says_what_was_spent_what_is_left_to_ask_and_a_raised_one_goes_on(tmp_path):
@@ -231,10 +231,10 @@ def check(config: Config) -> str:
 
 def test_check_gives_a_range_before_the_evaluation_and_the_budgets_verdict(tmp_path):
     said = check(job(tmp_path, limits__max_usd=1000, limits__max_calls=3, **PRICED))
-    assert "Instructor calls where the mistakes are known" not in said
+    assert "mistakes are known" not in said
     assert re.search(r"word_problems +30% +42 +2 +15 ", said)
     assert re.search(r"limits.max_usd +1,000 .* enough", said)
-    assert re.search(r"limits.max_calls +3 +0 +3 +\d+ to \d+ +ends before the run does; \d+ would do", said)
+    assert re.search(r"limits.max_calls +3 +0 +3 +\d+ to \d+ +too low; \d+", said)
 
 
 def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_when_it_is_done(tmp_path):

@@ -9,11 +9,12 @@ import pytest
 
 from lai_ray.cli import run as cli_run
 from lai_ray.common import plugins
-from lai_ray.contracts import DEFAULT_GRADING, Improve, Model
-from lai_ray.records import Attempt, Case, Completion, Grade, Reply
+from lai_ray.contracts import DEFAULT_GRADING, Model, StrategySettings
+from lai_ray.records import Ask, Attempt, Case, Completion, Grade, Reply
 from lai_ray.report.story import story
 from lai_ray.stages.cost_forecast import known
 from lai_ray.stages.curation.solve_again import DISAGREES, NOT_SOLVED, UNPARSED, SolvedAgain
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Run
 from lai_ray.strategies import le
 from lai_ray.world import rules
@@ -21,7 +22,7 @@ from tests.conftest import records
 from tests.local import Crash, LocalExecutor, job
 
 GSM8K = plugins.load("benchmarks", "gsm8k")
-TOLD = Improve(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+TOLD = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
 PROBLEM = GSM8K.problem({"question": "What are 1 and 1?", "answer": "1 + 1 = 2\n#### 2"}, "train", 0)
 CASE = Case(
     "gsm8k/train/00000#0>le", "le",
@@ -47,11 +48,11 @@ def problem(number: int):
 
 
 def test_after_its_own_dialogue_each_sample_that_is_still_good_is_asked_bare_one_a_turn():
-    assert CHECKED.next_messages(CASE, [], GSM8K, TOLD) == le.STRATEGY.next_messages(CASE, [], GSM8K, TOLD)
+    assert CHECKED.next(CASE, [], GSM8K, TOLD) == le.STRATEGY.next(CASE, [], GSM8K, TOLD)
     asked = []
     replies = dialogue()
-    while (messages := CHECKED.next_messages(CASE, replies, GSM8K, TOLD)) is not None:
-        asked.append(messages)
+    while (ask := CHECKED.next(CASE, replies, GSM8K, TOLD)) is not None:
+        asked.append(ask.messages)
         replies = dialogue(*["#### 0"] * len(asked))
     # The second states 3 + 3 = 7: the free check has dropped it, and nothing is paid for it.
     assert [re.findall(r"What are (\d) and", m[-1]["content"]) for m in asked] == [["2"], ["4"], ["5"]]
@@ -121,8 +122,8 @@ def test_the_calls_of_the_check_are_foretold(tmp_path):
     config = job(tmp_path, curate__solve_again=True)
     cli_run.run_job(config, executor=executor, until="diagnose")
     run = Run.read(str(tmp_path / "small"))
-    [(_, foretold)] = known(run.stage(0, "instruct"), 0, config)
-    [(_, without)] = known(run.stage(0, "instruct"), 0, job(tmp_path))
+    [(_, foretold)] = known(run.stage(0, "instruct"), 0, Job.of(config))
+    [(_, without)] = known(run.stage(0, "instruct"), 0, Job.of(job(tmp_path)))
     cli_run.run_job(config, executor=executor)
     paid = json.loads((tmp_path / "small/iteration_0/instruct/usage.json").read_text())
     assert without.likely.calls < foretold.likely.calls
@@ -132,7 +133,7 @@ def test_the_calls_of_the_check_are_foretold(tmp_path):
 
 def test_a_solution_that_failed_costs_its_own_sample_alone():
     failed = Completion("", "error", error="HTTP 500")
-    assert CHECKED.next_messages(CASE, dialogue(failed), GSM8K, TOLD) == GSM8K.prompt(problem(4))
+    assert CHECKED.next(CASE, dialogue(failed), GSM8K, TOLD) == Ask("instructor", GSM8K.prompt(problem(4)))
     samples = CHECKED.samples(CASE, dialogue(failed, "#### 8", "#### 10"), GSM8K, TOLD)
     assert [samples[i].dropped for i in (0, 2, 3)] == [NOT_SOLVED, None, None]
 
@@ -141,6 +142,6 @@ def test_a_solution_belongs_to_the_problem_it_solves_whatever_stands_before_it()
     """As when a parser is edited and finds another sample ahead of it."""
     replies = dialogue("#### 4", "#### 8", "#### 10")
     shuffled = [replies[0], replies[3], replies[1], replies[2]]
-    assert CHECKED.next_messages(CASE, shuffled, GSM8K, TOLD) is None
+    assert CHECKED.next(CASE, shuffled, GSM8K, TOLD) is None
     samples = CHECKED.samples(CASE, shuffled, GSM8K, TOLD)
     assert [samples[i].dropped for i in (0, 2, 3)] == [None, None, None]

@@ -1,4 +1,4 @@
-"""What is still to be paid, and whether the budget has room for it.  job, its run so far -> tables"""
+"""The costs still to come, and whether the budget is enough for them.  job, its run so far -> tables"""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from lai_ray.instructor.spending.budget import NOTHING, Amount, caps_of
 from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
 from lai_ray.report.tables import Table
 from lai_ray.stages.cost_forecast import ACCURACIES, Forecast, before_evaluation, known
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Run, Stage
 
 
 @dataclass(frozen=True)
 class Known:
-    """One pool of replies whose mistakes are known: what it will come to, and what it took so far."""
+    """A pool of replies whose mistakes are known: the forecast of its calls, and the calls so far."""
 
     iteration: int
     stage: Stage
@@ -36,34 +37,44 @@ class Known:
         return Amount(*(max(getattr(likely, name) - getattr(done, name), 0) for name in ("calls", "input", "output")))
 
 
-def of(config: Config, run: Run | None) -> list[Table]:
-    """The calls of iterations whose mistakes are known, as numbers, and the budget's verdict."""
+def of(job: Job, run: Run | None) -> list[Table]:
+    """Forecast of the iterations whose mistakes are known, and whether the budget is enough."""
+    config = job.config
     if not config.iterations:
         return []
-    pools = list(pools_known(run, config)) if run else []
+    pools = list(pools_known(run, job)) if run else []
     spent = sum(spent_in(run, config.instructor.max_tokens).values(), start=Spent()) if run else Spent()
-    return [mistakes_known(pools, config), budget(pools, spent, config)]
+    return [mistakes_known(pools, config), budget(pools, spent, job)]
 
 
-def pools_known(run: Run, config: Config) -> Iterator[Known]:
-    """Of every finished `diagnose` of the run, the pools of a search included."""
+def pools_known(run: Run, job: Job) -> Iterator[Known]:
+    """Those of every finished `diagnose` of the run, including the pools of a search."""
     for store in run.stores_of("diagnose"):
         folder = store.where.removeprefix(run.store.where).strip("/")
         number = int(folder.partition("/")[0].removeprefix("iteration_"))
         stage = Stage(run, folder.removesuffix("diagnose") + "instruct")
-        if number < config.iterations and store.exists("done.json"):
-            so_far = total(entries(stage.store.inside("answers"), config.instructor.max_tokens))
-            yield Known(number, stage, dict(known(stage, number, config)), so_far)
+        if number < job.config.iterations and store.exists("done.json"):
+            so_far = total(entries(stage.store.inside("answers"), job.config.instructor.max_tokens))
+            yield Known(number, stage, dict(known(stage, number, job)), so_far)
 
 
 def mistakes_known(pools: list[Known], config: Config) -> Table:
     """Calls, tokens and money by iteration and dataset, beside what was used in all of the iteration."""
     price = caps_of({}, config.instructor.model_dump()).price
-    columns = ["iteration", "dataset", "mistakes", "samples a request", "calls", "tokens, about", "US$, about", "used"]
+    columns = [
+        "iteration",
+        "dataset",
+        "mistakes",
+        "samples per call",
+        "calls",
+        "tokens, about",
+        "US$, about",
+        "used",
+    ]
     table = Table(
         "Instructor calls where the mistakes are known", columns,
-        note="From the prompts as they will be sent. After an iteration of this run, by what its replies have shown of "
-        "how tokens are counted, how long samples are and how many are accepted.",
+        note="Estimated from the rendered prompts; after an iteration of this run, also from its replies: tokens per "
+        "character, length of samples, share accepted.",
     )  # fmt: skip
     for pool in pools:
         used = f"{pool.so_far.at_most.calls} calls, {pool.so_far.at_most.tokens:,} tokens"
@@ -74,17 +85,18 @@ def mistakes_known(pools: list[Known], config: Config) -> Table:
     return table
 
 
-def budget(pools: list[Known], spent: Spent, config: Config) -> Table:
-    """Each limit that is set: spent, left, still to come in the whole run, and whether that fits."""
+def budget(pools: list[Known], spent: Spent, job: Job) -> Table:
+    """Each limit that is set: spent, left, still to come in the whole run, and whether it is enough."""
+    config = job.config
     caps = caps_of(config.limits.model_dump(), config.instructor.model_dump())
-    low, high = still_to_come(pools, config)
+    low, high = still_to_come(pools, job)
     table = Table(
-        "The budget", ["limit", "at most", "spent", "left", "still to come, about", "verdict"],
-        note="For all iterations that are left, with 90% to 30% of the training problems right where the mistakes are "
-        "not known yet. Possibly paid calls count as spent, at their worst.",
+        "Budget", ["limit", "at most", "spent", "left", "still to come, about", "verdict"],
+        note="For all remaining iterations; where the mistakes are not known yet, with 90% to 30% of the training "
+        "problems right. Possibly paid calls count as spent, at their worst case.",
     )  # fmt: skip
     if config.limits.max_usd is not None and caps.price is None:
-        table.note += " max_usd ends nothing: the price is not known, and counts as free (unknown_price_is_free)."
+        table.note += " max_usd has no effect: the price is unknown and counts as 0 (limits.unknown_price_is_free)."
     lows, highs, done = (caps.by_name(amount) for amount in (low, high, spent.at_most))
     for name, (counted, limit) in done.items():
         least, most = lows[name][0], highs[name][0]
@@ -94,13 +106,13 @@ def budget(pools: list[Known], spent: Spent, config: Config) -> Table:
     return table
 
 
-def still_to_come(pools: list[Known], config: Config) -> tuple[Amount, Amount]:
-    """The least and the most that is likely, of the iterations that are left."""
+def still_to_come(pools: list[Known], job: Job) -> tuple[Amount, Amount]:
+    """The lowest and the highest forecast of the remaining iterations."""
     begun = {pool.iteration for pool in pools}
     certain = sum((pool.to_come for pool in pools), start=NOTHING)
-    left = config.iterations - len(begun)
+    left = job.config.iterations - len(begun)
     amounts = [
-        sum((found.likely for found in before_evaluation(config, accuracy).values()), start=NOTHING)
+        sum((found.likely for found in before_evaluation(job, accuracy).values()), start=NOTHING)
         for accuracy in ACCURACIES
     ] if left else [NOTHING]  # fmt: skip
     least, most = (
@@ -111,14 +123,12 @@ def still_to_come(pools: list[Known], config: Config) -> tuple[Amount, Amount]:
 
 
 def verdict(left: float, least: float, most: float, spent: float) -> str:
-    """Whether what is left will do."""
+    """Whether what is left is enough."""
     if most <= left:
         return "enough"
-    if least <= left:
-        return f"may end before the run does; {figure(spent + most)} would do"
-    return f"ends before the run does; {figure(spent + most)} would do"
+    return f"{'may be ' if least <= left else ''}too low; {figure(spent + most)} is enough"
 
 
 def figure(number: float) -> str:
-    """Whole numbers as they are, money with four places."""
+    """Whole numbers without decimals, others with four."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.4f}"

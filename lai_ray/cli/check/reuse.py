@@ -1,4 +1,4 @@
-"""Which of the answers that were paid for a job would use again. Static: no Ray, no model.  config, runs -> tables"""
+"""Which answers of existing runs a job would reuse. Without Ray or models.  config, runs -> tables"""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Case, Message, Reply, Request, Sample
 from lai_ray.report import tables
 from lai_ray.report.tables import Table
+from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
 from lai_ray.stages.curate import Samples
-from lai_ray.stages.diagnose import dialogue_for, improve_settings
+from lai_ray.stages.dialogues import Dialogues
 from lai_ray.stages.evaluate import request_for
-from lai_ray.stages.instruct import Dialogues, instructor_for, planned, seeded_order, taken_in_order
-from lai_ray.stages.select import benchmark, select
+from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import select
 from lai_ray.stages.train import training_key
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
@@ -32,7 +34,7 @@ SHOWN = 90
 
 @dataclass
 class Applying:
-    """What one stage of a run holds, and how much of it the job would use."""
+    """Recorded answers of one stage of a run, and how many of them the job would reuse."""
 
     stage: str
     recorded: int
@@ -40,7 +42,7 @@ class Applying:
     difference: str = ""
 
     def row(self) -> list[str]:
-        """As it stands in the table."""
+        """As a row of the table."""
         differ = self.recorded - self.applying
         return [
             self.stage,
@@ -53,15 +55,15 @@ class Applying:
 
 @dataclass
 class Found:
-    """What a run holds for a job."""
+    """What a job would reuse of a run."""
 
     rows: list[Applying] = field(default_factory=list)
     end: str = ""
-    """Where and why the job leaves this run."""
+    """Where and why the job diverges from this run."""
 
 
 def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
-    """Print, for the job's own folder and for the runs to take over from, what applies. Nothing where none exists."""
+    """Print what the job would reuse of its own run and of these. Prints nothing for a run without answers."""
     own = existing(config)
     for run in [*([own] if own else []), *reuse]:
         if run is own:
@@ -70,7 +72,7 @@ def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
         if not found.rows:
             continue
         table = Table(
-            f"Already paid for in {run.store.where}",
+            f"Answers to reuse from {run.store.where}",
             ["stage", "answers", "apply", "differ", "first difference (there → now)"],
             note=found.end,
         )
@@ -80,49 +82,49 @@ def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
 
 def _say_refusal(run: Run, config: Config, console: Console) -> None:
     try:
-        run.check_same(config, admission(config, dict(run.record().get("folders", {})))[1])
+        run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
         console.print(f"{config.name} would be refused: {error}", style="red", markup=False)
 
 
 def applying(run: Run, config: Config) -> Found:
-    """Stage by stage, as far as the job and the run have the same target."""
+    """Stage by stage, up to the first model that differs."""
     found = Found()
-    target, identity = admission(config, dict(run.record().get("folders", {})))
+    admitted = admission(config, dict(run.record().get("folders", {})))
+    job, target = admitted.job, admitted.target
     for i in range(config.iterations + 1):
         stage = run.stage(i, "evaluate")
         if not stage.store.exists("done.json") and not stage.store.names("answers"):
             break
         if not (i == 0 and config.target.attempts):
-            found.rows.append(_of_target(run, i, target, config))
+            found.rows.append(_of_target(run, i, target, job))
         if i == config.iterations or config.search is not None:
-            found.end = "What a search asked is not looked into." if config.search is not None else ""
+            found.end = "The answers of a search are not compared." if config.search is not None else ""
             break
         if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
-            instructor = instructor_for(config, target, identity["content"])
-            found.rows.append(_of_instructor(run, i, target, config, instructor))
+            found.rows.append(_of_instructor(run, i, Receivers(job, target)))
         lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
         if lineage is None or not run.stage(i, "curate").facts():
             break
-        name, difference = _of_training(run, i, target, config, lineage)
+        name, difference = _of_training(run, i, target, job, lineage)
         if difference:
-            found.end = f"iteration_{i}/train: the model made there is another than this job would make. {difference}"
+            found.end = f"iteration_{i}/train: the model there is not the one that this job would make. {difference}"
             break
         target = Model(target.path, name)
     return found
 
 
-def _of_target(run: Run, i: int, target: Model, config: Config) -> Applying:
+def _of_target(run: Run, i: int, target: Model, job: Job) -> Applying:
     stage = run.stage(i, "evaluate")
     answers = Answers(stage.store.inside("answers"))
     counted, first = 0, None
-    for part in select(config, i):
+    for part in select(job, i):
         for problem in part:
-            request = request_for(problem, part.benchmark, target, config)
+            request = request_for(problem, part.benchmark, target, job.config.target)
             counted += request.key in answers
             first = first or (None if request.key in answers else (part.name, request))
-    told = _why_target(run, i, first, config) if first and counted < len(answers) else ""
-    return Applying(stage.folder, len(answers), counted, told or "answers to problems that this job does not ask")
+    told = _why_target(run, i, first, job.config) if first and counted < len(answers) else ""
+    return Applying(stage.folder, len(answers), counted, told or "answers to other problems")
 
 
 def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) -> str:
@@ -134,28 +136,28 @@ def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) ->
     return _difference(request.id, there, request.messages, run, config, "target") if there else ""
 
 
-def _of_instructor(run: Run, i: int, target: Model, config: Config, instructor: Model | None) -> Applying:
-    stage = run.stage(i, "instruct")
-    answers = Answers(stage.store.inside("answers"))
+def _of_instructor(run: Run, i: int, receivers: Receivers) -> Applying:
+    stage, job = run.stage(i, "instruct"), receivers.job
+    recorded = Recorded({to: Answers(stage.store.inside(folder)) for to, folder in FOLDERS.items()})
     kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
     view = run.stage(i, "diagnose").view("cases.jsonl", Case)
     counted, first = 0, None
     for dataset, count in run.stage(i, "diagnose").facts()["cases"].items():
-        if not count or dataset not in config.evaluate.learn_from:
+        if not count or dataset not in job.config.evaluate.learn_from:
             continue
-        strategy = dialogue_for(config, i, dataset)
-        numbers = planned([kept.get(dataset)], config.curate.most(dataset), count)
-        settings = improve_settings(config, i, encoder=target, samples_per_request=numbers["samples_per_request"])
-        dialogues = Dialogues(strategy, benchmark(config, dataset), settings, config, answers, {}, {}, instructor)
-        order = seeded_order(view, dataset, config, i)
-        for case, draw in taken_in_order(view, order, min(len(answers), len(order) * 50)):
+        strategy = job.dialogue(i, dataset)
+        numbers = planned([kept.get(dataset)], job.config.curate.most(dataset), count)
+        settings = job.settings_for(i, dataset, samples_per_request=numbers["samples_per_request"])
+        dialogues = Dialogues(strategy, job.benchmark(dataset), settings, receivers, recorded)
+        order = seeded_order(view, dataset, job.config, i)
+        for case, draw in taken_in_order(view, order, min(recorded.count, len(order) * 50)):
             if case.strategy != strategy.name:
                 first = first or f"strategy {case.strategy} → {strategy.name}"
                 continue
             replies, pending = dialogues.replay(case, draw)
             counted += len(replies)
-            first = first or (_why_instructor(run, i, pending, config) if pending else None)
-    return Applying(stage.folder, len(answers), counted, first or "replies that this job does not ask for")
+            first = first or (_why_instructor(run, i, pending.request, job.config) if pending else None)
+    return Applying(stage.folder, recorded.count, counted, first or "replies to other requests")
 
 
 def _why_instructor(run: Run, i: int, request: Request, config: Config) -> str | None:
@@ -177,7 +179,7 @@ def _difference(
     earlier, present = (flat(table) for table in (run.record()["config"], config.model_dump(mode="json")))
     for key in sorted(present):
         if key.startswith("instructor.prompts."):
-            continue  # The messages are the same: another prompt it is not.
+            continue  # The messages are equal, so this setting did not change the prompt.
         if (key == "seed" or key.startswith(f"{section}.")) and earlier.get(key) != present[key]:
             return f"{key}: {earlier.get(key)!r} → {present[key]!r}"
     return f"{request_id}: the same prompt to another {section}"
@@ -188,11 +190,11 @@ def _short(line: str | None) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _of_training(run: Run, i: int, target: Model, config: Config, lineage: dict[str, Any]) -> tuple[str, str]:
-    """The name of the model this job would make of the samples there, and what makes it another (or "")."""
+def _of_training(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
+    """The name of the model that this job would make of the samples there, and its first difference (or "")."""
     curated = run.stage(i, "curate")
     samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])
-    name, mine = training_key(samples, target, i, config)
+    name, mine = training_key(samples, target, i, job)
     if name == lineage["name"]:
         return name, ""
     there, now = flat(lineage), flat(mine)

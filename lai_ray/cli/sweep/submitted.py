@@ -10,7 +10,7 @@ from lai_ray.distributed.jobs.submission import Planned, Submission, for_runs, i
 
 
 def of(path: Path, overrides: Sequence[str] = ()) -> Submission:
-    """What `lai sweep` with these arguments is as a submitted job. Raises ConfigError as for a job."""
+    """The submission of `lai sweep` with these arguments. Raises ConfigError as for a job."""
     sweep = file.read(path, list(overrides))
     words = ("sweep", inside(str(path), "the sweep file"), *overrides)
     runs = [Planned(Path(sweep.job), [*overrides, *member.overrides()], member.config) for member in sweep.members]

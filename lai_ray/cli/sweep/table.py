@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to: a row a run in sweep.csv, and means over seeds.  Sweep -> rows, tables"""
+"""Results of a sweep: a row per run for sweep.csv, and means over seeds.  Sweep -> rows, tables"""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lai_ray.cli.run import existing
 from lai_ray.cli.sweep.file import Member, Sweep
-from lai_ray.cli.sweep.runs import begun, finished
+from lai_ray.cli.sweep.runs import finished
 from lai_ray.common.intervals import Interval, mean_of
 from lai_ray.report import facts
-from lai_ray.report.tables import Table, points
+from lai_ray.report.tables import Table, percent, points
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "usd", "inherited")
-"""Of each run's instructor: paid for here, and replies taken over from the sweep's other runs."""
+"""Of each run's instructor: what this run paid for, and the replies reused from the sweep's other runs."""
 
 
 def rows(sweep: Sweep, failed: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row a run: its settings, its state, test scores before and after as fractions, what it paid, and seconds."""
+    """A row per run: settings, state, test scores before and after as fractions, calls and money, seconds."""
     return [_row(member, failed.get(member.name)) for member in sweep.members]
 
 
@@ -27,25 +28,25 @@ def _row(member: Member, failure: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"run": member.name}
     row |= ({"arm": member.arm} if member.arm else {}) | {k: _cell(v) for k, v in member.settings.items()}
     row["seed"] = member.seed
-    run = begun(member)
+    run = existing(member.config)
     if run is None:
-        return row | {"state": f"failed: {failure}" if failure else "not begun"}
+        return row | {"state": f"failed: {failure}" if failure else "not started"}
     row["state"] = "done" if finished(member) else f"failed: {failure}" if failure else "unfinished"
-    found = facts.iterations(run)
+    iterations = facts.iterations(run)
     for name in facts.tests(run):
-        scored = [i.scores()[f"{name}.test"] for i in found if f"{name}.test" in i.scores()]
-        before, after = (one["right"] / one["n"] for one in (scored[0], scored[-1]))
+        scored = [i.scores()[f"{name}.test"] for i in iterations if f"{name}.test" in i.scores()]
+        before, after = (part["right"] / part["n"] for part in (scored[0], scored[-1]))
         row |= {f"{name}.before": before, f"{name}.after": after, f"{name}.change": after - before}
-    used = [usage for iteration in found if (usage := iteration.usage())]
+    used = [usage for iteration in iterations if (usage := iteration.usage())]
     for name in COUNTED:
         known = [usage[name] for usage in used if usage.get(name) is not None]
         row[name] = round(sum(known), 6) if known else None
-    row["seconds"] = round(sum(sum(iteration.seconds().values()) for iteration in found), 1)
+    row["seconds"] = round(sum(sum(iteration.seconds().values()) for iteration in iterations), 1)
     return row
 
 
 def as_csv(made: list[dict[str, Any]]) -> bytes:
-    """The rows, with every column that any of them has."""
+    """The rows, with every column that occurs in any of them."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in made for key in row)), restval="")
     writer.writeheader()
@@ -54,23 +55,23 @@ def as_csv(made: list[dict[str, Any]]) -> bytes:
 
 
 def runs_table(made: list[dict[str, Any]]) -> Table:
-    """Where each run stands."""
-    table = Table("Runs", ["run", "state", "calls paid", "taken over", "US$", "seconds"])
+    """State and costs of each run."""
+    table = Table("Runs", ["run", "state", "calls paid", "reused", "US$", "seconds"])
     for row in made:
         money = "–" if row.get("usd") is None else f"{row['usd']:,.2f}"
-        counts = [_shown(row.get(name)) for name in ("calls", "inherited")]
-        table.rows.append([row["run"], row["state"], *counts, money, _shown(row.get("seconds"))])
+        counts = [_count(row.get(name)) for name in ("calls", "inherited")]
+        table.rows.append([row["run"], row["state"], *counts, money, _count(row.get("seconds"))])
     return table
 
 
 def means(sweep: Sweep, made: list[dict[str, Any]], confidence: float) -> Table:
-    """Scores after and changes, mean over the seeds that are done, by what sets the runs apart."""
+    """Scores after the last iteration and changes, mean over the finished seeds, by the settings that vary."""
     tests = list(dict.fromkeys(key.removesuffix(".after") for row in made for key in row if key.endswith(".after")))
     columns = ["runs", "seeds", *(f"{name}\n{what}" for name in tests for what in ("after", "change"))]
     table = Table(
         f"{sweep.name}: test scores in percent, mean over seeds", columns,
-        note=f"{confidence:.0%} intervals over seeds (Student's t); none where one seed is done. The change is from "
-        "the untouched target to the last iteration of the same run.",
+        note=f"{confidence:.0%} intervals over seeds (Student's t); none for a single seed. The change is from the "
+        "untouched target to the last iteration of the same run.",
     )  # fmt: skip
     groups: dict[str, list[dict[str, Any]]] = {}
     for member, row in zip(sweep.members, made, strict=True):
@@ -80,30 +81,29 @@ def means(sweep: Sweep, made: list[dict[str, Any]], confidence: float) -> Table:
     for title, done in groups.items():
         cells = []
         for name in tests:
-            for what, say in (("after", _percent), ("change", _points)):
+            for what, text in (("after", _percent), ("change", _points)):
                 values = [row[f"{name}.{what}"] for row in done if f"{name}.{what}" in row]
-                cells.append(say(mean_of(values, confidence)) if values else "–")
+                cells.append(text(mean_of(values, confidence)) if values else "–")
         table.rows.append([title, str(len(done)), *cells])
     return table
 
 
 def _group(member: Member) -> str:
     varied = [f"{key} = {_cell(value)}" for key, value in member.varied.items()]
-    return "\n".join([member.arm, *varied]).strip() or "the job as it is"
+    return "\n".join([member.arm, *varied]).strip() or "the job, unchanged"
 
 
 def _cell(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _shown(value: float | None) -> str:
+def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _percent(found: Interval) -> str:
-    said = f"{100 * found.value:.1f}"
-    return said if math.isinf(found.high) else f"{said}\n{100 * found.low:.1f}–{100 * found.high:.1f}"
+def _percent(mean: Interval) -> str:
+    return f"{100 * mean.value:.1f}" if math.isinf(mean.high) else percent(mean)
 
 
-def _points(found: Interval) -> str:
-    return f"{100 * found.value:+.1f}" if math.isinf(found.high) else points(found)
+def _points(mean: Interval) -> str:
+    return f"{100 * mean.value:+.1f}" if math.isinf(mean.high) else points(mean)

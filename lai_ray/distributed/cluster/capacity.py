@@ -130,6 +130,6 @@ def _bundle(cpus: float, gpus: float) -> dict[str, float]:
 
 
 def _runs_code(config: Config, name: str) -> bool:
-    from lai_ray.stages.select import benchmark
+    from lai_ray.stages.job import Job
 
-    return benchmark(config, name).runs_code
+    return Job.of(config).benchmark(name).runs_code

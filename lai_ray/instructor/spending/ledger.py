@@ -18,6 +18,9 @@ from lai_ray.records import Mark
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import Store, decode
 
+PAID = ("answers", "judge_answers")
+"""Folders with the answers of receivers that may send a bill."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -120,9 +123,9 @@ def total(found: Iterable[Entry]) -> Spent:
 
 
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
-    """What a run spent on its instructor itself, by iteration, the pools of a search included."""
+    """What a run spent itself on its instructor and judge, by iteration, the pools of a search included."""
     by_iteration: dict[int, Spent] = {}
-    for store in run.stores_of("instruct/answers"):
+    for store in (store for folder in PAID for store in run.stores_of(f"instruct/{folder}")):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
         by_iteration[number] = by_iteration.get(number, Spent()) + total(entries(store, longest_reply))
     return by_iteration

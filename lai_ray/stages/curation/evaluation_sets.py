@@ -1,6 +1,6 @@
 """The evaluation sets that nothing learned from may copy, and how near samples come to them.
 
-config -> evaluation sets; samples -> the paper's Table 5
+job -> evaluation sets; samples -> the paper's Table 5
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from itertools import islice
 from typing import Any
 
 from lai_ray.common import plugins
-from lai_ray.config.config import Config
 from lai_ray.records import Problem, Sample
 from lai_ray.stages.curation.contamination import EvaluationSets, frame
 from lai_ray.stages.curation.nearness import Nearness
 from lai_ray.stages.curation.rouge import Map
 from lai_ray.stages.curation.words import options
-from lai_ray.stages.select import Part, benchmark, part
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import Part, part
 from lai_ray.storage.store import key_of
 
 TOKENS = "words and numbers of the question, case and Unicode forms folded, no stemming"
@@ -24,43 +24,44 @@ TOKENS = "words and numbers of the question, case and Unicode forms folded, no s
 _made: dict[str, EvaluationSets] = {}
 
 
-def set_names(config: Config) -> list[str]:
+def set_names(job: Job) -> list[str]:
     """The benchmarks to keep clear of. "all": those of the job, and every other one whose questions are at hand.
 
     At hand without being named in the job or its [data] are only those made by code: no run downloads a benchmark in
     order to keep clear of it.
     """
+    config = job.config
     wanted = config.curate.keep_clear_of
     if wanted == "none":
         return []
     if wanted != "all":
         return list(dict.fromkeys(wanted))
     built_in = plugins.available("benchmarks")
-    by_code = [name for name in built_in if not hasattr(plugins.load("benchmarks", name), "source")]
+    by_code = [name for name in built_in if plugins.load("benchmarks", name).source is None]
     return list(dict.fromkeys([*config.evaluate.report_on, *config.evaluate.learn_from, *config.data, *by_code]))
 
 
-def not_checked(config: Config) -> list[str]:
+def not_checked(job: Job) -> list[str]:
     """Built-in benchmarks that this job does not keep clear of."""
-    checked = set(set_names(config))
+    checked = set(set_names(job))
     return [name for name in plugins.available("benchmarks") if name not in checked]
 
 
-def evaluation_sets(config: Config) -> EvaluationSets:
+def evaluation_sets(job: Job) -> EvaluationSets:
     """Every dev and test question to keep clear of; read once a process."""
-    names = set_names(config)
+    config, names = job.config, set_names(job)
     own = [settings.model_dump() for settings in config.benchmark]
     key = key_of(names, config.data, own, config.dev_wanted)
     if key not in _made:
         _made.clear()  # one job a process, mostly
-        _made[key] = sets_of([each for name in names for each in _evaluation_parts(config, name)])
+        _made[key] = sets_of([each for name in names for each in _evaluation_parts(job, name)])
     return _made[key]
 
 
-def _evaluation_parts(config: Config, name: str) -> list[Part]:
-    splits = benchmark(config, name).splits
-    lent = ("dev",) if config.dev_wanted and "train" in splits else ()
-    return [part(config, name, split) for split in ("dev", "test") if split in (*splits, *lent)]
+def _evaluation_parts(job: Job, name: str) -> list[Part]:
+    splits = job.benchmark(name).splits
+    lent = ("dev",) if job.config.dev_wanted and "train" in splits else ()
+    return [part(job, name, split) for split in ("dev", "test") if split in (*splits, *lent)]
 
 
 def sets_of(parts: list[Part]) -> EvaluationSets:

@@ -1,0 +1,193 @@
+"""Asks the instructor, the target or a judge.  asks -> recorded answers
+
+Every answer is looked up first; what is missing is reserved in the budget where somebody bills for it, marked as sent,
+sent, settled, and recorded. The same stage started again asks nothing twice, whoever was asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+
+from lai_ray.contracts import Executor, Model
+from lai_ray.errors import DataError, StageError
+from lai_ray.instructor.spending.budget import Budget, caps_of
+from lai_ray.instructor.spending.ledger import Spent, spent_in
+from lai_ray.instructor.spending.reserve import BudgetReservation
+from lai_ray.records import Answer, Ask, Completion, Message, Receiver, Request
+from lai_ray.stages.evaluate import stop_past_limit
+from lai_ray.stages.job import Job
+from lai_ray.stages.progress_line import ProgressLine
+from lai_ray.storage.answers import Answers
+from lai_ray.storage.run import Stage
+from lai_ray.storage.store import key_of
+
+FOLDERS: dict[Receiver, str] = {
+    "instructor": "answers",
+    "judge": "judge_answers",
+    "target": "target_answers",
+}
+"""Where a stage keeps the answers of each receiver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to one receiver."""
+
+    to: Receiver
+    request: Request
+
+
+@dataclass
+class Recorded:
+    """What was answered in one stage, by receiver, and what failed in this start."""
+
+    answers: Mapping[Receiver, Answers]
+    failed: dict[str, Completion] = field(default_factory=dict)
+
+    def get(self, call: Call) -> Completion | None:
+        """The completion of a call; None where it is still to be asked."""
+        key = call.request.key
+        if key in self.answers[call.to]:
+            return self.answers[call.to].get(key)
+        return self.failed.get(key)
+
+    @property
+    def count(self) -> int:
+        """Calls that were answered or failed."""
+        return sum(map(len, self.answers.values())) + len(self.failed)
+
+
+@dataclass(frozen=True)
+class Receivers:
+    """Who can be asked in one iteration, and the key of each one's answers."""
+
+    job: Job
+    target: Model
+
+    def call(self, ask: Ask, *, id: str, seed: int) -> Call:
+        """The request that an ask becomes. Its key is the hash of everything that decides the answer."""
+        if ask.to == "target":
+            return Call(ask.to, self._to_target(ask, id, seed))
+        asked, open_model, messages = self.job.config.instructor, self.instructor, self.messages(ask)
+        default = asked.temperature if ask.to == "instructor" else 0.0
+        temperature = default if ask.temperature is None else ask.temperature
+        who = [open_model.identity, asked.max_model_len] if open_model else asked.model
+        key = key_of(asked.engine, who, messages, temperature, asked.max_tokens, seed)
+        return Call(ask.to, Request(id, key, messages, asked.max_tokens, temperature, seed))
+
+    def messages(self, ask: Ask) -> list[Message]:
+        """As they are sent."""
+        return ask.messages if ask.to == "target" or self.instructor is None else without_system(ask.messages)
+
+    def _to_target(self, ask: Ask, id: str, seed: int) -> Request:
+        settings, temperature = self.job.config.target, ask.temperature or 0.0
+        parts = [self.target.identity, ask.messages, settings.max_new_tokens, settings.max_model_len, temperature]
+        if not temperature:  # Greedy: the seed decides nothing, and the key is an evaluation's.
+            return Request(id, key_of(*parts), ask.messages, settings.max_new_tokens)
+        return Request(id, key_of(*parts, seed), ask.messages, settings.max_new_tokens, temperature, seed)
+
+    @property
+    def instructor(self) -> Model | None:
+        """The open model that is asked; None where a server is."""
+        return self.job.instructor_for(self.target)
+
+
+class Calls:
+    """Sends the calls of one stage and records their answers, within the budget of the whole run."""
+
+    def __init__(self, stage: Stage, receivers: Receivers, recorded: Recorded, executor: Executor) -> None:
+        self.recorded, self.seconds = recorded, dict[str, float]()
+        self._stage, self._receivers, self._executor = stage, receivers, executor
+        config = receivers.job.config
+        # What every earlier start and every other stage of the run has spent, possibly paid calls at their worst.
+        spent = sum(spent_in(stage.run, config.instructor.max_tokens).values(), start=Spent())
+        self._budget = Budget(caps_of(config.limits.model_dump(), config.instructor.model_dump()), spent.at_most)
+        self._reservations = {
+            to: BudgetReservation(
+                self._budget, answers, config.limits.max_in_flight, marks=not config.instructor.in_cluster
+            )
+            for to, answers in recorded.answers.items()
+            if to != "target"
+        }
+
+    def ask(
+        self, what: str, pending: Callable[[], Iterable[Call]], on_answer: Callable[[str], int] = lambda id: 0
+    ) -> None:
+        """Ask what is pending until nothing is, all calls of one turn to one receiver together.
+
+        on_answer: gets the id of each request as it is answered; returns how many samples that brought.
+        Raises StageError when the budget ends before, or too many calls fail; calls in flight are recorded by then.
+        """
+        while waiting := Counter(call.to for call in pending()):
+            for to in (to for to in FOLDERS if waiting[to]):
+                requests = (call.request for call in pending() if call.to == to)
+                self._send(to, f"{what}, {to}" if to != "instructor" else what, waiting[to], requests, on_answer)
+                self._check(to, [call.request for call in pending() if call.to == to])
+
+    def _send(
+        self, to: Receiver, what: str, count: int, requests: Iterator[Request], on_answer: Callable[[str], int]
+    ) -> None:
+        config, figures = self._receivers.job.config, self._stage.progress.figures
+        limited = to != "target" and self._receivers.instructor is None
+        line = ProgressLine(config.limits if limited else None, self._budget)
+        accepted_before, answered_before = figures.get("samples_accepted", 0), self.recorded.count
+        with self._stage.progress.track(what, count) as tracker, ExitStack() as stack:
+            for answer in self._answers(to, requests, stack):
+                line.add(answer)
+                line.accepted += on_answer(answer.id)
+                figures |= {**line.figures(), "samples_accepted": accepted_before + line.accepted}
+                tracker.advance(note=line.note(count - tracker.done - 1))
+            for name, seconds in tracker.times().items():
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
+        if to == "target" and self.recorded.count == answered_before:
+            raise DataError(f"{what}: {count} requests were sent and the engine answered none of them")
+
+    def _answers(self, to: Receiver, requests: Iterator[Request], stack: ExitStack) -> Iterator[Answer]:
+        """The answers as they come, each recorded."""
+        config = self._receivers.job.config
+        if to == "target":
+            for answer in self._executor.generate(requests, self._receivers.target):
+                if answer.completion.error is None:
+                    self.recorded.answers[to].record(answer)
+                else:
+                    self.recorded.failed[answer.key] = answer.completion
+                yield answer
+            return
+        settings, reservation = config.instructor, self._reservations[to]
+        if (open_model := self._receivers.instructor) is not None:
+            settings = settings.model_copy(update={"model": open_model.path})
+        drawn = stack.enter_context(closing(reservation.draw(requests)))
+        for answer in self._executor.ask(drawn, settings, config.limits, reservation.again):
+            if reservation.settle(answer) and answer.completion.error is not None:
+                self.recorded.failed[answer.key] = answer.completion
+            yield answer
+
+    def _check(self, to: Receiver, left: list[Request]) -> None:
+        failed, limit = self.recorded.failed, self._receivers.job.config.limits.max_failed_fraction
+        stop_past_limit(len(failed), self.recorded.count, limit, next(iter(failed.values()), None))
+        if to != "target" and self._reservations[to].reached:
+            raise StageError(self._reservations[to].exhausted(left))
+
+
+@contextmanager
+def recording(stage: Stage, *, rows: int) -> Iterator[Recorded]:
+    """The answers of one stage, to be added to. rows: so many at most can be lost by a kill."""
+    with ExitStack() as stack:
+        evaluated = {"target": ["evaluate/answers"]}  # The target may have answered the same prompt there.
+        yield Recorded(
+            {
+                to: stack.enter_context(stage.answers(folder=folder, rows=rows, also=evaluated.get(to, [])))
+                for to, folder in FOLDERS.items()
+            }
+        )
+
+
+def without_system(messages: list[Message]) -> list[Message]:
+    """A system message at the head of the user's: the chat templates of many open models know no system role."""
+    match messages:
+        case [{"role": "system", "content": system}, {"role": "user", "content": user}, *rest]:
+            return [{"role": "user", "content": f"{system}\n\n{user}"}, *rest]
+    return messages

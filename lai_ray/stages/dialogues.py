@@ -1,0 +1,62 @@
+"""Dialogues of cases, replayed from what is recorded.  case, draw -> replies, and the call that is still to be answered
+
+No state: the same answers give the same dialogues, so a resumed stage continues where the last one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lai_ray.contracts import Benchmark, Strategy, StrategySettings
+from lai_ray.errors import StageError
+from lai_ray.records import Case, Reply
+from lai_ray.stages.calls import Call, Receivers, Recorded
+from lai_ray.storage.store import key_of, number_of
+
+MOST_TURNS = 500
+"""After which a dialogue counts as one that never ends."""
+Pair = tuple[Case, int]
+"""A case and the number of the draw: one dialogue."""
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Those of one dataset in one iteration."""
+
+    strategy: Strategy
+    benchmark: Benchmark
+    settings: StrategySettings
+    receivers: Receivers
+    recorded: Recorded
+
+    def call(self, case: Case, replies: list[Reply], draw: int) -> Call | None:
+        """The next call of one dialogue, or None when it is over."""
+        ask = self.strategy.next(case, replies, self.benchmark, self.settings)
+        if ask is None:
+            return None
+        if len(replies) >= MOST_TURNS:
+            raise StageError(f"{case.id}: strategy {self.strategy.name} asks without end, {MOST_TURNS} times so far")
+        run_seed = None if self.receivers.job.config.instructor.reuse_across_seeds else self.settings.seed
+        # The iteration is part of it, so that a mistake made again is met with new problems, not with last round's.
+        # A later turn counts by what it asks: an edited parser finds other samples before it, and must not pay again.
+        place = key_of(self.receivers.messages(ask)) if replies else 0
+        seed = number_of(run_seed, self.settings.iteration, case.id, place, draw)
+        return self.receivers.call(ask, id=f"{case.id}@{len(replies)}.{draw}", seed=seed)
+
+    def replay(self, case: Case, draw: int) -> tuple[list[Reply], Call | None]:
+        """The replies so far, and the call that is still to be answered."""
+        replies: list[Reply] = []
+        while (call := self.call(case, replies, draw)) is not None:
+            completion = self.recorded.get(call)
+            if completion is None:
+                return replies, call
+            request = call.request
+            replies.append(Reply(request.id, case.id, len(replies), draw, request.messages, completion, call.to))
+        return replies, None
+
+    def pending(self, pairs: Iterable[Pair]) -> Iterator[Call]:
+        """The next calls of those dialogues that are not over."""
+        for case, draw in pairs:
+            if (call := self.replay(case, draw)[1]) is not None:
+                yield call

@@ -1,0 +1,187 @@
+"""A job resolved, once: every name in its settings is an object.  config -> Job
+
+Stages take what they use of it. Making one loads plug-ins and reads no model; `located` adds what has to be looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from lai_ray.benchmark_kinds.user_data import user_benchmark
+from lai_ray.common import plugins
+from lai_ray.config.config import Config
+from lai_ray.contracts import Benchmark, Grading, Model, Strategy, StrategySettings
+from lai_ray.errors import ConfigError
+from lai_ray.instructor.spending.budget import Price, price_of
+from lai_ray.stages.curation.solve_again import SolvedAgain
+from lai_ray.storage import models
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a job names. Picklable: a search's trials run in other processes."""
+
+    config: Config
+    benchmarks: Mapping[str, Benchmark]
+    """Those the job asks, and those that it keeps clear of."""
+    strategies: Mapping[str, Strategy]
+    strategy_settings: Mapping[str, Any]
+    """Each strategy's own, by its name; None where it has none."""
+    grading: Grading
+    price: Price | None
+    """US$ per million tokens of the instructor; None where the job does not give it whole."""
+    encoder: Model | None = None
+    """The model whose embeddings are compared; None where it is the target of each iteration, or not located."""
+    instructor: Model | None = None
+    """An open model that runs in the cluster; None where it is the target of each iteration, or a server is asked."""
+
+    @classmethod
+    def of(cls, config: Config) -> Job:
+        """Raises ConfigError for a name that means nothing, with the names there are."""
+        strategies = {name: plugins.load("strategies", name) for name in config.strategies}
+        return cls(
+            config=config,
+            benchmarks={name: _benchmark(config, name) for name in _benchmark_names(config)},
+            strategies=strategies,
+            strategy_settings=_own_settings(config, strategies),
+            grading=Grading(rules=config.evaluate.rules, min_tier=config.sandbox.min_tier),
+            price=price_of(config.instructor.model_dump()),
+        )
+
+    def changed(self, config: Config) -> Job:
+        """The same models for other settings, as a trial of a search has them."""
+        return replace(Job.of(config), encoder=self.encoder, instructor=self.instructor)
+
+    @property
+    def uses_neighbours(self) -> bool:
+        """Whether any strategy that may ask wants an encoder."""
+        return bool(self.config.iterations) and any(strategy.uses_neighbours for strategy in self.strategies.values())
+
+    @property
+    def names_encoder(self) -> bool:
+        """Whether there is an encoder beside the target."""
+        return self.config.contrast.encoder != "target" and self.uses_neighbours
+
+    @property
+    def names_instructor(self) -> bool:
+        """Whether there is an instructor in the cluster beside the target."""
+        asked = self.config.instructor
+        return bool(self.config.iterations) and asked.in_cluster and asked.model != "target"
+
+    def located(self, known: dict[str, Any]) -> Job:
+        """With its encoder and its open instructor. `known` holds hashes of files, and is added to.
+
+        Raises ConfigError where one of them is not there.
+        """
+        encoder, instructor = self.config.contrast.encoder, self.config.instructor.model
+        return replace(
+            self,
+            encoder=models.resolve(encoder, setting="contrast.encoder", known=known) if self.names_encoder else None,
+            instructor=models.resolve(instructor, setting="instructor.model", known=known)
+            if self.names_instructor
+            else None,
+        )
+
+    def benchmark(self, name: str) -> Benchmark:
+        """The benchmark that the job means by a name. Raises ConfigError with the names there are."""
+        return self.benchmarks[name] if name in self.benchmarks else _benchmark(self.config, name)
+
+    def strategy(self, iteration: int, dataset: str) -> Strategy:
+        """The strategy that the schedule names."""
+        return self.strategies[self.config.schedule.name(iteration, dataset)]
+
+    def dialogue(self, iteration: int, dataset: str) -> Strategy:
+        """The same as it is asked and judged: with the paid check where the job wants it."""
+        strategy = self.strategy(iteration, dataset)
+        if not self.config.curate.solve_again:
+            return strategy
+        return cast(Strategy, SolvedAgain(strategy, self.grading))
+
+    def instructor_for(self, target: Model) -> Model | None:
+        """The open model that is asked in an iteration; None where a server is asked."""
+        return (self.instructor or target) if self.config.instructor.in_cluster else None
+
+    def settings_for(
+        self, iteration: int, dataset: str | None = None, *, target: Model | None = None, samples_per_request: int = 0
+    ) -> StrategySettings:
+        """What strategies may know of an iteration; with a dataset, its strategy's own settings too."""
+        config = self.config
+        return StrategySettings(
+            iteration=iteration,
+            seed=config.seed,
+            samples_per_request=samples_per_request,
+            neighbours=config.contrast.neighbours,
+            encoder=self.encoder or target or Model("", ""),
+            count_cut_off=config.evaluate.count_cut_off,
+            show_reference=config.instructor.show_reference,
+            contrast_text=config.contrast.text,
+            contrast_within=config.contrast.within,
+            show_answers=config.contrast.show_answers,
+            prompts=config.instructor.prompts,
+            explain=config.instructor.explain,
+            own=self.strategy_settings[config.schedule.name(iteration, dataset)] if dataset else None,
+        )
+
+
+def _benchmark_names(config: Config) -> Iterable[str]:
+    named = config.curate.keep_clear_of if isinstance(config.curate.keep_clear_of, list) else []
+    return dict.fromkeys([*config.evaluate.learn_from, *config.evaluate.report_on, *config.data, *named])
+
+
+def _benchmark(config: Config, name: str) -> Benchmark:
+    mine = next((settings for settings in config.benchmark if settings.name == name), None)
+    if mine is not None:
+        return user_benchmark(mine)
+    try:
+        benchmark: Any = plugins.load("benchmarks", config.evaluate.imported.get(name, name))
+    except ConfigError as error:
+        added = ", ".join(settings.name for settings in config.benchmark)
+        raise ConfigError(f"{error} [[benchmark]] adds: {added}." if added else str(error)) from None
+    if name in config.data:
+        if benchmark.source is None:
+            raise ConfigError(f"data.{name}: this benchmark loads no files; remove it from [data]")
+        benchmark = replace(benchmark, source=config.data[name])
+    return cast(Benchmark, benchmark)
+
+
+def _own_settings(config: Config, strategies: Mapping[str, Strategy]) -> dict[str, Any]:
+    """Each strategy's own settings. Raises ConfigError for a table without its strategy, and for a wrong setting."""
+    known = {strategy.name: name for name, strategy in strategies.items()} | {name: name for name in strategies}
+    for name in config.strategy:
+        if name not in known:
+            raise ConfigError(
+                f"[strategy.{name}]: no strategy of this job has that name. {plugins.suggestion(name, list(known))}"
+                f"schedule.strategy names {', '.join(strategies)}."
+            )
+    tables = {known[name]: table for name, table in config.strategy.items()}
+    return {name: _settings_of(strategy, tables.get(name, {})) for name, strategy in strategies.items()}
+
+
+def _settings_of(strategy: Strategy, table: Mapping[str, Any]) -> Any:
+    kind = strategy.Settings
+    if kind is None:
+        if table:
+            raise ConfigError(f"[strategy.{strategy.name}] sets {', '.join(table)}; this strategy has no settings")
+        return None
+    fields = getattr(kind, "model_fields", None)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=None if fields else ConfigDict(extra="forbid"))
+    try:
+        return adapter.validate_python(dict(table))
+    except ValidationError as error:
+        names = list(fields or kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        problems = [_problem(strategy.name, names, each) for each in error.errors()]
+        raise ConfigError("\n".join(problems)) from None
+
+
+def _problem(strategy: str, names: list[str], error: Any) -> str:
+    setting = ".".join(map(str, error["loc"]))
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return (
+            f"strategy.{strategy}.{setting}: no such setting. {plugins.suggestion(setting, names)}"
+            f"There are: {', '.join(names)}."
+        )
+    return f"strategy.{strategy}.{setting}: {error['msg']} (it is {error.get('input')!r})"
