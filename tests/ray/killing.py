@@ -1,4 +1,4 @@
-"""SIGKILL for one training worker, at a moment of one's choice."""
+"""SIGKILL for one training worker, at a chosen moment."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def is_time(moment: str, out: str) -> bool:
         metrics = export.part_of(out) / export.METRICS
         return kept is None and not states.exists() and metrics.exists() and metrics.stat().st_size > 0
     if kept is None:
-        return False  # Something to lose: the second save is the one that is broken off.
+        return False  # Only the second save is interrupted, so that there is a checkpoint to lose.
     being_written = any(any(folder.iterdir()) for folder in states.glob(".*"))
     return being_written if moment == "during a save" else not being_written
 
 
 class Killer(threading.Thread):
-    """Kills one worker as soon as the moment is there; looks all the time."""
+    """Kills one worker at the moment; polls all the time."""
 
     def __init__(self, moment: str, out: str) -> None:
         super().__init__(daemon=True)
@@ -43,7 +43,7 @@ class Killer(threading.Thread):
         victims: list[int] = []
         while not self.over.is_set() and not self.found:
             try:
-                # Whom to kill is found beforehand: a look at all processes takes longer than a save.
+                # The victim is found beforehand: listing all processes takes longer than a save.
                 if not victims and (export.part_of(self.out) / export.METRICS).exists():
                     victims = [each.pid for each in workers()]
                 if victims and is_time(self.moment, self.out):

@@ -32,13 +32,13 @@ ONE = ClusterSettings(gpus_per_replica=0, cpus_per_replica=0.9)
 
 
 class Reader:
-    """An engine that answers with the place and the size of its weights."""
+    """An engine that answers with the path and the size of its weights."""
 
     def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
-        self._said = f"{model.path} {sum(tensor.numel() for tensor in tensors(model.path).values())}"
+        self._reply = f"{model.path} {sum(tensor.numel() for tensor in tensors(model.path).values())}"
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        return [Answer(request.id, request.key, Completion(self._said, "stop")) for request in requests]
+        return [Answer(request.id, request.key, Completion(self._reply, "stop")) for request in requests]
 
 
 def tensors(folder: str) -> dict[str, torch.Tensor]:
@@ -50,11 +50,11 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     model_folders.copy(wanted.model.path, f"{bucket}/base")
     settings = wanted.settings.model_copy(update={"epochs": 2})
     out = f"{bucket}/run/train/checkpoint"
-    afar = replace(wanted, model=Model(f"{bucket}/base", "tiny"), settings=settings, out=out)
-    told: list[tuple[int, int]] = []
+    remote = replace(wanted, model=Model(f"{bucket}/base", "tiny"), settings=settings, out=out)
+    reported: list[tuple[int, int]] = []
     killed = model_folders.place_for("trainings", out) / "an earlier start"
     killed.mkdir(parents=True)
-    made = train(afar, TWO_WORKERS, logs, lambda done, all_: told.append((done, all_)))
+    made = train(remote, TWO_WORKERS, logs, lambda done, all_: reported.append((done, all_)))
     assert made.path == out and made.metrics["step"] == made.metrics["steps"]
     learned, base = tensors(model_folders.here(out)), tensors(wanted.model.path)
     assert any(not torch.equal(learned[name], base[name]) for name in base)
@@ -63,10 +63,12 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     assert {name.split("/")[1] for name in left} == {"checkpoint", "tensorboard"}, left
     assert not [name for name in left if "scratch" in name], "no scratch is left"
     assert json.loads(Objects(made.path).get("lineage.json"))["name"] == wanted.name
-    assert "seconds_placing" not in train(afar, TWO_WORKERS, logs).metrics, "it is there: nothing is placed or trained"
-    assert told[-1][0] <= told[-1][1] == made.metrics["steps"]
+    assert "seconds_placing" not in train(remote, TWO_WORKERS, logs).metrics, (
+        "the model exists: nothing is placed or trained"
+    )
+    assert reported[-1][0] <= reported[-1][1] == made.metrics["steps"]
 
-    # What was made is used from there: an engine and an encoder copy it to their node.
+    # The model is used from the bucket: an engine and an encoder copy it to their node.
     target = Model(made.path, wanted.name)
     requests = [Request(f"q{i}#0", f"{i:032x}", [{"role": "user", "content": f"w{i}"}], max_tokens=4) for i in range(3)]
     engine = TargetSettings(engine="tests.ray.test_bucket:Reader", model="none")

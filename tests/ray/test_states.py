@@ -1,4 +1,4 @@
-"""A training worker is SIGKILLed at every awkward moment: gone on from the last whole state, the same bits at the end.
+"""A training worker is killed at every awkward moment: resumed from the last whole checkpoint, with the same bits.
 
 `make test` holds one stage and moment, in test_train.py.
 """
@@ -36,7 +36,7 @@ def weights(folder: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, tmp_path_factory) -> Callable[[int], dict[str, torch.Tensor]]:
-    """The weights of a training that nobody touches and that keeps no state, by stage."""
+    """The weights of an undisturbed training without checkpoints, by ZeRO stage."""
     found: dict[int, dict[str, torch.Tensor]] = {}
 
     def by_stage(stage: int) -> dict[str, torch.Tensor]:
@@ -48,14 +48,14 @@ def undisturbed(ray_session, tmp_path_factory) -> Callable[[int], dict[str, torc
 
 
 @pytest.mark.parametrize(("stage", "moment"), CASES)
-def test_a_killed_worker_goes_on_and_ends_in_the_same_bits(undisturbed, tmp_path, stage, moment):
+def test_a_training_with_a_killed_worker_ends_with_the_same_bits(undisturbed, tmp_path, stage, moment):
     wanted = staged(tmp_path, stage)
     killer = Killer(moment, wanted.out)
     killer.start()
     trained = train(wanted, KEEPING, str(tmp_path / "logs"))
     killer.over.set()
     killer.join()
-    assert killer.found, f"nobody was killed {moment}"
+    assert killer.found, f"no worker was killed {moment}"
     assert trained.metrics["step"] == STEPS
     assert trained.metrics.get("resumed_at", 0) >= killer.found["step"]
     if moment == "before the first state":
@@ -68,8 +68,8 @@ def test_a_killed_worker_goes_on_and_ends_in_the_same_bits(undisturbed, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "logs", "out", "tensorboard"]  # And no state.
 
 
-def test_a_driver_that_dies_leaves_a_state_that_its_successor_goes_on_from(ray_session, tmp_path, monkeypatch):
-    """Every worker dies again and again before the next state: given up on, kept, and gone on from by the same call."""
+def test_a_driver_that_dies_leaves_a_checkpoint_from_which_the_next_one_resumes(ray_session, tmp_path, monkeypatch):
+    """Every worker dies before the next checkpoint: the training is given up, and the same call resumes it."""
     wanted = job(tmp_path)
 
     def kill_all(done: int, all_: int) -> None:

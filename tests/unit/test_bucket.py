@@ -129,10 +129,10 @@ def test_a_training_goes_on_where_nobody_can_look_how_far_it_is(tmp_path, monkey
     monkeypatch.setattr(Objects, "get", fails)
     monkeypatch.setattr(Objects, "put", fails)
     monkeypatch.setattr(object_store, "EVERY", 0.0)
-    assert object_store.told(str(tmp_path), lambda done, steps: None, 7) == 7
-    worker = object.__new__(object_store.Afar)
-    worker._store, worker._said = Objects(str(tmp_path)), 0.0
-    worker.tell(1, {"steps": 9})
+    assert object_store.report_progress(str(tmp_path), lambda done, steps: None, 7) == 7
+    worker = object.__new__(object_store.ObjectStoreTraining)
+    worker._store, worker._reported = Objects(str(tmp_path)), 0.0
+    worker.report(1, {"steps": 9})
 
 
 def test_no_key_is_in_the_run_or_in_a_pickle_of_what_reaches_it(bucket, tmp_path):  # noqa: F811

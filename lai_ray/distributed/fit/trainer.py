@@ -1,75 +1,24 @@
-"""Ray Train without what is not used here, because every process it starts costs seconds one after the other.
-
-Left out: torch in driver and controller (`TorchTrainer` imports it in both; here workers join their own process group),
-an actor that asks the autoscaler for resources (the workers' waiting placement group asks it too), and the SPARED.
-It leans on Ray's inner parts, which is why pyproject.toml names Ray's version.
-"""
+"""Ray's TorchTrainer without two actors that our trainings have no use for."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import ray.train
-from ray.train._internal.utils import get_address_and_port
-from ray.train.backend import Backend, BackendConfig
-from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.torch import TorchTrainer
 
-SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-"""Actors that Ray Train starts, one after the other and each a process of 2 s of imports, for what is not used here:
-handing out Ray Data shards, and removing the workers' places if the controller alone should die."""
+from lai_ray.distributed.fit.torchrun_environment import TorchrunConfig
+
+SKIPPED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+"""Each starts an actor (2 s of imports): one hands out Ray Data shards, which we do not use; the other removes the
+placement group if the controller dies alone, and the driver's exit removes it too."""
 
 
-def _meet(address: str, port: int) -> None:
-    """What torch.distributed wants to find in a worker's environment, as torchrun puts it there."""
-    context = ray.train.get_context()
-    os.environ |= {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "RANK": str(context.get_world_rank()),
-        "WORLD_SIZE": str(context.get_world_size()),
-        "LOCAL_RANK": str(context.get_local_rank()),
-        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
-        "NODE_RANK": str(context.get_node_rank()),
-    }
+class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here.
+    """Runs a function on every worker, in torchrun's environment."""
 
-
-class _Meeting(Backend):  # type: ignore[misc]  # Ray's classes are Any here.
-    """Says where the workers meet; they join when the training loop begins (`sft._join`)."""
-
-    share_cuda_visible_devices = True
-    """Every worker sees all GPUs of its node's workers, and takes that of its LOCAL_RANK."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        address, port = worker_group.execute_single(0, get_address_and_port)
-        worker_group.execute(_meet, address, port)
-
-
-class _MeetingConfig(BackendConfig):  # type: ignore[misc]
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _Meeting
-
-
-class _AsIs(FixedScalingPolicy):  # type: ignore[misc]
-    """So many workers as were asked for; nobody is told beforehand."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-
-class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """A function on every worker, which finds torchrun's environment there."""
-
-    def __init__(self, function: Any, **how: Any) -> None:
-        super().__init__(function, backend_config=_MeetingConfig(), **how)
+    def __init__(self, function: Any, **options: Any) -> None:
+        super().__init__(function, torch_config=TorchrunConfig(), **options)
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in SPARED]
-
-    def _initialize_and_run_controller(self, **how: Any) -> Any:
-        return super()._initialize_and_run_controller(**how | {"scaling_policy": _AsIs(self.scaling_config)})
+        # Private: a Ray without this method never calls it, and starts the two actors.
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in SKIPPED_CALLBACKS]
