@@ -1,4 +1,4 @@
-"""Bad data and huge responses: said with their place, before anything starts, or graded like any other."""
+"""Wrong data is refused with its position before anything starts, and huge responses are graded like any other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lai_ray.common import plugins
 from lai_ray.config import job_file
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.grading.sandbox import runner
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
 from tests.local import job
 
@@ -35,52 +36,52 @@ def upstream(tmp_path, *rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
-        ([GSM8K, {"question": "?"}], r"gsm8k, split train, row 2 of .*files: no field 'answer' in this row"),
-        ([FOREIGN], "row 1 of .*files: this row is a record of mmlu, not of gsm8k"),
-        ([], r"files/train.jsonl: no rows\. Get the file from"),
+        ([GSM8K, {"question": "?"}], r"gsm8k.*train.*row 2 .*files.*'answer'"),
+        ([FOREIGN], "row 1 .*files.*mmlu, not of gsm8k"),
+        ([], r"files/train\.jsonl: no rows"),
     ],
 )
-def test_a_row_of_upstream_data_that_is_none_is_said_with_its_place(tmp_path, rows, said):
+def test_the_error_about_a_wrong_row_of_upstream_data_names_file_and_row(tmp_path, rows, message):
     config = upstream(tmp_path, *rows)
-    with pytest.raises(DataError, match=said):
-        list(select(config, 0)[0])
+    with pytest.raises(DataError, match=message):
+        list(select(Job.of(config), 0)[0])
 
 
 def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(tmp_path):
-    with pytest.raises(ConfigError, match="Did you mean 'gsm8k'"):
+    with pytest.raises(ConfigError, match="'gsm9k'.*'gsm8k'"):
         run.check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"instructor__base_url": "localhost:8000/v1"}, "'localhost:8000/v1' is no address: write http:// or https://"),
-        ({"instructor__base_url": "api.openai.com"}, "'api.openai.com' is no address"),
-        ({"instructor__base_url": "no_such_module:serve"}, "'no_such_module:serve' cannot be imported"),
-        ({"target__engine": "openai"}, "target.engine = 'openai' asks a server and runs no model"),
+        ({"instructor__base_url": "localhost:8000/v1"}, "instructor.base_url.*'localhost:8000/v1'.*http://"),
+        ({"instructor__base_url": "api.openai.com"}, "instructor.base_url.*'api.openai.com'"),
+        ({"instructor__base_url": "no_such_module:serve"}, "instructor.base_url.*'no_such_module:serve'"),
+        ({"target__engine": "openai"}, "target.engine = 'openai'"),
     ],
 )
-def test_what_would_fail_in_the_middle_of_a_run_is_said_before_it(tmp_path, settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_setting_that_would_fail_during_a_run_is_refused_before_it(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
         run.check_names(job(tmp_path, **settings))
 
 
-def test_an_empty_storage_is_no_root_and_a_file_is_no_folder(tmp_path):
+def test_an_empty_storage_and_a_file_as_storage_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file; name a folder"):
+    with pytest.raises(ConfigError, match="storage = .*file"):
         run.check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
     for key in ("storage", "data.gsm8k"):
-        with pytest.raises(ConfigError, match=f"{key}: string should have at least 1 character"):
+        with pytest.raises(ConfigError, match=f"{key}: .*1 character"):
             job_file.read("jobs/quickstart.toml", [f"{key}="])
 
 
-def test_a_job_whose_data_is_bad_is_never_called_sound(tmp_path):
+def test_a_job_with_wrong_data_is_never_reported_as_valid(tmp_path):
     console = Console(width=200, file=io.StringIO())
     with pytest.raises(DataError):
         check.show(upstream(tmp_path, GSM8K, {"question": "?"}), console)
-    assert "sound" not in console.file.getvalue()
+    assert "valid" not in console.file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bad input gets a message that says what was there and what to do, and nothing is started."""
+"""Errors of the command line name what was wrong, what was found and what to do, and nothing is started."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ QUICK = "jobs/quickstart.toml"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
-        (["train.lerning_rate=1"], ["unknown key 'train.lerning_rate'", "Did you mean 'learning_rate'?"]),
-        (["schedule.strategy=lecc"], ["no strategy is called 'lecc'", "Did you mean 'lec'?"]),
-        (['evaluate.learn_from=["gsm8"]'], ["no benchmark is called 'gsm8'", "There are: "]),
-        (["target.engine=vlm"], ["no engine is called 'vlm'", "Did you mean 'vllm'?"]),
-        (["target.model=./models/none"], ["target.model: no model folder './models/none'"]),
-        (['curate.keep_clear_of=["gsm8"]'], ["no benchmark is called 'gsm8'"]),
-        (["search.learning_rate=[1e-4]", "search.metric=word_problems_plus"], ["compared on dev splits alone"]),
-        (["target.model=jobs"], ["a folder without config.json"]),
+        (["train.lerning_rate=1"], ["'train.lerning_rate'", "'learning_rate'"]),
+        (["schedule.strategy=lecc"], ["strategy", "'lecc'", "'lec'"]),
+        (['evaluate.learn_from=["gsm8"]'], ["benchmark", "'gsm8'", "'gsm8k'", "arc_challenge, bbh"]),
+        (["target.engine=vlm"], ["engine", "'vlm'", "'vllm'"]),
+        (["target.model=./models/none"], ["target.model", "'./models/none'"]),
+        (['curate.keep_clear_of=["gsm8"]'], ["benchmark", "'gsm8'"]),
+        (
+            ["search.learning_rate=[1e-4]", "search.metric=word_problems_plus"],
+            ["search.metric", "dev"],
+        ),
+        (["target.model=jobs"], ["target.model", "config.json"]),
         (["instructor.api_key_env=NO_SUCH_KEY"], ["NO_SUCH_KEY", "instructor.api_key_env"]),
         (
             ['evaluate.learn_from=["word_problems_plus"]'],
-            ["word_problems_plus can be reported on but not learned from"],
+            ["word_problems_plus", "report_on"],
         ),
     ],
 )
-def test_a_bad_setting_is_refused_before_anything_starts(tmp_path, arguments, said):
+def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path, arguments, words):
     done = lai("run", QUICK, f"storage={tmp_path}", *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
-    for words in said:
-        assert words in done.stderr
+    for word in words:
+        assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("iteration_0"))
 
 
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_paid_for(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="contrast.encoder: .* has a config.json but no weights"):
+    with pytest.raises(ConfigError, match=r"contrast\.encoder: .*no weights"):
         models.locate(str(tmp_path), setting="contrast.encoder")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigError, match="has no tokenizer"):
+    with pytest.raises(ConfigError, match="no tokenizer"):
         models.locate(str(tmp_path), setting="contrast.encoder")
     (tmp_path / "vocab.txt").touch()
     assert models.locate(str(tmp_path), setting="contrast.encoder") == str(tmp_path)
@@ -52,36 +55,36 @@ def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_paid
 def test_check_shows_settings_counts_calls_and_one_prompt_of_every_kind():
     done = lai("check", QUICK)
     assert done.returncode == 0, done.stderr
-    for words in ("this job is sound", "train.zero_stage", "Instructor calls in one iteration",
+    for words in ("quickstart: job is valid", "train.zero_stage", "Instructor calls in one iteration",
                   "by strategy le", "by strategy lec", "[QUESTION ANSWERED CORRECTLY]"):  # fmt: skip
         assert words in done.stdout
 
 
-def test_a_job_may_be_looked_at_without_its_key():
+def test_a_job_can_be_checked_without_its_key():
     done = lai("check", QUICK, "instructor.api_key_env=NO_SUCH_KEY")
     assert done.returncode == 0, done.stderr
-    assert "this job is sound" in done.stdout
-    assert "note: instructor.api_key_env names the variable NO_SUCH_KEY, which is not set here" in done.stdout
+    assert "quickstart: job is valid" in done.stdout
+    assert "note: instructor.api_key_env" in done.stdout and "NO_SUCH_KEY" in done.stdout
 
 
-def test_check_says_what_a_search_will_try_and_ask():
+def test_check_lists_the_trials_and_pools_of_a_search():
     shown = lai("check", QUICK.replace("quickstart", "search_cpu"))
     assert shown.returncode == 0, shown.stderr
     text = " ".join(shown.stdout.split())
     assert "pool_k_1 4 600, 2400" in text and "pool_k_3 4 600, 2400" in text
-    assert "8 trials: each is a training" in text and "asked for 2 pools and by no trial" in text
+    assert "8 trials" in text and "2 pools" in text
 
 
-def test_until_a_stage_that_is_none_names_those_there_are(tmp_path):
+def test_until_an_unknown_stage_lists_the_known_ones(tmp_path):
     done = lai("run", QUICK, f"storage={tmp_path}", "--until", "diagnos")
     assert done.returncode == 2
     assert "evaluate, diagnose, instruct, curate, train" in done.stderr
 
 
-def test_a_run_that_is_not_there_is_said():
+def test_a_missing_run_is_an_error():
     done = lai("report", "runs/none-such")
     assert done.returncode == 2
-    assert "no run there" in done.stderr
+    assert "runs/none-such" in done.stderr and "run.json" in done.stderr
 
 
 def test_doctor_names_what_is_installed():

@@ -1,4 +1,4 @@
-"""`lai grade`: the same rows in the same order with their verdicts; what is wrong with a file is said with its line."""
+"""`lai grade` writes the same rows in the same order with their verdicts; an error in a file names the line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_paper_rules_are_chosen_by_name(tmp_path):
     rows = [GSM8K | {"response": "so 4 plums in 3 days. The answer is 4 in all 3."}]
     assert graded(tmp_path, "gsm8k", rows)[0].right == 1
     assert graded(tmp_path, "gsm8k", rows, rules="paper")[0].right == 0
-    with pytest.raises(ConfigError, match="default and paper"):
+    with pytest.raises(ConfigError, match="'strict'.* default .*paper"):
         rules_named("strict")
 
 
@@ -85,37 +85,37 @@ def test_responses_may_be_an_array_a_table_or_gzipped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "said"),
+    ("name", "rows", "error"),
     [
-        ("mmlu", [MMLU], r":1: no field 'response' in this row; it has question, A"),
-        ("mmlu", [MMLU | {"response": "B"}, MMLU], r":2: no field 'response'"),
-        ("mmlu", [MMLU | {"response": None}], r":1: the response is no text but NoneType"),
-        ("mmlu", [MMLU | {"response": "B", "subject": "colege_mathematics"}], r":1: unknown subject .* 'college_math"),
-        ("mmlu", [MMLU | {"response": "B", "answer": "E"}], r":1: the answer 'E' is none of the choices A, B, C, D"),
-        ("mmlu", [{k: v for k, v in MMLU.items() if k != "D"} | {"response": "B"}], r":1: no field 'D'"),
-        ("mmlu", [GSM8K | {"response": "B"}], r":1: no field 'subject'"),
-        ("gsm8k", [MMLU | {"response": "B"}], r":1: this row is a record of mmlu, not of gsm8k"),
-        ("gsm8k", [PLUS | {"response": "4"}], r":1: this row is a record of gsm_plus, not of gsm8k"),
-        ("gsm8k", [{"question": "?", "answer": "4", "response": "4"}], r":1: no record of gsm8k"),
-        ("gsm_plus", [GSM8K | {"response": "4"}], r":1: no field 'solution'|:1: no field 'type'"),
-        ("gsm_plus", [PLUS | {"response": "4", "extracted_answer": "None"}], r":1: this row .* has no answer: 'None'"),
-        ("arc_challenge", [MMLU | {"response": "B"}], r":1: this row is a record of mmlu"),
-        ("arc_challenge", [ARC | {"response": "B", "answer": "3"}], r":1: the answer '3' is none of the choices 1, 2"),
-        ("bbh", [GSM8K | {"response": "4"}], r":1: no field 'input' in this row"),
-        ("gsm8k", b'{"question": "?"\n', r":1: not valid JSON"),
-        ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b"\n{", r":2: not valid JSON"),
-        ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b'\n{"response": "\xe9"}', r":2: not valid UTF-8"),
+        ("mmlu", [MMLU], r":1: .*'response'.* question, A"),
+        ("mmlu", [MMLU | {"response": "B"}, MMLU], r":2: .*'response'"),
+        ("mmlu", [MMLU | {"response": None}], r":1: .*NoneType"),
+        ("mmlu", [MMLU | {"response": "B", "subject": "colege_mathematics"}], r":1: .*subject .* 'college_math"),
+        ("mmlu", [MMLU | {"response": "B", "answer": "E"}], r":1: .*'E' .*A, B, C, D"),
+        ("mmlu", [{k: v for k, v in MMLU.items() if k != "D"} | {"response": "B"}], r":1: .*'D'"),
+        ("mmlu", [GSM8K | {"response": "B"}], r":1: .*'subject'"),
+        ("gsm8k", [MMLU | {"response": "B"}], r":1: .*mmlu, not of gsm8k"),
+        ("gsm8k", [PLUS | {"response": "4"}], r":1: .*gsm_plus, not of gsm8k"),
+        ("gsm8k", [{"question": "?", "answer": "4", "response": "4"}], r":1: .*gsm8k"),
+        ("gsm_plus", [GSM8K | {"response": "4"}], r":1: .*('solution'|'type')"),
+        ("gsm_plus", [PLUS | {"response": "4", "extracted_answer": "None"}], r":1: .*'None'"),
+        ("arc_challenge", [MMLU | {"response": "B"}], r":1: .*mmlu"),
+        ("arc_challenge", [ARC | {"response": "B", "answer": "3"}], r":1: .*'3' .*1, 2"),
+        ("bbh", [GSM8K | {"response": "4"}], r":1: .*'input'"),
+        ("gsm8k", b'{"question": "?"\n', r":1: .*JSON"),
+        ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b"\n{", r":2: .*JSON"),
+        ("gsm8k", json.dumps(GSM8K | {"response": "4"}).encode() + b'\n{"response": "\xe9"}', r":2: .*UTF-8"),
         ("gsm8k", b"", "no rows"),
         ("gsm8k", b"[]", "no rows"),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_said_with_its_line_and_nothing_is_written(tmp_path, name, rows, said):
-    with pytest.raises(DataError, match=said):
+def test_the_error_about_a_wrong_row_names_its_line_and_nothing_is_written(tmp_path, name, rows, error):
+    with pytest.raises(DataError, match=error):
         graded(tmp_path, name, rows)
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl"}
 
 
-def test_a_ten_megabyte_response_and_odd_characters_go_through(tmp_path):
+def test_a_ten_megabyte_response_and_unusual_characters_are_graded(tmp_path):
     started = time.monotonic()
     rows = [GSM8K | {"response": "x" * 10_000_000 + " 4"}, GSM8K | {"response": "\ud800 4 é\u2028"}]
     _, out = graded(tmp_path, "gsm8k", rows)
@@ -126,24 +126,24 @@ def test_a_ten_megabyte_response_and_odd_characters_go_through(tmp_path):
 
 def test_wrong_paths_and_names_are_refused_before_anything_is_read(tmp_path):
     (tmp_path / "in.jsonl").write_text(json.dumps(GSM8K | {"response": "4"}))
-    found = benchmark_named("gsm8k", None)
-    for responses, out, said in [
-        ("inn.jsonl", "out.jsonl", r"no such file\. In its folder: in\.jsonl"),
-        ("in.jsonl", "no/out.jsonl", "its folder does not exist"),
-        ("in.jsonl", "in.jsonl", "the responses themselves"),
+    benchmark = benchmark_named("gsm8k", None)
+    for responses, out, error in [
+        ("inn.jsonl", "out.jsonl", r"inn\.jsonl.* in\.jsonl"),
+        ("in.jsonl", "no/out.jsonl", r"no/out\.jsonl"),
+        ("in.jsonl", "in.jsonl", r"in\.jsonl.*responses"),
         ("in.jsonl", ".", "is a folder"),
     ]:
-        with pytest.raises(ConfigError, match=said):
-            grade_file(found, tmp_path / responses, tmp_path / out, rules_named("default"))
-    with pytest.raises(ConfigError, match="Did you mean 'gsm8k'"):
+        with pytest.raises(ConfigError, match=error):
+            grade_file(benchmark, tmp_path / responses, tmp_path / out, rules_named("default"))
+    with pytest.raises(ConfigError, match="'gsm8'.*'gsm8k'"):
         benchmark_named("gsm8", None)
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="--data .*nowhere"):
         benchmark_named("gsm8k", tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="loads no files"):
+    with pytest.raises(ConfigError, match="--data word_problems"):
         benchmark_named("word_problems", tmp_path)
 
 
-def test_the_command_closes_with_a_summary(tmp_path):
+def test_the_command_prints_a_summary(tmp_path):
     rows = [GSM8K | {"response": text} for text in ("#### 4", "5")]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = ["grade", "gsm8k", "--responses", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")]

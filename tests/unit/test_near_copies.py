@@ -1,4 +1,4 @@
-"""Near-copies: ROUGE-L is exact, copies are known, honest samples are not."""
+"""Near-copies: ROUGE-L is exact, copies are found, and original samples are not taken for copies."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_more_distinct_words_than_sixteen_bits_are_still_told_apart():
 
 def test_more_distinct_words_than_there_are_characters_are_refused(monkeypatch):
     monkeypatch.setattr(rouge, "MOST", 3)
-    with pytest.raises(DataError, match="5 distinct tokens; 3 at most"):
+    with pytest.raises(DataError, match="5 .*3"):
         code_of([["a", "b", "c", "d", "e"]])
 
 
@@ -138,7 +138,7 @@ def test_symbols_that_decide_between_formulas_stay_and_the_punctuation_of_prose_
         (SHORT.lower(), SAME),
     ],
 )
-def test_a_copy_is_known_and_its_question_named(question, why):
+def test_a_copy_is_found_with_the_question_it_copies(question, why):
     copy = sets(problem(LONG, id="b/test/00000"), problem(SHORT, id="b/test/00001")).copied(problem(question))
     assert copy is not None
     assert (copy.set, copy.question) == ("b.test", f"b/test/0000{1 if question == SHORT.lower() else 0}")
@@ -146,7 +146,7 @@ def test_a_copy_is_known_and_its_question_named(question, why):
 
 
 @pytest.mark.parametrize("question", ["What is the capital of Chile?", "Yes or no?", "", "🙂", "= ="])
-def test_a_short_or_plain_question_is_no_copy(question):
+def test_a_short_question_is_not_a_copy(question):
     assert sets(problem(LONG), problem(SHORT), problem("- -")).copied(problem(question)) is None
 
 
@@ -163,7 +163,7 @@ def test_a_question_written_down_with_its_options_is_the_same_question():
     assert copy is not None and copy.why == SAME
 
 
-def test_words_that_ten_questions_share_tell_nothing_but_the_whole_question_still_does():
+def test_words_that_ten_questions_share_do_not_make_a_copy_but_the_whole_question_does():
     lead_in = "Read the statement below with care and then say whether the following claim about it is true or false:"
     names = ["ants", "bees", "cats", "dogs", "elks", "foxes", "goats", "hens", "ibex", "jays", "koalas"]
     asked = sets(*(problem(f"{lead_in} {name} sleep.") for name in names))
@@ -171,7 +171,7 @@ def test_words_that_ten_questions_share_tell_nothing_but_the_whole_question_stil
     assert asked.copied(problem(f"Well then. {lead_in} bees sleep. Think.")) is not None
 
 
-def test_stock_phrases_put_together_in_a_new_way_tell_nothing():
+def test_a_new_combination_of_common_phrases_is_not_a_copy():
     parts = [
         "has {} boxes and puts {} more into the cellar.",
         "How many boxes are there in all, and how many are left?",
@@ -181,7 +181,7 @@ def test_stock_phrases_put_together_in_a_new_way_tell_nothing():
     assert asked.copied(problem(f"Zoe {parts[0].format(5, 42)} {parts[1]}")) is None
 
 
-def test_a_prompt_frame_tells_nothing():
+def test_the_frame_of_a_prompt_does_not_make_a_copy():
     framed = f"Answer the question about {LONG}"
     instruction = "Answer the following question in one short sentence and give your reasons in no more than ten words."
     asked = sets(problem(f"{instruction} {LONG}"), frames=[instruction])
@@ -190,7 +190,7 @@ def test_a_prompt_frame_tells_nothing():
     assert asked.copied(problem(framed)) is not None
 
 
-def test_a_benchmark_for_testing_only_is_kept_clear_of_without_its_brief():
+def test_a_benchmark_without_a_brief_can_be_an_evaluation_set():
     class TestingOnly(type(plugins.load("benchmarks", "word_problems_plus"))):
         def brief(self):
             raise ConfigError("for testing only")
@@ -206,7 +206,7 @@ def test_only_the_test_splits_can_be_asked():
     assert both.only("dev").copied(problem(f"Now: {LONG}")) is not None
 
 
-def test_a_near_duplicate_is_dropped_only_when_asked_and_the_nearest_is_named():
+def test_a_near_duplicate_is_dropped_only_with_a_threshold_and_the_nearest_is_named():
     kept, lax = Kept(threshold=0.8), Kept()
     for memory in (kept, lax):
         memory.add("first", problem(LONG))
@@ -288,7 +288,7 @@ def test_a_copied_test_question_is_dropped_and_the_report_says_how_near_the_rest
     assert table["all"]["n"] == funnel["samples"]
 
 
-def test_max_rouge_l_drops_what_is_nearer_and_is_not_computed_unless_asked(tmp_path, monkeypatch):
+def test_max_rouge_l_drops_what_is_nearer_and_is_not_computed_when_unset(tmp_path, monkeypatch):
     run = cli_run.run_job(job(tmp_path, name="strict", curate__max_rouge_l=0.85), executor=LocalExecutor()).run
     table = run.stage(0, "curate").store.get_json("contamination.json")["rouge_l"]
     assert max(of_set["kept"]["max"] for of_set in table.values()) <= 0.85
@@ -296,7 +296,7 @@ def test_max_rouge_l_drops_what_is_nearer_and_is_not_computed_unless_asked(tmp_p
     assert any(reason.startswith("too near to word_problems") for reason in reasons)
 
     def never(*_):
-        raise AssertionError("ROUGE-L was computed for one sample although nobody asked")
+        raise AssertionError("ROUGE-L was computed although max_rouge_l is not set")
 
     monkeypatch.setattr(EvaluationSets, "nearest", never)
     cli_run.run_job(job(tmp_path, name="lax"), executor=LocalExecutor())
@@ -324,7 +324,7 @@ def test_near_duplicates_are_dropped_in_seeded_order_when_asked(tmp_path):
     assert max(found[i, j] for i in range(len(lists)) for j in range(i)) < 0.7
 
 
-def test_a_training_problem_that_stands_in_a_test_is_not_learned_from_unless_asked(tmp_path, monkeypatch):
+def test_a_training_problem_that_is_in_a_test_is_not_learned_from_unless_allowed(tmp_path, monkeypatch):
     from lai_ray.benchmarks.word_problems import WordProblems
 
     load = WordProblems.load
@@ -375,19 +375,19 @@ def test_a_runs_own_samples_are_read_as_the_problems_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "message"),
     [
-        ('{"text": "x"}', DataError, r"s\.jsonl:1: no text in question, .*the row has text"),
-        ('{"question": "x"}\n{"quest', DataError, r"s\.jsonl:2: not valid JSON"),
-        ("", DataError, "holds no samples"),
-        ('{"problem": {"id": 3}}', DataError, r"s\.jsonl:1: its `problem` is not one of ours"),
-        ('["x"]', DataError, "a row must be an object"),
+        ('{"text": "x"}', DataError, r"s\.jsonl:1: .*question, .* text"),
+        ('{"question": "x"}\n{"quest', DataError, r"s\.jsonl:2: .*JSON"),
+        ("", DataError, r"s\.jsonl .*no samples"),
+        ('{"problem": {"id": 3}}', DataError, r"s\.jsonl:1: .*`problem`"),
+        ('["x"]', DataError, "object"),
     ],
 )
-def test_a_file_that_holds_no_samples_is_refused_with_the_line(tmp_path, content, error, said):
+def test_a_file_without_samples_is_refused_with_the_line(tmp_path, content, error, message):
     path = tmp_path / "s.jsonl"
     path.write_text(content)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         contamination.read(path)
 
 
@@ -396,7 +396,7 @@ def test_the_command_writes_copies_and_the_distribution(tmp_path):
     samples = put(tmp_path / "s.jsonl", [{"question": test}, {"question": SHORT}, {"question": " "}])
     done = lai("contamination", str(samples), "--against", "word_problems", "--out", str(tmp_path / "c.json"))
     assert done.returncode == 0, done.stderr
-    assert "word_problems.test" in done.stdout and "1 of 2 samples copy nothing" in done.stdout
+    assert "word_problems.test" in done.stdout and "1 of 2 samples" in done.stdout
     report = json.loads((tmp_path / "c.json").read_text())
     assert [(c["sample"], c["why"]) for c in report["copied"]] == [("row 0", SAME)]
     assert report["without_question"] == 1
@@ -404,30 +404,30 @@ def test_the_command_writes_copies_and_the_distribution(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("against", "data", "said"),
+    ("against", "data", "message"),
     [
-        (["gsm8"], {}, "no benchmark is called 'gsm8'"),
-        ([""], {}, "names no benchmark"),
-        (["word_problems"], {"mmlu": "x"}, "--data mmlu: not among --against"),
-        (["word_problems"], {"word_problems": "x"}, "loads no files"),
-        (["gsm8k"], {"gsm8k": "/no/such/folder"}, "no such folder"),
+        (["gsm8"], {}, "benchmark.*'gsm8'"),
+        ([""], {}, "--against.*gsm8k"),
+        (["word_problems"], {"mmlu": "x"}, "--data mmlu"),
+        (["word_problems"], {"word_problems": "x"}, "--data word_problems"),
+        (["gsm8k"], {"gsm8k": "/no/such/folder"}, "/no/such/folder"),
     ],
 )
-def test_a_set_that_cannot_be_loaded_is_refused(against, data, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_set_that_cannot_be_loaded_is_refused(against, data, message):
+    with pytest.raises(ConfigError, match=message):
         contamination.evaluation_sets(against, data)
 
 
-def test_an_out_file_in_no_folder_and_an_odd_data_option_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="there is no folder"):
+def test_an_out_file_in_a_missing_folder_and_a_malformed_data_option_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--out .*none"):
         contamination.check_file(tmp_path / "s.jsonl", ["word_problems"], data={}, out=tmp_path / "none" / "c.json")
-    with pytest.raises(ConfigError, match="write name=FOLDER"):
-        contamination.places(["gsm8k"])
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="'gsm8k'.*name=FOLDER"):
+        contamination.folders(["gsm8k"])
+    with pytest.raises(ConfigError, match=r"none\.jsonl"):
         contamination.read(tmp_path / "none.jsonl")
 
 
-def test_fingerprints_of_odd_texts_are_no_error():
+def test_texts_with_lone_surrogates_have_fingerprints():
     assert fingerprint(problem("\ud800")) == fingerprint(problem("\ud800"))
     assert sets(problem("\ud800 x")).copied(problem("\ud800 y")) is None
 
@@ -444,7 +444,7 @@ def real(name: str, folder: str, split: str) -> list[Problem]:
 
 
 @needs_data
-def test_all_32_mmlu_dev_and_val_questions_that_stand_in_its_test_are_found():
+def test_all_32_mmlu_dev_and_val_questions_that_are_in_its_test_are_found():
     tests, train = real("mmlu", "mmlu/lai", "test"), real("mmlu", "mmlu/lai", "train")
     found = EvaluationSets.of({"mmlu.test": tests})
     same = {p.id for p in train if (copy := found.copied(p)) and copy.why == SAME}
@@ -454,7 +454,7 @@ def test_all_32_mmlu_dev_and_val_questions_that_stand_in_its_test_are_found():
 
 
 @needs_data
-def test_table_5_of_the_paper_comes_out_within_a_point_on_the_real_samples():
+def test_table_5_of_the_paper_is_reproduced_within_a_point_on_the_real_samples():
     path = DATA / "lai_generated_train/mistral_LaI_LEC_raw_k_2_train_4000.jsonl.gz"
     folders = {"gsm8k": "gsm8k/openai", "gsm_plus": "gsm_plus/lai"}
     report = contamination.check(

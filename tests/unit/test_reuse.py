@@ -1,4 +1,4 @@
-"""Ten edits to a finished run: each is allowed, asked anew where it must be, redone, or refused with the difference."""
+"""Changes to a finished run: allowed, computed again as far as needed, or refused with the difference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def asked(tmp_path: Path, reuse: Run | None = None, **changes) -> Counter[str]:
     return +executor.asked
 
 
-def said(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
+def printed(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
     console = Console(width=400, file=io.StringIO())
     cli_reuse.show(job(tmp_path, **changes), [reuse] if reuse else [], console)
     return console.file.getvalue()
@@ -43,7 +43,7 @@ def said(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
 
 @pytest.fixture
 def own_data(tmp_path, monkeypatch):
-    """A benchmark of a user's: a plug-in file beside the job that reads a data file."""
+    """A user's benchmark: a plug-in file beside the job, which reads a data file."""
     rows = [{"question": f"Ann has {i} rings and buys {i + 3} more. How many rings does Ann have now?",
              "answer": f"{i} + {i + 3} = {2 * i + 3}\n#### {2 * i + 3}"} for i in range(4, 64)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -67,22 +67,22 @@ def own_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"limits__max_calls": 10_000}, {"cluster__target_replicas": 4}])
-def test_budget_and_replicas_may_change_and_nothing_is_asked(tmp_path, change):
+def test_budget_and_replicas_may_change_without_any_request(tmp_path, change):
     finished(tmp_path)
     assert not asked(tmp_path, **change)
 
 
-def test_an_iteration_more_asks_for_that_iteration_alone(tmp_path):
+def test_an_added_iteration_asks_only_for_that_iteration(tmp_path):
     run = finished(tmp_path)
     before = list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
     more = asked(tmp_path, iterations=2)
     assert more["train"] == 1
-    # The old last iteration had only sat the test; the new one sits it too.
+    # The former last iteration had only the test; the new last one has it too.
     assert more["generate"] == 60 + 40
     assert before == list(View(run.stage(0, "curate").store, "samples.jsonl", Sample))
 
 
-def test_a_test_more_asks_for_that_test_alone(tmp_path):
+def test_an_added_test_asks_only_for_that_test(tmp_path):
     finished(tmp_path)
     more = asked(tmp_path, evaluate__report_on=["word_problems", "word_problems_plus"])
     assert more == {"generate": 2 * 40}
@@ -98,16 +98,16 @@ def test_a_test_more_asks_for_that_test_alone(tmp_path):
         ({"instructor__temperature": 0.1}, "instructor.temperature: 0.8 there, 0.1 now"),
     ],
 )
-def test_what_makes_another_run_is_refused_with_the_difference(tmp_path, change, difference):
+def test_a_setting_that_makes_another_run_is_refused_with_the_difference(tmp_path, change, difference):
     finished(tmp_path)
     with pytest.raises(ConfigError) as refused:
         asked(tmp_path, **change)
     assert difference in str(refused.value)
     assert "--reuse" in str(refused.value)
-    assert "would be refused" in said(tmp_path, **change)
+    assert "would be refused" in printed(tmp_path, **change)
 
 
-def test_another_learning_rate_under_another_name_only_trains_anew(tmp_path):
+def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
     run = finished(tmp_path)
     change = {"name": "faster", "train__learning_rate": 1e-4}
     found = cli_reuse.applying(run, job(tmp_path, **change))
@@ -120,10 +120,10 @@ def replies(run: Run) -> list[str]:
     return (run.store.get("iteration_0/instruct/replies.jsonl") or b"").decode().splitlines()
 
 
-def test_another_k_under_another_name_asks_the_instructor_anew_and_the_target_not(tmp_path):
+def test_another_k_under_another_name_asks_only_the_instructor_again(tmp_path):
     run = finished(tmp_path)
     change = {"name": "two", "contrast__neighbours": 2}
-    assert "apply" in said(tmp_path, run, **change)
+    assert "apply" in printed(tmp_path, run, **change)
     more = asked(tmp_path, run, **change)
     assert more["ask"] == len(replies(run))
     assert more["generate"] == 40, "only the new model's test"
@@ -134,10 +134,10 @@ def test_another_seed_under_another_name_keeps_the_targets_answers(tmp_path):
     change = {"name": "seed-1", "seed": 1, "evaluate__max_train_problems": None}
     more = asked(tmp_path, run, **change, evaluate__max_test_problems=20)
     assert more["ask"] > 0
-    assert more["generate"] <= 2 * 20, "training answers were taken over; the test's seeded choice is another"
+    assert more["generate"] <= 2 * 20, "training answers are reused; the seeded choice of test problems differs"
 
 
-def test_another_prompt_is_refused_and_under_another_name_asks_exactly_its_own_anew(tmp_path, monkeypatch):
+def test_another_prompt_is_refused_and_under_another_name_asks_only_with_that_prompt_again(tmp_path, monkeypatch):
     run = finished(tmp_path)
     written = built_in.lec
     monkeypatch.setattr(
@@ -166,7 +166,7 @@ def test_a_finished_run_branched_with_another_strategy_keeps_what_came_before(tm
         assert branch.stage(i, "instruct").store.get_json("usage.json")["inherited"] > 0
     assert branch.stage(2, "instruct").store.get_json("usage.json")["inherited"] == 0
     assert not asked(tmp_path, name="branch", **{k: v for k, v in change.items() if k != "name"}), (
-        "once taken over, the other run is not needed any more"
+        "once answers are reused, the other run is not needed any more"
     )
 
 
@@ -194,7 +194,7 @@ def test_an_edited_grader_costs_no_answer(tmp_path, own_data):
     assert scores["right"] == scores["n"]
 
 
-def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path, own_data):
+def test_one_changed_row_is_refused_and_under_another_name_only_that_row_is_asked(tmp_path, own_data):
     run = finished(tmp_path, **ALL)
     lines = own_data.read_text().splitlines()
     own_data.write_text("\n".join([lines[0].replace("rings", "stones"), *lines[1:]]))
@@ -208,11 +208,11 @@ def test_one_changed_row_is_refused_and_under_another_name_asked_alone(tmp_path,
     assert executor.asked["generate"] == 1
 
 
-def test_a_run_cannot_take_over_from_itself_or_from_nothing(tmp_path):
+def test_a_run_cannot_reuse_itself_or_a_missing_run(tmp_path):
     run = finished(tmp_path)
-    with pytest.raises(ConfigError, match="this run itself"):
+    with pytest.raises(ConfigError, match="--reuse .*small"):
         asked(tmp_path, run)
-    with pytest.raises(ConfigError, match="no run there"):
+    with pytest.raises(ConfigError, match="nowhere"):
         cli_run.run_job(job(tmp_path, name="other"), executor=LocalExecutor(), reuse=[str(tmp_path / "nowhere")])
 
 
@@ -239,5 +239,5 @@ def test_a_run_made_before_a_setting_existed_is_still_the_same_run(tmp_path):
     del record["config"]["evaluate"]["rules"], record["identity"]["evaluate"]["rules"]
     run.store.put_json("run.json", record)
     assert not asked(tmp_path)
-    with pytest.raises(ConfigError, match="evaluate.rules: 'default' there, 'paper' now"):
+    with pytest.raises(ConfigError, match=r"evaluate\.rules: 'default' .*'paper'"):
         asked(tmp_path, evaluate__rules="paper")

@@ -150,7 +150,7 @@ def test_a_folder_that_is_not_there_or_holds_no_prompt_is_refused(tmp_path):
 
 def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
     config = job(tmp_path, instructor__prompts={"lec": LEC})
-    shown = dict(check.prompts(config))["word_problems: what the instructor is asked by strategy lec"]
+    shown = dict(check.prompts(config))["word_problems: prompt for the instructor by strategy lec"]
     assert "Solved:\n[QUESTION ANSWERED CORRECTLY]\n" in shown
     rows = dict(tuple(row) for row in check.settings(config).rows)
     assert rows["instructor.prompts.lec"].startswith(f"{len(LEC)} characters, ")

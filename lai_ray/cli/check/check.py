@@ -71,8 +71,8 @@ def trials(job: Job) -> Table:
         table.rows.append([name, str(len(learning)), ", ".join(sizes)])
     at_most = f", at most {search.max_concurrent}" if search.max_concurrent else ""
     table.note = (
-        f"{sum(map(len, found.values()))} trials, each with a training and an evaluation on the dev splits. As many "
-        f"run concurrently as fit on the cluster{at_most}. The instructor is called for {len(found)} pools, by no trial."
+        f"{sum(map(len, found.values()))} trials, each with a training and an evaluation on the dev splits. "
+        f"As many run concurrently as the cluster holds{at_most}. Only filling the {len(found)} pools calls the instructor."
     )
     return table
 
