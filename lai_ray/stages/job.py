@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lai_ray.benchmark_kinds.user_data import user_benchmark
 from lai_ray.common import plugins
@@ -162,26 +162,22 @@ def _own_settings(config: Config, strategies: Mapping[str, Strategy]) -> dict[st
 
 
 def _settings_of(strategy: Strategy, table: Mapping[str, Any]) -> Any:
-    kind = strategy.Settings
+    kind: Any = strategy.Settings
     if kind is None:
         if table:
             raise ConfigError(f"[strategy.{strategy.name}] sets {', '.join(table)}; this strategy has no settings")
         return None
-    fields = getattr(kind, "model_fields", None)
-    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=None if fields else ConfigDict(extra="forbid"))
-    try:
-        return adapter.validate_python(dict(table))
-    except ValidationError as error:
-        names = list(fields or kind.__dataclass_fields__)  # type: ignore[attr-defined]
-        problems = [_problem(strategy.name, names, each) for each in error.errors()]
-        raise ConfigError("\n".join(problems)) from None
-
-
-def _problem(strategy: str, names: list[str], error: Any) -> str:
-    setting = ".".join(map(str, error["loc"]))
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return (
-            f"strategy.{strategy}.{setting}: no such setting. {plugins.suggestion(setting, names)}"
+    names = list(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
+    if unknown := [name for name in table if name not in names]:
+        raise ConfigError(
+            f"strategy.{strategy.name}.{unknown[0]}: no such setting. {plugins.suggestion(unknown[0], names)}"
             f"There are: {', '.join(names)}."
         )
-    return f"strategy.{strategy}.{setting}: {error['msg']} (it is {error.get('input')!r})"
+    try:
+        return TypeAdapter[Any](kind).validate_python(dict(table))
+    except ValidationError as error:
+        wrong = (
+            f"strategy.{strategy.name}.{'.'.join(map(str, each['loc']))}: {each['msg']}, not {each['input']!r}"
+            for each in error.errors()
+        )
+        raise ConfigError("\n".join(wrong)) from None
