@@ -1,12 +1,13 @@
-"""Whether a response to a BIG-Bench Hard question ends in its target.  question, target, response -> Grade
+"""The verdict on a response to a BIG-Bench Hard question.  question, target, response -> Grade
 
-Default rules, by what the target is:
-    a choice "(B)"         as in `_choice_rules`, with the question's own options
-    a number               as in `_math_rules`
+Default rules, by the type of the target:
+    a choice "(B)"         the rules of `choices`, with the question's own options
+    a number               the rules of `numbers`
     Yes/No, True/False, …  the last "answer is X", else the only such word of the last sentence that has one
-    brackets, words        what follows the last "answer is" (or ends the last line), spaces and commas apart
+    brackets, words        the text after the last "answer is", else the last line, without regard to spaces and commas
 
-Paper rule (phrase): the text between the first "the answer is" and the next full stop is the target, but for case.
+Paper rule (phrase): the text between the first "the answer is" and the next full stop equals the target, except for
+case.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
 
 def paper_grade(target: str, response: str) -> Grade:
     """The verdict of the paper's release."""
-    _, said, rest = response.partition("the answer is")
-    if not said:
+    _, phrase, rest = response.partition("the answer is")
+    if not phrase:
         return Grade(0.0, None, "none", "unparsed", 'no "the answer is" in the response')
     answer = rest[:10_000].partition(".")[0].strip()
     return Grade(float(answer.lower() == target.lower()), answer[:200], "phrase", "graded")
@@ -39,9 +40,8 @@ def default_grade(question: str, target: str, response: str) -> Grade:
     letter = _LETTER.fullmatch(target.strip())
     options = dict(_OPTION.findall(question))
     if letter and len(options) > 1:
-        found = default_choice(text, options)
-        right = found.letter == letter[1]
-        return _grade(f"({found.letter})" if found.letter else None, right, found.rule)
+        choice = default_choice(text, options)
+        return _grade(f"({choice.letter})" if choice.letter else None, choice.letter == letter[1], choice.rule)
     if read_number(target) is not None:
         number = final_number(text)
         if number is None:
@@ -60,8 +60,8 @@ def _grade(answer: str | None, right: bool, rule: str) -> Grade:
 
 
 def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
-    said = _said(text)
-    first = _WORDS.search(said) if said is not None else None
+    stated = _stated_answer(text)
+    first = _WORDS.search(stated) if stated is not None else None
     if first and first.group().lower() in labels:
         return _grade(first.group(), first.group().lower() == target.lower(), "phrase")
     for sentence in reversed(re.split(r"[.!?]\s+|\n+", text)):
@@ -75,23 +75,21 @@ def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
 
 
 def _sequence(target: str, text: str) -> Grade:
-    said = _said(text)
-    if said is None:
-        said, rule = text.rpartition("\n")[2], "last_line"
-    else:
-        rule = "phrase"
-    if not said.strip():
+    stated, rule = _stated_answer(text), "phrase"
+    if stated is None:
+        stated, rule = text.rpartition("\n")[2], "last_line"
+    if not stated.strip():
         return _grade(None, False, "no answer")
-    # Brackets may be part of what was asked for ("(", ">"), so they are no decoration there.
+    # A target without words is brackets; elsewhere brackets are decoration.
     wanted = _WORDS.findall(target.casefold())
     if wanted:
-        return _grade(said.strip(" *.`"), _WORDS.findall(said.casefold()) == wanted, rule)
-    brackets = re.findall(r"[(){}\[\]<>]", said)
+        return _grade(stated.strip(" *.`"), _WORDS.findall(stated.casefold()) == wanted, rule)
+    brackets = re.findall(r"[(){}\[\]<>]", stated)
     return _grade(" ".join(brackets) or None, brackets == target.split(), rule)
 
 
-def _said(text: str) -> str | None:
-    """What follows the last "answer is" on its line (or on the next, where the line ends there); None without one."""
+def _stated_answer(text: str) -> str | None:
+    """The text after the last "answer is" on its line (on the next, where the line ends there); None without one."""
     end = len(text)
     for _ in range(20):
         end = max(text.rfind("answer", 0, end), text.rfind("Answer", 0, end))

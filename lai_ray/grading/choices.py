@@ -1,16 +1,16 @@
-"""Which choice a response commits to.  choices, response -> letter
+"""The choice that a response commits to.  choices, response -> letter
 
-Default rules, for the letters that the question has:
-    answer       the last "answer is X", "choice: X", "\\boxed{X}" and their like, unless negated or one of several
-    lead         a letter the response opens with: "B", "B. text", "(B)", "**B**", "Option B …"
+Default rules, in this order, for the letters of the question:
+    answer       the last "answer is X", "choice: X", "\\boxed{X}" and similar, unless negated or one of several
+    lead         a letter at the start of the response: "B", "B. text", "(B)", "**B**", "Option B …"
     correct      the last "X is correct"
-    quoted       the only letter that stands beside its own text: "D. Sustained change", "a liverwort (B)"
-    line         a line that opens with a letter and its delimiter, where only one letter does so
-    letter       the only letter that stands alone in the text ("A" as an article does not)
-    text         the only choice whose text occurs: in the response, else in its first or its last sentence
-The later of answer and lead wins: the last commitment counts. What commits to none, or to several, is unparsed.
+    quoted       the only letter next to its own text: "D. Sustained change", "a liverwort (B)"
+    line         a letter with its delimiter at the start of a line, where only one letter has such a line
+    letter       the only letter that is a word of its own ("A" as an article does not count)
+    text         the only choice whose text occurs in the response, else in its first or its last sentence
+A response that commits to no choice, or to several, is unparsed.
 
-Paper rules, first hit wins, always for A to D: answer, correct, lead, first_letter, fuzzy.
+Paper rules, in this order, always for A to D: answer, correct, lead, first_letter, fuzzy.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import NamedTuple
 
 from lai_ray.grading.fuzzy_match import closest
 
-_SIGHT = 20_000
-"""Characters read at each end of a response. What is longer is a model that never stopped."""
+_MAX_SIDE = 20_000
+"""Characters read at each end of a response. A longer one comes from a model that never stopped."""
 
 
 class Choice(NamedTuple):
-    """A letter (None where there is none), and the rule that found it, or the reason why none did."""
+    """A letter and the rule that found it; or None and the reason."""
 
     letter: str | None
     rule: str
 
 
 _CALLED = r"(?:nswer|hoice|ption|esponse|olution)(?:\s+(?:letter|key))?[\"”*_)]*"
-"""What an answer is called, less its first letter, which may be a capital."""
+"""The words for an answer, without their first letter, which may be a capital."""
 _WHICH = (
     r"(?:\s+(?:to|for|of|in|among|from|given|that|which|would|should|must|will|has|here|based|provided|below|above|by|as"
     r"|you|I|we)\b[^.\n:;]{0,90}?)?"
 )
-_SURELY = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
-_IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_SURELY}\s*:?|[:=])"
-_DRESSED = (
+_ADVERB = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
+_IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_ADVERB}\s*:?|[:=])"
+_DECORATION = (
     r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
     r"(?:(?:option|choice|letter|answer)\s)?[\s\"'“‘`*_(\[]{0,8}"
 )
@@ -54,14 +54,14 @@ _BEST = (
 @cache
 def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     # Alone: not inside a word, and no possessive, variable or abbreviation ("A's", "A=3", "vitamin B12", "A.D.").
-    # What may not stand before a letter is looked for once it is found: so a search skips from letter to letter.
+    # What may not precede a letter is a look-behind after the letter, so that a search skips from letter to letter.
     one, after = f"[{letters}]", r"(?![\w=’']|\.\w)"
     within = f"({one})"
     alone = within + after
     return {
         name: re.compile(pattern)
         for name, pattern in {
-            "answer": f"{_CALLED}{_WHICH}{_IS}{_DRESSED}{alone}",
+            "answer": f"{_CALLED}{_WHICH}{_IS}{_DECORATION}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
             "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
@@ -73,7 +73,7 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
 
 _NEGATED = re.compile(r"\b(?:not|n't|cannot|never|incorrect|wrong|isn’t|isn't|false)\b[^.\n]{0,40}$", re.I)
 _LIST = re.compile(r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*[A-J1-9](?![\w'’.]\w|\w)")
-_SUPPOSED = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
+_CONDITIONAL = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+|\n+")
 _REFUSED = re.compile(
     r"\b(?:none|neither) of (?:the|these)\b[^.\n]{0,40}\b(?:options|choices|answers|statements)|\bnot among\b", re.I
@@ -88,25 +88,29 @@ def default_choice(response: str, choices: Mapping[str, str]) -> Choice:
 
     choices: letter -> text. Letters may be digits, as some of ARC's are.
     """
-    text = (response if len(response) <= 2 * _SIGHT else f"{response[:_SIGHT]}\n{response[-_SIGHT:]}").strip()
+    text = _clipped(response).strip()
     if not text:
         return Choice(None, "empty")
     if len(text) <= 40 and (bare := _BARE.fullmatch(text)) and bare[1].upper() in choices:
         return Choice(bare[1].upper(), "lead")
-    if len(text) <= 2 + max(map(len, choices.values())) and (same := _spelt_out(text, choices)):
-        return Choice(same, "text")
+    if len(text) <= 2 + max(map(len, choices.values())) and (letter := _letter_of(text, choices)):
+        return Choice(letter, "text")
     find = _patterns("".join(choices))
     lead = _committed(find["lead"].match(text), text, choices)
-    said = _last_answer(find, text, choices)
-    if said:
-        return Choice(said, "answer")
+    stated = _last_answer(find, text, choices)
+    if stated:
+        return Choice(stated, "answer")
     if lead:
         return Choice(lead, "lead")
-    return _looser(find, text, choices)
+    return _weaker(find, text, choices)
 
 
-def _spelt_out(text: str, choices: Mapping[str, str]) -> str | None:
-    """The choice that the whole response is the text of."""
+def _clipped(response: str) -> str:
+    return response if len(response) <= 2 * _MAX_SIDE else f"{response[:_MAX_SIDE]}\n{response[-_MAX_SIDE:]}"
+
+
+def _letter_of(text: str, choices: Mapping[str, str]) -> str | None:
+    """The choice whose text is the whole response."""
     return next(
         (x for x, choice in choices.items() if abs(len(choice) - len(text)) < 3 and _spaced(choice) == _spaced(text)),
         None,
@@ -114,25 +118,25 @@ def _spelt_out(text: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> str | None:
-    """The letter of the last statement of an answer; statements that are negated, or name several, are passed over."""
+    """The letter of the last statement of an answer; statements that are negated, or name several, are skipped."""
     at = text.rfind("boxed{")
     if at >= 0 and (match := find["boxed"].match(text, at)):
         return match[1]
-    found: tuple[int, str] | None = None
+    last: tuple[int, str] | None = None
     for word in ("nswer", "hoice", "ption", "esponse", "olution"):
         at = len(text)
         for _ in range(30):
             at = text.rfind(word, 0, at)
-            if at < 0 or (found and at < found[0]):
+            if at < 0 or (last and at < last[0]):
                 break
             letter = _committed(find["answer"].match(text, at), text, choices)
             if letter:
-                found = (at, letter)
+                last = (at, letter)
                 break
-    return found[1] if found else None
+    return last[1] if last else None
 
 
-def _looser(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> Choice:
+def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str]) -> Choice:
     correct = [
         m for m in find["correct"].finditer(text) if not _NEGATED.search(text, max(0, m.start() - 60), m.start())
     ]
@@ -144,7 +148,7 @@ def _looser(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
         return Choice(quoted.pop(), "quoted")
     named: set[str] = set()
     for rule in ("line", "letter") if not set("123456789") & set(choices) else ():
-        # A digit that stands alone is a number more often than a label.
+        # A digit alone is more often a number than a label.
         named = {m[1] for m in find[rule].finditer(text) if not _is_article(m, text)}
         if len(named) == 1:
             return Choice(named.pop(), rule)
@@ -153,23 +157,23 @@ def _looser(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     if _REFUSED.search(text):
         return Choice(None, "refuses every choice")
     sentences = [part for part in _SENTENCE.split(text) if part]
-    # Working is full of numbers: a choice that is one is looked for where the text ends.
+    # A solution holds many numbers: where the choices are numbers, only the last sentence counts.
     numeric = not any(map(str.isalpha, "".join(choices.values())))
     for part in (sentences[-1],) if numeric else (text, sentences[0], sentences[-1]):
-        meant = _by_text(part, choices)
-        if meant:
-            return Choice(meant, "text")
+        letter = _by_text(part, choices)
+        if letter:
+            return Choice(letter, "text")
     return Choice(None, "names several choices" if named else "names no choice")
 
 
 def _quoted(match: re.Match[str], text: str, choice: str) -> bool:
-    """Whether a letter stands beside the text of its choice: before it, or in brackets behind it."""
-    said = _folded(choice)[:60]
-    if not said or _is_article(match, text):
+    """Whether a letter is next to the text of its choice: before it, or in brackets after it."""
+    wanted = _folded(choice)[:60]
+    if not wanted or _is_article(match, text):
         return False
     after = _folded(text[match.end(1) : match.end(1) + len(choice) + 20])
     before = _folded(text[max(0, match.start(1) - len(choice) - 20) : match.start(1)])
-    return after.startswith(said) or (text[match.end(1) : match.end(1) + 1] == ")" and before.endswith(said))
+    return after.startswith(wanted) or (text[match.end(1) : match.end(1) + 1] == ")" and before.endswith(wanted))
 
 
 def _is_article(match: re.Match[str], text: str) -> bool:
@@ -177,36 +181,36 @@ def _is_article(match: re.Match[str], text: str) -> bool:
 
 
 def _committed(match: re.Match[str] | None, text: str, choices: Mapping[str, str]) -> str | None:
-    """The letter of a match, unless it is the article "A", the first of a list ("A, B and C"), or supposed ("if …")."""
+    """The letter of a match, unless it is the article "A", the first of a list ("A, B and C"), or conditional."""
     if not match:
         return None
     end = match.end(1)
     if _LIST.match(text, end):
         return None
-    if "would" in match.group() and _SUPPOSED.search(text, max(0, match.start() - 200), match.start()):
+    if "would" in match.group() and _CONDITIONAL.search(text, max(0, match.start() - 200), match.start()):
         return None
     if _is_article(match, text):
-        # "The answer is A raw apple" is the choice when that is what choice A says.
+        # "The answer is A raw apple" is choice A where "raw apple" is its text.
         rest = _folded(text[end : end + 200])
         return "A" if rest.startswith(_folded(choices["A"])[:60]) else None
     return match[1]
 
 
 def _by_text(text: str, choices: Mapping[str, str]) -> str | None:
-    """The only choice whose text occurs in the response, not inside a word; one that is part of another gives way."""
+    """The only choice whose text occurs in the response as whole words; one that is part of another does not count."""
     spaced = _spaced(text)
-    there = {x: said for x, choice in choices.items() if (said := _spaced(choice)) and _occurs(said, spaced)}
-    longest = [x for x, said in there.items() if not any(said != other and said in other for other in there.values())]
+    present = {x: part for x, choice in choices.items() if (part := _spaced(choice)) and _occurs(part, spaced)}
+    longest = [x for x, part in present.items() if not any(part != o and part in o for o in present.values())]
     return longest[0] if len(longest) == 1 else None
 
 
-def _occurs(said: str, text: str) -> bool:
-    at = text.find(said)
+def _occurs(part: str, text: str) -> bool:
+    at = text.find(part)
     while at >= 0:
-        before, after = text[at - 1 : at], text[at + len(said) : at + len(said) + 1]
-        if not (before.isalnum() and said[0].isalnum()) and not (after.isalnum() and said[-1].isalnum()):
+        before, after = text[at - 1 : at], text[at + len(part) : at + len(part) + 1]
+        if not (before.isalnum() and part[0].isalnum()) and not (after.isalnum() and part[-1].isalnum()):
             return True
-        at = text.find(said, at + 1)
+        at = text.find(part, at + 1)
     return False
 
 
@@ -235,8 +239,8 @@ _PAPER = (
 
 
 def paper_choice(response: str, choices: Mapping[str, str]) -> Choice:
-    """The choice by the five rules of the paper's release: A to D whatever the labels, nothing stripped."""
-    text = response if len(response) <= 2 * _SIGHT else f"{response[:_SIGHT]}\n{response[-_SIGHT:]}"
+    """The choice by the five rules of the paper's release: always A to D, nothing stripped."""
+    text = _clipped(response)
     for rule, pattern in _PAPER:
         match = pattern.search(text)
         if match:

@@ -1,8 +1,8 @@
-"""Which of some texts a long one is most like, as the fuzzy matcher of the paper's release scored it.  texts -> index
+"""The text that is most similar to a response, by the score of the paper's fuzzy matcher.  texts -> index
 
-A score from 0 to 100 after the published description of the "weighted ratio" of fuzzy string matching, over the
-standard library's SequenceMatcher: the best of plain, sorted-word and shared-word likeness; where one text is much
-longer than the other, of their best-matching windows, scaled by 0.9 (0.6 beyond 8 times as long), words by 0.95.
+A score from 0 to 100 by the published description of the "weighted ratio" of fuzzy string matching, on the standard
+library's SequenceMatcher: the maximum of plain, sorted-word and shared-word similarity; where one text is much longer
+than the other, of their best-matching windows, scaled by 0.9 (by 0.6 beyond 8 times the length), words by 0.95.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-_SIGHT = 4_000
-"""Characters compared: the matcher takes quadratic time, and no recorded reply that needed it was longer."""
+_MAX_CHARACTERS = 4_000
+"""Compared: the matcher takes quadratic time, and no recorded reply that needed it was longer."""
 _NO_WORD = re.compile(r"\W")
 
 
 def closest(text: str, others: Sequence[str]) -> int:
     """Index of the most similar of `others`, the first of equals."""
-    bare = _bare(text[:_SIGHT])
-    scores = [weighted(bare, _bare(other[:_SIGHT])) for other in others]
+    bare = _bare(text[:_MAX_CHARACTERS])
+    scores = [weighted(bare, _bare(other[:_MAX_CHARACTERS])) for other in others]
     return scores.index(max(scores))
 
 
@@ -45,22 +45,22 @@ def _ratio(one: str, other: str) -> int:
 
 
 def _window(one: str, other: str) -> int:
-    """The likeness of the shorter text to the windows of the longer that begin where matching runs line up."""
+    """The similarity of the shorter text to the best window of the longer, windows starting where runs match."""
     shorter, longer = sorted((one, other), key=len)
     best = 0.0
     for run in SequenceMatcher(None, shorter, longer).get_matching_blocks():
         start = max(0, run.b - run.a)
-        likeness = SequenceMatcher(None, shorter, longer[start : start + len(shorter)]).ratio()
-        if likeness > 0.995:
+        similarity = SequenceMatcher(None, shorter, longer[start : start + len(shorter)]).ratio()
+        if similarity > 0.995:
             return 100
-        best = max(best, likeness)
+        best = max(best, similarity)
     return round(100 * best)
 
 
-def _shared(one: str, other: str, likeness: Callable[[str, str], int]) -> int:
-    """The likeness of the words that both have, alone and with those that only one has."""
+def _shared(one: str, other: str, similarity: Callable[[str, str], int]) -> int:
+    """The similarity of the shared words, alone and together with those of only one text."""
     first, second = set(one.split()), set(other.split())
     both = " ".join(sorted(first & second))
     left, right = (f"{both} {' '.join(sorted(own))}".strip() for own in (first - second, second - first))
     pairs = [(both, left), (both, right)] if both else []
-    return max(likeness(a, b) for a, b in [*pairs, (left, right)])
+    return max(similarity(a, b) for a, b in [*pairs, (left, right)])
