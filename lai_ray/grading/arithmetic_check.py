@@ -1,7 +1,7 @@
-"""Whether what a worked solution computes is so: every "a op b = c" in its prose.  text -> statements that are false
+"""Checks the arithmetic of a worked solution: every "a op b = c" in its text.  text -> false statements
 
-Units, currency, percent, thousands commas, fractions, brackets and chains are read past; a side that names a quantity
-in words or by a letter is not judged. Exact fractions throughout; what a model wrote is never evaluated as code.
+Handles units, currency, percent, thousands commas, fractions, brackets and chains; a statement with a side that names a
+quantity in words or by a letter is not checked. Exact fractions; text that a model wrote is never evaluated as code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise, product
 from lai_ray.grading.equations import BEFORE, Token, below, lines, segments
 
 _UNKNOWN = {"half", "twice", "squared", "cubed", "percent", "am", "pm"}
-"""Units that change a number's value in ways that are not followed: a side with one is not judged."""
+"""Units that change a number's value: a statement with one is not checked."""
 _MEASURES = {
     unit: (kind, Fraction(size))
     for kind, units in {
@@ -31,7 +31,7 @@ _MEASURES = {
     }.items()
     for unit, _, size in (pair.partition(":") for pair in units.split())
 }
-"""Unit -> what it measures, and how many of the smallest."""
+"""Unit -> (what it measures, its size in the smallest unit)."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class _Side:
 
     @property
     def units(self) -> set[str]:
-        said = {unit.lower() for token in self.tokens for unit in token.units}
-        return said | ({"$"} if any(token.text.startswith("$") for token in self.tokens) else set())
+        named = {unit.lower() for token in self.tokens for unit in token.units}
+        return named | ({"$"} if any(token.text.startswith("$") for token in self.tokens) else set())
 
 
 def false_statements(text: str) -> list[str]:
-    """The statements "a op b = c" of a text that are false, as they stand in it, in order.
+    """The false statements "a op b = c" of a text, as written, in order.
 
-    text: a worked solution, prose and Markdown or LaTeX. A result may be rounded or cut to the decimals it is written
-    with. A line that begins with "=" goes on from the one before. Never raises.
+    text: a worked solution, prose with Markdown or LaTeX. A result may be rounded or truncated to its written decimals.
+    A line that begins with "=" continues the previous one. Never raises.
     """
     return [statement for line in lines(text) for statement in _false_in(line)]
 
@@ -65,14 +65,14 @@ def false_statements(text: str) -> list[str]:
 def _false_in(line: str) -> Iterator[str]:
     for i, (left, right) in enumerate(pairwise(segments(line))):
         one, other = _tail(left), _head(right)
-        if one is None or other is None or not _judged(one, other, i > 0):
+        if one is None or other is None or not _checked(one, other, i > 0):
             continue
         if not _holds(one, other):
             yield line[one.start : other.end].strip()
 
 
 def _tail(tokens: list[Token]) -> _Side | None:
-    """The expression that a segment ends in; None where it ends in none, or in one with an unknown in it."""
+    """The expression at the end of a segment; None where there is none, or it has an unknown."""
     at = _operand_back(tokens, len(tokens) - 1)
     if at is None:
         return None
@@ -85,7 +85,7 @@ def _tail(tokens: list[Token]) -> _Side | None:
 
 
 def _means_more(tokens: list[Token], at: int) -> bool:
-    """Whether what stands before an expression is part of the statement: "half of 10", "5 more than 3 * 4"."""
+    """Whether the tokens before an expression are part of the statement: "half of 10", "5 more than 3 * 4"."""
     if at == 0:
         return False
     previous = tokens[at - 1]
@@ -119,7 +119,7 @@ def _operand_back(tokens: list[Token], at: int) -> int | None:
 
 
 def _head(tokens: list[Token]) -> _Side | None:
-    """The expression that a segment begins with."""
+    """The expression at the start of a segment; None as in `_tail`."""
     start = 1 if tokens and tokens[0].text == "-" else 0
     at = _operand(tokens, start)
     if at is None:
@@ -159,7 +159,7 @@ def _side(tokens: list[Token], start: int, end: int) -> _Side | None:
     return _Side(taken, taken[0].start, taken[-1].end, whole=len(taken) == len(tokens))
 
 
-def _judged(left: _Side, right: _Side, chained: bool) -> bool:
+def _checked(left: _Side, right: _Side, chained: bool) -> bool:
     if left.computes:
         return not (_names_a_share(left, right) or _mixes_units(left) or _relates(left, right))
     # "= 12 = 13" at the end of a chain; but "60 minutes = 1 hour" is no arithmetic.
@@ -173,7 +173,7 @@ def _judged(left: _Side, right: _Side, chained: bool) -> bool:
 
 
 def _names_a_share(left: _Side, right: _Side) -> bool:
-    """ "1/4 cup = 15 grams" says what a quarter is."""
+    """Whether the statement defines a share: "1/4 cup = 15 grams"."""
     if [token.kind for token in left.tokens] != ["number", "op", "number"] or left.tokens[1].text != "/":
         return False
     top, bottom = left.tokens[0], left.tokens[2]
@@ -182,14 +182,14 @@ def _names_a_share(left: _Side, right: _Side) -> bool:
 
 
 def _mixes_units(side: _Side) -> bool:
-    """ "1 hour + 20 minutes" is worth what no single unit says; but "20 minutes/hour * 3 hours" is."""
+    """Whether a sum has several units of one measure, "1 hour + 20 minutes"; "20 minutes/hour * 3 hours" is no sum."""
     measured = {_MEASURES[unit] for unit in side.units if unit in _MEASURES}
     sums = any(token.text in ("+", "-") for token in side.tokens)
     return sums and len({kind for kind, _ in measured}) < len(measured)
 
 
 def _relates(left: _Side, right: _Side) -> bool:
-    """ "25 minutes * 3 = 5 pages * 3" and "1/4 of the total = 16" relate two quantities."""
+    """Whether the statement relates two quantities: "25 minutes * 3 = 5 pages * 3", "1/4 of the total = 16"."""
     apart = right.computes and left.units and right.units and not left.units & right.units
     return bool(apart) or left.tokens[-1].units[:1] == ["of"]
 
@@ -198,7 +198,7 @@ def _holds(left: _Side, right: _Side) -> bool:
     lefts, rights = _values(left.tokens), _values(right.tokens)
     if not lefts or not rights:
         return True
-    # "20 + 5 = 25 * 2 = 50" is bad style, not a false sum: the first number answers what stands before it.
+    # "20 + 5 = 25 * 2 = 50" is bad style, not a false sum: its first number is the result of the left side.
     if right.computes and right.tokens[0].kind == "number" and right.tokens[0].value is not None:
         rights |= _values(right.tokens[:1])
     if any(_close(a, b, right) for a, b in product(lefts, rights)):
@@ -206,28 +206,28 @@ def _holds(left: _Side, right: _Side) -> bool:
     return any(_converted(a, b, left, right) for a, b in product(lefts, rights))
 
 
-def _close(found: Fraction, stated: Fraction, right: _Side) -> bool:
-    if found == stated:
+def _close(value: Fraction, stated: Fraction, right: _Side) -> bool:
+    if value == stated:
         return True
     last = right.tokens[-1]
     places = last.decimals + (2 if last.percent and abs(stated) < 1 else 0)
     unit = Fraction(1, 10**places)
     if right.computes and any(token.decimals >= 2 for token in right.tokens):
-        return abs(found - stated) <= abs(found) / 1000  # "180 * 2/3 = 180 * 0.6667"
-    return abs(found - stated) <= unit / 2 or (0 < found - stated < unit)
+        return abs(value - stated) <= abs(value) / 1000  # "180 * 2/3 = 180 * 0.6667"
+    return abs(value - stated) <= unit / 2 or (0 < value - stated < unit)
 
 
-def _converted(found: Fraction, stated: Fraction, left: _Side, right: _Side) -> bool:
-    """Whether the two differ by a change of unit alone: cents and dollars, minutes and hours."""
+def _converted(value: Fraction, stated: Fraction, left: _Side, right: _Side) -> bool:
+    """Whether the two differ only by their units: cents and dollars, minutes and hours."""
     measured = [[_MEASURES[unit] for unit in side.units if unit in _MEASURES] for side in (left, right)]
     return any(
-        kind == other and found * size == stated * per for kind, size in measured[0] for other, per in measured[1]
+        kind == other and value * size == stated * per for kind, size in measured[0] for other, per in measured[1]
     )
 
 
 def _values(tokens: Sequence[Token]) -> set[Fraction]:
-    """What an expression may be worth: "50%" is a half or fifty, "6 / 1/4" is 24 or 1.5."""
-    found = set()
+    """The possible values of an expression: "50%" is 1/2 or 50, "6 / 1/4" is 24 or 1.5."""
+    values = set()
     percents = (True, False) if any(token.percent for token in tokens) else (False,)
     scaled = [token for token in tokens if token.scale > 1]
     divisions = [token for token in tokens if token.text == "/"]
@@ -241,8 +241,8 @@ def _values(tokens: Sequence[Token]) -> set[Fraction]:
         except (ZeroDivisionError, IndexError, RecursionError):
             continue
         if not rest and value is not None:
-            found.add(value)
-    return found
+            values.add(value)
+    return values
 
 
 def _sum(tokens: list[Token], percent: bool, tight: bool) -> tuple[Fraction | None, list[Token]]:
@@ -267,7 +267,7 @@ def _product(tokens: list[Token], percent: bool, tight: bool) -> tuple[Fraction 
 
 def _power(tokens: list[Token], percent: bool, tight: bool) -> tuple[Fraction | None, list[Token]]:
     value, tokens = _unit(tokens, percent, tight)
-    # A fraction written without spaces binds first: "6 / 1/4".
+    # A fraction without spaces binds tighter: "6 / 1/4".
     while value is not None and tight and len(tokens) > 1 and tokens[0].text == "/" and tokens[0].tight:
         other, tokens = _unit(tokens[1:], percent, tight)
         value = None if other is None else value / other

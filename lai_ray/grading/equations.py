@@ -1,6 +1,7 @@
-"""The words, numbers and signs of a worked solution's equations, made ready to be reckoned with.  text -> tokens
+"""Tokenizes the equations of a worked solution.  text -> tokens
 
-Units are drawn into the numbers they follow, words like "times" become operators, brackets around words alone vanish.
+Units become part of the number they follow, words like "times" become operators, brackets around words only are
+removed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-_LONGEST = 20
-"""Digits of a number. Longer ones are a model stuck on one digit."""
-_WIDEST = 2_000
-"""Characters of a line; what is longer is not judged."""
+_MAX_DIGITS = 20
+"""Of a number. A longer one comes from a model that repeats a digit."""
+_MAX_LINE = 2_000
+"""Characters of a line; longer lines are not checked."""
 _TOKEN = re.compile(
     r"(?P<bad>\d+:\d\d|\d+(?:\.\d+){2,}|\d*\.?\d+[eE]\d)"
     r"|(?P<number>(?:[$£€₹]\s?)?(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+(?!,\d{3}(?!\d)))(?:\.\d+)?|(?:[$£€₹]\s?)?\.\d+)"
@@ -34,16 +35,16 @@ _LATEX = [
 ]
 _WORDS = {"times": "*", "plus": "+", "minus": "-", "of": "*", "x": "*", "X": "*"}
 _TWO_WORDS = {("multiplied", "by"): "*", ("divided", "by"): "/"}
-_FEW = {
+_NUMBER_WORDS = {
     "half", "halves", "quarter", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "twice", "double", "triple",
     "thrice", "times", "square", "squared", "cubed", "root", "pi", "percent",
 }  # fmt: skip
-"""Words that are numbers or operations themselves: what stands beside one is not judged."""
-BEFORE = _FEW | {"than", "by", "minus", "plus", "less", "product", "average", "difference"}
-"""An expression behind one of these is part of a larger one: "half of 10", "5 more than 3 * 4"."""
+"""Words that are numbers or operations; an expression next to one is not checked."""
+BEFORE = _NUMBER_WORDS | {"than", "by", "minus", "plus", "less", "product", "average", "difference"}
+"""An expression after one of these is part of a larger one: "half of 10", "5 more than 3 * 4"."""
 _SCALES = {"dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "k": 10**3}
-_AFTER = re.compile(r"(?<=\d)\s{0,3}\*{2,4}(?=\s|$|[.,])|(?:^|(?<=\s))\*{2,4}(?=\S)")
-"""Bold marks, which are no power."""
+_BOLD = re.compile(r"(?<=\d)\s{0,3}\*{2,4}(?=\s|$|[.,])|(?:^|(?<=\s))\*{2,4}(?=\S)")
+"""Bold marks, which are not the operator "**"."""
 
 
 @dataclass
@@ -65,10 +66,10 @@ class Token:
 
 
 def lines(text: str) -> Iterator[str]:
-    """The lines that hold an equation, LaTeX and Markdown put plainly. One that begins with "=" joins the last."""
+    """The lines with an equation, without LaTeX and Markdown. A line that begins with "=" is joined to the previous."""
     text = re.sub(r"[ \t]*\n[ \t>]{0,20}(?==(?!=))", " ", text)
     for line in text.split("\n"):
-        if "=" in line and len(line) <= _WIDEST:
+        if "=" in line and len(line) <= _MAX_LINE:
             yield _plain(line)
 
 
@@ -80,11 +81,11 @@ def _plain(line: str) -> str:
     line = re.sub(r"²", "^2", re.sub(r"³", "^3", line)).translate(_SIGNS)
     line = re.sub(r"(?<=[A-Za-z])\s?\^\s?\(?\d\)?", "", line)  # "40 cm^3" is 40
     line = re.sub(r"<<[^<>]{0,200}>>", "", line)
-    return re.sub(r"^\s*(?:[-*+•]|\(?\d{1,2}[.)])\s+", "", _AFTER.sub("", line))
+    return re.sub(r"^\s*(?:[-*+•]|\(?\d{1,2}[.)])\s+", "", _BOLD.sub("", line))
 
 
 def segments(line: str) -> list[list[Token]]:
-    """What stands between the equals signs of a line, in order; none where a number is absurdly long."""
+    """The tokens between the equals signs of a line, in order; none where a number exceeds _MAX_DIGITS."""
     made: list[list[Token]] = [[]]
     for token in _tokens(line) or ():
         if token.kind == "equals":
@@ -95,7 +96,7 @@ def segments(line: str) -> list[list[Token]]:
 
 
 def _tokens(line: str) -> list[Token] | None:
-    found: list[Token] = []
+    tokens: list[Token] = []
     spaced = True
     for match in _TOKEN.finditer(line):
         kind = match.lastgroup or "stop"
@@ -108,18 +109,18 @@ def _tokens(line: str) -> list[Token] | None:
             token.kind = "stop"
         if kind == "number":
             digits = re.sub(r"[^\d.]", "", token.text)
-            if len(digits) > _LONGEST:
+            if len(digits) > _MAX_DIGITS:
                 return None
             token.value, token.decimals = Fraction(digits), len(digits.partition(".")[2])
-        if kind == "percent" and found and found[-1].kind == "number":
-            found[-1].percent, found[-1].end = True, token.end
+        if kind == "percent" and tokens and tokens[-1].kind == "number":
+            tokens[-1].percent, tokens[-1].end = True, token.end
             continue
-        found.append(token)
-    return _operators(found)
+        tokens.append(token)
+    return _operators(tokens)
 
 
 def _operators(tokens: list[Token]) -> list[Token]:
-    """Words that stand for operators become such, where numbers stand on both sides."""
+    """Words that mean an operator become operators where they are between numbers."""
     made: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -141,7 +142,7 @@ def _operators(tokens: list[Token]) -> list[Token]:
 
 
 def _reduced(segment: list[Token]) -> list[Token]:
-    """Units drawn into the numbers they follow; brackets without a partner, or around words alone, taken out."""
+    """Units joined to the numbers they follow; unmatched brackets, and brackets around words only, removed."""
     segment = _unnamed(_brackets(segment))
     made: list[Token] = []
     at = 0
@@ -156,7 +157,7 @@ def _reduced(segment: list[Token]) -> list[Token]:
         )  # fmt: skip
         if slash:
             if token.text == "-" and holder is not None:
-                holder.units.append("?")  # "3-point" counts no points.
+                holder.units.append("?")  # "3-point" is no number of points.
             at += 1
             continue
         if unit and holder is not None and token.text.lower() in _SCALES and not holder.units:
@@ -170,21 +171,21 @@ def _reduced(segment: list[Token]) -> list[Token]:
 
 
 def _unnamed(segment: list[Token]) -> list[Token]:
-    """ "8 + Riley's 5": a word or two between an operator and its number are no part of the sum."""
+    """Removes one or two words between an operator and its number: "8 + Riley's 5"."""
     made: list[Token] = []
     for i, token in enumerate(segment):
         if token.kind == "word" and made and made[-1].kind == "op" and len(token.text) > 1:
             nearest = segment[i + 1 : i + 3]
             following = next((later for later in nearest if later.kind != "word"), None)
-            said = [token, *nearest[: 1 if nearest and nearest[0].kind == "word" else 0]]
-            if following and following.kind == "number" and all(map(_plain_word, said)):
+            words = [token, *nearest[: 1 if nearest and nearest[0].kind == "word" else 0]]
+            if following and following.kind == "number" and all(map(_plain_word, words)):
                 continue
         made.append(token)
     return made
 
 
 def _plain_word(token: Token) -> bool:
-    """ "Riley's 5", "her original 98"; but "Semester 2" is a name, and "minutes in 8 hours" another quantity."""
+    """True in "Riley's 5" and "her original 98"; "Semester 2" is a name, "minutes in 8 hours" another quantity."""
     if token.text.endswith(("'s", "’s", "s'")):
         return True
     return token.text.islower() and token.text not in BEFORE | {"of", "in", "per", "for", "with", "at", "on"}
@@ -200,10 +201,10 @@ def _brackets(segment: list[Token]) -> list[Token]:
             if not opened:
                 made[i] = Token("stop", ")", token.start, token.end)
                 continue
-            begun = opened.pop()
-            if not any(inside.kind in ("number", "bad", "op") for inside in segment[begun:i]):
-                named = any(len(inside.text) == 1 and inside.kind == "word" for inside in segment[begun:i])
-                for k in range(begun, i + 1):
+            start = opened.pop()
+            if not any(inside.kind in ("number", "bad", "op") for inside in segment[start:i]):
+                named = any(len(inside.text) == 1 and inside.kind == "word" for inside in segment[start:i])
+                for k in range(start, i + 1):
                     made[k] = Token("comment", "?" if named else "", token.start, token.end)
     for i in opened:
         made[i] = Token("stop", "(", segment[i].start, segment[i].end)
@@ -211,7 +212,7 @@ def _brackets(segment: list[Token]) -> list[Token]:
 
 
 def _products(tokens: list[Token]) -> list[Token]:
-    """ "2(3 + 4)" is a product, "2 1/2" a mixed number."""
+    """Adds the operator of "2(3 + 4)" and joins the mixed number "2 1/2"."""
     made: list[Token] = []
     for token in tokens:
         before = made[-1] if made else None
