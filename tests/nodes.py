@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, one raylet each, and nodes that are lost.
+"""A Ray cluster of several nodes on this machine, one raylet each, and the loss of nodes.
 
 python -m tests.nodes FOLDER: what tests/ray/test_nodes.py looks at, in a process without another Ray.
 """
@@ -22,7 +22,7 @@ HEALTH = {
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
 }
-"""As the files in clusters/ set them."""
+"""As in the files of clusters/."""
 
 
 class Nodes:
@@ -44,14 +44,14 @@ class Nodes:
         ray.init(address=self.address, log_to_driver=False, logging_level="warning")
 
     def close(self) -> None:
-        """All nodes go."""
+        """Shut all nodes down."""
         import ray
 
         ray.shutdown()
         self._cluster.shutdown()
 
     def holding(self, kind: str) -> list[Any]:
-        """The workers on which an actor lives whose class is called so, or any worker for ""."""
+        """The workers with a living actor whose class name contains `kind`; all workers for ""."""
         from ray._private.state import actors
 
         at = {
@@ -67,12 +67,12 @@ class Nodes:
         return self._cluster.add_node(num_cpus=self._cpus, runtime_env_dir_name=f"runtime_resources_{self._added}")
 
     def lose(self, node: Any) -> None:
-        """A worker is gone at once, as by a power cut."""
+        """Kill a worker at once, as by a power cut."""
         self.workers.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
     def another(self) -> None:
-        """A new worker comes, as from an autoscaler."""
+        """Add a worker, as an autoscaler does."""
         self.workers.append(self._add())
 
 
@@ -102,20 +102,20 @@ def slowly(messages: Sequence[dict[str, str]]) -> str:
 
 
 def main(folder: Path) -> None:
-    """A pool of two engines loses one's node; then nothing has a place until a node comes."""
+    """A pool of two engines loses one's node; then nothing can run until a node joins."""
     import ray
     from ray._private.state import actors
     from rich.console import Console
 
     from lai_ray.common.progress import Progress
     from lai_ray.contracts import Model
-    from lai_ray.distributed.calls.rate_limiter import shared_gate
+    from lai_ray.distributed.calls.runtime import shared_rate_limiter
     from lai_ray.distributed.cluster import watchdog
     from lai_ray.distributed.executor import RayExecutor
     from lai_ray.records import Request
     from tests.local import job
 
-    watchdog.FIRST_WORD = 3.0
+    watchdog.FIRST_REPORT = 3.0
     target = Model("tests.nodes:slowly", "x")
     settings = {
         "target": {"model": target.path, "engine": "scripted"}, "iterations": 0,
@@ -124,9 +124,9 @@ def main(folder: Path) -> None:
             "stall_seconds": 120,
         },
     }  # fmt: skip
-    with cluster(2, 1) as nodes, (folder / "said").open("w") as said:
+    with cluster(2, 1) as nodes, (folder / "screen").open("w") as screen:
         config = job(folder, **settings, cluster__address=nodes.address)
-        progress = Progress(Console(file=said, width=400))
+        progress = Progress(Console(file=screen, width=400))
         found: dict[str, Any] = {}
         executor = RayExecutor(config, str(folder / "logs"), progress, keep_in=str(folder / "kept"))
 
@@ -134,10 +134,10 @@ def main(folder: Path) -> None:
             for i in range(count):
                 yield Request(f"q{i}", f"{i:032x}", [{"role": "user", "content": f"question {i}"}], 5)
 
-        gate = shared_gate("of-nodes", 60.0, 2.0, 60.0, 600.0)
-        ray.get(gate.__ray_ready__.remote())
+        limiter = shared_rate_limiter("of-nodes", 60.0, 2.0, 60.0, 600.0)
+        ray.get(limiter.__ray_ready__.remote())
         places = {actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in actors().values()}
-        found["gate beside the driver"] = places["Gate"] == ray.get_runtime_context().get_node_id()
+        found["rate limiter beside the driver"] = places["RateLimiter"] == ray.get_runtime_context().get_node_id()
 
         answers: dict[str, str] = {}
         lost = 0.0
@@ -154,7 +154,7 @@ def main(folder: Path) -> None:
             answered = waiting.submit(lambda: len(list(executor.generate(requests(10), target))))
             time.sleep(8)
             nodes.another()
-            found["without a place"] = answered.result()
+            found["without resources"] = answered.result()
         executor.close()
     (folder / "found.json").write_text(json.dumps(found))
 

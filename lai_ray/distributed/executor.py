@@ -1,7 +1,7 @@
-"""Ray, from the first verb that needs it to the end of the run.  Config -> Executor
+"""The executor on Ray, which starts at the first verb that needs it.  Config -> Executor
 
-A run that has nothing left to do never starts Ray. A cluster that is named (`cluster.address`, RAY_ADDRESS) is joined,
-else Ray is started here and stopped again.
+A run with nothing left to do never starts Ray. It joins the cluster that `cluster.address` or RAY_ADDRESS names, or
+else starts Ray on this machine and stops it at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,19 +26,19 @@ from lai_ray.records import Answer, Request
 
 CHUNK = 64
 """Items of `map` in one task."""
+Item = TypeVar("Item")
 
 
 class RayExecutor:
-    """Every verb on Ray. Ray starts at the first one."""
+    """Every verb on Ray."""
 
     def __init__(
         self, config: Config, logs: str | None, progress: Progress | None = None, *, keep_in: str | None = None
     ) -> None:
-        """logs: a folder for what Ray, vLLM and the actors say, or None to leave it with Ray.
+        """logs: a folder for the output of Ray, vLLM and the actors; None leaves it in Ray's own logs.
 
-        keep_in: a folder in an object store, which gets the logs of all other nodes when Ray is left.
-
-        progress: where stages count, for Ray's metrics; None shows none.
+        progress: the stages' progress, exported as Ray metrics and watched for stalls; None for neither.
+        keep_in: a folder in an object store that gets the logs of all other nodes at the end.
         """
         self._config, self._logs, self._progress = config, logs, progress
         self._running = contextlib.ExitStack()
@@ -48,16 +48,12 @@ class RayExecutor:
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
         """See `lai_ray.distributed.generation.generate`."""
-        drawn = iter(requests)
-        first = next(drawn, None)
-        if first is None:
+        if (drawn := self._started_for(requests)) is None:
             return
-        self._start()
         from lai_ray.distributed.generation.generate import generate
 
         config = self._config
-        everything = itertools.chain([first], drawn)
-        yield from generate(everything, target, settings=config.target, cluster=config.cluster, logs=self._logs)
+        yield from generate(drawn, target, settings=config.target, cluster=config.cluster, logs=self._logs)
 
     def ask(
         self,
@@ -66,26 +62,23 @@ class RayExecutor:
         limits: LimitSettings,
         again: Again | None = None,
     ) -> Iterator[Answer]:
-        """See `lai_ray.distributed.calls.ask`, and `open_model` for one that runs in the cluster.
+        """See `lai_ray.distributed.calls.ask`; `open_model` for a model that runs in the cluster.
 
-        "module:serve" starts at the first call.
+        A server that `settings.base_url` names as "module:serve" starts at the first call.
         """
-        drawn = iter(requests)
-        first = next(drawn, None)
-        if first is None:
+        if (drawn := self._started_for(requests)) is None:
             return
-        self._start()
-        everything = itertools.chain([first], drawn)
+        cluster, logs = self._config.cluster, self._logs
         if settings.in_cluster:
             from lai_ray.distributed.calls import open_model
 
-            yield from open_model.ask(everything, settings, self._config.cluster, self._logs)
+            yield from open_model.ask(drawn, settings, cluster, logs)
             return
         from lai_ray.distributed.calls.ask import ask
 
         address = self._address_of(settings.base_url)
-        say = self._progress.say if self._progress else None
-        yield from ask(everything, settings, limits, self._config.cluster, address, self._logs, again=again, say=say)
+        report = self._progress.say if self._progress else None
+        yield from ask(drawn, settings, limits, cluster, address, logs, again=again, report=report)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """See `lai_ray.distributed.neighbours.embed`."""
@@ -102,14 +95,14 @@ class RayExecutor:
         return nearest(queries, corpus, k, cluster=self._config.cluster, logs=self._logs)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """`function` of each item, in order, a few chunks ahead of the reader; a few items are done in this process."""
-        drawn = iter(items)
-        first = list(itertools.islice(drawn, CHUNK + 1))
+        """`function` of each item, in order, a few chunks ahead of the reader; up to CHUNK items in this process."""
+        rest = iter(items)
+        first = list(itertools.islice(rest, CHUNK + 1))
         if len(first) <= CHUNK:
             yield from map(function, first)
             return
         self._start()
-        yield from _mapped(function, itertools.chain(first, drawn), self._config.cluster.stall_seconds)
+        yield from _mapped(function, itertools.chain(first, rest), self._config.cluster.stall_seconds)
 
     def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
         """See `lai_ray.distributed.fit.train`."""
@@ -134,10 +127,18 @@ class RayExecutor:
         )
 
     def close(self) -> None:
-        """Stop the servers started here, and Ray if it was started or joined here. May be called twice."""
+        """Stop the servers that this executor started, and Ray if it started or joined it. May be called twice."""
         self._running.close()
         self._served.clear()
         self._started = False
+
+    def _started_for(self, items: Iterable[Item]) -> Iterator[Item] | None:
+        """The items, with Ray started; None when there are none."""
+        rest = iter(items)
+        for first in rest:
+            self._start()
+            return itertools.chain([first], rest)
+        return None
 
     def _start(self) -> None:
         if self._started:
@@ -159,7 +160,7 @@ class RayExecutor:
         self._started = True
 
     def _address_of(self, base_url: str | None) -> str | None:
-        """The server to ask: an address as it is, "module:serve" as what its context manager yields."""
+        """The server's address: "module:serve" is a context manager that starts one and yields its address."""
         if base_url is None or "://" in base_url or ":" not in base_url:
             return base_url
         if base_url not in self._served:
@@ -169,7 +170,7 @@ class RayExecutor:
 
 
 def without_job(address: str | None) -> RayExecutor:
-    """An executor for work that no job describes: its `map`, on a cluster or here."""
+    """An executor for commands without a job: `map`, on a cluster or on this machine."""
     cluster = {"address": address, "gpus_per_replica": 0, "gpus_per_worker": 0}
     nothing = {"name": "none", "target": {"model": "none"}, "instructor": {"model": "none"}, "cluster": cluster}
     return RayExecutor(Config.model_validate({**nothing, "evaluate": {"learn_from": ["none"]}}), None)
@@ -183,20 +184,20 @@ def _mapped(function: Callable[[Any], Any], items: Iterator[Any], stall: float) 
     def work(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
         return [function(item) for item in chunk]
 
-    done = ray.remote(num_cpus=MAP_CPUS, scheduling_strategy="DEFAULT", max_retries=3)(work)
+    task = ray.remote(num_cpus=MAP_CPUS, scheduling_strategy="DEFAULT", max_retries=3)(work)
     shared, ahead = ray.put(function), int(2 * ray.cluster_resources().get("CPU", 1)) + 1
-    flying: deque[Any] = deque()
-    came = 0
+    in_flight: deque[Any] = deque()
+    done = 0
     while True:
-        while len(flying) < ahead and (chunk := list(itertools.islice(items, CHUNK))):
-            flying.append(done.options(name=current_stage.now()).remote(shared, chunk))
-        if not flying:
+        while len(in_flight) < ahead and (chunk := list(itertools.islice(items, CHUNK))):
+            in_flight.append(task.options(name=current_stage.now()).remote(shared, chunk))
+        if not in_flight:
             return
         try:
-            results = ray.get(flying.popleft(), timeout=stall)
+            results = ray.get(in_flight.popleft(), timeout=stall)
         except ray.exceptions.GetTimeoutError as error:
-            raise StageError(stalled("map", came, stall, {"num_cpus": MAP_CPUS})) from error
+            raise StageError(stalled("map", done, stall, {"num_cpus": MAP_CPUS})) from error
         except ray.exceptions.RayError as error:
             raise explained(error, "map") from error
-        came += len(results)
+        done += len(results)
         yield from results

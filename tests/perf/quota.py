@@ -1,7 +1,7 @@
-"""Leases granted and settled through one quota actor, requests/s: many at a time against one at a time, in turn.
+"""Leases granted and settled through one rate limiter actor, requests/s: many at a time against one at a time, in turn.
 
 `quota.1`, `quota.4`, `quota.16`: so many callers, each an actor with a CPU share of its own. The limits never bind, but
-every lease is counted; after each run the quota must hold exactly as many as were granted.
+every lease is counted; after each run the limiter must hold exactly as many as were granted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lai_ray.config.settings import LimitSettings
+from lai_ray.distributed.calls.rate_limiter import Finished, RateLimiter
+from lai_ray.distributed.calls.runtime import start
 from lai_ray.distributed.calls.scheduler import LARGEST_BATCH
 from tests.perf.bench import Figure
 
@@ -23,23 +25,21 @@ LIMITS = LimitSettings(requests_per_minute=UNBOUND, tokens_per_minute=10**15, ma
 class _Caller:
     """Acquires and settles for some seconds."""
 
-    def work(self, gate: Any, at_once: int, seconds: float) -> tuple[int, float]:
+    def work(self, limiter: Any, at_once: int, seconds: float) -> tuple[int, float]:
         """Requests done, and the seconds they took."""
         import ray
 
         done, began = 0, time.monotonic()
         while (took := time.monotonic() - began) < seconds:
-            leave = ray.get(gate.acquire.remote("bench", LIMITS, [100] * at_once))
-            gate.settle.remote(dict.fromkeys(leave.leases, 60), [], None, dict.fromkeys(leave.leases, 0.001))
-            done += len(leave.leases)
+            permit = ray.get(limiter.acquire.remote("bench", LIMITS, [100] * at_once))
+            limiter.settle.remote([Finished(lease, 60, seconds=0.001) for lease in permit.leases])
+            done += len(permit.leases)
         return done, took
 
 
 def bench(pairs: int) -> Iterator[Figure]:
     """One figure for each number of callers."""
     import ray
-
-    from lai_ray.distributed.calls.rate_limiter import Gate, start
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
@@ -48,14 +48,14 @@ def bench(pairs: int) -> Iterator[Figure]:
             rates: dict[int, list[float]] = {LARGEST_BATCH: [], 1: []}
             for _ in range(pairs):
                 for at_once, seen in rates.items():
-                    gate = start(Gate, 0, 60.0, 0.0, 600.0, 600.0)
-                    ray.get(gate.acquire.remote("bench", LIMITS, [1]))  # It has started.
-                    work = ray.get([caller.work.remote(gate, at_once, SECONDS) for caller in callers])
-                    left = ray.get(gate.acquire.remote("bench", LIMITS, [1])).room
+                    limiter = start(RateLimiter, 60.0, 0.0, 600.0, 600.0, num_cpus=0)
+                    ray.get(limiter.acquire.remote("bench", LIMITS, [1]))  # It has started.
+                    work = ray.get([caller.work.remote(limiter, at_once, SECONDS) for caller in callers])
+                    left = ray.get(limiter.acquire.remote("bench", LIMITS, [1])).room
                     granted = sum(done for done, _ in work)
                     assert UNBOUND - left == granted + 2, f"{granted} leases granted, {UNBOUND - left - 2} counted"
                     seen.append(sum(done / seconds for done, seconds in work))
-                    ray.kill(gate)
+                    ray.kill(limiter)
             for caller in callers:
                 ray.kill(caller)
             yield Figure(

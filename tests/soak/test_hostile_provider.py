@@ -9,7 +9,7 @@ import pytest
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.distributed.calls.ask import ask
-from lai_ray.distributed.calls.retry import Pace
+from lai_ray.distributed.calls.retry import RetryTimes
 from lai_ray.records import Request
 from tests import provider
 
@@ -37,7 +37,7 @@ def test_a_thousand_calls_to_a_hostile_provider(seed):
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         with provider.serve(latency=0.05, fault=fault) as p:
-            answers = list(ask(asked, settings, limits, cluster, p.base_url, pace=Pace(backoff=0.05)))
+            answers = list(ask(asked, settings, limits, cluster, p.base_url, times=RetryTimes(backoff=0.05)))
     finally:
         ray.shutdown()
     assert Counter(answer.key for answer in answers) == Counter(request.key for request in asked)

@@ -28,7 +28,7 @@ ACTOR_KILLS = 3
 ACTORS = {
     "engine": "MapWorker(MapBatches(_Replica))",
     "caller": "ray::Caller",
-    "quota": "ray::Gate",
+    "rate limiter": "ray::RateLimiter",
     "shard": "ray::_Shard",
     "trainer": "RayTrainWorker",
 }
@@ -146,7 +146,7 @@ def maim(driver: subprocess.Popen[bytes], wanted: set[str]) -> Counter[str]:
             kind, pid = child
             if kind not in wanted or killed[kind]:
                 continue
-            longest = 0.3 if kind in ("shard", "quota") else 6.0
+            longest = 0.3 if kind in ("shard", "rate limiter") else 6.0
             if time.monotonic() > due.setdefault(kind, time.monotonic() + random.uniform(0, longest)):
                 os.kill(pid, signal.SIGKILL)
                 killed[kind] += 1

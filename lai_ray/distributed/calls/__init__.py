@@ -1,1 +1,1 @@
-"""Calls to an instructor: an actor pool, its rate limits and retries; or the engines of an open model."""
+"""Calls to an instructor: an API through an actor pool with rate limits and retries, or an open model's engines."""

@@ -1,13 +1,12 @@
-"""The instructor's callers: a pool of async actors, and the one quota they share.  requests -> answers, in any order
+"""Calls an instructor's API: an actor pool under one rate limiter.  requests -> answers, in any order
 
-The driver draws requests, gets leave for them from the quota actor, and hands them to the caller with the least to do;
-a caller makes single attempts. Whatever is to be tried again goes through the quota again.
-Leave is asked for, and outcomes collected, for many requests at once: a round trip costs about a millisecond.
+The driver draws requests, gets permits from the rate limiter and gives them to the caller with the fewest calls. A
+caller makes single attempts; each retry needs a permit of its own. Permits and outcomes travel in batches, as a round
+trip takes about a millisecond.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +15,9 @@ from pathlib import Path
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again
-from lai_ray.distributed.calls.retry import Pace
-from lai_ray.distributed.calls.scheduler import Desk, log
+from lai_ray.distributed.calls.retry import RetryTimes
+from lai_ray.distributed.calls.scheduler import Scheduler, log
 from lai_ray.records import Answer, Request
-
-USUAL = Pace()
 
 
 def ask(
@@ -32,38 +29,35 @@ def ask(
     logs: str | None = None,
     *,
     again: Again | None = None,
-    pace: Pace = USUAL,
-    say: Callable[[str], None] | None = None,
+    times: RetryTimes | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[Answer]:
-    """The instructor's answers, as they come; a request that failed for good comes back with `completion.error`.
+    """The instructor's answers, as they come; a request that failed for good has `completion.error`.
 
     A request is drawn when a call is free, at most `limits.max_in_flight` before their answers, and only one or two
-    ahead of the quota once the quota sets the pace; None for a request means "nothing more before something came home".
-    `again` is asked before a request that may have been paid for is sent once more (see Executor.ask). No request, no
-    actor. Ray must be initialised; `base_url` must be reachable from its workers, and the key's variable set in their
-    environment. `logs`: a folder for a line on every attempt that failed. `say` is told of a dead caller, and of a long
-    wait for the quota; without it these are warnings of Python's logging.
+    ahead of the rate limit. None among the requests means that none is available until a call in flight finishes.
+    `again` decides whether a request that may have been paid for is sent once more (see Executor.ask). Ray must be
+    initialised; `base_url` must be reachable from its workers, and the key's variable set in their environment. `logs`:
+    a folder for one line about each failed attempt. `report` gets messages about dead callers and long waits for the
+    rate limit; without it they are warnings of Python's logging.
 
-    Raises StageError, in the provider's own words where it has some, when no request can succeed (wrong key, unknown
-    model, empty account), nobody answers at the address, callers keep dying, or nothing moves for
-    `cluster.stall_seconds`. Waiting for the quota is not standing still: it is said.
+    Raises StageError, with the provider's message where there is one, when no request can succeed (wrong key, unknown
+    model, empty account), the address does not answer, callers keep dying, or nothing finishes for
+    `cluster.stall_seconds`, waits for the rate limit apart.
     """
-    drawn = iter(requests)
-    first = next(drawn, None)
-    if first is None:
-        return
     with _logged(logs):
-        everything, say = itertools.chain([first], drawn), say or log.warning
-        desk = Desk(everything, settings, limits, cluster, base_url, pace, again, say)
+        scheduler = Scheduler(
+            iter(requests), settings, limits, cluster, base_url, times, may_resend=again, report=report
+        )
         try:
-            yield from desk.answers()
+            yield from scheduler.answers()
         finally:
-            desk.close()
+            scheduler.close()
 
 
 @contextmanager
 def _logged(folder: str | None) -> Iterator[None]:
-    """What this room logs goes to a file in `folder` as well, retries included."""
+    """Write the scheduler's log, retries included, to a file in `folder` as well."""
     if folder is None:
         yield
         return

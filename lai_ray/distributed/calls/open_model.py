@@ -1,7 +1,7 @@
-"""An open model as the instructor: it answers in the cluster, as the target does.  requests -> answers, in any order
+"""An open model as the instructor, on engines in the cluster.  requests -> answers, in any order
 
-No callers, no quota: nobody limits the pace or sends a bill. A wave of requests is all that may be drawn before
-answers came home (without a budget in the way, all there are), and goes through one lifetime of the engines.
+There are no callers and no rate limit. A wave is all the requests that may be drawn before the first answer (without a
+budget limit, all there are), and runs in one lifetime of the engines.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lai_ray.records import Answer, Request
 def ask(
     requests: Iterable[Request | None], settings: InstructorSettings, cluster: ClusterSettings, logs: str | None
 ) -> Iterator[Answer]:
-    """One answer a request, as they come. A request that failed has `completion.error`, and took nothing (`free`).
+    """One answer a request, as they come. A request that failed has `completion.error` and is `free`.
 
-    `settings.model` is a folder or hub name. `cluster.instructor_replicas` actors hold one engine each; what else they
-    ask for, and what is raised, is as in `generate`. None among the requests ends a wave. Ray must be initialised.
+    `settings.model` is a folder or hub name. `cluster.instructor_replicas` actors hold one engine each; their resources
+    and errors are those of `generate`. None among the requests ends a wave. Ray must be initialised.
     """
     drawn, model = iter(requests), Model(settings.model, settings.model)
     engine = TargetSettings(
@@ -33,7 +33,7 @@ def ask(
         dtype=settings.dtype,
     )
     replicas = cluster.model_copy(update={"target_replicas": cluster.instructor_replicas})
-    # None with nothing on its way is the end as well: there is nothing to wait for.
+    # A None at the start of a wave is the end: no call is in flight that could free a request.
     while (first := next(drawn, None)) is not None:
         wave = _wave(first, drawn)
         for answer in generate(wave, model, settings=engine, cluster=replicas, logs=logs, what="instruct"):

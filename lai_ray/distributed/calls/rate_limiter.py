@@ -1,4 +1,4 @@
-"""The quota that all callers share: one actor for a provider, model and key.  estimates -> leave to send"""
+"""The rate limiter of all callers: one actor for a provider, model and key.  token estimates -> permits"""
 
 from __future__ import annotations
 
@@ -6,144 +6,132 @@ import asyncio
 import random
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.config.settings import LimitSettings
 from lai_ray.instructor.rate_limit.headers import Headers
 from lai_ray.instructor.rate_limit.limits import Terms
 from lai_ray.instructor.rate_limit.window import Lease, Quota
 
-NAMESPACE = "lai_ray"
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to send the first requests of a batch."""
+
+    leases: list[int]
+    """One for each request, at least one."""
+    room: int
+    """How many more requests like the last one would get a lease now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """What the gate gives."""
+class Finished:
+    """What became of one lease."""
 
-    leases: list[int]
-    room: int
-    """How many more requests like the last one it could let through now."""
+    lease: int
+    tokens: int | None = None
+    """Tokens that the provider counts; None where unknown, which keeps the estimate."""
+    counted: bool = True
+    """False for a call that was never sent or that the provider does not count."""
+    limits: Headers | None = None
+    """What the reply's headers report of the provider's limits."""
+    seconds: float | None = None
+    """From when the request left for the provider to its reply; None where unknown."""
 
 
-class Gate:
-    """The quota actor: arithmetic in `instructor/quota.py`, the clock and the queue here. First come, first served.
+class RateLimiter:
+    """Holds the clock and the queue, first come, first served; the arithmetic is in `instructor/rate_limit`.
 
-    It outlives the call that started it, so that the next round, or another job, finds the last minute still counted.
-    Each asker brings its job's limits along; which hold is for `instructor/terms.py` to say.
+    It outlives the stage that started it, so that the next one, or another job, finds the last minute still counted.
+    Each job passes its own limits; `instructor/rate_limit/limits.py` decides which hold.
     """
 
-    def __init__(self, window: float, slack: float, lease_seconds: float, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        window: float,
+        slack: float,
+        lease_seconds: float,
+        idle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """window: seconds, `slack` longer than the provider's."""
         self._quota = Quota(
             requests=1, tokens=1, in_flight=1, window=window, slack=slack, lease_seconds=lease_seconds,
             first_id=random.getrandbits(40) << 20,
         )  # fmt: skip
         self._terms = Terms(window)
-        self._turn = asyncio.Lock()  # asyncio's locks are first come, first served.
-        self._room = asyncio.Event()
-        self._idle_seconds, self._busy, self._used_at = idle_seconds, 0, time.monotonic()
-        if _restarted():  # What was granted before is not known, so all of it may have been.
-            self._quota.penalise(time.monotonic() + window)
+        self._queue = asyncio.Lock()  # asyncio's locks are first come, first served.
+        self._changed = asyncio.Event()
+        self._clock, self._idle_seconds, self._waiting, self._used_at = clock, idle_seconds, 0, clock()
+        if _restarted():  # Earlier leases are unknown, so the whole window may be used up.
+            self._quota.penalise(clock() + window)
 
-    async def acquire(self, job: str, limits: LimitSettings, estimates: list[int]) -> Leave:
-        """Leases for the first of these requests, at least one, and as many more as there is leave for at once."""
-        self._busy += 1
-        self._terms.enter(job, limits, time.monotonic())
+    async def acquire(self, job: str, limits: LimitSettings, estimates: Sequence[int]) -> Permit:
+        """Wait for a lease for the first of these requests, and take as many more as are free at once."""
+        self._waiting += 1
+        self._terms.enter(job, limits, self._clock())
         try:
-            async with self._turn:
-                first = await self._first(estimates[0])
-                leases = [first.id]
+            async with self._queue:
+                leases = [(await self._first(estimates[0])).id]
                 for tokens in estimates[1:]:
-                    lease = self._quota.acquire(time.monotonic(), tokens)
+                    lease = self._quota.acquire(self._clock(), tokens)
                     if isinstance(lease, float):
                         break
                     leases.append(lease.id)
-                return Leave(leases, self._quota.room(time.monotonic(), estimates[-1]))
+                return Permit(leases, self._quota.room(self._clock(), estimates[-1]))
         finally:
-            self._busy -= 1
-            self._used_at = time.monotonic()
+            self._waiting -= 1
+            self._used_at = self._clock()
             self._terms.leave(job, self._used_at)
 
     async def _first(self, tokens: int) -> Lease:
-        """Wait until this request has leave; time, a settled lease or the provider's word may give it."""
-        while isinstance(lease := self._ask(tokens), float):
-            self._room.clear()
+        """Wait for a lease: time, a finished call or the provider's headers may free one."""
+        while isinstance(lease := self._try(tokens), float):
+            self._changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._room.wait(), lease)
+                await asyncio.wait_for(self._changed.wait(), lease)
         return lease
 
-    def _ask(self, tokens: int) -> Lease | float:
-        now = time.monotonic()
-        hold = self._terms.hold(now)
-        self._quota.limit(hold.requests, hold.tokens, hold.in_flight)
+    def _try(self, tokens: int) -> Lease | float:
+        now = self._clock()
+        limits = self._terms.hold(now)
+        self._quota.limit(limits.requests, limits.tokens, limits.in_flight)
         return self._quota.acquire(now, tokens)
 
-    async def settle(
-        self,
-        used_by_lease: dict[int, int | None],
-        unsent: list[int],
-        told: dict[int, Headers] | None = None,
-        lasted: dict[int, float] | None = None,
-    ) -> None:
-        """These are over, having used so many tokens (None: not known); those were never sent, or count for nothing.
+    async def settle(self, calls: Sequence[Finished]) -> None:
+        """End these leases.
 
-        told: what the provider's headers said in its replies, by lease.  lasted: seconds from leaving for the provider
-        to the reply, by lease. Counted back from now, as other machines have other clocks: never too early.
+        A call's seconds are counted back from now, as clocks differ between machines: its start is never too early.
         """
-        now, sent = time.monotonic(), lasted or {}
-        for lease, headers in (told or {}).items():
-            self._terms.tell(headers.requests.limit, headers.tokens.limit)
-            self._quota.tell(now, lease, headers.requests, headers.tokens)
-        for lease, tokens in used_by_lease.items():
-            self._quota.settle(lease, tokens, now - sent[lease] if lease in sent else None)
-        for lease in unsent:
-            self._quota.release(lease)
-        self._room.set()
+        now = self._clock()
+        for call in calls:
+            if call.limits:
+                self._terms.tell(call.limits.requests.limit, call.limits.tokens.limit)
+                self._quota.tell(now, call.lease, call.limits.requests, call.limits.tokens)
+        for call in calls:
+            if call.counted:
+                self._quota.settle(call.lease, call.tokens, None if call.seconds is None else now - call.seconds)
+            else:
+                self._quota.release(call.lease)
+        self._changed.set()
 
     async def penalise(self, seconds: float) -> None:
-        """Close for everybody: the provider said so."""
-        self._quota.penalise(time.monotonic() + seconds)
+        """Grant nothing to any job for so long: the provider asked for it."""
+        self._quota.penalise(self._clock() + seconds)
 
-    async def leave_when_idle(self) -> None:
-        """Ends the actor once nobody has used it for `idle_seconds`."""
-        while self._busy or time.monotonic() < self._used_at + self._idle_seconds:
+    async def exit_when_idle(self) -> None:
+        """End the actor after `idle_seconds` without a request."""
+        while self._waiting or self._clock() < self._used_at + self._idle_seconds:
             await asyncio.sleep(min(self._idle_seconds, 30.0))
         ray.actor.exit_actor()
 
 
-def start(actor: type, cpus: float, *arguments: Any, **options: Any) -> Any:
-    """An actor that may be placed anywhere, even when its maker sits in a placement group."""
-    light = {"num_cpus": cpus, "scheduling_strategy": "DEFAULT", "max_concurrency": 1000}
-    return ray.remote(**{**light, **options})(actor).remote(*arguments)
-
-
-def shared_gate(name: str, *arguments: Any) -> Any:
-    """The quota actor of that name on this cluster, whoever started it. Ray starts it again when it dies.
-
-    It sits on the head, with which all is lost anyway: from another node's loss it would come back with a full window
-    and keep everybody waiting for a minute. Not `soft`: Ray then takes another node where the head lends no CPU.
-    """
-    gate = start(
-        Gate, 0, *arguments, scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=False),
-        name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_restarts=-1,
-    )  # fmt: skip
-    gate.leave_when_idle.remote()
-    return gate
-
-
-def _head() -> str:
-    """The id of the cluster's head node."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return str(next((n for n in nodes if "node:__internal_head__" in n["Resources"]), nodes[0])["NodeID"])
-
-
 def _restarted() -> bool:
-    """Whether this is an actor that Ray has started again."""
+    """Whether this process is an actor that Ray restarted."""
     if not ray.is_initialized():
         return False
     context = ray.get_runtime_context()

@@ -1,4 +1,4 @@
-"""The driver's side of asking an instructor: who waits for what.  requests -> answers"""
+"""Driver-side scheduler of instructor calls: permits, calls in flight, retries, dead callers.  requests -> answers"""
 
 from __future__ import annotations
 
@@ -8,41 +8,39 @@ import itertools
 import logging
 import os
 import secrets
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again, Answered, Fatal, Outcome, Retry
-from lai_ray.distributed.calls.callers import Pool
-from lai_ray.distributed.calls.rate_limiter import Leave, shared_gate
-from lai_ray.distributed.calls.retry import Pace, Patience
+from lai_ray.distributed.calls.pool import Pool
+from lai_ray.distributed.calls.rate_limiter import Finished, Permit
+from lai_ray.distributed.calls.retry import RetryPolicy, RetryTimes
+from lai_ray.distributed.calls.runtime import RayRuntime
 from lai_ray.errors import StageError
-from lai_ray.instructor.rate_limit.headers import Headers
 from lai_ray.instructor.rate_limit.window import MINUTE
 from lai_ray.instructor.spending.tokens import estimate, used
 from lai_ray.records import Answer, Completion, Request
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 2
-"""Raised when what desk and gate say to each other changes: jobs of other versions may share a cluster."""
+PROTOCOL = 3
+"""Raised when the messages between scheduler and rate limiter change: jobs of other versions may share a cluster."""
 LARGEST_BATCH = 32
-"""Requests for which leave is asked at once, at most."""
+"""Requests in one call to the rate limiter, at most."""
 NO_LEASE = -1
 MOST_DEATHS = 6
-"""Callers that may die one after the other, without anything coming home in between."""
+"""Callers that may die in a row without an outcome in between."""
 
 
 @dataclass
 class _Call:
-    """A request from the moment it is drawn to its answer."""
+    """A request from when it is drawn until it is answered."""
 
     request: Request
     estimate: int
@@ -50,289 +48,276 @@ class _Call:
     attempts: int = 0
 
 
-def _gate_name(settings: InstructorSettings, base_url: str | None, pace: Pace) -> str:
-    """The same for all jobs of a cluster that share a provider, model and key; of the key there is a digest in it."""
+def _limiter_name(settings: InstructorSettings, base_url: str | None, times: RetryTimes) -> str:
+    """The same for all jobs of a cluster that share a provider, model and key; holds a digest of the key only."""
     key = os.environ.get(settings.api_key_env or "", settings.api_key_env)
-    account = PROTOCOL, settings.engine, settings.model, base_url, key, pace.window, pace.slack, pace.gate_idle
-    return f"quota-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
+    account = PROTOCOL, settings.engine, settings.model, base_url, key, times.window, times.slack, times.limiter_idle
+    return f"rate-limiter-{hashlib.blake2b(repr(account).encode(), digest_size=8).hexdigest()}"
 
 
-class Desk:
-    """The driver's side: who waits for what. One `_turn` handles one thing that came home."""
+class Scheduler:
+    """Draws requests, gets permits for them and gives them to callers. One `_turn` handles one result."""
 
     def __init__(
-        self,
-        requests: Iterator[Request | None],
-        settings: InstructorSettings,
-        limits: LimitSettings,
-        cluster: ClusterSettings,
-        base_url: str | None,
-        pace: Pace,
-        again: Again | None = None,
-        say: Callable[[str], None] = log.warning,
-    ) -> None:
-        self.say = say
-        self.may_send_again = again or (lambda request: True)
-        self.requests, self.limits, self.pace = requests, limits, pace
-        self.address = base_url or "the engine's own address"
-        self.patience = Patience(pace, stall_seconds=cluster.stall_seconds, address=self.address)
+        self, requests: Iterator[Request | None], settings: InstructorSettings, limits: LimitSettings,
+        cluster: ClusterSettings, base_url: str | None = None, times: RetryTimes | None = None, *,
+        may_resend: Again | None = None, report: Callable[[str], None] | None = None, runtime: RayRuntime | None = None,
+    ) -> None:  # fmt: skip
+        self.requests, self.limits = requests, limits
+        self.times, self.runtime = times or RetryTimes(), runtime or RayRuntime()
+        self.may_resend, self.report = may_resend or (lambda request: True), report or log.warning
+        self.address = base_url or "the engine's default address"
+        self.policy = RetryPolicy(self.times, stall_seconds=cluster.stall_seconds, address=self.address)
         self.calls: dict[int, _Call] = {}
-        self.waiting: deque[int] = deque()  # For leave.
-        self.asking: list[int] = []  # Those whose leave the gate is being asked for.
-        self.resting: list[tuple[float, int]] = []  # A heap: (when to try again, call).
+        self.waiting: deque[int] = deque()  # For a permit.
+        self.requested: list[int] = []  # Calls in the pending request for permits.
+        self.delayed: list[tuple[float, int]] = []  # A heap: (time of the next attempt, call).
         self.numbers = itertools.count()
         self.batch, self.exhausted, self.fatal = 1, False, ""
-        self.looked = self.asked_at = time.monotonic()
+        self.last_turn = self.requested_at = self.runtime.now()
         self.deaths = self.possibly_paid = 0
-        self.gate_up = self.said_wait = False
+        self.limiter_up = self.wait_reported = False
         self.acquiring: Any = None
         self.job = secrets.token_hex(8)
-        self.gate_name = _gate_name(settings, base_url, pace)
-        self.gate_arguments = pace.window + pace.slack, pace.slack, settings.timeout + MINUTE, pace.gate_idle
-        self.gate = shared_gate(self.gate_name, *self.gate_arguments)
-        self.pool = Pool(min(cluster.instructor_workers, limits.max_in_flight), settings, base_url)
+        self.limiter_arguments = (
+            _limiter_name(settings, base_url, self.times), self.times.window + self.times.slack, self.times.slack,
+            settings.timeout + MINUTE, self.times.limiter_idle,
+        )  # fmt: skip
+        self.limiter = self.runtime.rate_limiter(*self.limiter_arguments)
+        self.pool = Pool(min(cluster.instructor_workers, limits.max_in_flight), settings, base_url, self.runtime)
 
     def answers(self) -> Iterator[Answer]:
-        """Everything that comes home, until nothing is left to ask."""
+        """Every answer, as it comes, until all requests have one."""
         while not self.fatal and self._draw():
-            self._seek_leave()
+            self._request_permits()
             yield from self._turn()
         if self.fatal:
-            yield from self._last_answers()
+            yield from self._drain()
             yield from self._never_sent()
             raise StageError(
-                f"the instructor at {self.address} cannot go on: {self.fatal}\n"
-                "What was answered is kept; once this is put right, the same command goes on from there."
+                f"the instructor at {self.address} failed: {self.fatal}\n"
+                "Answers received so far are kept. Fix this and run the same command again to continue."
             )
 
     def close(self) -> None:
-        """End the callers. The quota lives on, so it must hear of every lease that is still out."""
-        if not ray.is_initialized():
+        """End the callers. The rate limiter lives on, so every open lease is settled."""
+        if not self.runtime.running():
             return
         self.pool.close()
-        self._want_no_leave()
-        self.gate.settle.remote({call.lease: None for call in self.calls.values()}, [])
+        self._withdraw()
+        self._settle_unknown(self.calls)
         if self.possibly_paid:
-            self.say(f"  {self.possibly_paid} instructor calls were possibly paid for without an answer")
+            self.report(f"  {self.possibly_paid} instructor calls were possibly paid for without an answer")
 
     def _draw(self) -> bool:
-        """Whether anything is left to do, after taking on what may be sent soon."""
-        now = time.monotonic()
-        while self.resting and self.resting[0][0] <= now:
-            self.waiting.append(heapq.heappop(self.resting)[1])
-        room = min(self.batch, self.limits.max_in_flight - len(self.calls))
-        if self.pool.up and not self.waiting and not self.asking and not self.exhausted:
-            for request in self._drawn(room):
+        """Draw what may be sent soon. Returns whether anything is left to do."""
+        now = self.runtime.now()
+        while self.delayed and self.delayed[0][0] <= now:
+            self.waiting.append(heapq.heappop(self.delayed)[1])
+        if self.pool.up and not self.waiting and not self.requested and not self.exhausted:
+            for request in self._drawn(min(self.batch, self.limits.max_in_flight - len(self.calls))):
                 number = next(self.numbers)
                 self.calls[number] = _Call(request, estimate(request.messages, request.max_tokens))
                 self.waiting.append(number)
         return bool(self.calls) or not self.exhausted
 
-    def _drawn(self, room: int) -> list[Request]:
-        """At most so many further requests; fewer when there are no more, or none before something came home."""
+    def _drawn(self, most: int) -> list[Request]:
+        """Up to so many requests; fewer when there are no more, or none until a call in flight has finished."""
         drawn: list[Request] = []
-        while len(drawn) < room:
+        while len(drawn) < most:
             try:
                 request = next(self.requests)
             except StopIteration:
                 self.exhausted = True
                 break
             if request is None:
-                self.exhausted = not (drawn or self.calls)  # Nothing is out that could come home.
+                self.exhausted = not (drawn or self.calls)  # Without a call in flight there is nothing to wait for.
                 break
             drawn.append(request)
         return drawn
 
-    def _seek_leave(self) -> None:
-        if self.pool.up and self.waiting and not self.asking:
-            self.asking = [self.waiting.popleft() for _ in range(min(len(self.waiting), LARGEST_BATCH))]
-            estimates = [self.calls[number].estimate for number in self.asking]
-            self.acquiring = self.gate.acquire.remote(self.job, self.limits, estimates)
-            self.asked_at = self.looked = time.monotonic()
+    def _request_permits(self) -> None:
+        if self.pool.up and self.waiting and not self.requested:
+            self.requested = [self.waiting.popleft() for _ in range(min(len(self.waiting), LARGEST_BATCH))]
+            estimates = [self.calls[number].estimate for number in self.requested]
+            self.acquiring = self.limiter.acquire.remote(self.job, self.limits, estimates)
+            self.requested_at = self.last_turn = self.runtime.now()
 
     def _turn(self) -> list[Answer]:
-        """Wait a little for something to come home, and deal with it."""
-        pending = [*([self.acquiring] if self.asking else []), *self.pool.collecting]
-        rest = self.resting[0][0] - time.monotonic() if self.resting else 1.0
-        wait = min(1.0, max(0.0, rest))
-        ready, _ = ray.wait(pending, num_returns=1, timeout=wait)
+        """Wait up to a second for one result, and handle it."""
+        pending = [*([self.acquiring] if self.requested else []), *self.pool.collecting]
+        delay = self.delayed[0][0] - self.runtime.now() if self.delayed else 1.0
+        seconds = min(1.0, max(0.0, delay))
+        ready = self.runtime.ready(pending, seconds)
         answers: list[Answer] = []
-        if not ready:
-            self._nothing_came(wait)
-        elif self.asking and ready[0] == self.acquiring:
-            self._take_leave()
+        if ready is None:
+            self._check_progress(seconds)
+        elif self.requested and ready == self.acquiring:
+            self._take_permit()
         else:
-            answers = self._collect(ready[0])
-        self.looked = time.monotonic()
+            answers = self._collect(ready)
+        self.last_turn = self.runtime.now()
         return answers
 
-    def _take_leave(self) -> None:
-        """Send what has leave; the rest waits on, first in line."""
-        leave = Leave([], 0)
+    def _take_permit(self) -> None:
+        """Send the requests that have leases; the others wait on, first in line."""
+        permit = Permit([], 0)
         try:
-            leave = ray.get(self.acquiring)
+            permit = self.runtime.get(self.acquiring)
         except RayActorError as error:
-            self.say(f"  the quota actor died; Ray starts it again, closed for one window: {_first_line(error)}")
-            self.gate = shared_gate(self.gate_name, *self.gate_arguments)
+            self.report(f"  the rate limiter died; Ray restarts it with a full window: {_first_line(error)}")
+            self.limiter = self.runtime.rate_limiter(*self.limiter_arguments)
         else:
-            self.gate_up, self.said_wait = True, False
-            self.patience.moved()
-        (asked, self.asking), leases = (self.asking, []), leave.leases
-        late = time.monotonic() - self.looked > self.pace.slack
-        if late or not self.pool.up:  # Leave that grew old while our answers were dealt with no longer holds.
-            self.gate.settle.remote({}, leases)
+            self.limiter_up, self.wait_reported = True, False
+            self.policy.progressed()
+        (numbers, self.requested), leases = (self.requested, []), permit.leases
+        expired = self.runtime.now() - self.last_turn > self.times.slack  # The reader of our answers took that long.
+        if expired or not self.pool.up:
+            self._release(leases)
             leases = []
-        granted, left = asked[: len(leases)], asked[len(leases) :]
+        granted, left = numbers[: len(leases)], numbers[len(leases) :]
         self.waiting.extendleft(reversed(left))
-        # No more is drawn than there is leave for, but for the one that waits at the gate.
-        self.batch = max(1, min(2 * self.batch, leave.room, LARGEST_BATCH))
+        # Draw no more than there are leases for, and one that waits for the next.
+        self.batch = max(1, min(2 * self.batch, permit.room, LARGEST_BATCH))
         for number, lease in zip(granted, leases, strict=True):
             self.calls[number].lease = lease
         self.pool.submit([(number, self.calls[number].request) for number in granted])
 
-    def _collect(self, reference: Any) -> list[Answer]:
-        """What a caller brings home. A dead one is replaced, and what it held is asked again."""
+    def _collect(self, result: Any) -> list[Answer]:
+        """Handle a caller's outcomes. A dead caller is replaced and its calls are sent again."""
         try:
-            outcomes = self.pool.collect(reference)
+            outcomes = self.pool.collect(result)
         except RayActorError as error:
-            return self._lost(self.pool.replace(reference), error)
-        self.patience.moved()
+            return self._caller_died(self.pool.replace(result), error)
+        self.policy.progressed()
         self.deaths = 0 if outcomes else self.deaths
-        settled: dict[int, int | None] = {}
-        unsent: list[int] = []
-        told: dict[int, Headers] = {}
-        answers = []
-        lasted: dict[int, float] = {}
-        for number, outcome in outcomes:
-            call = self.calls[number]
-            if outcome.seconds is not None:
-                lasted[call.lease] = outcome.seconds
-            if self._counts(outcome):
-                settled[call.lease] = self._counted(call.request, outcome)
-            else:
-                unsent.append(call.lease)
-            if not isinstance(outcome, Fatal) and outcome.limits:
-                told[call.lease] = outcome.limits
-            answers += self._became(number, outcome)
-        self.gate.settle.remote(settled, unsent, told, lasted)
-        return answers
+        self.limiter.settle.remote([self._finished(self.calls[number], outcome) for number, outcome in outcomes])
+        return [answer for number, outcome in outcomes for answer in self._handle(number, outcome)]
 
-    def _counts(self, outcome: Outcome) -> bool:
-        """Whether the provider counts this call against its limits."""
-        if isinstance(outcome, Retry) and not outcome.reached:
-            return False
-        failed = not isinstance(outcome, Answered) or outcome.free
-        return self.limits.failed_calls_count or not failed
+    def _finished(self, call: _Call, outcome: Outcome) -> Finished:
+        """What the rate limiter needs to know of an outcome."""
+        reached = not isinstance(outcome, Retry) or outcome.reached
+        succeeded = isinstance(outcome, Answered) and not outcome.free
+        limits = None if isinstance(outcome, Fatal) else outcome.limits
+        counted = reached and (succeeded or self.limits.failed_calls_count)
+        return Finished(call.lease, self._tokens(call.request, outcome), counted, limits, outcome.seconds)
 
-    def _counted(self, request: Request, outcome: Outcome) -> int | None:
-        """Tokens that the provider counts; None where that is not known, as for a failed call: the estimate stands."""
+    def _tokens(self, request: Request, outcome: Outcome) -> int | None:
+        """Tokens that the provider counts; None where unknown, as for a failed call."""
         if not isinstance(outcome, Answered) or used(outcome.completion) is None:
             return None
         if self.limits.counted_tokens == "reserved":
             return outcome.completion.prompt_tokens + request.max_tokens
         return used(outcome.completion)
 
-    def _became(self, number: int, outcome: Outcome) -> list[Answer]:
-        """The answer, if this is one; else what happens next is arranged."""
+    def _handle(self, number: int, outcome: Outcome) -> list[Answer]:
+        """The answer, if the outcome is final."""
         self.calls[number].lease = NO_LEASE
         if isinstance(outcome, Fatal):
             self.fatal = self.fatal or outcome.message
-            return [self._answer(number, Completion("", "error", error=outcome.message), free=outcome.free)]
+            return [self._error(number, outcome.message, free=outcome.free)]
         if isinstance(outcome, Retry):
-            return self._again(number, outcome)
-        self.patience.reached()
+            return self._retry(number, outcome)
+        self.policy.reached()
         return [self._answer(number, outcome.completion, free=outcome.free)]
 
-    def _again(self, number: int, retry: Retry) -> list[Answer]:
-        """Arrange another attempt; an error for an answer when there were enough."""
+    def _retry(self, number: int, retry: Retry) -> list[Answer]:
+        """Schedule another attempt, or answer with an error after the last one."""
         call = self.calls[number]
         log.info("%s: %s", call.request.id, retry.why)
         if retry.reached:
             call.attempts += 1
-            self.patience.reached()
+            self.policy.reached()
         else:
-            self.fatal = self.fatal or self.patience.unreached(time.monotonic(), retry.why)
-        if call.attempts >= self.pace.attempts:
-            words = f"gave up after {call.attempts} attempts: {retry.why}"
-            return [self._answer(number, Completion("", "error", error=words), free=retry.free)]
-        if not retry.free and not self.may_send_again(call.request):
-            return [self._no_more(number, retry.why)]
-        delay = self.patience.delay(retry, call.attempts)
-        if retry.after is not None and retry.after > self.patience.stall_seconds:
-            self.fatal = (
-                self.fatal or f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
+            self.fatal = self.fatal or self.policy.unreached(self.runtime.now(), retry.why)
+        if call.attempts >= self.times.attempts:
+            return [self._error(number, f"gave up after {call.attempts} attempts: {retry.why}", free=retry.free)]
+        if not retry.free and not self.may_resend(call.request):
+            return [self._over_budget(number, retry.why)]
+        delay = self.policy.delay(retry, call.attempts)
+        if retry.after is not None and retry.after > self.policy.stall_seconds:
+            self.fatal = self.fatal or (
+                f"it asks to wait {retry.after:,.0f} s ({retry.why}), longer than cluster.stall_seconds"
             )
         if retry.limited:
-            self.gate.penalise.remote(delay)
-        heapq.heappush(self.resting, (time.monotonic() + delay, number))
+            self.limiter.penalise.remote(delay)
+        heapq.heappush(self.delayed, (self.runtime.now() + delay, number))
         return []
 
     def _answer(self, number: int, completion: Completion, *, free: bool = False) -> Answer:
         request = self.calls.pop(number).request
         return Answer(request.id, request.key, completion, free)
 
-    def _no_more(self, number: int, why: str) -> Answer:
-        words = f"{why}; the budget has no room for another attempt"
-        return self._answer(number, Completion("", "error", error=words))
+    def _error(self, number: int, message: str, *, free: bool = False) -> Answer:
+        return self._answer(number, Completion("", "error", error=message), free=free)
 
-    def _last_answers(self) -> Iterator[Answer]:
-        """Calls in flight may be paid for: give them a moment to come home."""
-        end = time.monotonic() + self.pace.farewell
-        self._want_no_leave()
-        while self.pool.held and time.monotonic() < end:
+    def _over_budget(self, number: int, reason: str) -> Answer:
+        return self._error(number, f"{reason}; the budget does not allow another attempt")
+
+    def _drain(self) -> Iterator[Answer]:
+        """Answers of calls in flight, which may be paid for; waits `times.drain` seconds at most."""
+        end = self.runtime.now() + self.times.drain
+        self._withdraw()
+        while self.pool.held and self.runtime.now() < end:
             yield from self._turn()
 
-    def _want_no_leave(self) -> None:
-        """Give back what was asked for at the gate and came, and ask no more for the rest."""
-        if self.asking and ray.wait([self.acquiring], timeout=0)[0]:
+    def _withdraw(self) -> None:
+        """Release the permit that is ready, or cancel the request for it."""
+        if self.requested and self.runtime.ready([self.acquiring], 0) is not None:
             with suppress(RayActorError):
-                self.gate.settle.remote({}, ray.get(self.acquiring).leases)
-        elif self.asking:
-            ray.cancel(self.acquiring)
-        self.asking = []
+                self._release(self.runtime.get(self.acquiring).leases)
+        elif self.requested:
+            self.runtime.cancel(self.acquiring)
+        self.requested = []
+
+    def _release(self, leases: list[int]) -> None:
+        """Return the leases of calls that were never sent."""
+        self.limiter.settle.remote([Finished(lease, counted=False) for lease in leases])
+
+    def _settle_unknown(self, numbers: Iterable[int]) -> None:
+        """End the leases of calls that may or may not have been sent."""
+        self.limiter.settle.remote([Finished(self.calls[number].lease) for number in numbers])
 
     def _never_sent(self) -> Iterator[Answer]:
-        """What no caller has was turned away for nothing or still waits: nobody is paid for it."""
+        """Calls that no caller holds were refused for free or still waited: nothing was paid for them."""
         for number in [number for number in self.calls if not self.pool.holds(number)]:
-            yield self._answer(number, Completion("", "error", error="never sent"), free=True)
+            yield self._error(number, "never sent", free=True)
 
-    def _lost(self, held: list[int], error: Exception) -> list[Answer]:
-        """A caller died with these calls. They may have been sent, and count as possibly paid."""
+    def _caller_died(self, held: list[int], error: Exception) -> list[Answer]:
+        """Send its calls again. They count as possibly paid, as they may have been sent."""
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
             raise StageError(
-                f"{self.deaths} of the instructor's callers died one after the other without an answer, last: {error}\n"
-                "The logs of the workers say why; memory is the first thing to look at. What was answered is kept."
+                f"{self.deaths} instructor callers died in a row without an answer, the last one of: {error}\n"
+                "The workers' logs have the cause; check their memory first. Answers received so far are kept."
             ) from error
         self.possibly_paid += len(held)
-        self.say(f"  an instructor caller died; the {len(held)} calls it held are sent again: {_first_line(error)}")
-        self.gate.settle.remote({self.calls[number].lease: None for number in held}, [])
+        self.report(f"  an instructor caller died; its {len(held)} calls are sent again: {_first_line(error)}")
+        self._settle_unknown(held)
         for number in held:
             self.calls[number].lease = NO_LEASE
-        allowed = [number for number in held if self.may_send_again(self.calls[number].request)]
+        allowed = [number for number in held if self.may_resend(self.calls[number].request)]
         self.waiting.extendleft(reversed(allowed))
-        return [self._no_more(number, "the caller died") for number in held if number not in allowed]
+        return [self._over_budget(number, "the caller died") for number in held if number not in allowed]
 
-    def _nothing_came(self, seconds: float) -> None:
-        """In so many seconds. Waiting for the quota, or for the time to try again, is not standing still."""
+    def _check_progress(self, seconds: float) -> None:
+        """After so many seconds without a result. A wait for the rate limit or a retry's delay is no stall."""
         held = self.pool.held
-        if held or not self.pool.up or (self.asking and not self.gate_up):
-            self.patience.still(seconds, self._awaited(held))
+        if held or not self.pool.up or (self.requested and not self.limiter_up):
+            self.policy.idle(seconds, self._awaited(held))
             return
-        self.patience.moved()
-        if self.asking and time.monotonic() - self.asked_at > self.pace.say_wait and not self.said_wait:
-            self.said_wait = True
-            rates = self.limits.requests_per_minute, self.limits.tokens_per_minute
-            self.say(
-                f"  the instructor waits for the quota: {rates[0]} requests and {rates[1]} tokens per minute, or what "
-                "the provider says"
-            )
+        self.policy.progressed()
+        waited = self.runtime.now() - self.requested_at
+        if self.requested and waited > self.times.report_wait and not self.wait_reported:
+            self.wait_reported = True
+            rates = f"{self.limits.requests_per_minute} requests and {self.limits.tokens_per_minute} tokens"
+            self.report(f"  instructor calls wait for the rate limit: {rates} a minute, or what the provider reports")
 
     def _awaited(self, held: int) -> str:
-        idle = [name for name in ("" if self.gate_up else "the quota actor", self.pool.down()) if name]
+        starting = [name for name in ("" if self.limiter_up else "the rate limiter", self.pool.starting()) if name]
         parts = [f"{held} calls in flight to {self.address}"] if held else []
-        if idle:
-            parts.append(f"{' and '.join(idle)} that did not report yet (has the cluster a fraction of a CPU free?)")
+        if starting:
+            parts.append(f"{' and '.join(starting)} to start (does the cluster have a fraction of a CPU free?)")
         return "; ".join(parts) or "an answer"
 
 
