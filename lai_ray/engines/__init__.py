@@ -1,0 +1,1 @@
+"""Engines, one file each, found by import: they answer requests with a local model or through an API."""

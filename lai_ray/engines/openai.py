@@ -1,7 +1,7 @@
-"""Any server that speaks the OpenAI chat-completions protocol.  request -> what became of it
+"""Client of servers with the OpenAI chat-completions protocol.  request -> Outcome
 
-One call, one attempt: the SDK's own retries are off, so that every attempt passes the quota. The key is read from the
-environment of the process that calls, is never logged, and is blotted out of whatever a provider says about it.
+One call is one attempt: the SDK's own retries are off, so that the rate limiter counts every attempt. The key is read
+from the environment of the calling process, is never logged, and is removed from a provider's messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lai_ray.instructor.rate_limit import headers as rate_headers
 from lai_ray.records import Completion, Request
 
 CONNECT_SECONDS = 10.0
-LONGEST_WORDS = 500
+MAX_MESSAGE = 500
 """Characters of a provider's message that are kept."""
 
 KEY, RIGHTS, WHERE, ACCOUNT = 401, 403, 404, 402
@@ -37,19 +37,19 @@ ADVICE = {
 }
 
 
-LEFT: ContextVar[float | None] = ContextVar("LEFT", default=None)
-"""When the request of this task left for the provider: some time after `call` began, where many calls begin at once."""
+SENT_AT: ContextVar[float | None] = ContextVar("SENT_AT", default=None)
+"""When this task's request was sent. Later than the start of `call` where many calls start at once."""
 
 
-async def _leaves(_: object) -> None:
-    LEFT.set(time.monotonic())
+async def _note_sent(_: object) -> None:
+    SENT_AT.set(time.monotonic())
 
 
 def check(settings: InstructorSettings) -> None:
-    """Raises ConfigError when the variable that should hold the key holds none. Looks at this process only.
+    """Raises ConfigError when the variable `instructor.api_key_env` holds no key. Checks this process only.
 
-    A worker inherits the environment that its node was started with: here, the driver's; on a cluster, that of
-    `ray start`. The key is not passed on by runtime_env, where every user of the cluster's dashboard could read it.
+    A worker inherits the environment that its node was started with: locally the driver's; on a cluster that of
+    `ray start`. The key is not passed in a runtime_env, where every user of the cluster's dashboard could read it.
     """
     _key(settings)
 
@@ -60,7 +60,7 @@ class OpenAIEngine:
     check = staticmethod(check)
 
     def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
-        """base_url: the resolved address; None for the SDK's own (OPENAI_BASE_URL, or api.openai.com).
+        """base_url: the resolved address; None for the SDK's default (OPENAI_BASE_URL, or api.openai.com).
 
         Raises ConfigError when the key's variable is unset or openai is not installed.
         """
@@ -72,24 +72,26 @@ class OpenAIEngine:
         self._settings = settings
         self._key = _key(settings)
         timeout = openai.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout))
-        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_leaves]})
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_note_sent]})
         client = openai.AsyncOpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout, http_client=transport
         )
-        self._create = client.chat.completions.with_raw_response.create  # Imported now, not in the first call.
+        self._create = (
+            client.chat.completions.with_raw_response.create
+        )  # Loads modules now, not in the first call.
 
     async def call(self, request: Request) -> Outcome:
-        """One attempt at one request, of at most `settings.timeout` seconds. Nothing that a provider does raises."""
-        LEFT.set(None)
+        """One attempt at one request, of at most `settings.timeout` seconds. Errors of the provider are returned."""
+        SENT_AT.set(None)
         outcome = await self._attempt(request)
-        left = LEFT.get()
-        return outcome if left is None else replace(outcome, seconds=time.monotonic() - left)
+        sent_at = SENT_AT.get()
+        return outcome if sent_at is None else replace(outcome, seconds=time.monotonic() - sent_at)
 
     async def _attempt(self, request: Request) -> Outcome:
         seed: dict[str, Any] = {} if request.seed is None else {"seed": request.seed}
         messages: Any = request.messages  # The SDK wants its own TypedDicts.
         try:
-            async with asyncio.timeout(self._settings.timeout):  # The SDK's timeout starts anew with every byte.
+            async with asyncio.timeout(self._settings.timeout):  # The SDK's timeout restarts with every byte.
                 response = await self._create(
                     model=self._settings.model,
                     messages=messages,
@@ -107,39 +109,39 @@ class OpenAIEngine:
             return self._unconnected(error.__cause__ or error)
 
     def _unconnected(self, cause: BaseException) -> Retry:
-        """ConnectError: nobody there. Anything else broke while the server was already at it."""
+        """ConnectError: nothing was sent. Any other error may have come after the server began its work."""
         root = cause
         while root.__cause__ or root.__context__:
             root = root.__cause__ or root.__context__ or root
-        words = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
+        message = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
         connecting = "Connect" in type(cause).__name__
-        return Retry(f"no connection: {words}", reached=not connecting, free=connecting)
+        return Retry(f"no connection: {message}", reached=not connecting, free=connecting)
 
     def _refused(self, status: int, body: object, text: str, headers: Mapping[str, str]) -> Outcome:
-        """What an HTTP status other than 200 means for this request and for the others."""
+        """The outcome of an HTTP status other than 200: fatal, worth a retry, or an error of this request."""
         error = body if isinstance(body, dict) else {}
-        words = self._clean(f"{status}: {error.get('message') or text or 'no message'}")
+        message = self._clean(f"{status}: {error.get('message') or text or 'no message'}")
         code = str(error.get("code") or error.get("type") or "")
         if status in ADVICE or code in ACCOUNT_CODES or error.get("type") in ACCOUNT_CODES:
             advice = ADVICE[status if status in ADVICE else ACCOUNT]
             names = {"key": self._settings.api_key_env or "(no instructor.api_key_env)", "model": self._settings.model}
-            return Fatal(f"{words}\n{advice.format(**names)}", free=status < 500)
+            return Fatal(f"{message}\n{advice.format(**names)}", free=status < 500)
+        limits, free = rate_headers.read(headers), status < 500
         if status in RETRYABLE or status >= 500:
-            told = rate_headers.read(headers)
-            return Retry(words, after=retry_after(headers), limited=status == 429, free=status < 500, limits=told)
-        return Answered(Completion("", "error", error=words), free=status < 500, limits=rate_headers.read(headers))
+            return Retry(message, after=retry_after(headers), limited=status == 429, free=free, limits=limits)
+        return Answered(Completion("", "error", error=message), free=free, limits=limits)
 
-    def _clean(self, words: str) -> str:
-        """One line of a sensible length, without the key."""
+    def _clean(self, message: str) -> str:
+        """One line of at most MAX_MESSAGE characters, without the key."""
         if self._settings.api_key_env:
-            words = words.replace(self._key, "***")
-        return " ".join(words.split())[:LONGEST_WORDS]
+            message = message.replace(self._key, "***")
+        return " ".join(message.split())[:MAX_MESSAGE]
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds that a provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
 
-    now: seconds since the epoch, for a date; None for this machine's clock. None where the headers do not say.
+    now: seconds since the epoch, for a date; None for this machine's clock. Returns None where no header has it.
     """
     try:
         if "retry-after-ms" in headers:
@@ -155,7 +157,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def _read(body: bytes) -> Answered | Retry:
-    """A reply's body. Half a JSON or another shape is worth another attempt; no text at all is this row's failure."""
+    """A reply's body as outcome. Incomplete JSON or another schema is worth a retry; an empty text is an error."""
     try:
         reply = json.loads(body)
         choice = reply["choices"][0]
@@ -166,19 +168,19 @@ def _read(body: bytes) -> Answered | Retry:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         return Retry(f"not a chat completion ({type(error).__name__}): {body[:80].decode(errors='replace')!r}")
     reason = str(choice.get("finish_reason") or "stop")
-    return Answered(Completion(text, reason, *counts, error=_wrong_with(message, reason, text)))
+    return Answered(Completion(text, reason, *counts, error=_error_of(message, reason, text)))
 
 
-def _wrong_with(message: Mapping[str, Any], reason: str, text: str) -> str | None:
+def _error_of(message: Mapping[str, Any], reason: str, text: str) -> str | None:
     if message.get("refusal"):
-        return f"refused: {str(message['refusal'])[:LONGEST_WORDS]}"
+        return f"refused: {str(message['refusal'])[:MAX_MESSAGE]}"
     if reason == "content_filter":
         return "refused: stopped by the provider's content filter"
     return None if text.strip() else "the reply is empty"
 
 
 def _key(settings: InstructorSettings) -> str:
-    """The key; "none" for a server that needs none, since the SDK insists on one."""
+    """The key; "none" for a server that needs none, since the SDK requires one."""
     name = settings.api_key_env
     if name is None:
         return "none"
@@ -190,7 +192,7 @@ def _key(settings: InstructorSettings) -> str:
             "needs no key needs no api_key_env."
         )
     if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"the key in the variable {name} has characters that no HTTP header can carry.")
+        raise ConfigError(f"the key in the variable {name} has characters that an HTTP header cannot hold.")
     return key
 
 

@@ -1,7 +1,7 @@
-"""Answers from a plain function, for tests: no model is opened.  requests -> answers
+"""Answers from a Python function, for tests: no model is loaded.  requests -> answers
 
-`target.model` names the function, "module:function", from the messages to a text; a name without a colon stands for
-`arithmetic`. What a test wants to go wrong is written into the question (see `CRASH_ONCE` and the others).
+`target.model` names the function (messages -> text) as "module:function"; a name without a colon means `arithmetic`.
+A question that holds one of the texts below triggers the fault of that name.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lai_ray.errors import DataError
 from lai_ray.records import Answer, Completion, Message, Request
 
 CRASH_ONCE = re.compile(r"crash unless (\S+)")
-"""The process kills itself, unless this file exists; it makes the file first, so that it happens once."""
+"""The process creates this file and kills itself, unless the file exists: it happens once."""
 CRASH = "crash always"
-"""The process kills itself each time."""
+"""The process kills itself every time."""
 SLEEP = re.compile(r"sleep ([0-9.]+)")
-"""So many seconds pass before the answer."""
+"""The answer takes this many seconds."""
 REFUSED = "refuse this"
 """The answer has an error."""
 BROKEN = "break the engine"
-"""generate raises an error for a person."""
+"""generate raises DataError, a fault for the user to fix."""
 STUMBLE = "stumble"
-"""generate raises an error that nobody foresaw."""
+"""generate raises an unexpected error."""
 
 
 def arithmetic(messages: Sequence[Message]) -> str:
@@ -39,7 +39,7 @@ def arithmetic(messages: Sequence[Message]) -> str:
 
 
 class ScriptedEngine:
-    """Answers by a function; the same requests get the same answers in any order and on any machine."""
+    """Answers by a function: the same request gets the same answer in any order and on any machine."""
 
     def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
         self._function: Callable[[Sequence[Message]], str] = (
@@ -48,18 +48,18 @@ class ScriptedEngine:
         print(f"engine ready: {model.identity}", flush=True)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer a request, in their order."""
+        """One answer per request, in their order."""
         return [Answer(request.id, request.key, self._completion(request)) for request in requests]
 
     def _completion(self, request: Request) -> Completion:
         question = request.messages[-1]["content"]
-        if (found := CRASH_ONCE.search(question)) and not Path(found[1]).exists():
-            Path(found[1]).touch()
+        if (match := CRASH_ONCE.search(question)) and not Path(match[1]).exists():
+            Path(match[1]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if CRASH in question:
             os.kill(os.getpid(), signal.SIGKILL)
-        if found := SLEEP.search(question):
-            time.sleep(float(found[1]))
+        if match := SLEEP.search(question):
+            time.sleep(float(match[1]))
         if BROKEN in question:
             raise DataError("the scripted engine was told to break")
         if STUMBLE in question:

@@ -1,10 +1,10 @@
-"""vLLM in this process, on a GPU or a CPU.  requests -> answers
+"""vLLM in this process, on GPUs or a CPU.  requests -> answers
 
-`generate` may be called from several threads at once: all their requests share one engine, so that it never runs dry
-between two batches and a long answer holds up nobody else's. The only file that imports vllm.
+`generate` may be called from several threads at once: their requests share one engine, so that it is never idle between
+two batches, and a long answer does not delay other callers. The only file that imports vllm.
 
-On a CPU: no engine process is spawned (that halves the start), eager, float32 unless the job names a dtype (processors
-without bfloat16 arithmetic are slower with it, and a trained float32 checkpoint is then run as it is).
+On a CPU: no engine process is spawned (this halves the start-up time), eager mode, float32 unless the job sets a dtype
+(processors without bfloat16 arithmetic are slower with it, and a trained float32 checkpoint runs unconverted).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import models
 
 CPU_CACHE_GIB = 1.0
-"""At most so much memory for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
+"""Upper limit of the key-value cache on a CPU, unless VLLM_CPU_KVCACHE_SPACE is set."""
 CPU_SEQUENCES = 256
-"""Sequences decoded at once on a CPU."""
+"""Sequences decoded concurrently on a CPU."""
 
 
 def check(settings: InstructorSettings) -> None:
-    """Raises ConfigError for an instructor whose folder has no chat template. Of a hub model its engine will say so."""
-    place = models.locate(settings.model, setting="instructor.model")
-    if models.is_local(place) and not models.has_chat_template(place):
+    """Raises ConfigError for an instructor's folder without chat template. For a hub model the engine raises later."""
+    path = models.locate(settings.model, setting="instructor.model")
+    if models.is_local(path) and not models.has_chat_template(path):
         raise ConfigError(
-            f"instructor.model: {place} has no chat template (chat_template.jinja, or chat_template in "
-            "tokenizer_config.json), so it cannot be asked in messages. Name an instruction-tuned model, or put its "
-            "template there."
+            f"instructor.model: {path} has no chat template (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json), so it cannot be asked in messages. Name an instruction-tuned model, or add its "
+            "template to the folder."
         )
 
 
@@ -49,9 +49,9 @@ class VllmEngine:
     check = staticmethod(check)
 
     def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
-        """gpus: how many this process was given; 0 runs on the CPU. Raises DataError for a model without tokenizer.
+        """gpus: the number assigned to this process; 0 runs on the CPU. Raises DataError for a model without tokenizer.
 
-        Prints "engine ready: <identity>" when it is.
+        Prints "engine ready: <identity>".
         """
         began = time.monotonic()
         _environment(gpus)
@@ -59,7 +59,7 @@ class VllmEngine:
             self._tokenizer = chat_template.load_tokenizer(model.path)
             self._engine = _engine(model, settings, gpus)
         self._bad_request = _bad_request()
-        self._lock = threading.Lock()  # A tokenizer is not made for several threads.
+        self._lock = threading.Lock()  # A tokenizer is not thread-safe.
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._count = 0
         self._thread = threading.Thread(target=self._serve, name="vllm-steps", daemon=True)
@@ -67,10 +67,9 @@ class VllmEngine:
         print(f"engine ready: {model.identity} in {time.monotonic() - began:.1f} s", flush=True)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer a request, in their order. What the engine refuses (a prompt too long) has `completion.error`.
+        """One answer per request, in their order; a request that the engine refuses (too long) has `completion.error`.
 
-        Raises whatever broke the engine itself: then nothing more can be asked of it; DataError for a model without
-        chat template.
+        Raises DataError for a model without chat template, and the engine's error when it fails; it is then unusable.
         """
         with self._lock:
             prompts = chat_template.render_all(self._tokenizer, [request.messages for request in requests])
@@ -79,7 +78,7 @@ class VllmEngine:
         return batch.answered.result()
 
     def close(self) -> None:
-        """Stop stepping and give the memory back."""
+        """Stop the engine and free its memory."""
         self._inbox.put(None)
         self._thread.join()
         shutdown = getattr(self._engine.engine_core, "shutdown", None)
@@ -90,19 +89,19 @@ class VllmEngine:
         gc.collect()
 
     def _serve(self) -> None:
-        """Add what has come, step, hand out what is finished; sleep when there is nothing to do."""
+        """Add new requests, step, return finished answers; block while there is nothing to do."""
         waiting: dict[str, tuple[_Batch, int]] = {}
         try:
-            while self._take_in(waiting):
+            while self._add_requests(waiting):
                 for output in self._engine.step():
                     if output.finished:
                         batch, i = waiting.pop(output.request_id)
                         batch.put(i, _completion(output))
         except BaseException as error:
-            self._refuse(waiting, error)
+            self._fail(waiting, error)
 
-    def _take_in(self, waiting: dict[str, tuple[_Batch, int]]) -> bool:
-        """Everything in the inbox, into the engine; waits for something when the engine is idle. False to stop."""
+    def _add_requests(self, waiting: dict[str, tuple[_Batch, int]]) -> bool:
+        """Move everything from the inbox to the engine; block while the engine is idle. False to stop."""
         while not (waiting and self._inbox.empty()):
             batch = self._inbox.get()
             if batch is None:
@@ -118,8 +117,8 @@ class VllmEngine:
                     batch.put(i, _refused(error, len(prompt)))
         return True
 
-    def _refuse(self, waiting: dict[str, tuple[_Batch, int]], error: BaseException) -> None:
-        """The engine is broken: whoever waits, and whoever asks from now on, is told."""
+    def _fail(self, waiting: dict[str, tuple[_Batch, int]], error: BaseException) -> None:
+        """The engine has failed: raise its error in every waiting and every later call."""
         for batch in {id(batch): batch for batch, _ in waiting.values()}.values():
             batch.answered.set_exception(error)
         while (late := self._inbox.get()) is not None:
@@ -127,7 +126,7 @@ class VllmEngine:
 
 
 class _Batch:
-    """The requests of one call, which is woken once, with the last of their answers."""
+    """The requests of one call, which returns once all of them are answered."""
 
     def __init__(self, requests: Sequence[Request], prompts: list[list[int]]) -> None:
         self.requests, self.prompts = requests, prompts
@@ -137,7 +136,7 @@ class _Batch:
             self.answered.set_result([])
 
     def put(self, i: int, completion: Completion) -> None:
-        """Only the thread that steps calls this."""
+        """Called only by the thread that steps the engine."""
         self._answers[i] = Answer(self.requests[i].id, self.requests[i].key, completion)
         if len(self._answers) == len(self.requests):
             self.answered.set_result([self._answers[j] for j in range(len(self.requests))])
@@ -147,7 +146,7 @@ ENGINE = VllmEngine
 
 
 def _environment(gpus: float) -> None:
-    """What vLLM reads from the environment, before it is imported. What the user has set stays."""
+    """Set the variables that vLLM reads on import, except those that the user has set."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if not gpus:
@@ -156,7 +155,7 @@ def _environment(gpus: float) -> None:
 
 
 def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
-    # Not vllm.LLM: it is a wrapper that generates one list at a time, and its import brings an HTTP server along.
+    # Not vllm.LLM: that wrapper generates one list at a time, and its import loads an HTTP server.
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -169,14 +168,14 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
         "disable_log_stats": True,
     }
     if settings.tensor_parallel > 1:
-        # Ray's own executor would ask Ray for GPUs that this actor already holds.
+        # vLLM's Ray executor would request GPUs from Ray that this actor already holds.
         arguments["distributed_executor_backend"] = "mp"
     if not gpus:
-        # No prompt in parts: after one vLLM turns a seeded request's generator back, which those of a CPU cannot.
+        # No chunked prefill: after a chunk vLLM rewinds a seeded request's generator, which CPU generators cannot.
         arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES, "enable_chunked_prefill": False}
         if settings.dtype == "auto":
             arguments["dtype"] = "float32"
-        _inspect_here()
+        _inspect_in_process()
     args = EngineArgs(**arguments)
     config = args.create_engine_config(UsageContext.LLM_CLASS)
     if not gpus and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -184,16 +183,16 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
     return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
 
 
-def _inspect_here() -> None:
-    """Look at a model's class in this process: vLLM starts another (once a machine, 13 s) to keep CUDA untouched."""
+def _inspect_in_process() -> None:
+    """Inspect a model's class in this process: vLLM starts another (once per machine, 13 s) to leave CUDA untouched."""
     from vllm.model_executor.models import registry
 
     if hasattr(registry, "_run_in_subprocess"):
-        registry._run_in_subprocess = lambda look: look()
+        registry._run_in_subprocess = lambda function: function()
 
 
 def _cache_bytes(config: Any) -> int:
-    """Memory for keys and values on a CPU: all sequences at full length, or CPU_CACHE_GIB where that is more."""
+    """Bytes of the key-value cache on a CPU: all sequences at full length, at most CPU_CACHE_GIB."""
     model, parallel = config.model_config, config.parallel_config
     per_token = 2 * model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size()
     wanted = (CPU_SEQUENCES + 1) * (model.max_model_len + config.cache_config.block_size) * per_token
@@ -212,14 +211,14 @@ def _sampling(request: Request) -> Any:
 
 
 def _bad_request() -> tuple[type[Exception], ...]:
-    """What vLLM raises when the request, not the engine, is at fault."""
+    """The exceptions of vLLM for a faulty request; others are failures of the engine."""
     from vllm import exceptions
 
     return (ValueError, TypeError, getattr(exceptions, "VLLMClientError", ValueError))
 
 
 def _final_only() -> Any:
-    # One output a request, when it is finished: nobody reads the growing text.
+    # One output per request, when it is finished: the partial text is not needed.
     from vllm.sampling_params import RequestOutputKind
 
     return RequestOutputKind.FINAL_ONLY
@@ -242,9 +241,9 @@ def _refused(error: Exception, prompt_tokens: int) -> Completion:
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """No garbage collection while a million objects that stay are made; then they are set aside for good.
+    """No garbage collection while a million permanent objects are created; afterwards they are frozen.
 
-    Starting takes a fifth less time for it, and a full collection in the middle of generating nothing at all.
+    The start takes a fifth less time, and a full collection while generating takes none.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server's answers mean: one attempt at a time, over real HTTP on loopback."""
+"""The outcomes of calls to an OpenAI-compatible server: one attempt per call, over HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_good_reply_keeps_its_text_its_reason_and_its_tokens():
     assert (completion.prompt_tokens, completion.completion_tokens) == (2, 12)
 
 
-def test_what_is_sent_is_the_model_the_messages_the_temperature_the_limit_and_the_seed():
+def test_model_messages_temperature_limit_and_seed_are_sent():
     with provider.serve() as p:
         outcome_of(p.base_url, request())
         outcome_of(p.base_url, request(seed=None))
@@ -54,23 +54,23 @@ def test_what_is_sent_is_the_model_the_messages_the_temperature_the_limit_and_th
 
 
 @pytest.mark.parametrize("fault", ["401", "403", "404", "no credit"])
-def test_what_no_request_can_get_past_is_fatal_in_the_providers_words(fault):
+def test_an_error_of_every_request_is_fatal_with_the_providers_message(fault):
     outcome = after(fault)
     assert isinstance(outcome, Fatal)
-    said = "You exceeded your quota." if fault == "no credit" else provider.WORDS[int(fault)]
-    assert said in outcome.message
-    assert "?" in outcome.message, "it says what to look at"
+    message = "You exceeded your quota." if fault == "no credit" else provider.WORDS[int(fault)]
+    assert message in outcome.message
+    assert "?" in outcome.message, "no advice"
 
 
 @pytest.mark.parametrize("fault", ["408", "409", "429", "500", "502", "503", "broken JSON", "hang up"])
-def test_what_may_pass_is_worth_another_attempt(fault):
+def test_a_temporary_error_is_worth_another_attempt(fault):
     outcome = after(fault)
     assert isinstance(outcome, Retry)
     assert outcome.reached
     assert outcome.limited == (fault == "429")
 
 
-def test_the_wait_that_a_provider_asks_for_is_kept():
+def test_the_wait_that_a_provider_asks_for_is_returned():
     assert after("429 after 2.5").after == 2.5
 
 
@@ -93,7 +93,7 @@ def test_a_wait_is_seconds_milliseconds_or_a_date(headers, seconds):
     ("fault", "error"),
     [("400", "400: This model's maximum context length"), ("refused", "refused: I cannot"), ("empty", "is empty")],
 )
-def test_what_is_wrong_with_this_request_alone_is_its_rows_error(fault, error):
+def test_an_error_of_this_request_alone_is_an_answer_with_an_error(fault, error):
     outcome = after(fault)
     assert isinstance(outcome, Answered)
     assert error in outcome.completion.error
@@ -105,12 +105,12 @@ def test_a_reply_cut_off_by_length_is_kept():
     assert completion.error is None
 
 
-def test_a_server_that_hangs_is_given_up_after_the_timeout():
+def test_a_hanging_server_is_abandoned_after_the_timeout():
     outcome = after("hang", timeout=0.3)
     assert outcome == Retry("timeout after 0.3 s")
 
 
-def test_a_port_where_nobody_listens_is_not_reached():
+def test_a_closed_port_is_not_reached():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,7 +127,7 @@ def test_the_key_comes_from_the_named_variable(monkeypatch):
     assert [seen.key for seen in p.log] == ["secret-123", "none"]
 
 
-def test_a_key_that_a_provider_repeats_is_blotted_out(monkeypatch):
+def test_a_key_in_a_providers_message_is_removed(monkeypatch):
     monkeypatch.setenv("LAI_TEST_KEY", "secret-123")
     monkeypatch.setitem(provider.WORDS, 401, "Incorrect key secret-123 provided.")
     outcome = after("401", api_key_env="LAI_TEST_KEY")
@@ -138,7 +138,7 @@ def test_a_key_that_a_provider_repeats_is_blotted_out(monkeypatch):
 def test_an_unset_key_is_an_error_before_anything_starts(monkeypatch):
     monkeypatch.delenv("LAI_TEST_KEY", raising=False)
     settings = InstructorSettings(model="m", api_key_env="LAI_TEST_KEY")
-    with pytest.raises(ConfigError, match=r"names the variable LAI_TEST_KEY, which is not set.*export LAI_TEST_KEY"):
+    with pytest.raises(ConfigError, match=r"instructor\.api_key_env.*LAI_TEST_KEY.*export LAI_TEST_KEY"):
         engine.check(settings)
     monkeypatch.setenv("LAI_TEST_KEY", "k")
     engine.check(settings)
@@ -152,17 +152,17 @@ def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_show_it(monkeypatch
     assert "schl" not in str(error.value)
 
 
-def test_how_long_a_call_lasted_counts_from_when_it_left():
-    """Many calls that begin at once leave one after the other, and the first must not count for the last."""
+def test_the_seconds_of_a_call_count_from_when_it_was_sent():
+    """Many calls that start at once are sent one after the other; the wait of the last must not count."""
 
     async def many() -> tuple[list[float], float]:
-        asked = OpenAIEngine(InstructorSettings(model="m"), p.base_url)
+        client = OpenAIEngine(InstructorSettings(model="m"), p.base_url)
         began = time.monotonic()
-        outcomes = await asyncio.gather(*(asked.call(request(str(i))) for i in range(40)))
+        outcomes = await asyncio.gather(*(client.call(request(str(i))) for i in range(40)))
         return [outcome.seconds for outcome in outcomes], time.monotonic() - began
 
     with provider.serve(latency=0.3) as p:
-        lasted, whole = asyncio.run(many())
-    assert all(0.3 <= seconds <= whole for seconds in lasted)
-    assert len({round(seconds, 6) for seconds in lasted}) > 1
+        each, whole = asyncio.run(many())
+    assert all(0.3 <= seconds <= whole for seconds in each)
+    assert len({round(seconds, 6) for seconds in each}) > 1
     assert after("500").seconds is not None and after("401").seconds is not None
