@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lai_ray.common.chat_template import Example
+from lai_ray.config.settings import TrainSettings
 from lai_ray.training import loop, memory, model_size
 from lai_ray.training.recipe import Recipe
 from tests.tiny_model import WORDS, recipe, tiny_model
@@ -98,11 +99,9 @@ def _recipe(model: str, out: Path, length: int) -> Recipe:
 
 
 def _plan(job: Recipe) -> memory.Plan:
-    return memory.Plan(
-        precision=job.precision, zero_stage=job.zero_stage, gradient_checkpointing=job.gradient_checkpointing,
-        sequences_per_device=job.sequences_per_device, max_length=job.max_length, offload=job.offload, workers=1,
-        gpu=torch.cuda.is_available(),
-    )  # fmt: skip
+    names = TrainSettings.model_fields.keys() & vars(job).keys()
+    train = TrainSettings(**{name: getattr(job, name) for name in names})
+    return memory.Plan(train, workers=1, gpu=torch.cuda.is_available())
 
 
 if __name__ == "__main__":

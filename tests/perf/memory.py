@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lai_ray.config.settings import TrainSettings
 from lai_ray.training import memory
 from lai_ray.training.model_size import size_of
 from tests import tiny_model
@@ -120,11 +121,11 @@ def measured(case: Case, models: dict[str, str], scratch: Path) -> dict[str, int
 
 def said(case: Case, folder: str) -> tuple[int, str]:
     """The estimate in bytes, less what a process is before its model, and the moment that it names."""
-    plan = memory.Plan(
+    train = TrainSettings(
         precision=case.precision, zero_stage=case.zero_stage, gradient_checkpointing=case.checkpointing,
-        sequences_per_device=case.sequences, max_length=case.length, offload=case.offload, workers=case.workers,
-        gpu=False,
+        sequences_per_device=case.sequences, max_length=case.length, offload=case.offload,
     )  # fmt: skip
+    plan = memory.Plan(train, workers=case.workers, gpu=False)
     need = memory.estimate(size_of(folder), plan)
     return need.total - memory.PROCESS, need.worst
 

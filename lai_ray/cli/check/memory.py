@@ -1,19 +1,17 @@
-"""Whether a job's training fits into the memory there is, before it starts. No torch, no Ray.  config -> Table"""
+"""Whether a job's training fits into memory, before it starts. Loads neither torch nor Ray.  config -> Table"""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import psutil
 
 from lai_ray.config.config import Config
-from lai_ray.config.settings import TrainSettings
 from lai_ray.errors import DataError
 from lai_ray.report.tables import Table
 from lai_ray.storage import models
-from lai_ray.training.memory import MOMENTS, Estimate, Plan, Room, estimate, fits, plan_of, remedies
+from lai_ray.training.memory import Plan, Room, estimate, fits, remedies
 from lai_ray.training.model_size import Size, size_of
 
 GIB = 1 << 30
@@ -23,62 +21,52 @@ TITLE = "Memory of training"
 
 
 def of(config: Config) -> list[Table]:
-    """The table: what each worker holds by part and moment, what is there, and what would fit where it does not."""
+    """What each worker holds by part and moment, what memory there is, and, where it is too little, what would fit."""
     if not config.iterations:
         return []
     try:
         size = size_of(_folder(config))
     except DataError as error:
-        return [_unknown(str(error))]
-    plan = plan_of(config.train, workers=config.cluster.train_workers, gpu=config.cluster.gpus_per_worker > 0)
-    room, whose = room_of(config)
-    return [table(size, plan, room, whose)]
+        why = f"{error}. Whether its training fits is not known."
+        return [Table(TITLE, ["model", "size"], [["target.model", "not known here"]], note=why)]
+    plan = Plan(config.train, workers=config.cluster.train_workers, gpu=config.cluster.gpus_per_worker > 0)
+    return [table(size, plan, *room_of(config))]
 
 
 def table(size: Size, plan: Plan, room: Room, whose: str) -> Table:
-    """The table of a known model. whose: what the memory is that is there."""
-    need, well = estimate(size, plan), fits(size, plan, room)
-    moments = [name for name in MOMENTS if name in need.moments]
-    made = Table(TITLE if well else f"{TITLE}: it does not fit", ["GiB of each worker", *moments])
-    parts = dict.fromkeys(part for name in moments for part in need.moments[name])
-    amounts = {part: [need.moments[name].get(part, 0) for name in moments] for part in parts}
-    made.rows = [[part, *map(_gib, found)] for part, found in amounts.items() if any(found)]
-    made.rows.append(["sum", *(_gib(sum(need.moments[name].values())) for name in moments)])
-    counted = "counted in the weights' files" if size.exact else "computed from config.json"
+    """The table of a known model. whose: the memory's owner, in words."""
+    need, enough = estimate(size, plan), fits(size, plan, room)
+    parts = dict.fromkeys(part for moment in need.moments.values() for part in moment)
+    rows = {part: [moment.get(part, 0) for moment in need.moments.values()] for part in parts}
+    rows = {part: amounts for part, amounts in rows.items() if any(amounts)}
+    rows["sum"] = [sum(moment.values()) for moment in need.moments.values()]
     by = f" by each of {plan.workers} workers" if plan.workers > 1 else ""
+    there = _gib(room.of_worker(plan.workers))
     sentences = [
-        f"{size.parameters:,} parameters, {counted}. An estimate, for sequences of max_length tokens.",
-        f"Most is held in {need.worst}: {_gib(need.total)} GiB{by}; "
-        f"{_gib(room.of_worker(plan.workers))} GiB are there ({whose}).",
+        f"{size.parameters:,} parameters. An estimate, for sequences of max_length tokens.",
+        f"Most is held in {need.worst}: {_gib(need.total)} GiB{by}; available: {there} GiB ({whose}).",
     ]
     if plan.gpu:
-        sentences.append(_on_the_host(need, plan, room))
-    sentences.append("It fits." if well else _what_would(size, plan, room))
-    made.note = " ".join(sentences)
-    return made
-
-
-def _on_the_host(need: Estimate, plan: Plan, room: Room) -> str:
-    known = "" if room.host is None else f"; {_gib(room.host)} GiB are there"
-    return f"Each worker takes {_gib(need.host_total)} GiB of its host's memory too{known}."
+        known = f"; available: {_gib(room.host)} GiB for all of them" if room.host else ""
+        sentences.append(f"Each worker also takes {_gib(need.host)} GiB of its host's memory{known}.")
+    sentences.append("It fits." if enough else _what_would(size, plan, room))
+    return Table(
+        TITLE if enough else f"{TITLE}: it does not fit",
+        ["GiB of each worker", *need.moments],
+        [[part, *map(_gib, amounts)] for part, amounts in rows.items()],
+        note=" ".join(sentences),
+    )
 
 
 def _what_would(size: Size, plan: Plan, room: Room) -> str:
-    found = remedies(size, plan, room, may_offload="offload" in TrainSettings.model_fields)
+    found = [
+        " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
+        + f" ({_gib(estimate(size, plan.with_(changes)).total)} GiB)"
+        for changes in remedies(size, plan, room)
+    ]
     if not found:
-        return "It does not fit, and nothing tried here would: take a smaller model or a larger machine."
-    said = (
-        " ".join(f"{name}={value}" for name, value in each.changes.items()) + f" ({_gib(each.total)} GiB)"
-        for each in found
-    )
-    return "It does not fit. What would: " + "; or ".join(said) + "."
-
-
-def _unknown(why: str) -> Table:
-    made = Table(TITLE, ["model", "size"])
-    made.rows = [["target.model", "not known here"]]
-    made.note = f"{why}. Whether its training fits cannot be said."
-    return made
+        return "It does not fit, with none of the settings tried here: take a smaller model or a larger machine."
+    return f"It does not fit. What would: {'; or '.join(found)}."
 
 
 def _gib(count: int) -> str:
@@ -89,54 +77,52 @@ def _gib(count: int) -> str:
 
 def _folder(config: Config) -> str:
     """The target's folder: as the job names it, or in the local cache of the hub. Raises DataError for none."""
-    place = models.locate(config.target.model, setting="target.model")
-    if models.is_local(place):
-        return place
-    if not models.on_hub(place):
-        raise DataError(f"{place} is in an object store and not on this machine, so its size is not known")
+    model = models.locate(config.target.model, setting="target.model")
+    if models.is_local(model):
+        return model
+    if not models.on_hub(model):
+        raise DataError(f"{model} is in an object store and not on this machine, so its size is not known")
     import huggingface_hub
 
-    cached = huggingface_hub.try_to_load_from_cache(place, "config.json")
+    cached = huggingface_hub.try_to_load_from_cache(model, "config.json")
     if not isinstance(cached, str):
-        raise DataError(f"{place} is a name on the hub and not on this machine, so its size is not known")
+        raise DataError(f"{model} is a name on the hub and not on this machine, so its size is not known")
     return str(Path(cached).parent)
 
 
 def room_of(config: Config) -> tuple[Room, str]:
-    """The memory that the job's workers will find, as far as this machine can tell, and whose it is in words."""
+    """The memory available to the job's workers, as far as this machine shows, and whose it is, in words."""
     cluster = config.cluster
     here = "of this machine; the cluster's may differ" if cluster.address else "of this machine"
     if not cluster.gpus_per_worker:
         shared = f", shared by {cluster.train_workers} workers" if cluster.train_workers > 1 else ""
-        return Room(host_memory(), shared=True), f"a worker's part of what is free in the memory {here}{shared}"
+        return Room(host_memory(), shared=True), f"a worker's part of the free memory {here}{shared}"
     share = min(1.0, cluster.gpus_per_worker)
-    cards = gpu_memories()
+    gpus = gpu_memories()
     part = "" if share == 1 else f"{share:g} of "
-    if not cards:
-        return Room(int(ASSUMED_GPU * share), shared=False), f"no GPU is here; {part}a card of 80 GiB is assumed"
-    all_here = not cluster.address and len(cards) >= cluster.train_workers * cluster.gpus_per_worker
+    if not gpus:
+        return Room(int(ASSUMED_GPU * share), shared=False), f"no GPU here; {part}one of 80 GiB is assumed"
+    all_here = not cluster.address and len(gpus) >= cluster.train_workers * cluster.gpus_per_worker
     host = host_memory() if all_here else None
-    return Room(int(min(cards) * share), shared=False, host=host), f"{part}the smallest of {len(cards)} GPUs {here}"
+    return Room(int(min(gpus) * share), shared=False, host=host), f"{part}the smallest of {len(gpus)} GPUs {here}"
 
 
 def host_memory() -> int:
-    """Bytes that programs can still take on this machine, or in this container."""
+    """Bytes still free on this machine, or in this container."""
     free = int(psutil.virtual_memory().available)
-    for place in CGROUP_LIMITS:
+    for path in CGROUP_LIMITS:
         try:
-            free = min(free, int(Path(place).read_text()))
+            free = min(free, int(Path(path).read_text()))
         except (OSError, ValueError):  # No such file, or "max".
             continue
     return free
 
 
 def gpu_memories() -> list[int]:
-    """Bytes of each GPU here, as nvidia-smi says; none where it is not there or says something else."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    """Bytes of each GPU here, from nvidia-smi; none where it is not installed or fails."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-        return [int(line) << 20 for line in said.splitlines() if line.strip()]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return [int(line) << 20 for line in output.splitlines() if line.strip()]
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
