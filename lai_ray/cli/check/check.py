@@ -72,7 +72,7 @@ def trials(job: Job) -> Table:
     at_most = f", at most {search.max_concurrent}" if search.max_concurrent else ""
     table.note = (
         f"{sum(map(len, found.values()))} trials, each with a training and an evaluation on the dev splits. "
-        f"As many run concurrently as the cluster holds{at_most}. Only filling the {len(found)} pools calls the instructor."
+        f"As many run concurrently as the cluster holds{at_most}. The instructor is called for {len(found)} pools only."
     )
     return table
 
