@@ -103,13 +103,3 @@ def mean_of(values: Sequence[float], confidence: float = 0.95) -> Interval:
         return Interval(mean, -math.inf, math.inf)
     half = t_of(confidence, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
-
-
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that at least one of k draws is right, estimated without bias from n draws of which `right` were.
-
-    1 - C(n - right, k) / C(n, k), as in arXiv 2107.03374. Raises ValueError unless 0 <= right <= n and 1 <= k <= n.
-    """
-    if not (0 <= right <= n and 1 <= k <= n):
-        raise ValueError(f"pass@{k} of {right} right in {n} draws: wanted 0 <= right <= n and 1 <= k <= n")
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)

@@ -1,4 +1,4 @@
-"""What a worked solution computes is checked, however it is written."""
+"""The arithmetic of a worked solution is checked in every notation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.perf import arithmetic
         "The code is a == b, and 3 != 4, 3 + 1 >= 2",
     ],
 )
-def test_what_holds_or_cannot_be_told_is_no_false_statement(text):
+def test_a_true_or_undecidable_statement_is_not_reported(text):
     assert false_statements(text) == []
 
 
@@ -71,17 +71,17 @@ def test_a_false_statement_is_quoted(text, false):
     "text", ["(" * 1900 + "1" + "=2", "1+" * 900 + "1=2", "9" * 1000 + "=1", "1=" * 900, "((9^20)^20)^20 = 1\n" * 50]
 )
 def test_absurd_text_costs_little_and_raises_nothing(text):
-    begun = time.process_time()
+    started = time.process_time()
     false_statements(text)
-    assert time.process_time() - begun < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.skipif(not arithmetic.TRAIN.exists(), reason="GSM8K is not here (LAI_TEST_DATA)")
-def test_gsm8k_is_not_called_false_and_planted_errors_are_found():
+def test_gsm8k_has_few_false_alarms_and_planted_errors_are_found():
     rows = arithmetic.solutions()[::5]  # All of them are in docs/results/checks.md.
     assert len(rows) > 1400
     assert len(arithmetic.alarms(rows)) <= 0.01 * len(rows)
-    found = list(arithmetic.planted(rows))
-    for form in {each.form for each in found}:
-        caught = [each.caught for each in found if each.form == form]
+    planted = list(arithmetic.planted(rows))
+    for form in {each.form for each in planted}:
+        caught = [each.caught for each in planted if each.form == form]
         assert sum(caught) >= 0.85 * len(caught), form

@@ -1,16 +1,14 @@
 # ruff: noqa: E501  (programs are written on one line)
-"""Programs in responses, problems in replies, and pass@k."""
+"""Programs extracted from responses, problems parsed from replies."""
 
 from __future__ import annotations
 
 import os
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from lai_ray.benchmarks import humaneval, mbpp
-from lai_ray.common import intervals
 from lai_ray.contracts import Grading
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.grading.programs import Prompted, body_only, default_program
@@ -37,7 +35,7 @@ problem = mbpp.BENCHMARK.problem(ROW, "train", 0)
         (BODY, "body"),
     ],
 )  # fmt: skip
-def test_default_rules_keep_imports_and_helpers_and_leave_out_what_only_tries(response, rule):
+def test_default_rules_keep_imports_and_helpers_and_remove_demonstrations(response, rule):
     grade = mbpp.BENCHMARK.grade(problem, response)
     assert (grade.score, grade.rule, grade.status) == (1.0, rule, "graded"), grade
 
@@ -47,14 +45,14 @@ def test_a_response_without_code_is_unparsed(response):
     assert mbpp.BENCHMARK.grade(problem, response).status == "unparsed"
 
 
-def test_paper_rules_lose_what_stands_before_the_function():
+def test_paper_rules_lose_the_code_before_the_function():
     response = "```python\nfrom math import sqrt\n\ndef root(n):\n    return sqrt(n)\n```"
     assert mbpp.BENCHMARK.grade(problem, response).score == 1.0
     lost = mbpp.BENCHMARK.grade(problem, response, Grading(rules="paper"))
     assert (lost.score, lost.status) == (0.0, "graded") and "sqrt" in lost.note
 
 
-def test_paper_rules_judge_a_recorded_response_by_its_own_completion_and_no_other_by_it():
+def test_paper_rules_judge_only_the_recorded_response_by_the_recorded_completion():
     row = ROW | {"response": "whatever", "completion": BODY}
     recorded = mbpp.BENCHMARK.problem(row, "train", 0)
     assert mbpp.BENCHMARK.grade(recorded, "whatever", Grading(rules="paper")).rule == "completion"
@@ -138,16 +136,7 @@ def test_a_reply_gives_problems_with_their_asserts_as_tests():
         assert mbpp.BENCHMARK.grade(made, "```python\ndef triple(n): return 0\ndef turn(t): return 0\n```").score == 0.0
 
 
-def test_pass_at_k_is_the_mean_over_all_choices_of_k_draws():
-    for n, right, k in [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 6), (4, 1, 4)]:
-        draws = [True] * right + [False] * (n - right)
-        chosen = [any(some) for some in combinations(draws, k)]
-        assert intervals.pass_at_k(n, right, k) == pytest.approx(sum(chosen) / len(chosen))
-    with pytest.raises(ValueError, match="pass@3"):
-        intervals.pass_at_k(2, 1, 3)
-
-
-def test_helpers_of_a_prompt_serve_the_tests_without_the_programs_word():
+def test_the_tests_use_the_prompts_helpers_and_not_the_programs():
     row = {"task_id": "HumanEval/1", "prompt": "def poly(x):\n    return x * x\n\n\ndef zero() -> int:\n    \"\"\" Zero of poly. \"\"\"\n",
            "canonical_solution": "    return 0\n", "entry_point": "zero",
            "test": "def check(candidate):\n    assert poly(candidate()) == 0\n"}  # fmt: skip
@@ -166,7 +155,7 @@ def test_a_sample_of_references_is_right():
         assert all(benchmark.grade(p, benchmark.reference(p)).score == 1 for p in problems[::12] if p.answer)
 
 
-def test_default_program_of_a_prompt_that_lacks_an_import_brings_it():
+def test_a_missing_typing_import_of_the_prompt_is_added():
     prompted = Prompted('def first(xs: List[int]) -> int:\n    """ First. """\n', "first")
-    found = default_program("```python\ndef first(xs: List[int]) -> int:\n    return xs[0]\n```", prompted)
-    assert found is not None and "from typing import List" in found.source
+    program = default_program("```python\ndef first(xs: List[int]) -> int:\n    return xs[0]\n```", prompted)
+    assert program is not None and "from typing import List" in program.source

@@ -1,4 +1,4 @@
-"""An instructor's reply is read however it is dressed, and what is no sample says why."""
+"""Samples are parsed from replies in many layouts; an item that is no sample is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ MATH = {
 }
 
 
-@pytest.mark.parametrize("dress", MATH)
-def test_a_math_reply_is_read_in_any_dress(dress):
-    pieces = math_pieces(MATH[dress])
+@pytest.mark.parametrize("layout", MATH)
+def test_a_math_reply_is_parsed_in_every_layout(layout):
+    pieces = math_pieces(MATH[layout])
     assert [(p.question, p.answer, p.rejected) for p in pieces] == [(PLUMS, "12", None), (PEARS, "7", None)]
     assert all(p.response.endswith(f"#### {p.answer}") and "uestion" not in p.response for p in pieces)
     assert "3 x 4 = 12" in pieces[0].response
@@ -47,14 +47,14 @@ def test_a_math_reply_is_read_in_any_dress(dress):
         ("1. Question:\nAnswer: 3\n#### 3", "no question"),
     ],
 )
-def test_a_math_item_that_is_cut_off_says_so(reply, reason):
+def test_a_math_item_that_is_cut_off_is_rejected(reply, reason):
     assert reason in str(math_pieces(reply)[-1].rejected)
 
 
 @pytest.mark.parametrize(
     ("stated", "number"), [("1,200", "1200"), ("$4.50", "4.50"), ("-3", "-3"), ("3/4", "3/4"), ("12 plums", "12")]
 )
-def test_the_final_number_is_written_plainly(stated, number):
+def test_the_final_number_is_normalised(stated, number):
     piece = math_pieces(f"1. Question: {PLUMS}\nAnswer: so it is\n#### {stated}")[0]
     assert (piece.answer, piece.response) == (number, f"so it is\n#### {number}")
 
@@ -79,14 +79,14 @@ CHOICE = {
 }
 
 
-@pytest.mark.parametrize("dress", CHOICE)
+@pytest.mark.parametrize("layout", CHOICE)
 @pytest.mark.parametrize("around", ["{}", "Here you are:\n\n{}\n\nGood luck with these questions!", "---\n{}\n---\n"])
-def test_a_choice_reply_is_read_in_any_dress(dress, around):
-    (piece,) = choice_pieces(around.format(CHOICE[dress]))
+def test_a_choice_reply_is_parsed_in_every_layout(layout, around):
+    (piece,) = choice_pieces(around.format(CHOICE[layout]))
     assert (piece.question, piece.answer, piece.rejected) == (STEM, "B", None)
     assert piece.extra == {"choices": FOUR}
     assert piece.response.startswith("Answer: B")
-    assert ("grows on a tree." in piece.response) == (dress != "answer by its text")
+    assert ("grows on a tree." in piece.response) == (layout != "answer by its text")
 
 
 def test_several_choice_items_in_a_row():
@@ -111,7 +111,7 @@ def test_several_choice_items_in_a_row():
         (f"1. Question: {STEM}\n{LINES}\nAnswer: B - A pear grows on a tree and that is why", "mid-sentence"),
     ],
 )
-def test_a_choice_item_that_is_wrong_or_cut_off_says_so(reply, reason):
+def test_a_choice_item_that_is_inconsistent_or_cut_off_is_rejected(reply, reason):
     (piece,) = choice_pieces(reply)
     assert reason in str(piece.rejected)
 
@@ -138,5 +138,5 @@ def test_a_solution_with_a_false_step_is_rejected_and_the_step_quoted():
 
 
 @pytest.mark.parametrize("reply", ["", "I would rather not.", "\n\n---\n", "x" * 100_000, "1. " * 10_000])
-def test_chatter_holds_no_sample(reply):
+def test_other_text_holds_no_sample(reply):
     assert not [p for p in math_pieces(reply) + choice_pieces(reply) if p.rejected is None]

@@ -1,4 +1,4 @@
-"""The built-in benchmark: its problems, its grading, and how it reads an instructor's reply."""
+"""The built-in benchmark: its problems, its grading, and its parsing of replies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_more_dev_problems_begin_with_the_loaded_ones():
     assert len({row["question"] for row in many}) == 60
 
 
-def test_a_split_that_is_not_there_is_named_with_those_that_are():
+def test_an_unknown_split_is_refused_with_the_existing_ones():
     with pytest.raises(ConfigError, match=r"no split 'validation'.*train, dev, test"):
         BENCHMARK.load("validation")
     with pytest.raises(ConfigError, match="only test"):
@@ -89,14 +89,14 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are():
 
 
 @pytest.mark.parametrize("kind", list(kinds.KINDS))
-def test_every_wording_is_read_back(kind: str):
+def test_every_wording_is_recognised(kind: str):
     rng = Random(0)
     for wording in kinds.KINDS[kind].wordings + kinds.KINDS[kind].new_wordings:
         numbers = kinds.draw(kind, "small", rng)
         item = kinds.write(kind, numbers, rng, wordings=(wording,))
-        found = kinds.recognise(kinds.with_aside(item.question, rng))
-        assert found is not None
-        assert (found.kind, found.numbers, found.response) == (kind, numbers, item.response)
+        known = kinds.recognise(kinds.with_aside(item.question, rng))
+        assert known is not None
+        assert (known.kind, known.numbers, known.response) == (kind, numbers, item.response)
 
 
 def test_free_text_is_no_known_problem():
@@ -201,7 +201,7 @@ def test_a_numbered_list_is_read_in_order():
         "- Question: How\nmany?\n- Answer: 2 + 3 = 5\n- #### 5\n",
     ],
 )
-def test_dress_around_a_sample_is_looked_past(reply: str):
+def test_the_layout_of_a_sample_does_not_matter(reply: str):
     (piece,) = parse(reply)
     assert (piece.question, piece.answer, piece.rejected) == ("How many?", "5", None)
     assert piece.response.endswith("2 + 3 = 5\n#### 5")
@@ -217,12 +217,12 @@ def test_dress_around_a_sample_is_looked_past(reply: str):
         ("1. Question: How many?\nAnswer: 2 + 3 = 6\n#### 6", "false statement: 2 + 3 = 6"),
     ],
 )
-def test_what_is_no_sample_comes_back_with_the_reason(reply: str, reason: str):
+def test_an_incomplete_item_is_rejected_with_the_reason(reply: str, reason: str):
     (piece,) = parse(reply)
     assert piece.rejected == reason
 
 
-def test_a_truncated_last_sample_leaves_the_others_alone():
+def test_a_truncated_last_sample_does_not_affect_the_others():
     pieces = parse("1. Question: How many?\nAnswer: 2 + 3 = 5\n#### 5\n2. Question: And how ma")
     assert [piece.rejected for piece in pieces] == [None, "no answer"]
 

@@ -1,7 +1,7 @@
-"""An instructor's reply as new programming problems.  reply -> pieces
+"""Parses samples of programming problems.  reply -> pieces
 
-An item is a question (signature and docstring, or words), an answer (code) and tests (asserts). Fences, headings,
-numbering and bold are looked past; doctest examples in the question are tests too.
+An item is a question (signature and docstring, or prose), an answer (code) and tests (asserts). Fences, headings,
+numbering and bold are skipped; doctest examples in the question are tests too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from lai_ray.grading.programs import defined_names
 from lai_ray.instructor.parsing.headings import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
 from lai_ray.records import Piece
 
-FEWEST = 2
-"""Tests that a new problem must bring."""
-_HEADS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
+MIN_TESTS = 2
+"""Of a new problem."""
+_HEADINGS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
 _NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 _EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
@@ -25,19 +25,19 @@ _EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
 
 @dataclass
 class _Item:
-    """The lines of one would-be sample, by section."""
+    """The lines of one possible sample, by section."""
 
     lines: dict[str, list[str]] = field(default_factory=lambda: {"question": []})
     section: str = "question"
 
     @property
     def empty(self) -> bool:
-        """Nothing but a head so far: "Sample 3:" and then "Question:" are one."""
+        """Whether it has only a heading so far: "Sample 3:" followed by "Question:" is one heading."""
         return self.section == "question" and not any(line.strip() for line in self.lines["question"])
 
 
 def code_pieces(reply: str) -> list[Piece]:
-    """The samples in order; one that is incomplete is rejected, with the reason."""
+    """The samples in order; an incomplete one has `rejected` = the reason."""
     return [_piece(item) for item in _items(reply)]
 
 
@@ -63,14 +63,14 @@ def _items(reply: str) -> list[_Item]:
 
 
 def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
-    """Which part of a sample this line begins, if any, and what else stands in it."""
-    for name, head in _HEADS:
-        found = head.match(line)
-        if found:
-            return name, line[found.end() :]
+    """The section that this line begins, if any, and the rest of the line."""
+    for name, heading in _HEADINGS:
+        match = heading.match(line)
+        if match:
+            return name, line[match.end() :]
     number = NUMBERED.match(line) or _NUMBER_ALONE.match(line)
     if number and not re.match(r"assert\b", line[number.end() :]):
-        # "2." begins an item where none is open, or the one before has its answer and this is the next number.
+        # "2." begins an item where the previous item has its answer and this is the next number; "1." the first.
         if items and "answer" in items[-1].lines and int(number[1]) == len(items) + 1:
             return "question", line[number.end() :]
         if not items and number[1] == "1":
@@ -91,7 +91,7 @@ def _piece(item: _Item) -> Piece:
     tests = _asserts("\n".join(item.lines.get("tests", ()))) or _examples(question)
     tests = list(dict.fromkeys(tests or _asserts("\n".join(item.lines["answer"]))))
     entry = _entry(question, tests, names)
-    if entry is None or len(calls := [test for test in tests if entry in _names_in(test)]) < FEWEST:
+    if entry is None or len(calls := [test for test in tests if entry in _names_in(test)]) < MIN_TESTS:
         return Piece(question, "", response, rejected="no test")
     prompt = question if entry in defined_names(_whole(question)) else header(question, code, entry, calls)
     extra = {"entry": entry, "test": "\n".join(calls), "check": False}
@@ -99,9 +99,9 @@ def _piece(item: _Item) -> Piece:
 
 
 def header(text: str, code: str, entry: str, tests: list[str]) -> str:
-    """A prompt made of a task in words: the signature that the reference has, the words and the tests as its docstring.
+    """A prompt from a task in prose: the reference's signature, with the task and the tests as its docstring.
 
-    Classes of the reference that the tests make instances of stand before it. `code` must define `entry`.
+    Classes of the reference that the tests instantiate precede it. `code` must define `entry`.
     """
     tree = ast.parse(code)
     used = set().union(*map(_names_in, tests)) if tests else set()
@@ -137,7 +137,7 @@ def _as_example(test: str) -> str | None:
 
 
 def _code(lines: list[str]) -> str:
-    """What stands in the section's first fence, else the section itself."""
+    """The content of the section's first code block, else the section itself."""
     at = [i for i, line in enumerate(lines) if _FENCE.match(line)]
     if at:
         before = "\n".join(lines[: at[0]]).strip("*_ \n")
@@ -148,13 +148,13 @@ def _code(lines: list[str]) -> str:
 
 
 def _whole(question: str) -> str:
-    """A signature and docstring as a function that parses."""
+    """A signature and docstring, completed to a function that parses."""
     return question if defined_names(question) else f"{question.rstrip()}\n    pass\n"
 
 
 def _asserts(text: str) -> list[str]:
-    """The asserts of a section, each on lines of its own, whatever stands between them."""
-    found: list[str] = []
+    """The asserts of a section, each on lines of its own; other lines are skipped."""
+    tests: list[str] = []
     lines = [line.strip("`") if line.startswith("`") and not _FENCE.match(line) else line for line in text.split("\n")]
     for i, line in enumerate(lines):
         start = re.match(r"[\s>*\-\d.)]*(?=assert\b)", line)
@@ -163,9 +163,9 @@ def _asserts(text: str) -> list[str]:
         for end in range(i + 1, min(i + 40, len(lines)) + 1):
             source = "\n".join([line[start.end() :].rstrip("` "), *lines[i + 1 : end]])
             if _is_assert(source):
-                found.append(source)
+                tests.append(source)
                 break
-    return found
+    return tests
 
 
 def _is_assert(source: str) -> bool:
@@ -187,7 +187,7 @@ def _names_in(test: str) -> set[str]:
 
 
 def _entry(question: str, tests: list[str], names: list[str]) -> str | None:
-    """The function asked for: the question's last one that the answer defines, else the one that the tests call."""
+    """The function to write: the question's last one that the answer defines, else the one that the tests call."""
     asked = [name for name in defined_names(_whole(question)) if name in names]
     if asked:
         return asked[-1]

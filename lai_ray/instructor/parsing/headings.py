@@ -1,7 +1,7 @@
-"""How instructors head the parts of a sample: "1. Question:", "### Problem 2", "**Correct answer**:", "[TESTS]".
+"""Patterns of the headings of a sample: "1. Question:", "### Problem 2", "**Correct answer**:", "[TESTS]".
 
-Shared by the readers of word problems, choices and code. Bounded everywhere: a reply is untrusted text, and a line of a
-thousand spaces must not cost a thousand cubed.
+Shared by the parsers of texts and code. All repetitions are bounded: a reply is untrusted text, and a line of a
+thousand spaces must not take cubic time.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ HEAD = re.compile(
     rf"{_KIND}\s?(?:#|no\.?)?\s?\d{{0,4}}{GAP}(?:[:.)]|[-–—](?=\s)|$))[\s*_:]{{0,6}}",
     re.I,
 )
-"""The head of a sample, or of its question."""
+"""The heading of a sample or of its question."""
 NUMBERED = re.compile(rf"^{EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]{{1,6}}(?=\S)")
-"""A number alone, with something behind it."""
+"""A number at the start of a line, followed by text."""
 _QUALITY = r"(?:(?:the|correct|right|worked|full|final|reference|detailed|complete|expected|step[- ]by[- ]step)\s){0,3}"
 _FURTHER = r"(?:\s(?:key|is|(?:with|and|&)\s(?:an?\s)?(?:explanation|working|solution|answer|reasoning)))?"
 ANSWER = re.compile(
     rf"^{EDGE}(?:\[\s?{_QUALITY}(?:answer|solution)\s?\d{{0,4}}\s?\]|"
     rf"{_QUALITY}(?:answer|solution|calculation|working|response){_FURTHER}\s?\d{{0,4}}{GAP}{_ENDS}|"
-    # A bare "A" is no heading: it may be the answer itself.
+    # "A" alone is no heading: it may be the answer.
     rf"ans\s?\d{{0,4}}{GAP}[:.]|a\s?\d{{0,4}}{GAP}:)[\s*_:\-–—]{{0,6}}",
     re.I,
 )
-"""The head of the answer."""
+"""The heading of the answer."""
 CODE = re.compile(rf"^{EDGE}(?:(?:the\s)?(?:python\s)?(?:code|implementation|function)){GAP}(?::|$)[\s*_]{{0,6}}", re.I)
-"""What heads an answer that is code, beside ANSWER."""
+"""The heading of an answer that is code, in addition to ANSWER."""
 _CHECKS = r"(?:(?:unit|sample|example)\s)?(?:tests?|test\s?cases?|asserts?|assertions?)"
 TESTS = re.compile(rf"^{EDGE}{_ORDER}(?:\[\s?{_CHECKS}\s?\]|{_CHECKS}\s?\d{{0,4}}{GAP}{_ENDS})[\s*_:]{{0,6}}", re.I)
-"""The head of a new problem's tests."""
+"""The heading of a new problem's tests."""
 _FENCE = re.compile(r"\s{0,12}(?:`{3,}|~{3,})")
 _BARE_FENCE = re.compile(r"^\s{0,12}(?:`{3,}|~{3,})[ \t]*(?:markdown|md|text|txt|plaintext)?[ \t]*$", re.I)
 _BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}|^\s{{0,3}}\d{{1,4}}[.)]\s{{0,3}}$", re.I)
 
 
 def reply_lines(reply: str) -> list[str]:
-    """The lines of a reply, without the fence or the ">" that all of it stands in."""
+    """The lines of a reply, without a fence or ">" around the whole reply."""
     lines = reply.splitlines()
     filled = [line for line in lines if line.strip()]
     if filled and sum(line.lstrip().startswith(">") for line in filled) >= 0.8 * len(filled):
@@ -53,13 +53,13 @@ def reply_lines(reply: str) -> list[str]:
         behind = lines[fences[0] + 1 :]
         inside = behind[: next((i for i, line in enumerate(behind) if _FENCE.match(line)), len(behind))]
         if not any(map(_BEGINS.match, lines[: fences[0]])) and any(map(_BEGINS.match, inside)):
-            # Its partner is the last one, unless the reply was cut before it.
+            # Its closing fence is the last one, unless the reply was cut off.
             closing = {fences[-1]} if len(fences) > 1 and _closes(lines, fences[-1]) else set()
             lines = [line for i, line in enumerate(lines) if i != fences[0] and i not in closing]
     return lines
 
 
 def _closes(lines: list[str], at: int) -> bool:
-    """Whether this fence is one too many for the blocks inside."""
+    """Whether this fence closes none of the blocks before it."""
     inside = [line for line in lines[: at + 1] if _FENCE.match(line)]
     return len(inside) % 2 == 0

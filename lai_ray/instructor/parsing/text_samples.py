@@ -1,7 +1,7 @@
-"""An instructor's reply as samples, however it dressed them.  reply -> pieces
+"""Parses samples of word problems, choices and short answers.  reply -> pieces
 
-Read past: numbering, bold, headings, rules, "[QUESTION]", "Sample 3", chatter before, between and after. What is no
-sample comes back rejected, with the reason; so does the last item of a reply that was cut off.
+Skipped: numbering, bold, headings, rules, "[QUESTION]", "Sample 3", text before, between and after the samples. An
+incomplete or inconsistent item is returned with `rejected` = the reason, also the last one of a reply that was cut off.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ _TEXT_CALLED_RIGHT = re.compile(
 )
 _DENIED = re.compile(r"\b(?:not|n't|never|neither|incorrect|less|almost|partly|partially)\b|n['’]t\b", re.I)
 _ANSWERED = re.compile(r"\[[^\]\n]{0,40}\b(?:answer|solution)\b[^\]\n]{0,40}\]", re.I)
-"""A heading of the prompt that an instructor copied, with what it heads."""
-_ENDED = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
+"""A heading of the prompt that an instructor copied into a question."""
+_COMPLETE = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
 
 
 @dataclass
 class _Item:
-    """The lines of one would-be sample."""
+    """The lines of one possible sample."""
 
     question: list[str] = field(default_factory=list)
     answer: list[str] | None = None
     number: int | None = None
-    """Its place in a numbered list."""
+    """Its number in a numbered list."""
     last: bool = False
 
     @property
     def committed(self) -> bool:
-        """Whether its answer has come to a result, so that the next number begins an item and is no step of it."""
+        """Whether it has an answer, so that the next number begins a new item and is not a step of this one."""
         return self.answer is not None and any(line.strip() for line in self.answer)
 
 
 def math_pieces(reply: str) -> list[Piece]:
-    """Worked problems with one final number behind "####" (or boxed, or called the answer)."""
+    """Worked problems with one final number after "####" (or boxed, or called the answer)."""
     return [_math_piece(item) for item in _items(reply, done=_resulted)]
 
 
 def _resulted(item: _Item) -> bool:
-    """Whether its answer has come to a result, marked, boxed or called the answer."""
+    """Whether its answer has a final number: marked, boxed or called the answer."""
     text = "\n".join(item.answer or ())
     return MARKER in text or "boxed{" in text or "answer is" in text
 
@@ -74,7 +74,7 @@ def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
     """Questions with one option for each of these letters, a key and an explanation."""
     pieces = [_choice_piece(item, tuple(letters)) for item in _items(reply, done=lambda item: item.committed)]
     kept = [piece for piece in pieces[:-1] if not piece.rejected]
-    # Where all the others end in a full stop, one that does not is cut off.
+    # Where all others end in a full stop, a last one that does not is cut off.
     if kept and not pieces[-1].rejected and all(map(_explained, kept)) and not _explained(pieces[-1]):
         pieces[-1] = replace(pieces[-1], rejected="the explanation stops in mid-sentence (cut off?)")
     return pieces
@@ -82,11 +82,11 @@ def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
 
 def _explained(piece: Piece) -> bool:
     why = piece.response.partition("\n")[2]
-    return bool(why) and _ENDED.search(why) is not None
+    return bool(why) and _COMPLETE.search(why) is not None
 
 
 def answer_pieces(reply: str) -> list[Piece]:
-    """Questions with one short answer: the first line behind "Answer:"."""
+    """Questions with one short answer: the first line after "Answer:"."""
     return [_answer_piece(item) for item in _items(reply, done=lambda item: item.committed)]
 
 
@@ -101,7 +101,7 @@ def _answer_piece(item: _Item) -> Piece:
 
 
 def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
-    """The items of a reply. What stands before the first question is chatter."""
+    """The items of a reply. Text before the first question is dropped."""
     items: list[_Item] = []
     for raw in reply_lines(reply):
         line = _RUN.sub(r"\1\1\1\1", raw.strip())
@@ -109,7 +109,7 @@ def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
         number = NUMBERED.match(line)
         head = HEAD.match(line)
         if head:
-            # "Sample 3:" and then "Question: …" are one head.
+            # "Sample 3:" followed by "Question: …" is one heading.
             if item is None or item.answer is not None or any(text.strip() for text in item.question):
                 items.append(item := _Item(number=int(number[1]) if number else None))
             item.question.append(line[head.end() :])
@@ -123,7 +123,7 @@ def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
 
 
 def _begins(number: int, item: _Item | None, done: Callable[[_Item], bool]) -> bool:
-    """Whether a bare "4." begins an item: nothing is open, or number 3 is complete. Steps may be numbered too."""
+    """Whether "4." begins an item: there is none yet, or number 3 is complete. Steps may be numbered too."""
     if item is None:
         return number == 1
     return done(item) and (item.number is None or number == item.number + 1)
@@ -151,10 +151,10 @@ def _math_piece(item: _Item) -> Piece:
         return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
     if _ANSWERED.search(question):
         return Piece(question, "", "", rejected="its question holds an answer")
-    steps, found = _worked(item.answer)
-    if found is None:
+    steps, final = _worked(item.answer)
+    if final is None:
         return Piece(question, "", steps, rejected=f"no final {MARKER} line (cut off?)")
-    number = re.sub(r"[,$\s]", "", found.text) if " " not in found.text.strip("-$ ") else found.text
+    number = re.sub(r"[,$\s]", "", final.text) if " " not in final.text.strip("-$ ") else final.text
     before = last_number(steps)
     shown = re.sub(r"[,$\s]", "", before.text) if before else ""
     if item.last and before and shown != number and shown.startswith(number):
@@ -168,16 +168,16 @@ def _math_piece(item: _Item) -> Piece:
 
 
 def _worked(lines: list[str]) -> tuple[str, FinalNumber | None]:
-    """The working, and the final number behind the marker; without a marker one that is boxed or called the answer."""
+    """The working, and the final number after the marker; without a marker, one that is boxed or called the answer."""
     for i, line in enumerate(lines):
-        found = marked_number(line)
-        if found:
+        marked = marked_number(line)
+        if marked:
             before = ANSWER.sub("", line.partition(MARKER)[0]).strip(" *_-")
-            return _steps([*lines[:i], before]), found
+            return _steps([*lines[:i], before]), marked
     if any(MARKER in line for line in lines):
         return _steps(lines), None
-    said = final_number("\n".join(lines))
-    return _steps(lines), said if said and said.rule != "last_number" else None
+    final = final_number("\n".join(lines))
+    return _steps(lines), final if final and final.rule != "last_number" else None
 
 
 def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
@@ -187,42 +187,42 @@ def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
     wrong = _wrong_choices(choices, letters)
     if wrong or item.answer is None:
         return Piece(question, "", "", rejected=wrong or "no answer (cut off?)")
-    said = _SMALL_LETTER.sub(lambda m: m[0].upper(), _paragraph(item.answer))
-    named = _LETTER.match(said)
-    letter = named[1] if named else next((x for x, text in choices.items() if _same(said, text)), "")
+    answer = _SMALL_LETTER.sub(lambda m: m[0].upper(), _paragraph(item.answer))
+    named = _LETTER.match(answer)
+    letter = named[1] if named else next((x for x, text in choices.items() if _same(answer, text)), "")
     why = _WHY.sub("", named[2] if named else "").lstrip(" .,:;)-–—*_")
     if letter not in choices:
-        return Piece(question, "", said, rejected=f"its answer is none of the choices: {said[:40]!r}")
+        return Piece(question, "", answer, rejected=f"its answer is none of the choices: {answer[:40]!r}")
     other = next((x for x, text in choices.items() if x != letter and _same(why.split("\n", 1)[0], text)), None)
     if other:
-        return Piece(question, "", said, rejected=f"its answer says {letter}, with the text of {other}")
+        return Piece(question, "", answer, rejected=f"its answer says {letter}, with the text of {other}")
     named_too = _names_another(why, letter, choices)
     if named_too:
         return Piece(
-            question, letter, said, {"choices": choices},
+            question, letter, answer, {"choices": choices},
             rejected="its explanation names another choice", note=f"{letter}, but {named_too!r}",
         )  # fmt: skip
-    if item.last and len(why.split()) >= 8 and not _ENDED.search(why):
-        return Piece(question, letter, said, rejected="the explanation stops in mid-sentence (cut off?)")
+    if item.last and len(why.split()) >= 8 and not _COMPLETE.search(why):
+        return Piece(question, letter, answer, rejected="the explanation stops in mid-sentence (cut off?)")
     response = f"Answer: {letter}" + (f"\n{why}" if why else "")
     return Piece(question, letter, response, {"choices": choices})
 
 
 def _names_another(why: str, letter: str, choices: Mapping[str, str]) -> str:
-    """What an explanation says where it calls another choice right, or says that the key is wrong; else ""."""
-    for found in _CALLED_RIGHT.finditer(why):
-        other = (found["before"] or found["behind"]).upper()
-        if other in choices and other != letter and not _DENIED.search(found.group()):
-            return found.group().strip()
-    for found in _TEXT_CALLED_RIGHT.finditer(why):
-        other = next((x for x, text in choices.items() if x != letter and _same(found[1], text)), "")
-        if other and not _same(found[1], choices[letter]):
-            return found.group().strip()
+    """The part of an explanation that calls another choice right; "" where there is none."""
+    for match in _CALLED_RIGHT.finditer(why):
+        other = (match["before"] or match["behind"]).upper()
+        if other in choices and other != letter and not _DENIED.search(match.group()):
+            return match.group().strip()
+    for match in _TEXT_CALLED_RIGHT.finditer(why):
+        other = next((x for x, text in choices.items() if x != letter and _same(match[1], text)), "")
+        if other and not _same(match[1], choices[letter]):
+            return match.group().strip()
     return ""
 
 
 def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
-    """The stem, and the options by letter, each on a line of its own or all in one."""
+    """The question's text and its options by letter, one per line or all on one line."""
     lines = [_BULLET.sub("", line) for line in lines]
     first = next((i for i, line in enumerate(lines) if (m := _OPTION.match(line)) and m[1] == "A"), None)
     text = "\n".join(lines if first is None else lines[first:])
@@ -238,7 +238,7 @@ def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def _chain(starts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """The longest run A, B, C, … among the letters that look like option heads."""
+    """The longest run A, B, C, … among the letters that may begin an option."""
     best: list[tuple[str, int, int]] = []
     for i, head in enumerate(starts):
         if head[0] != "A":
@@ -266,7 +266,7 @@ def _paragraph(lines: list[str]) -> str:
     """The answer's first paragraph, and the explanation where that is a paragraph of its own."""
     kept: list[str] = []
     for i, line in enumerate(lines):
-        # "A: because …" is the key A here, and no head.
+        # "A: because …" is the answer A, and no heading.
         text = line.strip() if kept or _KEY_A.match(line) else ANSWER.sub("", line).strip()
         if text:
             kept.append(text)
