@@ -1,7 +1,7 @@
 """The grammar of the built-in word problems: kinds, sizes, wordings.  kind + numbers -> question and worked solution
 
-Everything is made from a `random.Random`, so it is the same on every platform, and everything can be read back:
-`recognise` turns a question into the kind and the numbers that it was written from.
+Everything is drawn from a `random.Random`, so it is identical on every platform, and can be inverted: `recognise`
+returns the kind and the numbers that a question was generated from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THINGS = (
 Reference = str | int
 """A letter names a number of the question, an int the result of an earlier step."""
 Program = tuple[tuple[Reference, str, Reference], ...]
-"""What is worked out, in order: (left, operator, right)."""
+"""The steps of the solution, in order: (left, operator, right)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Step:
 
     @property
     def carries(self) -> int:
-        """How many columns carry (+, *) or borrow (-) when the step is done on paper."""
+        """The number of columns that carry (+, *) or borrow (-) in written arithmetic."""
         return _carries(self.left, self.op, self.right)
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of problem: how its numbers are drawn, how it is worked, and how it is worded."""
+    """One kind of problem: the ranges of its numbers, its solution, its wordings."""
 
     name: str
     steps: Program
@@ -64,14 +64,14 @@ class Kind:
     """size -> letter -> lowest and highest number (both drawn)."""
     wordings: tuple[str, ...]
     new_wordings: tuple[str, ...]
-    """Used by word_problems_plus only; no student and no tutor has seen them."""
+    """Used only by word_problems_plus; neither the student nor the tutor has seen them."""
     alike: tuple[str, ...] = ()
-    """Letters whose numbers may change places without making another problem (groups of one length do so together)."""
+    """Letters whose numbers may be swapped without making another problem (groups of one length are swapped as one)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A problem of the grammar: what it was made from, and its text."""
+    """A problem of the grammar: its kind and numbers, and its text."""
 
     kind: str
     size: str
@@ -212,7 +212,7 @@ KINDS: dict[str, Kind] = {
     )
 }
 ASIDE = "{m} has {k} {u}."
-"""A sentence that has nothing to do with what is asked (a distractor)."""
+"""A sentence that is irrelevant to the question (a distractor)."""
 
 
 def solve(kind: str, numbers: tuple[int, ...]) -> list[Step]:
@@ -221,7 +221,7 @@ def solve(kind: str, numbers: tuple[int, ...]) -> list[Step]:
 
 
 def run(program: Program, letters: dict[str, int]) -> list[Step]:
-    """The steps that a program takes on the numbers named by letters."""
+    """The steps of a program on these numbers."""
     steps: list[Step] = []
     for left, op, right in program:
         first, second = (letters[ref] if isinstance(ref, str) else steps[ref].result for ref in (left, right))
@@ -230,17 +230,17 @@ def run(program: Program, letters: dict[str, int]) -> list[Step]:
 
 
 def worked(steps: list[Step]) -> str:
-    """The response in the format of GSM8K: one line a step, then "#### n"."""
+    """The solution in the format of GSM8K: one line per step, then "#### n"."""
     return "\n".join([*map(str, steps), f"#### {steps[-1].result}"])
 
 
 def carries(kind: str, numbers: tuple[int, ...]) -> int:
-    """Carries and borrows of all steps together."""
+    """The carries and borrows of all steps."""
     return sum(step.carries for step in solve(kind, numbers))
 
 
 def draw(kind: str, size: str, rng: Random) -> tuple[int, ...]:
-    """Numbers for one problem: every step's result is positive."""
+    """Random numbers for one problem; every step's result is positive."""
     ranges = KINDS[kind].ranges[size]
     while True:
         numbers = tuple(rng.randint(low, high) for low, high in ranges.values())
@@ -249,13 +249,13 @@ def draw(kind: str, size: str, rng: Random) -> tuple[int, ...]:
 
 
 def size_of(kind: str, numbers: tuple[int, ...]) -> str:
-    """The size whose ranges hold the numbers, by the largest of them; numbers beyond every range are "large"."""
+    """ "small" where every number is within the small ranges, else "large"."""
     small = KINDS[kind].ranges["small"].values()
     return "small" if all(number <= high for number, (_, high) in zip(numbers, small, strict=True)) else "large"
 
 
 def key(kind: str, numbers: tuple[int, ...]) -> str:
-    """What a problem is, whatever its wording: "add|17,40". Numbers that may change places are sorted."""
+    """The identity of a problem without its wording: "add|17,40". Numbers that may be swapped are sorted."""
     groups = KINDS[kind].alike
     letters = dict(zip("abcd", numbers, strict=False))
     if groups:
@@ -265,9 +265,9 @@ def key(kind: str, numbers: tuple[int, ...]) -> str:
 
 
 def bucket(kind: str, numbers: tuple[int, ...]) -> str:
-    """The split that a problem belongs to for ever, by the hash of its key: test, dev, train (10% each) or free (70%).
+    """The fixed split of a problem, by the hash of its key: test, dev, train (10% each) or free (70%).
 
-    Test problems are thereby held out of everything: no training split, pre-training text or tutor can hold one.
+    This holds test problems out of everything: no training split, pre-training text or tutor can contain one.
     """
     digest = hashlib.sha256(key(kind, numbers).encode()).digest()
     share = int.from_bytes(digest[:4], "big") % 10
@@ -275,7 +275,7 @@ def bucket(kind: str, numbers: tuple[int, ...]) -> str:
 
 
 def draw_from(kind: str, size: str, rng: Random, buckets: tuple[str, ...]) -> tuple[int, ...]:
-    """Numbers for one problem that belongs to one of `buckets`."""
+    """Random numbers for one problem of one of these buckets."""
     while True:
         numbers = draw(kind, size, rng)
         if bucket(kind, numbers) in buckets:
@@ -283,7 +283,7 @@ def draw_from(kind: str, size: str, rng: Random, buckets: tuple[str, ...]) -> tu
 
 
 def write(kind: str, numbers: tuple[int, ...], rng: Random, *, wordings: tuple[str, ...] | None = None) -> Item:
-    """The problem in words: a wording, names and things are drawn."""
+    """The problem as text, with random wording, names and things."""
     wording = rng.choice(wordings or KINDS[kind].wordings)
     question = wording.format(**fillers(rng), **dict(zip("abcd", numbers, strict=False)))
     steps = solve(kind, numbers)
@@ -297,7 +297,7 @@ def fillers(rng: Random) -> dict[str, str]:
 
 
 def items(split: str, count: int) -> Iterator[Item]:
-    """The first `count` problems of a split ("test", "dev" or "train"): kinds and sizes in turn, no text twice."""
+    """The first `count` problems of a split ("test", "dev" or "train"): kinds and sizes in turn, each text once."""
     rng, seen = Random(f"word_problems/{split}"), set[str]()
     turns = cycle([(kind, size) for size in SIZES for kind in KINDS])
     while len(seen) < count:
@@ -310,7 +310,7 @@ def items(split: str, count: int) -> Iterator[Item]:
 
 
 def with_aside(question: str, rng: Random) -> str:
-    """The question with a distractor before its last sentence (or first, where there is only one)."""
+    """The question with a distractor before its last sentence."""
     used = set(re.findall(r"\w+", question))
     m = rng.choice([name for name in NAMES if name not in used])
     u = rng.choice([thing for thing in THINGS if thing not in used])
@@ -320,15 +320,15 @@ def with_aside(question: str, rng: Random) -> str:
 
 
 def recognise(question: str) -> Item | None:
-    """The problem that a question states, read back by the grammar; None for any other text.
+    """The problem that a question was generated from; None for a text outside the grammar.
 
-    Names and things may be any words. One sentence that does not belong (a distractor) is looked past.
+    Names and things may be any words. One additional sentence (a distractor) is skipped.
     """
     text = " ".join(question.split())
     sentences = re.split(r"(?<=[.?])\s", text)
     whole = [text] + [" ".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
-    found = next((item for candidate in whole if (item := _read(candidate))), None)
-    return None if found is None else replace(found, question=text)
+    known = next((item for candidate in whole if (item := _read(candidate))), None)
+    return None if known is None else replace(known, question=text)
 
 
 def _read(text: str) -> Item | None:
@@ -349,17 +349,17 @@ def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    """A wording as a regular expression: numbers are digits, names and things any words that stay the same."""
+    """A wording as a regular expression: numbers are digits; names and things are any words, repeated alike."""
     seen: set[str] = set()
 
-    def hole(match: re.Match[str]) -> str:
+    def group(match: re.Match[str]) -> str:
         letter = match.group(1)
         if letter in seen:
             return f"(?P={letter})"
         seen.add(letter)
         return rf"(?P<{letter}>\d{{1,9}})" if letter in "abcd" else rf"(?P<{letter}>[^\W\d]+(?: [^\W\d]+)?)"
 
-    return re.compile(re.sub(r"\\\{(\w)\\\}", hole, re.escape(wording)))
+    return re.compile(re.sub(r"\\\{(\w)\\\}", group, re.escape(wording)))
 
 
 def _carries(left: int, op: str, right: int) -> int:

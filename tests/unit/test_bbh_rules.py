@@ -1,4 +1,4 @@
-"""BIG-Bench Hard: the target is looked for in the form it has; the data's canary stays where it is."""
+"""BIG-Bench Hard: grading by type of target, worked examples, and the data's canary."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_default_rules(question, target, response, right):
 
 @pytest.mark.parametrize("target", ["(B)", "-6", "Yes", "} ]", "a b"])
 @pytest.mark.parametrize("response", ["", "hm", "\n"])
-def test_what_gives_no_answer_is_not_right(target, response):
+def test_a_response_without_answer_is_not_right(target, response):
     assert default_grade(ASKED, target, response).score == 0.0
 
 
@@ -57,7 +57,7 @@ def test_what_gives_no_answer_is_not_right(target, response):
         ("(B)", "the answer is B.", False),
     ],
 )
-def test_the_papers_rule_is_the_first_phrase_to_the_letter(target, response, right):
+def test_the_papers_rule_compares_the_first_phrase_exactly(target, response, right):
     assert paper_grade(target, response).score == float(right)
 
 
@@ -71,32 +71,32 @@ def bbh(folder, tasks=TASKS) -> Bbh:
     return Bbh(str(folder))
 
 
-def test_three_examples_come_first_and_the_canary_stays_behind(tmp_path):
-    found = bbh(tmp_path)
-    problems = [found.problem(record, "test", i) for i, record in enumerate(found.load("test"))]
+def test_three_examples_come_first_and_the_canary_is_removed(tmp_path):
+    benchmark = bbh(tmp_path)
+    problems = [benchmark.problem(record, "test", i) for i, record in enumerate(benchmark.load("test"))]
     assert len(problems) == 27
-    assert len({found.group(p) for p in problems}) == 23
-    asked = found.prompt(problems[3])[0]["content"]
+    assert len({benchmark.group(p) for p in problems}) == 23
+    asked = benchmark.prompt(problems[3])[0]["content"]
     assert "Do disambiguation_qa.\n\nQ: a\nA: b\n\nQ: disambiguation_qa?\nA:" in asked
-    assert "canary" not in json.dumps([found.prompt(p) for p in problems])
+    assert "canary" not in json.dumps([benchmark.prompt(p) for p in problems])
 
 
-def test_a_row_that_does_not_name_its_task_is_looked_up(tmp_path):
-    found = bbh(tmp_path)
-    assert found.group(found.problem({"input": "navigate?", "target": "Yes"}, "test", 0)) == "navigate"
-    assert found.group(found.problem({"input": "new?", "target": "Yes"}, "test", 0)) == "unknown"
+def test_the_task_of_a_row_without_one_is_looked_up(tmp_path):
+    benchmark = bbh(tmp_path)
+    assert benchmark.group(benchmark.problem({"input": "navigate?", "target": "Yes"}, "test", 0)) == "navigate"
+    assert benchmark.group(benchmark.problem({"input": "new?", "target": "Yes"}, "test", 0)) == "unknown"
 
 
 def test_bbh_is_never_learned_from(tmp_path):
-    found = bbh(tmp_path)
-    for act in (lambda: list(found.load("train")), found.brief, lambda: found.parse("1. Question: …")):
+    benchmark = bbh(tmp_path)
+    for act in (lambda: list(benchmark.load("train")), benchmark.brief, lambda: benchmark.parse("1. Question: …")):
         with pytest.raises(ConfigError, match="never enter a training corpus"):
             act()
 
 
-def test_missing_examples_and_tasks_are_said(tmp_path):
-    found = bbh(tmp_path, TASKS[:1])
+def test_missing_examples_and_tasks_are_reported(tmp_path):
+    benchmark = bbh(tmp_path, TASKS[:1])
     with pytest.raises(ConfigError, match=r"cot-prompts/navigate\.txt.*BIG-Bench-Hard"):
-        found.prompt(found.problem({"input": "?", "target": "Yes", "task": "navigate"}, "test", 0))
+        benchmark.prompt(benchmark.problem({"input": "?", "target": "Yes", "task": "navigate"}, "test", 0))
     with pytest.raises(ConfigError, match=r"bbh/causal_judgement"):
-        list(found.load("test"))
+        list(benchmark.load("test"))

@@ -1,4 +1,4 @@
-"""Which choice a response commits to: by the default rules, and by the paper's with their defects."""
+"""The choice a response commits to: by the default rules, and by the paper's with their defects."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_the_choice_a_response_commits_to(response, letter):
         "It depends: a pear or a cherry pie.", "None of the given choices is right, a pear least of all.",
     ],
 )  # fmt: skip
-def test_what_commits_to_none_or_several_is_unparsed(response):
+def test_a_response_that_commits_to_none_or_several_is_unparsed(response):
     assert default_choice(response, CHOICES).letter is None
 
 
-def test_labels_may_be_digits_and_stop_or_go_on_elsewhere():
+def test_labels_may_be_digits_and_fewer_or_more_than_four():
     digits = dict(zip("1234", ["one leg", "two legs", "3 legs", "none"], strict=True))
     assert default_choice("Answer: 3", digits).letter == "3"
     assert default_choice("(2) because birds stand on 2", digits).letter == "2"
@@ -78,7 +78,7 @@ def test_the_papers_rules_are_kept_with_their_defects(response, letter, rule):
     assert paper_choice(response, CHOICES) == (letter, rule)
 
 
-def test_the_papers_rules_know_no_digit():
+def test_the_papers_rules_ignore_digits():
     assert paper_choice("Answer: 3", dict(zip("1234", "wxyz", strict=True))).letter != "3"
 
 
