@@ -24,7 +24,7 @@ from lai_ray.stages.curation.contamination import EvaluationSets
 from lai_ray.stages.curation.evaluation_sets import TOKENS, nearness, sets_of
 from lai_ray.stages.curation.rouge import Map
 from lai_ray.stages.select import Part
-from lai_ray.storage.store import decode
+from lai_ray.storage.keys import decode
 
 QUESTION = ("question", "problem", "prompt", "instruction")
 """Fields of a foreign sample that may hold its question; the first that exists is taken."""

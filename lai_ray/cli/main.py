@@ -69,7 +69,7 @@ def check(
 
     settings = job_file.read(job, overrides)
     cli_run.check_names(settings, asks=False)
-    source = cli_run.reusable(reuse or [], settings.place)
+    source = cli_run.reusable(reuse or [], settings.run_folder)
     cli_check.show(settings, _console(), cli_run.existing(settings))
     cli_reuse.show(settings, source, _console())
     if problem := cli_run.key_problem(settings):

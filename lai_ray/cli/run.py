@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from lai_ray.common import plugins
-from lai_ray.common.event_log import journal
+from lai_ray.common.event_log import event_log
 from lai_ray.common.progress import Progress
 from lai_ray.config import job_file
 from lai_ray.config.config import Config
@@ -30,10 +30,10 @@ from lai_ray.stages.select import part, select
 from lai_ray.storage import models
 from lai_ray.storage.driver import Driver
 from lai_ray.storage.identity import identity_of
-from lai_ray.storage.objects import Objects, is_url
+from lai_ray.storage.keys import key_of, key_of_all
 from lai_ray.storage.provenance import provenance
-from lai_ray.storage.run import Run, Stopped, put_logs
-from lai_ray.storage.store import key_of, key_of_all
+from lai_ray.storage.run import Run, Stopped, upload_logs
+from lai_ray.storage.store import Store, is_url
 
 BEFORE_ASKING = ("evaluate", "diagnose", "0/evaluate", "0/diagnose")
 """With --until one of these, a start asks the instructor nothing."""
@@ -92,7 +92,7 @@ def _check_storage(config: Config) -> None:
         if os.path.exists(config.storage) and not os.path.isdir(config.storage):
             raise ConfigError(f"storage = {config.storage!r} is a file; name a folder")
         return
-    Objects(config.storage)
+    Store(config.storage)
     if config.iterations and config.cluster.train_state_every:
         raise ConfigError(
             f"cluster.train_state_every = {config.cluster.train_state_every} saves a training's state, a part by each "
@@ -154,7 +154,7 @@ def run_job(
     """
     check_names(config, until)
     job_file.check_until(config, until)
-    where = config.place
+    where = config.run_folder
     sources = reusable(reuse, where)
     driver = Driver(where)
     try:
@@ -166,10 +166,10 @@ def run_job(
                 Console(file=screen, highlight=False) if screen else console,
                 quiet=executor is not None and console is None,
             )
-            with journal(run.logs, run.name, run.progress):
-                run.progress.say(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+            with event_log(run.logs, run.name, run.progress):
+                run.progress.report(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
-                    run.progress.say(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
+                    run.progress.report(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
                 return _looped(run, admitted, executor)
     finally:
         driver.close()
@@ -183,13 +183,13 @@ def _kept_logs(run: Run, *, kept: bool) -> Iterator[None]:
     finally:
         if kept and run.logs_kept:
             with contextlib.suppress(StageError):  # The logs remain on this node, and the run's own error matters more.
-                put_logs(run.logs, Objects(run.logs_kept))
+                upload_logs(run.logs, Store(run.logs_kept))
 
 
 def existing(config: Config) -> Run | None:
     """The job's own run, where it was started before."""
     try:
-        return Run.read(config.place)
+        return Run.read(config.run_folder)
     except ConfigError:
         return None
 
@@ -262,7 +262,7 @@ def _admitted(run: Run, config: Config) -> Admission:
     admitted = admission(config, known)
     run.admit(config, admitted.identity)
     content = admitted.identity["content"]
-    run.remember(folders=known, **{name: content.get(name, "") for name in ("encoder", "instructor")})
+    run.add_to_record(folders=known, **{name: content.get(name, "") for name in ("encoder", "instructor")})
     run.store.put_json("provenance.json", [*(run.store.get_json("provenance.json") or []), provenance()])
     return admitted
 

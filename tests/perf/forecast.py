@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from lai_ray.cli import run as cli_run
-from lai_ray.cli.check.budget import pools_known
+from lai_ray.cli.check.budget import known_pools
 from lai_ray.config import config
 from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.instructor.spending.tokens import characters
@@ -24,7 +24,7 @@ def main() -> None:
     run = cli_run.existing(job)
     assert run is not None, "no such run yet"
     print("iteration  counted by          estimate in, out        used in, out      estimate / used: in, out, all")
-    for pool in pools_known(run, job):
+    for pool in known_pools(run, job):
         if not pool.stage.facts():
             continue
         replies = list(pool.stage.view("replies.jsonl", Reply))

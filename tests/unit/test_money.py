@@ -24,6 +24,7 @@ from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.report import facts, sections
+from lai_ray.stages.job import Job
 from lai_ray.stages.progress_line import short
 from lai_ray.storage.run import Run
 from tests.local import Crash, LocalExecutor, job
@@ -151,7 +152,7 @@ def test_reaching_the_budget_says_what_was_spent_what_is_left_to_ask_and_a_raise
     assert 0 < asked < 15
     assert f"{asked} calls, {30 * asked} tokens, {asked * 0.0007:,.4f} US$ spent so far" in said
     left = int(re.search(r"with (\d+) requests still to ask", said)[1])
-    wanted = float(re.search(r"next request wants it at ([0-9.]+) US\$", said)[1])
+    wanted = float(re.search(r"next request needs ([0-9.]+) US\$", said)[1])
     assert wanted > 0.15
     run = cli_run.run_job(job(tmp_path, limits__max_usd=100, **changes), executor=second).run
     assert second.asked["ask"] >= left
@@ -241,7 +242,7 @@ def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_wh
     cli_run.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor())
     config = job(tmp_path, limits__max_calls=100, **PRICED)
     run = cli_run.existing(config)
-    (pool,) = budget.pools_known(run, config)
+    (pool,) = budget.known_pools(run, Job.of(config))
     assert pool.to_come == pool.likely
     (found,) = pool.by_dataset.values()
     assert found.mistakes == run.stage(0, "diagnose").facts()["cases"]["word_problems"]
@@ -250,7 +251,7 @@ def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_wh
     cli_run.run_job(config, executor=executor)
     sent = sum(len(m["content"]) for r in executor.requests["ask"] for m in r.messages)
     assert found.likely.input == pytest.approx(sent / 4, rel=0.01), "the prompts are those that are sent"
-    (pool,) = budget.pools_known(run, config)
+    (pool,) = budget.known_pools(run, Job.of(config))
     assert pool.to_come == NOTHING
     assert re.search(rf"limits.max_calls +100 +{executor.asked['ask']} +\d+ +0 +enough", check(config))
 
@@ -259,7 +260,7 @@ def test_after_an_iteration_the_forecast_goes_by_what_its_replies_have_shown(tmp
     run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
     config = job(tmp_path, iterations=2)
     cli_run.run_job(config, until="1/diagnose", executor=LocalExecutor())
-    _, pool = budget.pools_known(run, config)
+    _, pool = budget.known_pools(run, Job.of(config))
     (found,) = pool.by_dataset.values()
     # 20 tokens for the two samples of a reply, as before.
     assert found.likely.output == 10 * found.samples_per_request * found.likely.calls

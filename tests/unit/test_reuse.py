@@ -110,9 +110,12 @@ def test_a_setting_that_makes_another_run_is_refused_with_the_difference(tmp_pat
 def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
     run = finished(tmp_path)
     change = {"name": "faster", "train__learning_rate": 1e-4}
-    found = cli_reuse.applying(run, job(tmp_path, **change))
-    assert [(row.recorded, row.applying) for row in found.rows] == [(100, 100), (len(replies(run)), len(replies(run)))]
-    assert "learning_rate: 5e-06 there, 0.0001 now" in found.end
+    reused = cli_reuse.reuse_of(run, job(tmp_path, **change))
+    assert [(stage.recorded, stage.reused) for stage in reused.stages] == [
+        (100, 100),
+        (len(replies(run)), len(replies(run))),
+    ]
+    assert "learning_rate: 5e-06 there, 0.0001 now" in reused.end
     assert asked(tmp_path, run, **change) == {"train": 1, "nearest": 1, "generate": 40}
 
 
@@ -146,9 +149,9 @@ def test_another_prompt_is_refused_and_under_another_name_asks_only_with_that_pr
     )  # fmt: skip
     with pytest.raises(ConfigError, match=r"content\.prompts"):
         asked(tmp_path)
-    found = cli_reuse.applying(run, job(tmp_path, name="brief"))
-    assert (found.rows[0].applying, found.rows[1].applying) == (100, 0)
-    assert "'Be brief.'" in found.rows[1].difference
+    reused = cli_reuse.reuse_of(run, job(tmp_path, name="brief"))
+    assert (reused.stages[0].reused, reused.stages[1].reused) == (100, 0)
+    assert "'Be brief.'" in reused.stages[1].difference
     more = asked(tmp_path, run, name="brief")
     assert (more["generate"], more["ask"]) == (40, len(replies(run)))
 
@@ -200,9 +203,9 @@ def test_one_changed_row_is_refused_and_under_another_name_only_that_row_is_aske
     own_data.write_text("\n".join([lines[0].replace("rings", "stones"), *lines[1:]]))
     with pytest.raises(ConfigError, match=r"content\.data\.own"):
         asked(tmp_path, **ALL)
-    found = cli_reuse.applying(run, job(tmp_path, name="stones", **ALL))
-    assert (found.rows[0].recorded, found.rows[0].applying) == (90, 89)
-    assert "rings" in found.rows[0].difference and "stones" in found.rows[0].difference
+    reused = cli_reuse.reuse_of(run, job(tmp_path, name="stones", **ALL))
+    assert (reused.stages[0].recorded, reused.stages[0].reused) == (90, 89)
+    assert "rings" in reused.stages[0].difference and "stones" in reused.stages[0].difference
     executor = LocalExecutor()
     cli_run.run_job(job(tmp_path, name="stones", **ALL), executor=executor, reuse=[run.store.where], until="evaluate")
     assert executor.asked["generate"] == 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lai_ray.config.config import Config
-from lai_ray.instructor.spending.budget import NOTHING, Amount, caps_of
+from lai_ray.instructor.spending.budget import NOTHING, Amount, Price, caps_of
 from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
 from lai_ray.report.tables import Table
 from lai_ray.stages.cost_forecast import ACCURACIES, Forecast, before_evaluation, known
@@ -15,7 +14,7 @@ from lai_ray.storage.run import Run, Stage
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPool:
     """A pool of replies whose mistakes are known: the forecast of its calls, and the calls so far."""
 
     iteration: int
@@ -25,29 +24,29 @@ class Known:
 
     @property
     def likely(self) -> Amount:
-        """All of it."""
-        return sum((found.likely for found in self.by_dataset.values()), start=NOTHING)
+        """Of the whole pool."""
+        return sum((forecast.likely for forecast in self.by_dataset.values()), start=NOTHING)
 
     @property
     def to_come(self) -> Amount:
-        """What is not spent yet; nothing once the stage is complete."""
+        """The part that is not spent yet; nothing once the stage is complete."""
         if self.stage.facts():
             return NOTHING
         done, likely = self.so_far.at_most, self.likely
         return Amount(*(max(getattr(likely, name) - getattr(done, name), 0) for name in ("calls", "input", "output")))
 
 
-def of(job: Job, run: Run | None) -> list[Table]:
+def tables_of(job: Job, run: Run | None) -> list[Table]:
     """Forecast of the iterations whose mistakes are known, and whether the budget is enough."""
     config = job.config
     if not config.iterations:
         return []
-    pools = list(pools_known(run, job)) if run else []
+    pools = list(known_pools(run, job)) if run else []
     spent = sum(spent_in(run, config.instructor.max_tokens).values(), start=Spent()) if run else Spent()
-    return [mistakes_known(pools, config), budget(pools, spent, job)]
+    return [known_calls(pools, job.price), limits(pools, spent, job)]
 
 
-def pools_known(run: Run, job: Job) -> Iterator[Known]:
+def known_pools(run: Run, job: Job) -> Iterator[KnownPool]:
     """Those of every finished `diagnose` of the run, including the pools of a search."""
     for store in run.stores_of("diagnose"):
         folder = store.where.removeprefix(run.store.where).strip("/")
@@ -55,37 +54,27 @@ def pools_known(run: Run, job: Job) -> Iterator[Known]:
         stage = Stage(run, folder.removesuffix("diagnose") + "instruct")
         if number < job.config.iterations and store.exists("done.json"):
             so_far = total(entries(stage.store.inside("answers"), job.config.instructor.max_tokens))
-            yield Known(number, stage, dict(known(stage, number, job)), so_far)
+            yield KnownPool(number, stage, dict(known(stage, number, job)), so_far)
 
 
-def mistakes_known(pools: list[Known], config: Config) -> Table:
-    """Calls, tokens and money by iteration and dataset, beside what was used in all of the iteration."""
-    price = caps_of({}, config.instructor.model_dump()).price
-    columns = [
-        "iteration",
-        "dataset",
-        "mistakes",
-        "samples per call",
-        "calls",
-        "tokens, about",
-        "US$, about",
-        "used",
-    ]
+def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
+    """Calls, tokens and money by iteration and dataset, and what the whole iteration has used so far."""
+    columns = ["iteration", "dataset", "mistakes", "samples per call", "calls", "tokens", "US$", "used so far"]
     table = Table(
         "Instructor calls where the mistakes are known", columns,
-        note="Estimated from the rendered prompts; after an iteration of this run, also from its replies: tokens per "
-        "character, length of samples, share accepted.",
+        note="Tokens and US$ are estimated: from the rendered prompts, and after an iteration of this run from its "
+        "replies (tokens per character, length of samples, share accepted).",
     )  # fmt: skip
     for pool in pools:
         used = f"{pool.so_far.at_most.calls} calls, {pool.so_far.at_most.tokens:,} tokens"
-        for number, (dataset, found) in enumerate(pool.by_dataset.items()):
-            usd = f"{price.usd(found.likely):,.4f}" if price else "–"
-            cells = [found.mistakes, found.samples_per_request, found.likely.calls, f"{found.likely.tokens:,}", usd]
+        for number, (dataset, forecast) in enumerate(pool.by_dataset.items()):
+            likely, usd = forecast.likely, f"{price.usd(forecast.likely):,.4f}" if price else "–"
+            cells = [forecast.mistakes, forecast.samples_per_request, likely.calls, f"{likely.tokens:,}", usd]
             table.rows.append([str(pool.iteration), dataset, *map(str, cells), "" if number else used])
     return table
 
 
-def budget(pools: list[Known], spent: Spent, job: Job) -> Table:
+def limits(pools: list[KnownPool], spent: Spent, job: Job) -> Table:
     """Each limit that is set: spent, left, still to come in the whole run, and whether it is enough."""
     config = job.config
     caps = caps_of(config.limits.model_dump(), config.instructor.model_dump())
@@ -99,18 +88,17 @@ def budget(pools: list[Known], spent: Spent, job: Job) -> Table:
         table.note += " max_usd has no effect: the price is unknown and counts as 0 (limits.unknown_price_is_free)."
     lows, highs, done = (caps.by_name(amount) for amount in (low, high, spent.at_most))
     for name, (counted, limit) in done.items():
-        least, most = lows[name][0], highs[name][0]
-        left, words = max(limit - counted, 0), verdict(limit - counted, least, most, counted)
-        between = figure(least) if figure(least) == figure(most) else f"{figure(least)} to {figure(most)}"
-        table.rows.append([f"limits.{name}", figure(limit), figure(counted), figure(left), between, words])
+        least, most, left = lows[name][0], highs[name][0], limit - counted
+        to_come = figure(least) if figure(least) == figure(most) else f"{figure(least)} to {figure(most)}"
+        amounts = [figure(limit), figure(counted), figure(max(left, 0)), to_come]
+        table.rows.append([f"limits.{name}", *amounts, verdict(left, least, most, counted)])
     return table
 
 
-def still_to_come(pools: list[Known], job: Job) -> tuple[Amount, Amount]:
+def still_to_come(pools: list[KnownPool], job: Job) -> tuple[Amount, Amount]:
     """The lowest and the highest forecast of the remaining iterations."""
-    begun = {pool.iteration for pool in pools}
     certain = sum((pool.to_come for pool in pools), start=NOTHING)
-    left = job.config.iterations - len(begun)
+    left = job.config.iterations - len({pool.iteration for pool in pools})
     amounts = [
         sum((found.likely for found in before_evaluation(job, accuracy).values()), start=NOTHING)
         for accuracy in ACCURACIES

@@ -30,7 +30,7 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
         counts(job),
         trials(job),
         calls(job),
-        *budget.of(job, run),
+        *budget.tables_of(job, run),
         *memory.of(config),
     ]
     rendered = prompts(job)

@@ -28,36 +28,30 @@ from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
 from lai_ray.storage.run import Run
 
-SHOWN = 90
-"""Characters of a differing line."""
+MAX_LINE = 90
+"""Characters shown of a differing line."""
 
 
 @dataclass
-class Applying:
+class StageReuse:
     """Recorded answers of one stage of a run, and how many of them the job would reuse."""
 
     stage: str
     recorded: int
-    applying: int
+    reused: int
     difference: str = ""
 
     def row(self) -> list[str]:
         """As a row of the table."""
-        differ = self.recorded - self.applying
-        return [
-            self.stage,
-            f"{self.recorded:,}",
-            f"{self.applying:,}",
-            f"{differ:,}",
-            self.difference if differ else "",
-        ]
+        counts = [self.recorded, self.reused, self.recorded - self.reused]
+        return [self.stage, *(f"{n:,}" for n in counts), self.difference if counts[-1] else ""]
 
 
 @dataclass
-class Found:
+class RunReuse:
     """What a job would reuse of a run."""
 
-    rows: list[Applying] = field(default_factory=list)
+    stages: list[StageReuse] = field(default_factory=list)
     end: str = ""
     """Where and why the job diverges from this run."""
 
@@ -67,29 +61,23 @@ def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
     own = existing(config)
     for run in [*([own] if own else []), *reuse]:
         if run is own:
-            _say_refusal(run, config, console)
-        found = applying(run, config)
-        if not found.rows:
-            continue
-        table = Table(
-            f"Answers to reuse from {run.store.where}",
-            ["stage", "answers", "apply", "differ", "first difference (there → now)"],
-            note=found.end,
-        )
-        table.rows = [row.row() for row in found.rows]
-        tables.show([table], console)
+            _print_refusal(run, config, console)
+        reused = reuse_of(run, config)
+        columns = ["stage", "answers", "apply", "differ", "first difference (there → now)"]
+        rows = [stage.row() for stage in reused.stages]
+        tables.show([Table(f"Answers to reuse from {run.store.where}", columns, rows, reused.end)], console)
 
 
-def _say_refusal(run: Run, config: Config, console: Console) -> None:
+def _print_refusal(run: Run, config: Config, console: Console) -> None:
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
         console.print(f"{config.name} would be refused: {error}", style="red", markup=False)
 
 
-def applying(run: Run, config: Config) -> Found:
+def reuse_of(run: Run, config: Config) -> RunReuse:
     """Stage by stage, up to the first model that differs."""
-    found = Found()
+    reused = RunReuse()
     admitted = admission(config, dict(run.record().get("folders", {})))
     job, target = admitted.job, admitted.target
     for i in range(config.iterations + 1):
@@ -97,37 +85,37 @@ def applying(run: Run, config: Config) -> Found:
         if not stage.store.exists("done.json") and not stage.store.names("answers"):
             break
         if not (i == 0 and config.target.attempts):
-            found.rows.append(_of_target(run, i, target, job))
+            reused.stages.append(_target_answers(run, i, target, job))
         if i == config.iterations or config.search is not None:
-            found.end = "The answers of a search are not compared." if config.search is not None else ""
+            reused.end = "The answers of a search are not compared." if config.search is not None else ""
             break
         if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
-            found.rows.append(_of_instructor(run, i, Receivers(job, target)))
+            reused.stages.append(_instructor_answers(run, i, Receivers(job, target)))
         lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
         if lineage is None or not run.stage(i, "curate").facts():
             break
-        name, difference = _of_training(run, i, target, job, lineage)
+        name, difference = _training_difference(run, i, target, job, lineage)
         if difference:
-            found.end = f"iteration_{i}/train: the model there is not the one that this job would make. {difference}"
+            reused.end = f"iteration_{i}/train: the model there is not the one that this job would make. {difference}"
             break
         target = Model(target.path, name)
-    return found
+    return reused
 
 
-def _of_target(run: Run, i: int, target: Model, job: Job) -> Applying:
+def _target_answers(run: Run, i: int, target: Model, job: Job) -> StageReuse:
     stage = run.stage(i, "evaluate")
     answers = Answers(stage.store.inside("answers"))
-    counted, first = 0, None
+    reused, first = 0, None
     for part in select(job, i):
         for problem in part:
             request = request_for(problem, part.benchmark, target, job.config.target)
-            counted += request.key in answers
+            reused += request.key in answers
             first = first or (None if request.key in answers else (part.name, request))
-    told = _why_target(run, i, first, job.config) if first and counted < len(answers) else ""
-    return Applying(stage.folder, len(answers), counted, told or "answers to other problems")
+    difference = _target_difference(run, i, first, job.config) if first and reused < len(answers) else ""
+    return StageReuse(stage.folder, len(answers), reused, difference or "answers to other problems")
 
 
-def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) -> str:
+def _target_difference(run: Run, i: int, first: tuple[str, Request], config: Config) -> str:
     part, request = first
     name = f"attempts/{part}.jsonl"
     stage = run.stage(i, "evaluate")
@@ -136,17 +124,17 @@ def _why_target(run: Run, i: int, first: tuple[str, Request], config: Config) ->
     return _difference(request.id, there, request.messages, run, config, "target") if there else ""
 
 
-def _of_instructor(run: Run, i: int, receivers: Receivers) -> Applying:
+def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
     stage, job = run.stage(i, "instruct"), receivers.job
     recorded = Recorded({to: Answers(stage.store.inside(folder)) for to, folder in FOLDERS.items()})
-    kept: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
+    plan: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
     view = run.stage(i, "diagnose").view("cases.jsonl", Case)
-    counted, first = 0, None
+    reused, first = 0, None
     for dataset, count in run.stage(i, "diagnose").facts()["cases"].items():
         if not count or dataset not in job.config.evaluate.learn_from:
             continue
         strategy = job.dialogue(i, dataset)
-        numbers = planned([kept.get(dataset)], job.config.curate.most(dataset), count)
+        numbers = planned([plan.get(dataset)], job.config.curate.most(dataset), count)
         settings = job.settings_for(i, dataset, samples_per_request=numbers["samples_per_request"])
         dialogues = Dialogues(strategy, job.benchmark(dataset), settings, receivers, recorded)
         order = seeded_order(view, dataset, job.config, i)
@@ -155,12 +143,12 @@ def _of_instructor(run: Run, i: int, receivers: Receivers) -> Applying:
                 first = first or f"strategy {case.strategy} → {strategy.name}"
                 continue
             replies, pending = dialogues.replay(case, draw)
-            counted += len(replies)
-            first = first or (_why_instructor(run, i, pending.request, job.config) if pending else None)
-    return Applying(stage.folder, recorded.count, counted, first or "replies to other requests")
+            reused += len(replies)
+            first = first or (_instructor_difference(run, i, pending.request, job.config) if pending else None)
+    return StageReuse(stage.folder, recorded.count, reused, first or "replies to other requests")
 
 
-def _why_instructor(run: Run, i: int, request: Request, config: Config) -> str | None:
+def _instructor_difference(run: Run, i: int, request: Request, config: Config) -> str | None:
     before = run.stage(i, "instruct")
     if not before.store.exists("replies.jsonl"):
         return None
@@ -187,10 +175,10 @@ def _difference(
 
 def _short(line: str | None) -> str:
     text = "nothing" if line is None else repr(line)
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
 
 
-def _of_training(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
+def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
     """The name of the model that this job would make of the samples there, and its first difference (or "")."""
     curated = run.stage(i, "curate")
     samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])

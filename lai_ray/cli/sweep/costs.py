@@ -9,7 +9,7 @@ from lai_ray.instructor.spending.budget import NOTHING, Amount, price_of
 from lai_ray.report.tables import Table
 from lai_ray.stages.cost_forecast import ACCURACIES, before_evaluation
 from lai_ray.stages.job import Job
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 NOT_ASKED = {"name", "storage", "seed", "train", "cluster", "report", "limits", "iterations"}
 """Settings without influence on an iteration's calls."""

@@ -29,7 +29,7 @@ from lai_ray.config import job_file
 from lai_ray.config.config import Config
 from lai_ray.config.settings import Section
 from lai_ray.errors import ConfigError
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 MAX_NAME = 60
 """Characters of a run's name; a longer one is cut, and made unique by a hash of its settings."""

@@ -32,8 +32,8 @@ from lai_ray.stages.job import Job
 from lai_ray.storage import model_folders
 from lai_ray.storage.driver import Driver
 from lai_ray.storage.identity import MAY_CHANGE
-from lai_ray.storage.objects import is_url
-from lai_ray.storage.store import Store, key_of
+from lai_ray.storage.keys import key_of
+from lai_ray.storage.store import Store, is_url
 
 POLL = 0.2
 PR_SET_PDEATHSIG = 1
@@ -253,7 +253,7 @@ def _folder(sweep: Sweep) -> str:
 
 def _logs(sweep: Sweep) -> Path:
     """The folder of its runs' output: beside them, or in this machine's cache when they are in an object store."""
-    return model_folders.place_for("logs", _folder(sweep)) if is_url(sweep.storage) else Path(_folder(sweep)) / "logs"
+    return model_folders.cache_path("logs", _folder(sweep)) if is_url(sweep.storage) else Path(_folder(sweep)) / "logs"
 
 
 def _check_gpus(sweep: Sweep) -> None:
