@@ -76,9 +76,7 @@ class OpenAIEngine:
         client = openai.AsyncOpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout, http_client=transport
         )
-        self._create = (
-            client.chat.completions.with_raw_response.create
-        )  # Loads modules now, not in the first call.
+        self._create = client.chat.completions.with_raw_response.create  # Loads modules now, not in the first call.
 
     async def call(self, request: Request) -> Outcome:
         """One attempt at one request, of at most `settings.timeout` seconds. Errors of the provider are returned."""

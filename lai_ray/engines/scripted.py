@@ -61,11 +61,11 @@ class ScriptedEngine:
         if match := SLEEP.search(question):
             time.sleep(float(match[1]))
         if BROKEN in question:
-            raise DataError("the scripted engine was told to break")
+            raise DataError("scripted fault: break")
         if STUMBLE in question:
-            raise RuntimeError("the scripted engine was told to stumble")
+            raise RuntimeError("scripted fault: stumble")
         if REFUSED in question:
-            return Completion("", "error", error="the scripted engine was told to refuse")
+            return Completion("", "error", error="scripted fault: refuse")
         words = self._function(request.messages).split()
         cut = len(words) > request.max_tokens
         return Completion(

@@ -20,7 +20,7 @@ from lai_ray.grading.sandbox import linux as kernel
 
 SCRATCH = 16 << 20
 """Bytes of a scratch folder, and of one file."""
-NOBODY = 64_899
+SANDBOX_UID = 64_899
 """The uid and gid that root changes to."""
 
 
@@ -113,7 +113,7 @@ def _enter_namespaces(jail: Jail) -> None:
         _new_root(jail)
         _drop_user()
         kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
-        _map_ids(proc, NOBODY, NOBODY)
+        _map_ids(proc, SANDBOX_UID, SANDBOX_UID)
     else:
         uid, gid = os.geteuid(), os.getegid()
         kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWPID)
@@ -127,8 +127,8 @@ def _enter_namespaces(jail: Jail) -> None:
 
 def _drop_user() -> None:
     os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+    os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
     kernel.be_dumpable()
 
 
@@ -173,7 +173,7 @@ def _drop_root(jail: Jail) -> None:
     if not _open_to_all(jail.visible[0]):
         # A program run as root could, where no filter stops it, kill every process of the machine.
         raise OSError(f"{jail.visible[0]} is in a folder that only root may enter, and no program is run as root")
-    os.chown(jail.folder, NOBODY, NOBODY)
+    os.chown(jail.folder, SANDBOX_UID, SANDBOX_UID)
     _drop_user()
 
 
