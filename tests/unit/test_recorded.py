@@ -1,4 +1,4 @@
-"""A user's own recorded answers stand in for the first inference: graded anew, learned from, never asked."""
+"""A user's recorded answers replace the first inference: they are graded again, learned from, and never requested."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recorded(tmp_path: Path, where: str | None = None, **changes):
     return job(tmp_path, **{"target__engine": "recorded", "target__attempts": files} | limits | changes)
 
 
-def test_recorded_answers_are_graded_learned_from_and_not_asked(tmp_path):
+def test_recorded_answers_are_graded_learned_from_and_not_requested(tmp_path):
     executor = LocalExecutor()
     run = cli_run.run_job(recorded(tmp_path), executor=executor).run
     scores = run.stage(0, "evaluate").store.get_json("scores.json")
@@ -53,7 +53,7 @@ def test_recorded_answers_are_graded_learned_from_and_not_asked(tmp_path):
     assert {len(case.contrasts) for case in cases} == {3}
 
 
-def test_the_report_says_not_measured_and_the_story_is_told(tmp_path):
+def test_the_report_shows_what_was_not_measured_and_the_story_works(tmp_path):
     run = cli_run.run_job(recorded(tmp_path), executor=LocalExecutor()).run
     text = sections.scores(run, 0.95)[0].markdown()
     assert "| iter. 0 | iter. 1 |" in text
@@ -69,7 +69,7 @@ def test_the_weights_need_not_be_here_to_diagnose(tmp_path):
     assert outcome.stopped_at == "iteration_0/diagnose"
 
 
-def test_a_part_of_the_rows_is_a_seeded_choice(tmp_path):
+def test_a_subset_of_the_rows_is_a_seeded_sample(tmp_path):
     config = recorded(tmp_path, evaluate__max_train_problems=10)
     run = cli_run.run_job(config, until="evaluate", executor=LocalExecutor()).run
     assert run.stage(0, "evaluate").store.get_json("scores.json")["word_problems.train"]["n"] == 10
@@ -82,7 +82,7 @@ def test_other_answers_in_the_same_files_are_another_run(tmp_path):
         cli_run.run_job(recorded(tmp_path, str(tmp_path / "answers")), executor=LocalExecutor())
 
 
-def test_a_dataset_without_mistakes_is_skipped_and_it_is_said(tmp_path, capsys):
+def test_a_dataset_without_mistakes_is_skipped_and_logged(tmp_path, capsys):
     from rich.console import Console
 
     rows = [dict(row, response=row["answer"]) for row in PROBLEMS.records("train", 12)]
@@ -94,50 +94,50 @@ def test_a_dataset_without_mistakes_is_skipped_and_it_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "parts"),
     [
-        ({"response": None}, r"a\.jsonl:8: no text in field 'response'; the row has question, answer"),
-        ({"response": 7}, r"a\.jsonl:8: no text in field 'response'"),
-        ({"question": None}, r"a\.jsonl:8: not a record of word_problems: no field 'question'"),
+        ({"response": None}, r"a\.jsonl:8:.*'response'.*question, answer"),
+        ({"response": 7}, r"a\.jsonl:8:.*'response'"),
+        ({"question": None}, r"a\.jsonl:8:.*word_problems.*'question'"),
     ],
 )
-def test_a_row_that_will_not_do_is_named_by_file_and_line(tmp_path, changes, said):
+def test_a_faulty_row_is_reported_with_file_and_line(tmp_path, changes, parts):
     where = answers(tmp_path, **changes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=parts):
         cli_run.run_job(recorded(tmp_path, where), executor=LocalExecutor())
 
 
-def test_a_broken_line_is_named(tmp_path):
+def test_a_malformed_line_is_reported(tmp_path):
     where = Path(answers(tmp_path))
     text = (where / "b.jsonl").read_text().splitlines()
     (where / "b.jsonl").write_text("\n".join([*text[:3], text[3][:20], *text[4:]]))
-    with pytest.raises(DataError, match=r"b\.jsonl:4: not valid JSON"):
+    with pytest.raises(DataError, match=r"b\.jsonl:4:.*JSON"):
         cli_run.run_job(recorded(tmp_path, str(where)), executor=LocalExecutor())
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "parts"),
     [
-        ({"target__attempts": {}}, "go together"),
-        ({"target__engine": "vllm"}, "go together"),
-        ({"target__attempts": {"gsm8k": "x"}}, "names files for gsm8k; evaluate.learn_from has word_problems"),
-        ({"search__learning_rate": [1e-4]}, "recorded answers stand for its training problems alone"),
+        ({"target__attempts": {}}, "target.*attempts"),
+        ({"target__engine": "vllm"}, "target.*attempts"),
+        ({"target__attempts": {"gsm8k": "x"}}, "target.attempts.*gsm8k.*word_problems"),
+        ({"search__learning_rate": [1e-4]}, "search.*recorded"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(tmp_path, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_inconsistent_settings_are_refused(tmp_path, changes, parts):
+    with pytest.raises(ConfigError, match=parts):
         recorded(tmp_path, **changes)
 
 
-def test_files_that_are_not_there_are_named(tmp_path):
+def test_missing_files_are_reported(tmp_path):
     (tmp_path / "empty").mkdir()
-    for where, said in [("nowhere.jsonl", "no file or folder"), (str(tmp_path / "empty"), "holds no file of answers")]:
-        with pytest.raises(ConfigError, match=said):
+    for where in ("nowhere.jsonl", str(tmp_path / "empty")):
+        with pytest.raises(ConfigError, match=f"target.attempts.word_problems.*{where}"):
             cli_run.run_job(recorded(tmp_path, where), executor=LocalExecutor())
     assert not (tmp_path / "small").exists()
 
 
-def test_another_run_can_take_over_what_was_asked_on_recorded_answers(tmp_path):
+def test_another_run_can_reuse_what_was_asked_on_recorded_answers(tmp_path):
     run = cli_run.run_job(recorded(tmp_path), executor=LocalExecutor()).run
     executor = LocalExecutor()
     config = recorded(tmp_path, name="faster", train__learning_rate=1e-4)

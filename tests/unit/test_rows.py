@@ -108,40 +108,40 @@ def test_a_star_matches_all_files_in_order_and_a_table_without_header_gets_the_c
 
 def test_a_missing_file_is_reported_with_the_files_there_are_and_where_to_get_it(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
-    with pytest.raises(ConfigError, match=r"sums: .*Looked for: test; or main/test .*train\.jsonl.*example\.org"):
+    with pytest.raises(ConfigError, match=r"sums.* test; .*main/test .*train\.jsonl.*example\.org"):
         records(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nowhere", "nowhere"])
 def test_a_missing_folder_is_refused(source):
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=f"{source}.*folder"):
         records(source)
 
 
 def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "test.jsonl").write_bytes(lines())
-    with pytest.raises(ConfigError, match="is a file; name the folder"):
+    with pytest.raises(ConfigError, match=r"test\.jsonl.*folder"):
         records(tmp_path / "test.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "match"),
+    ("name", "content", "parts"),
     [
-        ("test.jsonl", b'{"a": 1}\n\n{"a": \n', r"test\.jsonl:3: not valid JSON"),
-        ("test.jsonl", b'{"a": 1\n{"a": 2}\n', r"test\.jsonl:1: not valid JSON"),
-        ("test.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"test\.jsonl:2: not valid UTF-8 \(byte 0xff\)"),
-        ("test.jsonl", b'{"a": 1}\n7\n', r"test\.jsonl:2: a row must be an object .* not 7"),
-        ("test.json", b'\n[{"a": 1},\n{"a": }]', r"test\.json:3: not valid JSON"),
-        ("test.json", b"[" * 100_000, r"test\.json:1: not valid JSON"),
-        ("test.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], r"test\.jsonl\.gz: damaged gzip"),
-        ("test.csv", b"question,answer\n1,2,3\n", r"test\.csv:2: 3 columns where 2 are expected"),
-        ("test.csv", b'question,answer\n"1,2\n', r"test\.csv:2: not valid CSV"),
-        ("test.parquet", b"PAR?", r"test\.parquet: not a readable Parquet"),
+        ("test.jsonl", b'{"a": 1}\n\n{"a": \n', r"test\.jsonl:3:.*JSON"),
+        ("test.jsonl", b'{"a": 1\n{"a": 2}\n', r"test\.jsonl:1:.*JSON"),
+        ("test.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"test\.jsonl:2:.*UTF-8.*0xff"),
+        ("test.jsonl", b'{"a": 1}\n7\n', r"test\.jsonl:2:.*object.* 7"),
+        ("test.json", b'\n[{"a": 1},\n{"a": }]', r"test\.json:3:.*JSON"),
+        ("test.json", b"[" * 100_000, r"test\.json:1:.*JSON"),
+        ("test.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], r"test\.jsonl\.gz:.*gzip"),
+        ("test.csv", b"question,answer\n1,2,3\n", r"test\.csv:2:.*3.*2"),
+        ("test.csv", b'question,answer\n"1,2\n', r"test\.csv:2:.*CSV"),
+        ("test.parquet", b"PAR?", r"test\.parquet:.*Parquet"),
     ],
 )
-def test_a_malformed_file_is_reported_with_its_line(tmp_path, name, content, match):
+def test_a_malformed_file_is_reported_with_its_line(tmp_path, name, content, parts):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(DataError, match=parts):
         records(tmp_path)
 
 
@@ -154,12 +154,12 @@ def test_a_changed_file_is_read_again(tmp_path):
 
 def test_a_missing_field_is_reported_with_the_fields_there_are():
     assert text_field({"a": None, "b": 0}, "a", "b") == "0"
-    with pytest.raises(DataError, match="no field 'answer' or 'key' in this row; it has question"):
+    with pytest.raises(DataError, match="'answer'.*'key'.*question"):
         text_field({"question": "?"}, "answer", "key")
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ConfigError, match="sums has no split 'train'. It has: test"):
+    with pytest.raises(ConfigError, match="sums.*'train'.*test"):
         source_of("sums", {"test": SOURCE}, "train")
 
 
@@ -180,7 +180,7 @@ def test_a_failed_hub_load_is_reported_with_what_to_do(monkeypatch):
         raise OSError("no route to host\nand more")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(ConfigError, match=r"no route to host\).*example\.org.*\[data\] sums ="):
+    with pytest.raises(ConfigError, match=r"sums.*main.*no route to host.*example\.org.*\[data\] sums ="):
         records("somebody/lost")
 
 

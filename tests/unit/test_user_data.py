@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -16,6 +17,7 @@ from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Case, Completion, Sample
 from lai_ray.report import sections
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
 from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job
@@ -68,31 +70,31 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("kind", "rows", "settings"), KINDS)
-def test_references_are_right_and_absurd_answers_are_not(tmp_path, kind, rows, settings):
-    found = benchmark(tmp_path, rows, kind, **settings)
-    problems = [found.problem(record, "train", i) for i, record in enumerate(found.load("train"))]
+def test_references_are_right_and_absurd_answers_are_wrong(tmp_path, kind, rows, settings):
+    mine = benchmark(tmp_path, rows, kind, **settings)
+    problems = [mine.problem(record, "train", i) for i, record in enumerate(mine.load("train"))]
     assert len({problem.id for problem in problems}) == len(rows)
     for problem in problems:
-        assert found.grade(problem, found.reference(problem)).score == 1.0
-        assert found.prompt(problem)[0]["content"]
-        assert found.group(problem)
+        assert mine.grade(problem, mine.reference(problem)).score == 1.0
+        assert mine.prompt(problem)[0]["content"]
+        assert mine.group(problem)
     for absurd in ("", "\U0001f642", "Answer:", "#### x", "x" * 100_000):
-        assert found.grade(problems[0], absurd).score == 0.0
+        assert mine.grade(problems[0], absurd).score == 0.0
 
 
 @pytest.mark.parametrize(("kind", "rows", "settings"), KINDS)
-def test_a_reply_in_the_requested_form_is_read(tmp_path, kind, rows, settings):
-    found = benchmark(tmp_path, rows, kind, **settings)
-    problems = [found.problem(record, "train", i) for i, record in enumerate(found.load("train"))][:3]
+def test_a_reply_in_the_requested_form_is_parsed(tmp_path, kind, rows, settings):
+    mine = benchmark(tmp_path, rows, kind, **settings)
+    problems = [mine.problem(record, "train", i) for i, record in enumerate(mine.load("train"))][:3]
     tests = [f"\nTests:\n{p.extra['test']}" if kind == "code" else "" for p in problems]
     reply = "\n\n".join(
-        f"{i}. Question: {found.show(p)}\nAnswer: {found.reference(p).removeprefix('Answer: ')}{t}"
+        f"{i}. Question: {mine.show(p)}\nAnswer: {mine.reference(p).removeprefix('Answer: ')}{t}"
         for i, (p, t) in enumerate(zip(problems, tests, strict=True), 1)
     )
-    pieces = found.parse(f"Here they are:\n\n{reply}")
+    pieces = mine.parse(f"Here they are:\n\n{reply}")
     assert [piece.rejected for piece in pieces] == [None] * 3
     assert [piece.answer for piece in pieces] == [problem.answer for problem in problems]
-    assert found.brief()
+    assert mine.brief()
 
 
 @pytest.mark.parametrize(
@@ -107,9 +109,9 @@ def test_a_reply_in_the_requested_form_is_read(tmp_path, kind, rows, settings):
         ("positively so", (0.0, None, "none")),
     ],
 )
-def test_a_label_is_read_where_the_model_commits_to_one(tmp_path, response, verdict):
-    found = benchmark(tmp_path, REVIEWS, "label", question="text", answer="sentiment")
-    grade = found.grade(found.problem(REVIEWS[0], "train", 0), response)
+def test_a_label_counts_where_the_model_commits_to_one(tmp_path, response, verdict):
+    mine = benchmark(tmp_path, REVIEWS, "label", question="text", answer="sentiment")
+    grade = mine.grade(mine.problem(REVIEWS[0], "train", 0), response)
     assert (grade.score, grade.answer, grade.rule) == verdict
 
 
@@ -117,11 +119,11 @@ def test_a_label_is_read_where_the_model_commits_to_one(tmp_path, response, verd
     ("answer", "how", "letter"),
     [(2, None, "C"), (2.0, None, "C"), ("2", "place", "C"), ("2", "text", "B"), ("c", None, "C"), ("24", None, "C")],
 )
-def test_a_choice_is_named_by_its_place_its_letter_or_its_text(tmp_path, answer, how, letter):
+def test_a_choice_is_given_by_its_index_its_letter_or_its_text(tmp_path, answer, how, letter):
     row = {"q": "What is 4!?", "choices": ["8", "2", "24", "120"], "right": answer}
-    found = benchmark(tmp_path, [row], "choice", question="q", answer="right", choices="choices", answer_as=how)
-    [read] = found.load("train")
-    assert found.problem(read, "train", 0).answer == letter
+    mine = benchmark(tmp_path, [row], "choice", question="q", answer="right", choices="choices", answer_as=how)
+    [read] = mine.load("train")
+    assert mine.problem(read, "train", 0).answer == letter
 
 
 @pytest.mark.parametrize(
@@ -132,20 +134,20 @@ def test_a_choice_is_named_by_its_place_its_letter_or_its_text(tmp_path, answer,
         ("-3", "-3"), ("1/2", "1/2"), (0.25, "0.25"), ("2 + 3 = 5", "5"), ("so it is 12", "12"), ("1 2\n#### 3", "3"),
     ],
 )  # fmt: skip
-def test_a_number_is_taken_whole(tmp_path, written, gold):
-    found = benchmark(tmp_path, [{"q": "how many?", "n": written}], "number", question="q", answer="n")
-    [row] = found.load("train")
-    problem = found.problem(row, "train", 0)
+def test_a_number_is_read_in_full(tmp_path, written, gold):
+    mine = benchmark(tmp_path, [{"q": "how many?", "n": written}], "number", question="q", answer="n")
+    [row] = mine.load("train")
+    problem = mine.problem(row, "train", 0)
     assert problem.answer == gold
-    assert found.grade(problem, found.reference(problem)).score == 1.0
+    assert mine.grade(problem, mine.reference(problem)).score == 1.0
 
 
 def test_the_labels_of_a_data_set_on_the_hub_have_their_names(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     rows = {"text": ["good", "bad", "?"], "label": [1, 0, -1]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train-00000.parquet")
-    found = [row.record["label"] for row in hub_rows("mine", str(tmp_path), None, "train")]
-    assert found == ["pos", "neg", None]
+    mine = [row.record["label"] for row in hub_rows("mine", str(tmp_path), None, "train")]
+    assert mine == ["pos", "neg", None]
 
 
 CHOICE = {"kind": "choice", "question": "q", "answer": "right", "choices": ["one", "two"]}
@@ -155,56 +157,56 @@ NUMBER = {"kind": "number", "question": "q", "answer": "n"}
 
 
 @pytest.mark.parametrize(
-    ("rows", "settings", "error", "said"),
+    ("rows", "settings", "error", "parts"),
     [
-        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "no column 'txt'. Did you mean 'text'"),
-        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "There are: text, sentiment, shop"),
-        (REVIEWS, LABEL | {"labels": ["good"]}, DataError, "rows.jsonl:1: the answer 'positive' is none of the labels"),
-        ([*SUMS, {"q": "", "n": 3}], NUMBER, DataError, "rows.jsonl:7: column 'q' is empty"),
-        ([{"q": "how many?", "n": "many"}], NUMBER, DataError, "rows.jsonl:1: no number in column 'n': 'many'"),
-        ([{**QUIZ[0], "right": "E"}], CHOICE, DataError, "rows.jsonl:1: the answer 'E' is none of the choices A, B"),
-        ([{**QUIZ[0], "right": "zebra"}], CHOICE, DataError, "rows.jsonl:1: the answer 'zebra' is none of the choices"),
-        ([QUIZ[0], {"q": "?", "right": "A"}], CHOICE, DataError, "rows.jsonl:2: .*no column 'one'. There are: q,"),
-        ([{**QUIZ[0], "one": "1", "right": "1"}], CHOICE, DataError, "'1' may be A by its text, B by its place"),
-        ([{**QUIZ[0], "one": "B", "right": "B"}], CHOICE, DataError, "'B' may be A by its text, B by its letter"),
-        ([{**QUIZ[0], "right": 2}], CHOICE, DataError, "rows.jsonl:1: the answer '2' is none of the choices A, B"),
+        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "'txt'.*'text'"),
+        (REVIEWS, LABEL | {"question": "txt"}, ConfigError, "'txt'.*text, sentiment, shop"),
+        (REVIEWS, LABEL | {"labels": ["good"]}, DataError, r"rows\.jsonl:1:.*'positive'.*labels good"),
+        ([*SUMS, {"q": "", "n": 3}], NUMBER, DataError, r"rows\.jsonl:7:.*'q'.*empty"),
+        ([{"q": "how many?", "n": "many"}], NUMBER, DataError, r"rows\.jsonl:1:.*'n'.*'many'"),
+        ([{**QUIZ[0], "right": "E"}], CHOICE, DataError, r"rows\.jsonl:1:.*'E'.*A, B"),
+        ([{**QUIZ[0], "right": "zebra"}], CHOICE, DataError, r"rows\.jsonl:1:.*'zebra'.*A, B"),
+        ([QUIZ[0], {"q": "?", "right": "A"}], CHOICE, DataError, r"rows\.jsonl:2:.*'one'.*q, right"),
+        ([{**QUIZ[0], "one": "1", "right": "1"}], CHOICE, DataError, "'1'.*A by its text, B by its place.*answer_as"),
+        ([{**QUIZ[0], "one": "B", "right": "B"}], CHOICE, DataError, "'B'.*A by its text, B by its letter.*answer_as"),
+        ([{**QUIZ[0], "right": 2}], CHOICE, DataError, r"rows\.jsonl:1:.*'2'.*A, B"),
         *(
-            ([{"q": "how many?", "n": n}], NUMBER, DataError, "rows.jsonl:1: column 'n' holds .* not one number")
+            ([{"q": "how many?", "n": n}], NUMBER, DataError, rf"rows\.jsonl:1:.*'n'.*{re.escape(n)}.*number")
             for n in ("1 000", "1.234,5", "12:30", "10^6", "3-4")
         ),
-        ([{"q": "how many?", "n": float("nan")}], NUMBER, DataError, "rows.jsonl:1: column 'n' is empty"),
-        ([SUMS[0], {"q": [{"role": "user"}], "n": 1}], NUMBER, DataError, ":2: column .q. holds no text but a list"),
-        ([{"q": "half \ud800", "n": 1}], NUMBER, DataError, "rows.jsonl:1: column 'q' holds half a character"),
-        ([{**REVIEWS[0], "sentiment": "Neutral"}, *REVIEWS], LABEL, ConfigError, "'Neutral' and 'neutral' differ"),
-        ([], NUMBER, DataError, "rows.jsonl holds no rows"),
-        ([{**CODE[0], "asserts": ["assert 1"]}], FUNCTION, DataError, "no test in column 'asserts' calls a function"),
+        ([{"q": "how many?", "n": float("nan")}], NUMBER, DataError, r"rows\.jsonl:1:.*'n'.*empty"),
+        ([SUMS[0], {"q": [{"role": "user"}], "n": 1}], NUMBER, DataError, ":2:.*'q'.* list"),
+        ([{"q": "half \ud800", "n": 1}], NUMBER, DataError, r"rows\.jsonl:1:.*'q'.*surrogate"),
+        ([{**REVIEWS[0], "sentiment": "Neutral"}, *REVIEWS], LABEL, ConfigError, "mine.*'Neutral'.*'neutral'.*case"),
+        ([], NUMBER, DataError, r"rows\.jsonl.*no rows"),
+        ([{**CODE[0], "asserts": ["assert 1"]}], FUNCTION, DataError, r"rows\.jsonl:1:.*'asserts'"),
         (
             [{"question": f"{i}", "answer": f"a{i}"} for i in range(60)], {"kind": "label"}, ConfigError,
-            'are no labels; list `labels`, or use kind = "exact"',
+            "60 .*'answer'.*`labels`.*exact",
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_the_data_is_said_with_its_place(tmp_path, rows, settings, error, said):
-    found = benchmark(tmp_path, rows, **settings)
-    with pytest.raises(error, match=said):
-        list(found.load("train"))
+def test_faulty_data_is_reported_with_file_line_column_and_value(tmp_path, rows, settings, error, parts):
+    faulty = benchmark(tmp_path, rows, **settings)
+    with pytest.raises(error, match=parts):
+        list(faulty.load("train"))
 
 
-def test_a_file_that_is_not_there_and_a_broken_line_are_named(tmp_path):
+def test_a_missing_file_and_a_malformed_line_are_reported(tmp_path):
     missing = user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "nothing.jsonl")))
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match=r"mine.*nothing\.jsonl"):
         list(missing.load("train"))
-    with pytest.raises(ConfigError, match="is a folder; name the file"):
+    with pytest.raises(ConfigError, match=f"mine.*{tmp_path}.*folder"):
         list(user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path))).load("train"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\n{"question": "\xff"}\n')
-    with pytest.raises(DataError, match=r"latin.jsonl:2: not valid UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.jsonl:2:.*UTF-8"):
         list(
             user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "latin.jsonl"))).load(
                 "train"
             )
         )
     (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
-    with pytest.raises(DataError, match=r"broken.jsonl:2: not valid JSON"):
+    with pytest.raises(DataError, match=r"broken\.jsonl:2:.*JSON"):
         list(
             user_benchmark(BenchmarkSettings(name="mine", kind="exact", train=str(tmp_path / "broken.jsonl"))).load(
                 "train"
@@ -213,20 +215,20 @@ def test_a_file_that_is_not_there_and_a_broken_line_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "parts"),
     [
-        ({"name": "gsm8k", "kind": "number", "train": "x"}, "'gsm8k' is a built-in benchmark"),
-        ({"name": "mine", "kind": "number"}, "names no file: give train, test, or both"),
-        ({"name": "mine", "kind": "choice", "train": "x"}, 'kind = "choice" needs `choices`'),
-        ({"name": "mine", "kind": "code", "train": "x"}, 'kind = "code" needs `tests`'),
-        ({"name": "mine", "kind": "labels", "train": "x"}, "benchmark.0.kind"),
-        ({"name": "mine", "kind": "exact", "train": "x", "colum": "y"}, "unknown key 'benchmark.0.colum'"),
+        ({"name": "gsm8k", "kind": "number", "train": "x"}, ("gsm8k", "built-in")),
+        ({"name": "mine", "kind": "number"}, ("mine", "train", "test")),
+        ({"name": "mine", "kind": "choice", "train": "x"}, ("mine", "`choices`")),
+        ({"name": "mine", "kind": "code", "train": "x"}, ("mine", "`tests`")),
+        ({"name": "mine", "kind": "labels", "train": "x"}, ("benchmark.0.kind",)),
+        ({"name": "mine", "kind": "exact", "train": "x", "colum": "y"}, ("benchmark.0.colum",)),
     ],
 )
-def test_settings_that_will_not_do_are_refused(tmp_path, table, said):
+def test_invalid_settings_are_refused(tmp_path, table, parts):
     with pytest.raises(ConfigError) as refused:
         job(tmp_path, benchmark=[table])
-    assert said in str(refused.value)
+    assert all(part in str(refused.value) for part in parts)
 
 
 def own_job(tmp_path: Path, **changes) -> config.Config:
@@ -257,7 +259,7 @@ def _three_reviews(request) -> str:
     return "\n".join(f"{i}. Question: Dish {request.seed} {i} was bad.\nAnswer: negative" for i in range(1, 4))
 
 
-def test_le_and_lec_work_on_it_at_once(tmp_path):
+def test_le_and_lec_work_on_it_without_code(tmp_path):
     run = cli_run.run_job(own_job(tmp_path), executor=Critic()).run
     scores = run.stage(0, "evaluate").store.get_json("scores.json")
     assert (scores["reviews.test"]["right"], scores["reviews.test"]["n"]) == (4, 12)
@@ -268,7 +270,7 @@ def test_le_and_lec_work_on_it_at_once(tmp_path):
     assert "reviews" in sections.scores(run, 0.95)[0].markdown()
 
 
-def test_another_content_of_the_file_is_another_run(tmp_path):
+def test_changed_content_of_a_file_is_another_run(tmp_path):
     settings = own_job(tmp_path)
     cli_run.run_job(settings, until="evaluate", executor=LocalExecutor())
     path = Path(settings.benchmark[0].train or "")
@@ -278,6 +280,6 @@ def test_another_content_of_the_file_is_another_run(tmp_path):
 
 
 def test_its_splits_are_those_with_a_file(tmp_path):
-    assert [part.name for part in select(own_job(tmp_path), 0)] == ["reviews.train", "reviews.test"]
+    assert [part.name for part in select(Job.of(own_job(tmp_path)), 0)] == ["reviews.train", "reviews.test"]
     with pytest.raises(ConfigError, match=r"adds: reviews"):
-        select(own_job(tmp_path, evaluate__report_on=["review"]), 0)
+        select(Job.of(own_job(tmp_path, evaluate__report_on=["review"])), 0)
