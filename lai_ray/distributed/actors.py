@@ -1,4 +1,4 @@
-"""What every pool of actors here needs: its chatter in a file, its results as they come, and no silent waiting."""
+"""What every actor pool here needs: names, log files, results as they come, stall detection, error messages."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedE
 from lai_ray.common import current_stage
 from lai_ray.errors import LaiError, StageError
 
-LASTING = {"max_restarts": 4, "max_task_retries": -1}
-"""Options of an actor that may be lost with its node. Each second in which nobody knows yet that a node is gone takes a
-retry; what kills its actor every time is known by the restarts."""
+RESTARTED = {"max_restarts": 4, "max_task_retries": -1}
+"""Options of an actor that Ray restarts when its node is lost. Retries are unlimited, as each second before Ray notices
+the loss uses one; the limit on restarts ends a call that kills its actor every time."""
 
 
 def name_for(what: str) -> str:
-    """A name for an actor on Ray's dashboard, each another one: "quickstart/iteration_0/instruct/caller-1a2b3c4d"."""
+    """A unique name for an actor on Ray's dashboard: "quickstart/iteration_0/instruct/caller-1a2b3c4d"."""
     return f"{current_stage.now()}/{what}-{uuid.uuid4().hex[:8]}"
 
 
 def to_log(logs: str | None, role: str) -> None:
-    """Send all that this process prints, libraries and children included, to `<logs>/<role>-<pid>.log`.
+    """Redirect this process's output, libraries and children included, to `<logs>/<role>-<pid>.log`.
 
-    Without a folder, or where it cannot be written (another node), Ray's own worker log keeps it.
+    Without a folder, or where it cannot be written, the output stays in Ray's worker log.
     """
     if logs is None:
         return
@@ -45,38 +45,37 @@ def to_log(logs: str | None, role: str) -> None:
 def outcomes(
     calls: Iterable[tuple[Any, ...]], *, at_once: int, stall: float, what: str, needs: dict[str, Any]
 ) -> Iterator[tuple[int, Any]]:
-    """(which call, its result) as they come, of calls (remote method, its arguments...), `at_once` in flight.
+    """(index of the call, its result) as they come, of calls (remote method, *arguments), `at_once` in flight.
 
-    Raises StageError when one fails, or none comes back for `stall` seconds; a LaiError raised in an actor comes
-    through as it is.
+    Raises StageError when one fails or none finishes for `stall` seconds; a LaiError of an actor is raised unchanged.
     """
     numbered, done = enumerate(calls), 0
-    flying = {method.remote(*args): i for i, (method, *args) in itertools.islice(numbered, at_once)}
+    in_flight = {method.remote(*args): i for i, (method, *args) in itertools.islice(numbered, at_once)}
     last = time.monotonic()
-    while flying:
-        ready, _ = ray.wait(list(flying), timeout=max(0.1, stall - (time.monotonic() - last)))
+    while in_flight:
+        ready, _ = ray.wait(list(in_flight), timeout=max(0.1, stall - (time.monotonic() - last)))
         if not ready:
             raise StageError(stalled(what, done, stall, needs))
         last, done = time.monotonic(), done + 1
-        i = flying.pop(ready[0])
+        i = in_flight.pop(ready[0])
         try:
             result = ray.get(ready[0])
         except RayError as error:
             raise explained(error, what) from error
-        flying |= {method.remote(*args): j for j, (method, *args) in itertools.islice(numbered, 1)}
+        in_flight |= {method.remote(*args): j for j, (method, *args) in itertools.islice(numbered, 1)}
         yield i, result
 
 
 def stalled(what: str, done: int, seconds: float, needs: dict[str, Any]) -> str:
-    """A message for a pool that stood still: how far it was, what one actor asks for, and what there is."""
+    """The message for a stalled pool: its progress, what one actor asks for, and what the cluster has."""
     units = (("num_cpus", 1, "CPU"), ("num_gpus", 1, "GPU"), ("memory", 2**30, "GiB of memory"))
     wanted = ", ".join(f"{needs[key] / unit:.3g} {name}" for key, unit, name in units if needs.get(key))
     return (
-        f"{what}: nothing came for {seconds:g} s, after {done} results. One actor asks for {wanted or 'nothing'}; "
+        f"{what}: no progress for {seconds:g} s, after {done} results. One actor asks for {wanted or 'nothing'}; "
         f"the cluster has {_kinds(ray.cluster_resources())}, of which free {_kinds(ray.available_resources())}. "
         "If the actors could not be placed, ask for less or add nodes (cluster.*_replicas, cluster.*_per_replica); if "
-        "the work is only slow, raise cluster.stall_seconds; what the actors said is in the logs folder. "
-        "The same command goes on from here."
+        "the work is only slow, raise cluster.stall_seconds. See logs/ for the actors' output. Results so far are "
+        "kept; run the same command again to continue."
     )
 
 
@@ -86,24 +85,23 @@ def _kinds(resources: dict[str, float]) -> str:
 
 
 def explained(error: BaseException, what: str) -> LaiError:
-    """An error from a worker in words for a person; our own errors as they were raised there."""
+    """A worker's error as one of ours, with a message for the user; a LaiError as it was raised there."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, LaiError) and not isinstance(cause, RayTaskError):
             return cause
     if any(isinstance(cause, RayActorError | WorkerCrashedError) for cause in chain):
         return StageError(
-            f"{what}: a worker process died, and again when it was started anew. Mostly the machine has too little "
-            "memory for it, or one request brings it down; its last words are in the logs folder. What was done is "
-            "kept; the same command goes on from here."
+            f"{what}: a worker process died, and again after a restart. Usually the machine has too little memory for "
+            "it, or one request crashes it; see logs/. Results so far are kept; run the same command again to continue."
         )
-    told = [(type(cause).__name__, line) for cause in chain for line in str(cause).strip().splitlines()[-1:]]
-    name, said = told[-1] if told else (type(error).__name__, "no message")
-    return StageError(f"{what} failed in a worker: {name}: {said.strip()}. The logs folder has the rest.")
+    messages = [(type(cause).__name__, line) for cause in chain for line in str(cause).strip().splitlines()[-1:]]
+    name, message = messages[-1] if messages else (type(error).__name__, "no message")
+    return StageError(f"{what} failed in a worker: {name}: {message.strip()}. See logs/ for the traceback.")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it, outermost first; Ray keeps a worker's own error in `cause`."""
+    """An error and its causes, outermost first; Ray keeps a worker's own error in `cause`."""
     seen: set[int] = set()
     while isinstance(error, BaseException) and id(error) not in seen:
         yield error

@@ -73,7 +73,7 @@ def test_the_same_pair_has_the_same_distance_in_any_block(monkeypatch):
     corpus, queries = RNG.normal(size=(50, 33)).astype(np.float32), RNG.normal(size=(9, 33)).astype(np.float32)
     rows = np.tile(np.arange(50), (9, 1))
     whole = topk.exact(queries, corpus, rows)
-    monkeypatch.setattr(topk, "AT_ONCE", 1)
+    monkeypatch.setattr(topk, "BLOCK", 1)
     assert (topk.exact(queries, corpus, rows) == whole).all()
     assert (topk.exact(queries[3:4], corpus, rows[:1, 7:9]) == whole[3:4, 7:9]).all()
 

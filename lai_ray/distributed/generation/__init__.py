@@ -1,1 +1,1 @@
-"""The target's answers, by Ray Data over engine actors."""
+"""Generation on engine actors, with Ray Data."""

@@ -1,11 +1,10 @@
-"""Which request kills the engines: what each was at work on when it died, in ever smaller pieces.  deaths -> killers
+"""Finds the request that crashes an engine, by bisecting its block.  crashes -> requests to leave out
 
-A block whose replica died is tried again with the replica to itself, so that the next death is nobody else's. If it
-dies then, the block is cut up: into pieces of PIECE, and the piece that kills into single requests. The one that kills
-alone is answered with an error, and the rest goes on. An accident (a node that goes, memory that was short once) costs
-no more than the first of these steps.
+A block whose replica died is tried again with nothing else at work in the replica. If that dies too, the block is cut
+into pieces of PIECE requests, and the piece that crashes into single requests. The request that crashes alone is
+answered with an error. A crash for another reason (a lost node, memory that was short once) costs only the first step.
 
-Plain Python, kept by one small actor: every replica tells it what it begins, and asks it what to do.
+Plain Python, held by one small actor: each replica reports what it begins and asks how to go about a block.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PIECE = 12
-"""Requests in a piece of a block that kills: about the square root of a block, so that there are few deaths and few
-pieces."""
-MOST_KILLERS = 5
-"""So many requests may each kill an engine; with one more it is the engine that is at fault."""
+"""Requests in a piece of a block: about the square root of a block, so that crashes and pieces are few."""
+MOST_CRASHING = 5
+"""Requests that may each crash an engine; with one more the engine is at fault."""
 MOST_STARTS = 5
-"""So often may each replica be started without an answer from any: one request alone takes four deaths to find."""
+"""Starts of each replica without an answer from any: finding one request takes four crashes."""
 
 Piece = tuple[int, int]
 """Rows of a block: first, one past the last."""
@@ -27,104 +25,107 @@ Piece = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a replica is to go about a block."""
+    """How a replica is to run a block."""
 
     block: Any
     alone: bool
-    """Nothing else may be at work in the replica meanwhile."""
+    """Whether nothing else may run in the replica meanwhile."""
     pieces: list[Piece]
-    killers: dict[int, str]
-    """Rows to be left out, and what to answer for them."""
-    give_up: str | None = None
-    """Why the stage is to end."""
+    crashing: dict[int, str]
+    """Rows to leave out, and the error that each is answered with."""
+    failure: str | None = None
+    """Why the stage must end, if it must."""
 
 
 @dataclass(slots=True)
-class _Note:
+class _Block:
     """What is known of a block."""
 
     pieces: list[Piece]
-    open: Piece | None = None
+    running: Piece | None = None
     first_id: str = ""
     alone: bool = False
-    deaths: int = 0
-    killers: dict[int, str] = field(default_factory=dict)
+    crashes: int = 0
+    crashing: dict[int, str] = field(default_factory=dict)
 
 
-class Inquest:
-    """The blocks, and what happened to whoever worked on them.
+class CrashIsolation:
+    """The blocks, and what happened to the replicas that ran them.
 
-    Nothing learnt of a block is forgotten when it is answered: if its replica dies before the answers are home, it is
-    asked for once more.
+    What is known of a block is kept when it is finished: if its replica dies before the answers have left it, the block
+    is run once more.
     """
 
     def __init__(self, blocks: list[Any], sizes: list[int], replicas: int) -> None:
         """blocks: references, handed out with each plan. sizes: the rows of each."""
-        self._blocks, self._sizes, self._replicas = blocks, sizes, replicas
-        self._notes: dict[int, _Note] = {}
-        self._killers: list[str] = []
+        self._references, self._sizes, self._replicas = blocks, sizes, replicas
+        self._blocks: dict[int, _Block] = {}
+        self._crashing: list[str] = []
         self._starts = 0
-        self._said = self._last = ""
+        self._error = self._last = ""
 
     def started(self) -> None:
         """A replica is about to start its engine."""
         self._starts += 1
 
     def plan(self, number: int) -> Plan:
-        """What to do with a block. One that is still open is asked for again because its replica died."""
-        note = self._notes.setdefault(number, _Note([(0, self._sizes[number])]))
-        if note.open is not None:
-            self._died(note, note.open)
-        return Plan(self._blocks[number], note.alone, list(note.pieces), dict(note.killers), self._give_up())
+        """How to run a block. One whose piece is still running is asked for again because its replica died."""
+        block = self._blocks.setdefault(number, _Block([(0, self._sizes[number])]))
+        if block.running is not None:
+            self._crashed(block, block.running)
+        return Plan(
+            self._references[number], block.alone, list(block.pieces), dict(block.crashing), failure=self._failure()
+        )
 
-    def open(self, number: int, piece: Piece, first_id: str) -> None:
+    def begin(self, number: int, piece: Piece, first_id: str) -> None:
         """A replica begins a piece, whose first request is `first_id`."""
-        if note := self._notes.get(number):
-            note.open, note.first_id = piece, first_id
+        if block := self._blocks.get(number):
+            block.running, block.first_id = piece, first_id
             more = piece[1] - piece[0] - 1
             self._last = first_id + (f" or one of the {more} after it" if more else "")
 
-    def broke(self, said: str) -> None:
-        """A replica is about to end itself, because its engine raised this."""
-        self._said = said
+    def failed(self, error: str) -> None:
+        """A replica is about to exit because its engine raised this."""
+        self._error = error
 
-    def close(self, number: int) -> None:
+    def finish(self, number: int) -> None:
         """A piece is answered."""
         self._starts = 0
-        if note := self._notes.get(number):
-            note.open = None
+        if block := self._blocks.get(number):
+            block.running = None
 
-    def _died(self, note: _Note, piece: Piece) -> None:
-        note.deaths += 1
-        # The first time others were at work beside it: it may have been one of them.
-        if note.alone:
-            self._cut(note, piece)
-        note.alone, note.open = True, None
+    def _crashed(self, block: _Block, piece: Piece) -> None:
+        block.crashes += 1
+        # The first time other blocks ran beside it: one of them may have been the cause.
+        if block.alone:
+            self._split(block, piece)
+        block.alone, block.running = True, None
 
-    def _cut(self, note: _Note, piece: Piece) -> None:
+    def _split(self, block: _Block, piece: Piece) -> None:
         start, stop = piece
-        at = note.pieces.index(piece)
+        at = block.pieces.index(piece)
         if stop - start == 1:
-            note.killers[start] = f"the engine died on this request ({note.deaths} times in all){self._words()}"
-            self._killers.append(note.first_id)
-            note.pieces[at : at + 1] = []
+            error = f"the engine died on this request ({block.crashes} times in all){self._reason()}"
+            block.crashing[start] = error
+            self._crashing.append(block.first_id)
+            block.pieces[at : at + 1] = []
             return
         size = PIECE if stop - start > PIECE else 1
-        note.pieces[at : at + 1] = [(i, min(i + size, stop)) for i in range(start, stop, size)]
+        block.pieces[at : at + 1] = [(i, min(i + size, stop)) for i in range(start, stop, size)]
 
-    def _words(self) -> str:
-        return f": {self._said}" if self._said else ""
+    def _reason(self) -> str:
+        return f": {self._error}" if self._error else ""
 
-    def _give_up(self) -> str | None:
-        if len(self._killers) > MOST_KILLERS:
-            what = f"{len(self._killers)} requests each killed the engine, alone: {', '.join(self._killers)}"
+    def _failure(self) -> str | None:
+        if len(self._crashing) > MOST_CRASHING:
+            what = f"{len(self._crashing)} requests each crashed the engine alone: {', '.join(self._crashing)}"
         elif self._starts > MOST_STARTS * self._replicas:
-            what = f"an engine died {self._starts - self._replicas} times and nothing was answered in between"
+            what = f"an engine died {self._starts - self._replicas} times without an answer in between"
             what += f", the last time on {self._last}" if self._last else ""
         else:
             return None
         return (
-            f"generate: {what}{self._words()}. Mostly the machine has too little memory for the engine, or the engine "
-            "and the model do not agree; its last words are in the logs folder. What was done is kept; the same "
-            "command goes on from here."
+            f"generate: {what}{self._reason()}. Usually the machine has too little memory for the engine, or the "
+            "engine does not support the model; see logs/. Answers received so far are kept; run the same command "
+            "again to continue."
         )

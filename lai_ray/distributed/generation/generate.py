@@ -1,9 +1,9 @@
-"""The target's answers: Ray Data over a fixed pool of engine actors.  requests -> answers, in any order
+"""Ray Data over a fixed pool of engine actors.  requests -> answers, in any order
 
-The requests go into the object store in small blocks as they are drawn (Ray spills
-what does not fit); the dataset has a row for each block, its number, and each block of answers is handed on at once, so
-that it can be stored. A replica works on several blocks at a time, which keeps its engine full to the end of each. A
-replica that dies is started again and its blocks are redone, until the request that kills it is found (`inquest`).
+Requests go into the object store in small blocks as they are drawn (Ray spills what does not fit). The dataset has one
+row for each block, its number; each block of answers is yielded at once, so that it can be stored. A replica runs
+several blocks at a time, which keeps its engine full to the end of each. A replica that dies is restarted and its
+blocks are run again, until the request that crashes it is found (`crash_isolation`).
 
 Why not ray.data.llm: see docs/diary.md (measured by `make bench ONLY=ray_data_llm`).
 """
@@ -28,7 +28,7 @@ from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.datasets import blocks, quiet
-from lai_ray.distributed.generation.crash_isolation import Inquest, Piece, Plan
+from lai_ray.distributed.generation.crash_isolation import CrashIsolation, Piece, Plan
 from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import model_folders
@@ -37,26 +37,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 128
-"""Requests in a block: what is redone when a replica dies, and how many answers come home together."""
+"""Requests in a block: what is run again when a replica dies, and how many answers arrive together."""
 BLOCKS_ON_GPU, BLOCKS_ON_CPU = 16, 6
-"""Blocks that one replica works on at once; on a CPU three times the sequences that its engine decodes together.
-A block goes home when its longest answer is there, so with twice as many the engine is not always full."""
+"""Blocks that one replica runs at once; on a CPU three times the sequences that its engine decodes together.
+A block is finished with its longest answer, so with twice as many the engine is not always full."""
 
 
 def generate(
     requests: Iterable[Request], target: Model, *, settings: TargetSettings, cluster: ClusterSettings, logs: str | None,
     what: str = "generate",
 ) -> Iterator[Answer]:  # fmt: skip
-    """One answer a request, as they come; a request that failed has `completion.error`. No requests start no replica.
+    """One answer a request, as they come; a request that failed has `completion.error`.
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
-    one engine. `what` is the name of the work in errors. Ray must be initialised. All requests are drawn before the
-    first answer is given. A request on which the engine dies, alone and after it died on it in company, is one that
-    failed.
+    one engine. `what` names the work in errors. Ray must be initialised. All requests are drawn before the first answer
+    is yielded; without requests no replica starts. A request that crashes the engine, run alone, counts as failed.
 
-    Raises StageError when engines keep dying with nothing answered, too many requests kill one, or nothing moves for
-    `cluster.stall_seconds` (say so when the actors cannot be placed); errors that an engine raises in our own words
-    come through as they are.
+    Raises StageError when engines keep dying without an answer, too many requests crash one, or nothing finishes for
+    `cluster.stall_seconds`, as when the actors cannot be placed; a LaiError of an engine is raised unchanged.
     """
     refs, sizes = [], []
     for block in _blocks(requests, cluster.target_replicas):
@@ -65,12 +63,11 @@ def generate(
     if not refs:
         return
     needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
-    # On this node: if that goes, so does the driver. Ray makes it by way of any node, though, and takes it for dead
-    # when that one is lost meanwhile; started anew it has forgotten what it knew, and learns it again.
+    # Pinned to the driver's node. Ray may restart it when another node fails during its creation; it then starts with
+    # empty state, which is safe.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    inquest = ray.remote(**lasting)(Inquest)
-    desk = inquest.remote(refs, sizes, cluster.target_replicas)
+    isolation = ray.remote(**lasting)(CrashIsolation).remote(refs, sizes, cluster.target_replicas)
     answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
         _Replica,
         fn_constructor_kwargs={
@@ -78,7 +75,7 @@ def generate(
             "settings": settings,
             "gpus": needs["num_gpus"],
             "logs": logs,
-            "inquest": desk,
+            "isolation": isolation,
         },
         compute=_pool(cluster),
         batch_size=1,
@@ -95,7 +92,7 @@ def _pool(cluster: ClusterSettings) -> Any:
     at_once = BLOCKS_ON_GPU if cluster.gpus_per_replica else BLOCKS_ON_CPU
     return ActorPoolStrategy(
         size=cluster.target_replicas,
-        # As many as it works on and none in waiting: a replica that is ready first must not take the others' share.
+        # As many as it runs and none queued: a replica that is ready first must not take the others' share.
         max_tasks_in_flight_per_actor=at_once,
         max_concurrent_calls_per_actor=at_once,
         enable_true_multi_threading=True,
@@ -103,7 +100,7 @@ def _pool(cluster: ClusterSettings) -> Any:
 
 
 def _dataset(count: int, stall_seconds: float) -> Any:
-    """The numbers of the blocks, each a block of its own."""
+    """The numbers of the blocks, one in each row and in each of Ray's blocks."""
     from ray.data import from_items
 
     return quiet(from_items([{"block": i} for i in range(count)], override_num_blocks=count), stall_seconds)
@@ -115,10 +112,10 @@ def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[pa.Table]:
     while round_ := list(itertools.islice(drawn, ROWS * replicas)):
         size = -(-len(round_) // replicas)
         for i in range(0, len(round_), size):
-            yield _asked(round_[i : i + size])
+            yield _request_table(round_[i : i + size])
 
 
-def _asked(rows: list[Request]) -> pa.Table:
+def _request_table(rows: list[Request]) -> pa.Table:
     import pyarrow as pa
 
     return pa.table(
@@ -128,7 +125,7 @@ def _asked(rows: list[Request]) -> pa.Table:
             "messages": pa.array([json.dumps(r.messages, ensure_ascii=False) for r in rows], pa.string()),
             "max_tokens": pa.array([r.max_tokens for r in rows], pa.int64()),
             "temperature": pa.array([r.temperature for r in rows], pa.float64()),
-            # As text: it may have more than 63 bits.
+            # As text: a seed may have more than 63 bits.
             "seed": pa.array([None if r.seed is None else str(r.seed) for r in rows], pa.string()),
         }
     )
@@ -148,7 +145,7 @@ def _requests(block: pa.Table) -> list[Request]:
     ]
 
 
-def _table(answers: list[Answer]) -> pa.Table:
+def _answer_table(answers: list[Answer]) -> pa.Table:
     import pyarrow as pa
 
     strings = {"id": [a.id for a in answers], "key": [a.key for a in answers]}
@@ -168,21 +165,21 @@ def _answers(block: pa.Table) -> Iterator[Answer]:
 class _Replica:
     """One engine in one actor; called from several threads."""
 
-    def __init__(self, target: Model, settings: TargetSettings, gpus: float, logs: str | None, inquest: Any) -> None:
+    def __init__(self, target: Model, settings: TargetSettings, gpus: float, logs: str | None, isolation: Any) -> None:
         import gc
 
         to_log(logs, "engine")
-        self._inquest, self._room = inquest, _Room()
+        self._isolation, self._lock = isolation, _SharedLock()
         self._engine: Engine | None = None
         self._failed: Exception | None = None
-        ray.get(inquest.started.remote())
+        ray.get(isolation.started.remote())
         try:
-            here = replace(target, path=model_folders.here(target.path))
+            here = replace(target, path=model_folders.local_path(target.path))
             self._engine = plugins.load("engines", settings.engine)(here, settings, gpus)
         except Exception as error:
-            # Raised at the first block instead: from a constructor Ray would start it anew three times over.
+            # Raised at the first block instead: Ray would run a constructor that raises three more times.
             self._failed = error
-        # What is here now stays: no collection need look at it again.
+        # These objects live as long as the process: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
 
@@ -191,65 +188,64 @@ class _Replica:
             assert self._failed is not None
             raise self._failed
         [number] = numbers["block"].to_pylist()
-        plan: Plan = ray.get(self._inquest.plan.remote(number))
-        if plan.give_up:
-            raise StageError(plan.give_up)
+        plan: Plan = ray.get(self._isolation.plan.remote(number))
+        if plan.failure:
+            raise StageError(plan.failure)
         requests = _requests(ray.get(plan.block))
         if plan.alone:
-            print(f"block {number} killed an engine: again, alone, in {len(plan.pieces)} pieces", flush=True)
-        with self._room.alone() if plan.alone else self._room.together():
+            print(f"block {number} crashed an engine: run again alone, in {len(plan.pieces)} pieces", flush=True)
+        with self._lock.exclusive() if plan.alone else self._lock.shared():
             answers = [answer for piece in plan.pieces for answer in self._piece(number, piece, requests)]
-        for row, why in plan.killers.items():
-            request = requests[row]
-            answers.append(Answer(request.id, request.key, Completion("", "error", error=why)))
-        return _table(answers)
+        for row, error in plan.crashing.items():
+            answers.append(Answer(requests[row].id, requests[row].key, Completion("", "error", error=error)))
+        return _answer_table(answers)
 
     def _piece(self, number: int, piece: Piece, requests: list[Request]) -> list[Answer]:
-        """The answers to these rows of a block. An engine that breaks takes this process with it, as a crash would."""
+        """The answers to these rows of a block. An engine that raises ends this process, as a crash does."""
         assert self._engine is not None
         start, stop = piece
-        ray.get(self._inquest.open.remote(number, piece, requests[start].id))
+        ray.get(self._isolation.begin.remote(number, piece, requests[start].id))
         try:
             answers = self._engine.generate(requests[start:stop])
         except LaiError:
             raise
         except Exception as error:
             traceback.print_exc()
-            ray.get(self._inquest.broke.remote(f"{type(error).__name__}: {error}"))
+            ray.get(self._isolation.failed.remote(f"{type(error).__name__}: {error}"))
             os._exit(1)
-        ray.get(self._inquest.close.remote(number))
+        ray.get(self._isolation.finish.remote(number))
         return answers
 
 
-class _Room:
-    """Many at work together, or one alone, who goes first."""
+class _SharedLock:
+    """Held by many together or by one alone, who has precedence."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._here = self._waiting = 0
+        self._holders = self._waiting = 0
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: self._here >= 0 and not self._waiting)
-            self._here += 1
+            self._changed.wait_for(lambda: self._holders >= 0 and not self._waiting)
+            self._holders += 1
         try:
             yield
         finally:
             with self._changed:
-                self._here -= 1
+                self._holders -= 1
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with self._changed:
             self._waiting += 1
-            self._changed.wait_for(lambda: self._here == 0)
+            self._changed.wait_for(lambda: self._holders == 0)
             self._waiting -= 1
-            self._here = -1
+            self._holders = -1
         try:
             yield
         finally:
             with self._changed:
-                self._here = 0
+                self._holders = 0
                 self._changed.notify_all()

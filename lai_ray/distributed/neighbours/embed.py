@@ -1,6 +1,6 @@
-"""Embeddings: Ray Data over encoder actors.  texts -> vectors
+"""Ray Data over encoder actors.  texts -> vectors
 
-Texts of like length go together, so many at a time that a batch stays within a number of tokens; each batch is a block.
+Each block is a batch of texts of similar length, bounded in tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from lai_ray.config.settings import ClusterSettings
 from lai_ray.contracts import Model
-from lai_ray.distributed.actors import LASTING, to_log
+from lai_ray.distributed.actors import RESTARTED, to_log
 from lai_ray.distributed.datasets import blocks, quiet
 from lai_ray.storage import model_folders
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXTS_PER_ENCODER = 2000
-"""Fewer texts than this for each are not worth another encoder's start."""
+"""An encoder's start is worth this many texts: fewer than that for each use fewer encoders."""
 LONGEST = 512
-"""Tokens of a text that are looked at, as in the paper."""
+"""Tokens of a text that are encoded, as in the paper."""
 TOKENS_AT_ONCE = 8192
 
 
 def embed(texts: Sequence[str], encoder: Model, *, cluster: ClusterSettings, logs: str | None) -> np.ndarray:
     """(n, dim) float32, in the order of `texts`: masked mean of the last hidden state, L2-normalised.
 
-    A text's vector is the one it would have alone, to 1e-5. No texts give shape (0, 0) and start nothing.
-    Encoders are as large as target replicas (`cluster.target_replicas` of them at most). Raises StageError when one
-    fails or `cluster.stall_seconds` pass without a batch.
+    Batching changes a vector by at most 1e-5. No texts give shape (0, 0) and start nothing. Encoders ask for the
+    resources of target replicas, at most `cluster.target_replicas` of them. Raises StageError when one fails or no
+    batch finishes for `cluster.stall_seconds`.
     """
     if not texts:
         return np.zeros((0, 0), dtype=np.float32)
@@ -47,24 +47,24 @@ def embed(texts: Sequence[str], encoder: Model, *, cluster: ClusterSettings, log
         compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=3),
         batch_size=None,
         batch_format="pyarrow",
-        **LASTING,
+        **RESTARTED,
         **needs,
     )
     vectors: np.ndarray | None = None
     for block in blocks(mapped, "embedding", cluster.stall_seconds, needs):
         part = block["vector"].combine_chunks()
-        found = part.flatten().to_numpy().reshape(len(part), -1)
-        vectors = np.empty((len(texts), found.shape[1]), dtype=np.float32) if vectors is None else vectors
-        vectors[block["row"].to_numpy()] = found
+        batch = part.flatten().to_numpy().reshape(len(part), -1)
+        vectors = np.empty((len(texts), batch.shape[1]), dtype=np.float32) if vectors is None else vectors
+        vectors[block["row"].to_numpy()] = batch
     assert vectors is not None
     return vectors
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Rows of texts of like length together, a bounded number of characters in each batch: little is padded."""
+    """Rows of texts of similar length, a bounded number of characters in each batch: little padding."""
     batch: list[int] = []
     for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
-        # Tokens are mostly longer than a character, so this bounds the padded batch whatever the tokenizer.
+        # Tokens are mostly longer than a character, so this bounds the padded batch for any tokenizer.
         if batch and (len(batch) + 1) * min(len(texts[row]), LONGEST) > TOKENS_AT_ONCE:
             yield batch
             batch = []
@@ -81,7 +81,7 @@ class _Encoder:
         self._failed: Exception | None = None
         try:
             self._open(encoder)
-        except Exception as error:  # Raised at the first batch instead: from a constructor it would be tried again.
+        except Exception as error:  # Raised at the first batch instead: a constructor would be run again.
             self._failed = error
 
     def _open(self, encoder: Model) -> None:
@@ -91,10 +91,10 @@ class _Encoder:
         torch.set_num_threads(1)
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = model_folders.here(encoder.path)
-        self._tokenizer = AutoTokenizer.from_pretrained(place)
-        # float32 everywhere: the distances of near neighbours differ by less than bfloat16 can tell.
-        model = AutoModel.from_pretrained(place, dtype=torch.float32)
+        path = model_folders.local_path(encoder.path)
+        self._tokenizer = AutoTokenizer.from_pretrained(path)
+        # float32: distances of near neighbours differ by less than bfloat16 resolves.
+        model = AutoModel.from_pretrained(path, dtype=torch.float32)
         self._model = model.eval().to(self._device)
         self._longest = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST))
 
@@ -111,7 +111,7 @@ class _Encoder:
     def _embed(self, texts: list[str]) -> np.ndarray:
         torch = self._torch
         ids = self._tokenizer(texts, truncation=True, max_length=self._longest)["input_ids"]
-        ids = [row or [0] for row in ids]  # An empty text still has a place to look at.
+        ids = [row or [0] for row in ids]  # An empty text is one token.
         width = max(map(len, ids))
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)

@@ -1,32 +1,30 @@
 """Exact nearest neighbours over FAISS shards on actors.  vectors -> the k nearest rows
 
-Shards hold FAISS, encoders (`embed`) torch, and never one process both: two OpenMP runtimes in one process hang or slow
-it.
+Shards load FAISS and encoders (`embed`) torch, never both in one process: two OpenMP runtimes hang it or slow it down.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import ray
 
 from lai_ray.config.settings import ClusterSettings
 from lai_ray.contracts import Neighbours
-from lai_ray.distributed.actors import LASTING, name_for, outcomes, to_log
+from lai_ray.distributed.actors import RESTARTED, name_for, outcomes, to_log
 from lai_ray.distributed.neighbours import topk
 
 SHARD_CPUS = 0.1
-"""A search is short, and two logical CPUs must do for a whole run."""
+"""A search is short, and a whole run must fit on two logical CPUs."""
 SHARD_BYTES = 1 << 29
-"""Of vectors in one shard, at most: 170,000 rows of 768."""
+"""Bytes of vectors in one shard, at most: 170,000 rows of 768."""
 SHARD_BASE = 1 << 28
-"""Of a shard's process besides."""
-WORTH = 2 * 10**11
-"""Products (queries x rows x width) that are worth another shard: some 4 s of a core, an actor's start being 1 to 2."""
+"""Bytes of a shard's process without vectors."""
+PRODUCTS_PER_SHARD = 2 * 10**11
+"""Multiplications (queries x rows x width) that justify another shard: some 4 s of a core, against an actor's start of
+1 to 2 s."""
 
 
 def nearest(
@@ -45,41 +43,28 @@ def nearest(
     cores = int(ray.cluster_resources().get("CPU", 1))
     wanted = cluster.index_shards or shards_for(len(queries), *corpus.shape, cores=cores)
     cuts = np.linspace(0, len(corpus), min(wanted, len(corpus)) + 1).astype(int)
-    # Placed where there is room for its rows.
+    # `memory` places a shard on a node that can hold its rows.
     needs = {"num_cpus": SHARD_CPUS, "memory": SHARD_BASE + corpus.nbytes // (len(cuts) - 1)}
-    start = _actor(_Shard, needs)
-    pool = [start(corpus[a:b], int(a), logs) for a, b in itertools.pairwise(cuts)]
+    # DEFAULT: shards may be started inside a Ray Tune trial, whose placement group has no room for them.
+    actor = ray.remote(**needs, **RESTARTED, scheduling_strategy="DEFAULT")(_Shard)
+    pool = [
+        actor.options(name=name_for("shard")).remote(corpus[a:b], int(a), logs) for a, b in itertools.pairwise(cuts)
+    ]
     try:
-        asked = ray.put(queries)
-        calls = ((shard.nearest, asked, k) for shard in pool)
-        found = outcomes(calls, at_once=len(pool), stall=cluster.stall_seconds, what="neighbours", needs=needs)
-        parts = dict(found)
+        shared = ray.put(queries)
+        calls = ((shard.nearest, shared, k) for shard in pool)
+        parts = dict(outcomes(calls, at_once=len(pool), stall=cluster.stall_seconds, what="neighbours", needs=needs))
     finally:
-        _kill(pool)
+        for shard in pool:
+            ray.kill(shard)
     return topk.merge([parts[i] for i in range(len(pool))], min(k, len(corpus)))
 
 
 def shards_for(queries: int, rows: int, width: int, *, cores: int) -> int:
-    """How many shards a search of that size is worth: none above SHARD_BYTES, and for its speed no more than cores."""
+    """The number of shards for a search: each within SHARD_BYTES, and as many more as its speed justifies."""
     for_size = math.ceil(rows * width * 4 / SHARD_BYTES)
-    for_speed = min(cores, queries * rows * width // WORTH)
+    for_speed = min(cores, queries * rows * width // PRODUCTS_PER_SHARD)
     return max(1, for_size, for_speed)
-
-
-def _actor(cls: type, needs: dict[str, float]) -> Callable[..., Any]:
-    """Starts an actor of a class when called with its arguments."""
-    # DEFAULT: these may be started inside a Ray Tune trial, whose placement group has no room for them.
-    made = ray.remote(**needs, **LASTING, scheduling_strategy="DEFAULT")(cls)
-
-    def start(*arguments: Any) -> Any:
-        return made.options(name=name_for("shard")).remote(*arguments)
-
-    return start
-
-
-def _kill(pool: list[Any]) -> None:
-    for actor in pool:
-        ray.kill(actor)
 
 
 class _Shard:
@@ -92,11 +77,11 @@ class _Shard:
         faiss.omp_set_num_threads(1)
         self._first, self._index = first, faiss.IndexFlatL2(rows.shape[1])
         self._index.add(rows)
-        # The index has its own copy; ours is a view of that, so that the rows are held once.
+        # A view of the index's own copy, so that the rows are held once.
         self._rows = faiss.rev_swig_ptr(self._index.get_xb(), rows.size).reshape(rows.shape)
         self._length = topk.longest(rows)
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
-        """This shard's k nearest, ids counted in the whole corpus, distances float64."""
+        """This shard's k nearest: ids are rows of the whole corpus, distances float64."""
         found = topk.nearest_in(queries, self._rows, k, self._index.search, self._length)
         return Neighbours(found.ids + self._first, found.distances)

@@ -1,4 +1,4 @@
-"""The k nearest, exactly, however the corpus was cut up.  candidates of each shard -> the k nearest of all
+"""Exact k nearest neighbours for any number of shards.  candidates of each shard -> the k nearest of all
 
 A float32 index finds candidates; float64 distances decide. Squared L2 throughout, ties by corpus row.
 """
@@ -20,15 +20,15 @@ Search = Callable[[Vectors, int], tuple[npt.NDArray[np.float32], Rows]]
 """(queries, w) -> squared distances and rows of about the w nearest, each (n_queries, w), ascending."""
 
 MARGIN = 2
-"""Candidates beyond k that a shard looks at first."""
-AT_ONCE = 1 << 15
-"""Numbers in one block of float64 differences: a quarter of a MiB, which stays in the processor's cache."""
+"""Candidates beyond k in a shard's first search."""
+BLOCK = 1 << 15
+"""Numbers in one block of float64 differences: a quarter of a MiB, which fits in the processor's cache."""
 
 
 def checked(queries: npt.NDArray[np.floating], corpus: npt.NDArray[np.floating], k: int) -> tuple[Vectors, Vectors]:
     """Both as contiguous float32 of one width. Raises DataError for other shapes or a NaN, ValueError for k < 1."""
     if k < 1:
-        raise ValueError(f"k is {k}; ask for at least one neighbour")
+        raise ValueError(f"k is {k}; it must be at least 1")
     for name, vectors in (("queries", queries), ("corpus", corpus)):
         if vectors.ndim != 2:
             raise DataError(f"the {name} have shape {vectors.shape}; embeddings are (n, dim)")
@@ -43,16 +43,16 @@ def checked(queries: npt.NDArray[np.floating], corpus: npt.NDArray[np.floating],
 def exact(queries: Vectors, corpus: Vectors, rows: Rows) -> Distances:
     """Squared L2 distances of each query to its candidate rows, (n_queries, w), in float64.
 
-    The same pair gives the same number in any shard and any block: each is summed by itself.
+    A pair has the same distance in any shard and any block: each is summed by itself.
     """
     n, width = rows.shape
-    found = np.empty((n, width), dtype=np.float64)
-    step = max(1, AT_ONCE // max(1, width * corpus.shape[1]))
+    distances = np.empty((n, width), dtype=np.float64)
+    step = max(1, BLOCK // max(1, width * corpus.shape[1]))
     for i in range(0, n, step):
         part = slice(i, i + step)
         differences = np.subtract(corpus[rows[part]], queries[part, None, :], dtype=np.float64)
-        found[part] = np.square(differences, out=differences).sum(axis=2)
-    return found
+        distances[part] = np.square(differences, out=differences).sum(axis=2)
+    return distances
 
 
 def best(candidates: Neighbours, k: int) -> Neighbours:
@@ -65,11 +65,11 @@ def best(candidates: Neighbours, k: int) -> Neighbours:
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
     """The k nearest of all, from each shard's k nearest (ids are rows of the whole corpus). Distances as float32."""
-    everything = Neighbours(
+    joined = Neighbours(
         np.concatenate([part.ids for part in parts], axis=1),
         np.concatenate([part.distances for part in parts], axis=1),
     )
-    nearest = best(everything, k)
+    nearest = best(joined, k)
     return Neighbours(nearest.ids, nearest.distances.astype(np.float32))
 
 
@@ -81,17 +81,17 @@ def longest(corpus: Vectors) -> float:
 def nearest_in(queries: Vectors, corpus: Vectors, k: int, search: Search, length: float | None = None) -> Neighbours:
     """The k nearest rows of one shard with their float64 distances; k above its rows is clamped.
 
-    `search` may err by float32 rounding and break ties as it likes: a query's list is widened until its last candidate
-    is farther than the k-th nearest by more than that rounding, so none that belongs in the list can have been missed.
-    length: that of the longest row, where it is known beforehand.
+    `search` may err by float32 rounding and break ties in any way: a query's list is widened until its last candidate
+    is farther than the k-th nearest by more than that rounding, so no neighbour can be missing.
+    length: that of the longest row, if known.
     """
     k, width = min(k, len(corpus)), min(k + MARGIN, len(corpus))
     ids, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float64)
     todo, slack = np.arange(len(queries)), _rounding(queries, longest(corpus) if length is None else length)
     while len(todo):
-        asked = queries if len(todo) == len(queries) else queries[todo]
-        near, rows = search(asked, width)
-        found = best(Neighbours(rows, exact(asked, corpus, rows)), k)
+        some = queries if len(todo) == len(queries) else queries[todo]
+        near, rows = search(some, width)
+        found = best(Neighbours(rows, exact(some, corpus, rows)), k)
         ids[todo], distances[todo] = found.ids, found.distances
         if width == len(corpus):
             break
@@ -101,7 +101,7 @@ def nearest_in(queries: Vectors, corpus: Vectors, k: int, search: Search, length
 
 
 def _rounding(queries: Vectors, length: float) -> Distances:
-    """How far a float32 |q|² - 2qc + |c|² can be off, for each query: the usual bound of a sum of dim products."""
+    """The largest error of a float32 |q|² - 2qc + |c|², for each query: the usual bound for a sum of dim products."""
     sizes = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1))
     bound: Distances = (queries.shape[1] + 8) * 2.0**-23 * np.square(sizes + length)
     return bound
