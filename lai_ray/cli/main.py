@@ -78,12 +78,12 @@ def check(
         from lai_ray.distributed.cluster import capacity, storage_check
         from lai_ray.report import tables
 
-        there = storage_check.cluster(settings)
-        places = capacity.verdicts(capacity.needs(settings), there.resources, there.groups)
-        seen = capacity.table(places, there.resources, there.groups)
-        tables.show([storage_check.table(there.nodes, settings.storage), seen], _console())
-        storage_check.refuse(there.nodes, settings.storage)
-        capacity.refuse(places)
+        joined = storage_check.cluster(settings)
+        verdicts = capacity.verdicts(capacity.needs(settings), joined.resources, joined.groups)
+        capacities = capacity.table(verdicts, joined.resources, joined.groups)
+        tables.show([storage_check.table(joined.nodes, settings.storage), capacities], _console())
+        storage_check.refuse(joined.nodes, settings.storage)
+        capacity.refuse(verdicts)
 
 
 @app.command("try")
@@ -149,11 +149,11 @@ def submit(
         return
     from lai_ray.distributed.jobs import submit as job_submit
 
-    ended = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
-    if isinstance(ended, str):
-        print(ended)
-    elif ended.code:
-        raise typer.Exit(ended.code)
+    result = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
+    if isinstance(result, str):
+        print(result)
+    elif result.code:
+        raise typer.Exit(result.code)
 
 
 def _write(text: str) -> None:
@@ -330,9 +330,9 @@ def doctor() -> None:
 def _report(run: Any) -> None:
     from lai_ray.report import sections, tables
 
-    made = sections.tables_of(run)
-    tables.show(made, _console())
-    _print_path(sections.write(run, made))
+    shown = sections.tables_of(run)
+    tables.show(shown, _console())
+    _print_path(sections.write(run, shown))
 
 
 def _print_path(path: Path | str) -> None:

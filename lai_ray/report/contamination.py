@@ -23,10 +23,10 @@ def nearness(run: Run, confidence: float) -> list[Table]:
     )
     for pool in facts.pools(run):
         report: dict[str, Any] = pool.stage("curate").store.get_json("contamination.json") or {}
-        for name, found in report.get("rouge_l", {}).items():
+        for name, scores in report.get("rouge_l", {}).items():
             copies = sum(report["copies_dropped"][name].values())
             head = [name, pool.name, str(report["questions"][name]), str(copies)]
-            table.rows.append([*head, *cells(found["all"], "mean"), *cells(found["kept"], "mean", "p90", "max")])
+            table.rows.append([*head, *cells(scores["all"], "mean"), *cells(scores["kept"], "mean", "p90", "max")])
     return [table]
 
 

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Searched:
+class Search:
     """The finished search of one iteration."""
 
     iteration: facts.Iteration
@@ -66,51 +66,51 @@ class Searched:
         return f"{row['name']}: " + (", ".join(settings) or "the job's") if row is not self.rows[0] else "untouched"
 
 
-def searched(run: Run) -> Iterator[Searched]:
+def searches(run: Run) -> Iterator[Search]:
     """Every finished search of a run."""
     for iteration in facts.iterations(run):
         stage = iteration.stage("search")
         if stage.facts() and (rows := stage.store.get_json("trials.json")):
-            yield Searched(iteration, rows)
+            yield Search(iteration, rows)
 
 
 def trials(run: Run, confidence: float) -> list[Table]:
     """One table a search, with the search's own confidence."""
-    return [_table(found) for found in searched(run)]
+    return [_table(search) for search in searches(run)]
 
 
-def _table(found: Searched) -> Table:
+def _table(search: Search) -> Table:
     # The samples column has the number that each was trained on, which may be below its samples_per_dataset.
-    varied, level = [name for name in found.varied() if name != "samples_per_dataset"], found.confidence
+    varied, level = [name for name in search.varied() if name != "samples_per_dataset"], search.confidence
     columns = ["trial", *map(_words, varied), "samples", "dev", "gain", "seconds"]
-    table = Table(f"Search in iteration {found.iteration.number}, percent of the dev splits", columns)
-    for row in found.rows:
-        title = row["name"].removeprefix("trial_") + (" ←" if row["name"] == found.winner else "")
+    table = Table(f"Search in iteration {search.iteration.number}, percent of the dev splits", columns)
+    for row in search.rows:
+        title = row["name"].removeprefix("trial_") + (" ←" if row["name"] == search.winner else "")
         settings = [_value(row[name]) if name in row else "–" for name in varied]
         if why := row.get("error") or ("same_as" in row and f"the same as {row['same_as']}"):
             table.rows.append([title, *settings, str(row["samples"]), str(why), "–", "–"])
             continue
-        scores = [percent(_interval(row, "dev")), points(_interval(row, "gain")) if row is not found.rows[0] else "–"]
+        scores = [percent(_interval(row, "dev")), points(_interval(row, "gain")) if row is not search.rows[0] else "–"]
         spent = f"{row['seconds']:,.0f}" if "seconds" in row else "–"
         table.rows.append([title, *settings, str(row.get("samples", "–")), *scores, spent])
     table.note = (
         "← is the next target; trial 0 is the untouched target; losses and GPU-seconds are in trials.csv. "
         f"Dev: the mean over the dev splits, with {level:.0%} intervals. Gain: paired with trial 0, problem by "
-        f"problem; the intervals hold for all {len(found.ended)} trials together (Bonferroni)."
+        f"problem; the intervals hold for all {len(search.ended)} trials together (Bonferroni)."
     )
-    if found.winner == UNTOUCHED:
+    if search.winner == UNTOUCHED:
         table.note += " No trial beats the untouched target by more than noise, so it stays. "
-        table.note += " ".join(reasons(found))
+        table.note += " ".join(reasons(search))
     return table
 
 
-def reasons(found: Searched) -> list[str]:
+def reasons(search: Search) -> list[str]:
     """Possible reasons why no trial won, in sentences: dev scores, numbers of samples, checks."""
-    return [*_of_dev(found), *_of_sizes(found), *_of_checks(found)]
+    return [*_dev_reasons(search), *_size_reasons(search), *_check_reasons(search)]
 
 
-def _of_dev(found: Searched) -> Iterator[str]:
-    ended, worse, best = found.ended, [row for row in found.ended if row["gain_high"] < 0], found.tested
+def _dev_reasons(search: Search) -> Iterator[str]:
+    ended, worse, best = search.ended, [row for row in search.ended if row["gain_high"] < 0], search.tested
     if worse:
         yield f"Dev is falling: {len(worse)} of {len(ended)} trials are worse beyond noise."
         rates = sorted({row["learning_rate"] for row in ended})
@@ -130,38 +130,39 @@ def _of_dev(found: Searched) -> Iterator[str]:
         )
 
 
-def _of_sizes(found: Searched) -> Iterator[str]:
-    config = found.iteration.run.record()["config"]
-    for pool, dataset, asked, there in _shortages(found, config):
-        yield f"Samples are few: pool {pool} has {there} of {dataset}, {asked} were wanted."
-    pairs = list(_by_size(found))
+def _size_reasons(search: Search) -> Iterator[str]:
+    for pool, dataset, wanted, kept in _shortages(search):
+        yield f"Too few samples: pool {pool} has {kept} of {dataset}, {wanted} were wanted."
+    pairs = list(_by_size(search))
     clear = any(large["gain_low"] > small["gain_high"] for small, large in pairs)
     if clear and all(large["gain"] > small["gain"] for small, large in pairs):
         yield "Every larger training set did better than the smaller one with the same settings: more may help."
 
 
-def _by_size(found: Searched) -> Iterator[tuple[Row, Row]]:
+def _by_size(search: Search) -> Iterator[tuple[Row, Row]]:
     """Pairs of trials that differ only in their number of samples, the smaller first."""
     groups: dict[str, list[Row]] = {}
-    for row in found.ended:
+    for row in search.ended:
         rest = {key: value for key, value in row.items() if key not in OUTCOME and key != "samples_per_dataset"}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(row)
     for rows in groups.values():
         yield from itertools.pairwise(sorted(rows, key=lambda row: row["samples"]))
 
 
-def _shortages(found: Searched, config: dict[str, Any]) -> Iterator[tuple[str, str, int, int]]:
+def _shortages(search: Search) -> Iterator[tuple[str, str, int, int]]:
+    """(pool, dataset, samples wanted, samples kept) where there are too few."""
+    config = search.iteration.run.record()["config"]
     sizes = config["search"]["samples_per_dataset"] or [config["curate"]["samples_per_dataset"]]
-    for pool in found.iteration.pools():
-        for dataset, there in pool.stage("curate").facts().get("kept", {}).items():
-            asked = max(of_dataset(size, dataset) for size in sizes)
-            if there < asked:
-                yield pool.name, dataset, asked, there
+    for pool in search.iteration.pools():
+        for dataset, kept in pool.stage("curate").facts().get("kept", {}).items():
+            wanted = max(of_dataset(size, dataset) for size in sizes)
+            if kept < wanted:
+                yield pool.name, dataset, wanted, kept
 
 
-def _of_checks(found: Searched) -> Iterator[str]:
+def _check_reasons(search: Search) -> Iterator[str]:
     counts: Counter[str] = Counter()
-    for pool in found.iteration.pools():
+    for pool in search.iteration.pools():
         for funnel in pool.funnel().values():
             counts.update(funnel)
     failed = {reason: n for reason, n in counts.items() if not reason.startswith(NOT_A_CHECK)}
@@ -171,31 +172,34 @@ def _of_checks(found: Searched) -> Iterator[str]:
         yield f"Checks fail: {share:.0%} of {counts['samples']} samples were dropped ({most}): see dropped.jsonl."
 
 
-def draw(found: Searched, confidence: float) -> bytes:
+def draw(search: Search) -> bytes:
     """A PNG: every trial's gain on dev with its interval, best first, the untouched target as the line at 0."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = sorted(found.ended, key=lambda row: row["gain"])
+    rows = sorted(search.ended, key=lambda row: row["gain"])
     figure = Figure(figsize=(9, 1.6 + 0.34 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axvline(0, color="0.4", linewidth=1)
-    for place, row in enumerate(rows):
-        won = row["name"] == found.winner
+    for y, row in enumerate(rows):
+        won = row["name"] == search.winner
         colour = "#1a7f37" if won else "#b42318" if row["gain_high"] < 0 else "#475467"
         gain = _interval(row, "gain")
         reach = [[100 * (gain.value - gain.low)], [100 * (gain.high - gain.value)]]
-        axes.errorbar([100 * gain.value], [place], xerr=reach, fmt="o", color=colour, capsize=3, markersize=6)
+        axes.errorbar([100 * gain.value], [y], xerr=reach, fmt="o", color=colour, capsize=3, markersize=6)
     axes.set_yticks(
-        range(len(rows)), [found.label(row) + (" (next target)" if row["name"] == found.winner else "") for row in rows]
+        range(len(rows)),
+        [search.label(row) + (" (next target)" if row["name"] == search.winner else "") for row in rows],
     )
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"points on dev against the untouched target, {confidence:.0%} intervals for all trials together")
-    kept = "the untouched target stays" if found.winner == UNTOUCHED else f"{found.winner} is the next target"
-    axes.set_title(f"{found.iteration.run.name}, iteration {found.iteration.number}: {kept}", loc="left", fontsize=11)
+    axes.set_xlabel(
+        f"points on dev against the untouched target, {search.confidence:.0%} intervals for all trials together"
+    )
+    kept = "the untouched target stays" if search.winner == UNTOUCHED else f"{search.winner} is the next target"
+    axes.set_title(f"{search.iteration.run.name}, iteration {search.iteration.number}: {kept}", loc="left", fontsize=11)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     out = io.BytesIO()
@@ -204,14 +208,14 @@ def draw(found: Searched, confidence: float) -> bytes:
 
 
 def plot(run: Run) -> list[str]:
-    """Draw every search of a run that has scores; the names of the pictures, below the run's folder."""
-    made = []
-    for found in searched(run):
-        if found.ended:
-            stage = found.iteration.stage("search")
-            stage.store.put("trials.png", draw(found, found.confidence))
-            made.append(f"{stage.folder}/trials.png")
-    return made
+    """Draw every search of a run that has scores. Returns the names of the plots, relative to the run's folder."""
+    names = []
+    for search in searches(run):
+        if search.ended:
+            stage = search.iteration.stage("search")
+            stage.store.put("trials.png", draw(search))
+            names.append(f"{stage.folder}/trials.png")
+    return names
 
 
 def _interval(row: Row, name: str) -> Interval:

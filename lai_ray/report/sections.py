@@ -99,10 +99,10 @@ def contrasts(run: Run, confidence: float) -> list[Table]:
         "number of different questions shown, and of mistakes beside which the most frequent one is shown.",
     )  # fmt: skip
     for pool in facts.pools(run):
-        for dataset, found in pool.stage("diagnose").facts().get("contrasts", {}).items():
-            subject = f"{found['same_subject']:.0%}" if "same_subject" in found else "–"
-            counts = [f"{found[name]:.0f}" for name in ("questions_shown", "most_often")]
-            distances = [f"{found[name]:.3f}" for name in ("nearest", "farthest")]
+        for dataset, sets in pool.stage("diagnose").facts().get("contrasts", {}).items():
+            subject = f"{sets['same_subject']:.0%}" if "same_subject" in sets else "–"
+            counts = [f"{sets[name]:.0f}" for name in ("questions_shown", "most_often")]
+            distances = [f"{sets[name]:.3f}" for name in ("nearest", "farthest")]
             table.rows.append([dataset, pool.name, *distances, subject, *counts])
     return [table]
 

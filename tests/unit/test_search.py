@@ -120,7 +120,7 @@ def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
 
 def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
     stage = searched(tmp_path, Classroom(lambda job: 20 if job.learning_rate == 1e-5 else 2))
-    [found] = report.searched(stage.run)
+    [found] = report.searches(stage.run)
     said = " ".join(report.reasons(found))
     assert "Dev is falling" in said and "The lowest learning rate (1e-05) does best" in said
     assert report.plot(stage.run) == ["iteration_0/search/trials.png"]
@@ -130,7 +130,7 @@ def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
 def test_more_samples_and_failing_checks_are_named(tmp_path):
     sizes = {"search__samples_per_dataset": [5, 25], "search__learning_rate": [1e-5]}
     stage = searched(tmp_path / "a", Classroom(lambda job: len(job.examples)), **sizes)
-    said = " ".join(report.reasons(next(report.searched(stage.run))))
+    said = " ".join(report.reasons(next(report.searches(stage.run))))
     assert "Every larger training set did better" in said
 
     def mostly_wrong(request: Any) -> str:
@@ -139,7 +139,7 @@ def test_more_samples_and_failing_checks_are_named(tmp_path):
 
     executor = Classroom(lambda job: 1, reply=mostly_wrong)
     stage = searched(tmp_path / "b", executor, limits__max_failed_fraction=1)
-    assert "Checks fail" in " ".join(report.reasons(next(report.searched(stage.run))))
+    assert "Checks fail" in " ".join(report.reasons(next(report.searches(stage.run))))
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_rest_choose(tmp_path):
@@ -172,7 +172,7 @@ def test_what_a_trial_that_failed_in_its_middle_left_is_gone_at_the_end(tmp_path
 
 def test_weights_that_a_kill_left_behind_are_removed_by_the_next_start(tmp_path):
     stage = searched(tmp_path)
-    pretend_model(Path(stage.place("trial_1/start_1/train/checkpoint")))
+    pretend_model(Path(stage.path("trial_1/start_1/train/checkpoint")))
     executor = Classroom(by_rate)
     assert weights(searched(tmp_path, executor)) == ["trial_2"]
     assert not executor.asked
@@ -316,7 +316,7 @@ def test_a_second_attempt_goes_on_from_the_state_that_the_first_one_kept(tmp_pat
 
 def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
     stage = searched(tmp_path)
-    shutil.rmtree(stage.place("trial_2"))
+    shutil.rmtree(stage.path("trial_2"))
     executor = Classroom(by_rate)
     assert weights(searched(tmp_path, executor)) == ["trial_2"]
     assert [j.learning_rate for j in executor.jobs] == [2e-5]
@@ -325,7 +325,7 @@ def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
 def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
     config = searching(tmp_path)
     run.run_job(config, until="0/evaluate", executor=LocalExecutor())
-    where = config.place
+    where = config.run_folder
     caught: list[Any] = []
 
     class Orphaned(Classroom):
@@ -412,7 +412,7 @@ def test_a_pool_without_a_sample_leaves_the_search_to_the_others(tmp_path):
     assert rows(stage)["trial_1"]["error"] == "there is no sample to learn from in its pool of replies"
     assert stage.facts()["winner"] == "trial_2"
     executor = Classroom(by_rate, reply=lambda request: "Nothing comes to mind.")
-    with pytest.raises(StageError, match="not one usable sample"):
+    with pytest.raises(StageError, match="no usable sample"):
         searched(tmp_path / "none", executor, search__grid=grid, search__learning_rate=[2e-5])
 
 
@@ -420,7 +420,7 @@ def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(
     few = {"name": "few", "kind": "number", "train": str(tmp_path / "few.jsonl")}
     (tmp_path / "few.jsonl").write_text("\n".join(Path(DATA["train"]).read_text().splitlines()[:4]))
     table = {"benchmark": [few], "evaluate": {"learn_from": ["few"], "report_on": []}, "curate__keep_clear_of": []}
-    with pytest.raises(DataError, match="few: .search. compares candidates on dev problems, and there is none"):
+    with pytest.raises(DataError, match=r"few: \[search\].*dev"):
         run.check_names(searching(tmp_path, **table))
 
 

@@ -25,17 +25,11 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
     """
     job = Job.of(config)
     # Before anything is printed: counting and rendering find errors in the data.
-    made = [
-        settings(config),
-        counts(job),
-        trials(job),
-        calls(job),
-        *budget.tables_of(job, run),
-        *memory.of(config),
-    ]
+    shown = [settings(config), counts(job), trials(job), calls(job)]
+    shown += [*budget.tables_of(job, run), *memory.of(config)]
     rendered = prompts(job)
     console.print(f"{config.name}: job is valid", style="bold green", markup=False)
-    tables.show(made, console)
+    tables.show(shown, console)
     for title, text in rendered:
         console.print(title, style="bold cyan", markup=False)
         console.print(text + "\n", markup=False)
@@ -65,14 +59,14 @@ def trials(job: Job) -> Table:
     search = job.config.search
     if search is None:
         return table
-    found = pools(job, 0)
-    for name, learning in found.items():
+    by_pool = pools(job, 0)
+    for name, learning in by_pool.items():
         sizes = dict.fromkeys(tables.sizes_text(settings["samples_per_dataset"]) for settings in learning)
         table.rows.append([name, str(len(learning)), ", ".join(sizes)])
     at_most = f", at most {search.max_concurrent}" if search.max_concurrent else ""
     table.note = (
-        f"{sum(map(len, found.values()))} trials, each with a training and an evaluation on the dev splits. "
-        f"As many run concurrently as the cluster holds{at_most}. The instructor is called for {len(found)} pools only."
+        f"{sum(map(len, by_pool.values()))} trials, each with a training and an evaluation on the dev splits. "
+        f"As many run concurrently as the cluster holds{at_most}. Only the {len(by_pool)} pools call the instructor."
     )
     return table
 
@@ -89,13 +83,13 @@ def calls(job: Job) -> Table:
         "sent, and replies of instructor.max_tokens. " + _pace(config),
     )  # fmt: skip
     for accuracy in ACCURACIES if config.iterations else ():
-        for name, found in before_evaluation(job, accuracy).items():
-            usd = f"{price.usd(found.likely):,.2f}\n≤{price.usd(found.worst):,.2f}" if price else "–"
-            tokens = f"{found.likely.tokens:,}\n≤{found.worst.tokens:,}"
-            lasting = "–" if config.instructor.in_cluster else f"{minutes(found.likely, config):.1f}"
-            each = f"{found.samples_per_request}"
-            each += f"\n{found.fit} fit" if found.fit < found.samples_per_request else ""
-            cells = [found.mistakes, each, found.likely.calls, tokens, usd, lasting]
+        for name, forecast in before_evaluation(job, accuracy).items():
+            usd = f"{price.usd(forecast.likely):,.2f}\n≤{price.usd(forecast.worst):,.2f}" if price else "–"
+            tokens = f"{forecast.likely.tokens:,}\n≤{forecast.worst.tokens:,}"
+            duration = "–" if config.instructor.in_cluster else f"{minutes(forecast.likely, config):.1f}"
+            each = f"{forecast.samples_per_request}"
+            each += f"\n{forecast.fit} fit" if forecast.fit < forecast.samples_per_request else ""
+            cells = [forecast.mistakes, each, forecast.likely.calls, tokens, usd, duration]
             table.rows.append([name, f"{accuracy:.0%}", *map(str, cells)])
     table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
     if price is None and table.rows:

@@ -45,28 +45,28 @@ def _row(member: Member, failure: str | None) -> dict[str, Any]:
     return row
 
 
-def as_csv(made: list[dict[str, Any]]) -> bytes:
+def as_csv(results: list[dict[str, Any]]) -> bytes:
     """The rows, with every column that occurs in any of them."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in made for key in row)), restval="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in results for key in row)), restval="")
     writer.writeheader()
-    writer.writerows(made)
+    writer.writerows(results)
     return text.getvalue().encode()
 
 
-def runs_table(made: list[dict[str, Any]]) -> Table:
+def runs_table(results: list[dict[str, Any]]) -> Table:
     """State and costs of each run."""
     table = Table("Runs", ["run", "state", "calls paid", "reused", "US$", "seconds"])
-    for row in made:
+    for row in results:
         money = "–" if row.get("usd") is None else f"{row['usd']:,.2f}"
         counts = [_count(row.get(name)) for name in ("calls", "inherited")]
         table.rows.append([row["run"], row["state"], *counts, money, _count(row.get("seconds"))])
     return table
 
 
-def means(sweep: Sweep, made: list[dict[str, Any]], confidence: float) -> Table:
+def means(sweep: Sweep, results: list[dict[str, Any]], confidence: float) -> Table:
     """Scores after the last iteration and changes, mean over the finished seeds, by the settings that vary."""
-    tests = list(dict.fromkeys(key.removesuffix(".after") for row in made for key in row if key.endswith(".after")))
+    tests = list(dict.fromkeys(key.removesuffix(".after") for row in results for key in row if key.endswith(".after")))
     columns = ["runs", "seeds", *(f"{name}\n{what}" for name in tests for what in ("after", "change"))]
     table = Table(
         f"{sweep.name}: test scores in percent, mean over seeds", columns,
@@ -74,7 +74,7 @@ def means(sweep: Sweep, made: list[dict[str, Any]], confidence: float) -> Table:
         "untouched target to the last iteration of the same run.",
     )  # fmt: skip
     groups: dict[str, list[dict[str, Any]]] = {}
-    for member, row in zip(sweep.members, made, strict=True):
+    for member, row in zip(sweep.members, results, strict=True):
         groups.setdefault(_group(member), [])
         if row["state"] == "done":
             groups[_group(member)].append(row)
