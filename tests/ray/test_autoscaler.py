@@ -1,4 +1,4 @@
-"""What may be added to a cluster, as far as Ray's processes tell."""
+"""What an autoscaler may add to a cluster, read from the command line of Ray's processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lai_ray.distributed.cluster.resources import Group
 
 FILE = """
 max_workers: 8
-provider: {type: aws, secret: not-to-be-told}
+provider: {type: aws, secret: not-to-be-read}
 head_node_type: head
 available_node_types:
   head: {resources: {CPU: 8}, max_workers: 0}
@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_launchers_file_says_what_may_be_added_and_nothing_else_of_it_is_told(file: Path):
+def test_only_the_node_types_of_the_launchers_file_are_read(file: Path):
     with monitor("10.0.0.1:6379", file):
         found = launched("", "10.0.0.1:6379")
         assert launched("", "10.0.0.2:6379") is None, "another cluster's"
@@ -55,18 +55,18 @@ def test_the_launchers_file_says_what_may_be_added_and_nothing_else_of_it_is_tol
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "available_node_types: 3", "available_node_types: {a: {max_workers: x}}"])
-def test_a_file_that_says_nothing_is_not_known(file: Path, text: str):
+def test_with_a_file_that_cannot_be_read_it_is_unknown(file: Path, text: str):
     file.write_text(text)
     with monitor("10.0.0.1:6379", file):
         assert launched("", "10.0.0.1:6379") is None
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_ray_without_an_autoscaler_adds_nothing_and_one_with_a_file_what_is_not_there_yet(monkeypatch, file: Path):
+def test_without_an_autoscaler_nothing_is_added_and_with_one_what_its_file_allows(monkeypatch, file: Path):
     nodes, groups = cluster_now()
     assert groups == [] and sum(HEAD in node for node in nodes) == 1
-    told = {"types": [("cpu", {"CPU": 16}, 4), ("gpu", GPU, 6)], "most": 8}
-    monkeypatch.setattr(autoscaler, "launched", lambda node, address: told)
+    file_content = {"types": [("cpu", {"CPU": 16}, 4), ("gpu", GPU, 6)], "most": 8}
+    monkeypatch.setattr(autoscaler, "launched", lambda node, address: file_content)
     labels = {"ray.io/node-group": "gpu"}
     there = [
         *ray.nodes(),
@@ -79,5 +79,5 @@ def test_ray_without_an_autoscaler_adds_nothing_and_one_with_a_file_what_is_not_
     nodes, groups = cluster_now()
     assert len(nodes) == 4
     assert groups == [Group("cpu", {"CPU": 16}, 3), Group("gpu", GPU, 4)]
-    told["types"][1] = ("gpu", {}, 6)
-    assert cluster_now()[1] is None, "a kind of which nobody knows what it has"
+    file_content["types"][1] = ("gpu", {}, 6)
+    assert cluster_now()[1] is None, "a node type without resources"

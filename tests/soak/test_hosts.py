@@ -63,5 +63,5 @@ def test_a_host_that_is_cut_off_and_comes_back_changes_no_sample(tmp_path: Path)
             found.start(2, [*ray, f"--address={head}", "--num-cpus=1"], environment, tmp_path / "host-2-again.log")
             assert driver.wait(900) == 0, (tmp_path / "submit.log").read_text()[-3000:]
     said = (tmp_path / "submit.log").read_text()
-    assert f"node {found.address(2)}" in said and "is gone (" in said and "has come" in said
+    assert f"node {found.address(2)}" in said and "is lost (" in said and "has joined" in said
     assert same_samples(tmp_path / "whole", run)

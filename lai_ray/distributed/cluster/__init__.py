@@ -1,1 +1,1 @@
-"""What the cluster holds, and what happens to it while a run is at work."""
+"""The cluster's resources, and monitoring of its nodes during a run."""

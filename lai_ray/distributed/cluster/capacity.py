@@ -1,4 +1,4 @@
-"""Whether what a job asks for has a place in the cluster: now, once it has grown, or never.  config -> verdicts"""
+"""Whether the cluster has the resources that a job asks for: now, after it has grown, or never.  config -> verdicts"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lai_ray.config.config import Config
 from lai_ray.distributed.cluster.resources import CALLER_CPUS, MAP_CPUS, Group, Resources, describe
 from lai_ray.errors import ConfigError
 from lai_ray.report.tables import Table
+from lai_ray.stages.job import Job
 
 
 @dataclass(frozen=True)
@@ -23,48 +24,47 @@ class Need:
     count: int
     each: Resources
     together: bool = False
-    """Whether all must have a place before any starts; else one will do, and the rest come when they can."""
+    """Whether all must be placed before any starts; otherwise one is enough, and the others join later."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one need stands."""
+    """How many of a need's actors the cluster can place."""
 
     need: Need
     now: int
-    """So many have a place on the nodes that run, were nothing else there."""
+    """On the running nodes, if they were otherwise idle."""
     grown: int
-    """So many once the autoscaler has added all it may."""
+    """After the autoscaler has added all it may."""
     known: bool = True
     """Whether it is known what it may add."""
 
     @property
     def ever(self) -> bool:
-        """Whether its stage can do its work, or nobody can tell that it cannot."""
+        """Whether its stage can ever run, or that is unknown."""
         return not self.known or self.grown >= (self.need.count if self.need.together else 1)
 
     def words(self) -> str:
-        """What will happen."""
-        count, asked = self.need.count, describe(self.need.each)
+        """For the table and the error."""
+        count = self.need.count
         if self.now >= count:
             return "fits"
         if not self.known:
-            return f"{self.now} of {count} fit now; whether an autoscaler adds nodes is not known here"
+            return f"{self.now} of {count} fit now; it is not known whether an autoscaler adds nodes"
         if self.grown >= count:
             return f"{self.now} of {count} fit now; the stage waits for the autoscaler to add nodes"
         if not self.ever:
             why = "no node has that much" if not self.grown else f"only {self.grown} of {count} ever fit"
-            return f"NEVER: {why} ({asked} each); ask for less, or add nodes"
-        return f"{self.grown} of {count} ever have a place: these do all the work; ask for {self.grown}, or add nodes"
+            return f"NEVER: {why} ({describe(self.need.each)} each); ask for less, or add nodes"
+        return f"{self.grown} of {count} ever fit: these do all the work; ask for {self.grown}, or add nodes"
 
 
 def needs(config: Config) -> Iterator[Need]:
     """What each stage of a job places, in the order of the stages."""
-    cluster = config.cluster
+    cluster, job = config.cluster, Job.of(config)
     gpus = cluster.gpus_per_replica * config.target.tensor_parallel
     yield Need("evaluate", "engines", cluster.target_replicas, _bundle(cluster.cpus_per_replica, gpus))
-    graded = {name for name in (*config.evaluate.learn_from, *config.evaluate.report_on) if _runs_code(config, name)}
-    if graded:
+    if any(job.benchmark(name).runs_code for name in (*config.evaluate.learn_from, *config.evaluate.report_on)):
         yield Need("evaluate", "grading of code", 1, _bundle(MAP_CPUS, 0))
     if not config.iterations:
         return
@@ -82,54 +82,45 @@ def needs(config: Config) -> Iterator[Need]:
 
 
 def verdicts(wanted: Iterable[Need], nodes: Sequence[Resources], groups: Sequence[Group] | None = ()) -> list[Verdict]:
-    """How each stands on these nodes, and on these with all that the autoscaler may add. Stages follow each other.
-
-    groups: None where it is not known what may be added.
-    """
-    found = []
+    """Each need by itself, since stages run one after the other. groups: None if it is unknown what may be added."""
+    result = []
     for need in wanted:
-        now = sum(_places(need, node) for node in nodes)
-        more = sum(group.more * _places(need, group.each) for group in groups or ())
-        found.append(Verdict(need, now, now + more, known=groups is not None))
-    return found
+        now = sum(_fitting(need, node) for node in nodes)
+        more = sum(group.more * _fitting(need, group.each) for group in groups or ())
+        result.append(Verdict(need, now, now + more, known=groups is not None))
+    return result
 
 
-def _places(need: Need, node: Resources) -> int:
+def _fitting(need: Need, node: Resources) -> int:
     """How many of its equal actors one node holds."""
     asked = [(kind, amount) for kind, amount in need.each.items() if amount]
     return min([math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked], default=sys.maxsize)
 
 
-def table(found: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence[Group] | None) -> Table:
+def table(judged: Sequence[Verdict], nodes: Sequence[Resources], groups: Sequence[Group] | None) -> Table:
     """For `lai check --cluster`."""
-    made = Table("Places in the cluster", ["stage", "what", "each asks for", "how it stands"])
-    for verdict in found:
+    made = Table("Resources in the cluster", ["stage", "what", "each asks for", "verdict"])
+    for verdict in judged:
         need = verdict.need
         what = f"{need.count} {need.what}" + (", together" if need.together else "")
         made.rows.append([need.stage, what, describe(need.each), verdict.words()])
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
     many = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    made.note = f"{many} with {describe(total)}. Stages follow each other and never hold one GPU at once."
+    made.note = f"{many} with {describe(total)}. Stages run one after the other and never share a GPU."
     if groups:
         may = ", ".join(f"{group.more} {group.name} ({describe(group.each)})" for group in groups)
         made.note += f" The autoscaler may add {may}."
     elif groups is None:
-        made.note += " What an autoscaler may add is not known here: look into the file that made the cluster."
+        made.note += " It is not known what an autoscaler may add: see the file that made the cluster."
     return made
 
 
-def refuse(found: Iterable[Verdict]) -> None:
-    """Raises ConfigError that names each stage which can never have its place."""
-    if never := [verdict for verdict in found if not verdict.ever]:
+def refuse(judged: Iterable[Verdict]) -> None:
+    """Raises ConfigError that names each stage which can never run."""
+    if never := [verdict for verdict in judged if not verdict.ever]:
         lines = [f"  {v.need.stage}, {v.need.count} {v.need.what}: {v.words().removeprefix('NEVER: ')}" for v in never]
-        raise ConfigError("the cluster has no place for\n" + "\n".join(lines) + "\nNothing was started.")
+        raise ConfigError("the cluster does not have the resources for\n" + "\n".join(lines) + "\nNothing was started.")
 
 
 def _bundle(cpus: float, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, "GPU": gpus}
-
-
-def _runs_code(config: Config, name: str) -> bool:
-    from lai_ray.stages.job import Job
-
-    return Job.of(config).benchmark(name).runs_code

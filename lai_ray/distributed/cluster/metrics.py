@@ -1,8 +1,7 @@
-"""A run's figures on Ray's metrics endpoint, where Prometheus finds them.  Progress -> gauges
+"""Exports a run's figures as Prometheus gauges on Ray's metrics endpoint.  Progress -> gauges
 
-What stages count in `Progress.figures` is a gauge `ray_lai_<name>` with the tags run, iteration and stage, exported by
-the node that the driver is on: samples accepted, requests and tokens a minute beside their limits, money, answers and
-tokens a second, steps. `docs/submit.md` lists them.
+Each figure in `Progress.figures` becomes a gauge `ray_lai_<name>` with the tags run, iteration and stage, exported by
+the driver's node. `docs/submit.md` lists them.
 """
 
 from __future__ import annotations
@@ -10,33 +9,33 @@ from __future__ import annotations
 from typing import Any
 
 from lai_ray.common.progress import RATES, Progress
-from lai_ray.distributed.cluster.periodic import Regularly
+from lai_ray.distributed.cluster.periodic import PeriodicTask
 
 EVERY = 2.0
-"""Seconds between two looks; Ray itself reports every ten."""
+"""Seconds between two updates; Ray itself reports every ten."""
 TAGS = ("run", "iteration", "stage")
 
 
 class Exporter:
-    """Looks at the figures now and then, while Ray is there."""
+    """Updates the gauges every EVERY seconds, while Ray is connected."""
 
     def __init__(self, run: str, progress: Progress) -> None:
         """Ray must be initialised."""
         self._run, self._progress = run, progress
         self._gauges: dict[str, Any] = {}
         self._last: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._regularly = Regularly(self._show, EVERY, "metrics")
+        self._task = PeriodicTask(self._update, EVERY, "metrics")
 
     def close(self) -> None:
-        """Show the last figures and stop."""
-        self._regularly.close()
+        """Export the last figures and stop."""
+        self._task.close()
 
-    def _show(self) -> None:
-        where = {"run": self._run, **{name: str(value) for name, value in self._progress.where().items()}}
+    def _update(self) -> None:
+        where = {"run": self._run, **{name: str(value) for name, value in self._progress.stage().items()}}
         tags = tuple(where.get(name, "") for name in TAGS)
         now = {(name, tags): float(value) for name, value in dict(self._progress.figures).items()}
-        over = {key: 0.0 for key in self._last if key not in now and key[0].endswith(RATES)}
-        for (name, values), value in {**now, **over}.items():
+        ended = {key: 0.0 for key in self._last if key not in now and key[0].endswith(RATES)}
+        for (name, values), value in {**now, **ended}.items():
             self._gauge(name).set(value, dict(zip(TAGS, values, strict=True)))
         self._last = now
 

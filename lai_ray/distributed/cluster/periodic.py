@@ -1,4 +1,4 @@
-"""Something looked at now and then, in a thread of its own, while Ray is there."""
+"""A function called every few seconds in a thread of its own, while Ray is connected."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
-class Regularly:
-    """Calls `look` every so many seconds, and a last time when it is closed.
+class PeriodicTask:
+    """Calls `function` every so many seconds, and a last time when it is closed.
 
-    It is for looking at: a run does not end for an error here, which is logged once for as long as it is the same.
+    For monitoring only: an error does not end the run. It is logged, once for as long as it stays the same.
     """
 
-    def __init__(self, look: Callable[[], None], seconds: float, name: str) -> None:
-        self._look, self._seconds, self._name = look, seconds, name
+    def __init__(self, function: Callable[[], None], seconds: float, name: str) -> None:
+        self._function, self._seconds, self._name = function, seconds, name
         self._last_error = ""
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Look once more and stop."""
-        self._over.set()
+        """Call it once more and stop."""
+        self._closed.set()
         self._thread.join(5)
 
-    def _watch(self) -> None:
-        while not self._over.wait(self._seconds):
-            self._once()
-        self._once()
+    def _loop(self) -> None:
+        while not self._closed.wait(self._seconds):
+            self._call()
+        self._call()
 
-    def _once(self) -> None:
+    def _call(self) -> None:
         try:
-            self._look()
+            self._function()
             self._last_error = ""
         except Exception as error:
-            said = f"{self._name}: {type(error).__name__}: {error}"
-            if said != self._last_error:
-                log.warning("%s", said)
-            self._last_error = said
+            message = f"{self._name}: {type(error).__name__}: {error}"
+            if message != self._last_error:
+                log.warning("%s", message)
+            self._last_error = message

@@ -1,4 +1,4 @@
-"""The way in to a cluster: its dashboard, which takes jobs from whoever has the token.  address -> client"""
+"""Connects to a Ray dashboard, which accepts jobs.  address -> JobSubmissionClient"""
 
 from __future__ import annotations
 
@@ -9,38 +9,35 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from lai_ray.distributed.jobs.submission import token_source
+from lai_ray.distributed import ray_token
 from lai_ray.errors import ConfigError
 
 CONNECT_SECONDS = 10.0
 
 
-def client(address: str) -> Any:
-    """A JobSubmissionClient that was let in. Raises ConfigError when nobody answers, no Ray does, or it refuses us."""
+def connect(address: str) -> Any:
+    """A JobSubmissionClient with access to the jobs. Raises ConfigError if there is none, or Ray refuses the token."""
     headers = _headers()
-    _knock(address, headers)
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    _check_is_ray(address, headers)
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard", "ray._private.authentication", "ray._private.runtime_env"):
-        quiet(name)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    with understood(address), _told(address):
-        found = JobSubmissionClient(address, headers=headers)
+    quiet_ray()
+    with explained(address), _only(address):
+        client = JobSubmissionClient(address, headers=headers)
         try:
-            found.list_jobs()  # The version is told to anybody.
+            client.list_jobs()  # The version alone is public.
         except RuntimeError as error:
-            said = (str(error).strip().splitlines() or ["no reason given"])[0]
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ConfigError(
-                f"the Ray at {address} does not tell its jobs: {said}. Is its head still starting, or is a proxy "
-                "between that lets only some requests through? Give the command again in a minute."
+                f"the Ray at {address} does not list its jobs: {reason}. Its head may still be starting, or a proxy "
+                "may block the request. Try again in a minute."
             ) from error
-        return found
+        return client
 
 
 @contextlib.contextmanager
-def understood(address: str) -> Iterator[None]:
-    """A refusal in words that help: ConfigError."""
+def explained(address: str) -> Iterator[None]:
+    """Turns Ray's AuthenticationError into a ConfigError that says what to do."""
     from ray.exceptions import AuthenticationError
 
     try:
@@ -49,17 +46,15 @@ def understood(address: str) -> Iterator[None]:
         raise _refused(address, str(error)) from error
 
 
-def quiet(name: str) -> logging.Logger:
-    """Ray's client says every file that it reads and every step that it takes."""
-    logger = logging.getLogger(name)
-    for each in (name, *(other for other in logging.Logger.manager.loggerDict if other.startswith(f"{name}."))):
-        logging.getLogger(each).setLevel(logging.ERROR)
-    return logger
+def quiet_ray() -> None:
+    """Ray's client logs every file that it uploads; leave only its errors."""
+    for name in ("ray", *(name for name in logging.Logger.manager.loggerDict if name.startswith("ray."))):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Ray thinks more of its variables than of the address it is given."""
+def _only(address: str) -> Iterator[None]:
+    """Ray's own variable would override the address."""
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
@@ -70,18 +65,20 @@ def _told(address: str) -> Iterator[None]:
             os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
-def _headers() -> dict[str, str] | None:
-    """What a proxy before the cluster wants, as Ray's command takes it."""
-    given = os.environ.get("RAY_JOB_HEADERS", "null")
+def _headers() -> dict[str, str]:
+    """Of every request: what a proxy needs, as in Ray's own command, and the token."""
     try:
-        headers: dict[str, str] | None = json.loads(given)
+        headers: dict[str, str] = json.loads(os.environ.get("RAY_JOB_HEADERS", "null")) or {}
     except ValueError as error:
         raise ConfigError(f'RAY_JOB_HEADERS is no JSON table like {{"name": "value"}}: {error}') from None
+    token = ray_token.find()
+    if token and ray_token.may_be_sent() and "authorization" not in map(str.lower, headers):
+        headers["Authorization"] = f"Bearer {token.value}"
     return headers
 
 
-def _knock(address: str, headers: dict[str, str] | None) -> None:
-    """Raises ConfigError when no Ray is there. Ray's own client would wait for minutes, or for ever."""
+def _check_is_ray(address: str, headers: dict[str, str]) -> None:
+    """Raises ConfigError if Ray does not answer. Ray's own client would wait for minutes, or forever."""
     import requests
 
     try:
@@ -89,35 +86,35 @@ def _knock(address: str, headers: dict[str, str] | None) -> None:
     except requests.RequestException as error:
         reason = "no answer within 10 s" if isinstance(error, requests.Timeout) else _innermost(error)
         raise ConfigError(
-            f"nobody answers at {address}: {reason}. Is the cluster up, and its dashboard's port open to this machine? "
-            "A dashboard listens on the head alone unless Ray is told otherwise: come in through a tunnel (ssh -L "
-            "8265:127.0.0.1:8265 HEAD, kubectl port-forward, ray dashboard) and give its near end."
+            f"no Ray dashboard at {address}: {reason}. Is the cluster up, and is its dashboard's port open to this "
+            "machine? By default a dashboard listens on its head only: open a tunnel (ssh -L "
+            "8265:127.0.0.1:8265 HEAD, kubectl port-forward, ray dashboard) and give its local end."
         ) from None
     if reply.status_code in (401, 403):
-        return  # With a token it may be another answer.
+        return  # The token is checked later.
     try:
-        found = "ray_version" in reply.json()
+        is_ray = "ray_version" in reply.json()
     except ValueError:
-        found = False
-    if not found:
+        is_ray = False
+    if not is_ray:
         raise ConfigError(
-            f"something answers at {address} (status {reply.status_code}), but it is not Ray's dashboard. Ray says "
-            "its address when the head starts; the port is mostly 8265."
+            f"the server at {address} (status {reply.status_code}) is not Ray's dashboard. Ray prints the dashboard's "
+            "address when the head starts; the port is usually 8265."
         )
 
 
-def _refused(address: str, words: str) -> ConfigError:
-    source = token_source()
-    if source is None:
-        was = "none was found here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token)"
-    elif os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        was = f"none was sent: RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']!r} here"
+def _refused(address: str, message: str) -> ConfigError:
+    token = ray_token.find()
+    if token is None:
+        reason = "none was found here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token)"
+    elif not ray_token.may_be_sent():
+        reason = f"none was sent: RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']!r} here"
     else:
-        was = f"the one from {source} is not its own"
-    said = words.strip().splitlines()[0].partition(": ")[2] or "refused"
+        reason = f"the one from {token.source} is not its own"
+    answer = message.strip().splitlines()[0].partition(": ")[2] or "refused"
     return ConfigError(
-        f"the Ray at {address} asks for its token, and {was} ({said}). `ray get-auth-token` on the head shows the "
-        "right one; put it into ~/.ray/auth_token here, and let RAY_AUTH_TOKEN unset."
+        f"the Ray at {address} requires its token, and {reason} ({answer}). `ray get-auth-token` on the head prints "
+        "the right one; put it into ~/.ray/auth_token here, and unset RAY_AUTH_TOKEN."
     )
 
 

@@ -1,7 +1,7 @@
 """A job or a sweep as one `ray job submit`: what is uploaded, what runs there, its name.  runs -> Submission
 
-The current folder is uploaded, and the job runs in that copy: relative paths mean there what they mean here. Nothing is
-sent and no Ray is imported here; `lai_ray.distributed.jobs.submit` does that.
+The current folder is uploaded and the job runs in that copy, so relative paths keep their meaning. This module sends
+nothing and imports no Ray; `lai_ray.distributed.jobs.submit` does that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 
 from lai_ray.config import job_file
 from lai_ray.config.config import Config
+from lai_ray.distributed import ray_token
 from lai_ray.errors import ConfigError
 
 ADDRESS = "http://127.0.0.1:8265"
-"""Where Ray's dashboard listens unless it is told otherwise."""
+"""Where Ray's dashboard listens by default."""
 RUN = "lai_run"
-"""A submitted job's metadata: the folder of its run. By it a later command knows the run again."""
+"""The key of a submitted job's metadata that holds its run's folder. Later commands find the job by it."""
 ENVIRONMENT_FILE = "runtime_env.yaml"
 ENVIRONMENT: dict[str, Any] = {
     "env_vars": {
@@ -39,14 +40,14 @@ ENVIRONMENT: dict[str, Any] = {
 """The runtime environment of a job without a runtime_env.yaml beside it."""
 SECRET_NAME = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
 SHORTEST_SECRET = 8
-"""Characters. A shorter value may stand in a text by chance."""
+"""Characters. A shorter value may occur in a text by chance."""
 SHORTEST_OTHER = 16
-"""The same, of a variable that is only called like one that holds a secret."""
+"""The same, for a variable that only has the name of a secret."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What `ray job submit` is told."""
+    """The arguments of `ray job submit`."""
 
     run: str
     """The run's folder."""
@@ -54,28 +55,28 @@ class Submission:
     words: tuple[str, ...]
     """The command that runs there, from the uploaded folder."""
     folder: str
-    """What is uploaded: an absolute path."""
+    """The folder to upload: an absolute path."""
     environment: Mapping[str, Any]
-    """The runtime environment, but for the folder."""
+    """The runtime environment, without the folder."""
     environment_file: str | None
-    """Where it stands, if in a file: an absolute path."""
+    """The absolute path of its file, if it has one."""
     files: tuple[str, ...]
-    """What the job reads of the uploaded folder, relative to it."""
+    """What the job reads from the uploaded folder, relative to it."""
     key_variables: tuple[str, ...] = ()
-    """Where instructors' keys are, on the nodes and perhaps here."""
+    """Variables that hold instructors' keys, on the nodes and perhaps here."""
 
     @property
     def entrypoint(self) -> str:
-        """The command as a shell reads it."""
+        """The command, quoted for a shell."""
         return shlex.join(self.words)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What Ray keeps beside the job."""
+        """What Ray stores with the job."""
         return {RUN: self.run}
 
     def line(self, address: str, submission_id: str | None = None) -> str:
-        """The same as one shell command, which may be pasted anywhere. Ray makes up an id where none is given."""
+        """The same as one shell command, for any folder. Without an id, Ray generates one."""
         if self.environment_file:
             environment = ["--runtime-env", self.environment_file]
         else:
@@ -87,38 +88,38 @@ class Submission:
 
 
 def of(job: Path, overrides: Sequence[str] = (), *, until: str | None = None, reuse: Sequence[str] = ()) -> Submission:
-    """What `lai run` with these arguments is as a submitted job.
+    """`lai run` with these arguments, as a submitted job.
 
-    Raises ConfigError for what could only go wrong there: a relative storage, files that would not travel, and keys
-    where others can read them.
+    Raises ConfigError for what would fail on the cluster: a relative storage, files outside of the upload, and keys
+    that others could read.
     """
     config = job_file.read(job, list(overrides))
     job_file.check_until(config, until)
     for other in reuse:
-        if not _everywhere(other):
+        if not _is_global(other):
             raise ConfigError(f"--reuse {other} is a relative path: name the run's folder as every node sees it")
     options = [*(["--until", until] if until else []), *(word for run in reuse for word in ("--reuse", run))]
     words = ("run", inside(str(job), "the job file"), *overrides, *options)
-    return for_runs([Planned(job, overrides, config)], words, place=config.place, name=config.name)
+    return for_runs([Planned(job, overrides, config)], words, place=config.run_folder, name=config.name)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that a submitted command makes."""
+    """A run of a submitted command."""
 
     job: Path
     overrides: Sequence[str]
     config: Config
-    """What the two come to."""
+    """Of the two."""
 
 
 def for_runs(
     runs: Sequence[Planned], command: Sequence[str], *, place: str, name: str, above: Path | None = None
 ) -> Submission:
-    """`lai COMMAND` as a submitted job, for the runs it makes (at least one; `of` is for one alone).
+    """`lai COMMAND` as a submitted job, for one or more runs.
 
-    place: the folder that tells it from others.  above: a file that names the jobs; a runtime environment beside it
-    goes before one beside them. Raises ConfigError as `of` does.
+    place: the folder that identifies it.  above: a file that names the jobs; a runtime environment beside it takes
+    precedence over one beside them. Raises ConfigError as `of` does.
     """
     for run in runs:
         shared_storage(run.config.storage)
@@ -146,16 +147,16 @@ def for_runs(
 
 
 def shared_storage(storage: str) -> None:
-    """Raises ConfigError when a submitted job would lose what it writes."""
-    if not _everywhere(storage):
+    """Raises ConfigError if the run's folder would be in the job's copy of the code, which Ray deletes."""
+    if not _is_global(storage):
         raise ConfigError(
             f"storage = {storage!r} is a relative path: in a submitted job that is the copy of the code, which "
-            "goes with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
+            "is deleted with the job. Name a folder that every node sees, as in storage=/mnt/shared/runs."
         )
 
 
 def address_of(given: str | None) -> str:
-    """The dashboard to talk to: as given, as Ray's variables say, or on this machine. Raises ConfigError."""
+    """The dashboard's address: as given, from Ray's variables, or on this machine. Raises ConfigError."""
     where = "--address"
     if given is None:
         for where in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
@@ -164,36 +165,27 @@ def address_of(given: str | None) -> str:
     address = (given or ADDRESS).rstrip("/")
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", address):
         raise ConfigError(
-            f"{where}: {address!r} is no address of Ray's dashboard, which takes jobs. Write http://HOST:8265 (the "
-            "port of the dashboard, not 6379 or 10001); on a cloud or Kubernetes that is the near end of your tunnel."
+            f"{where}: {address!r} is no address of Ray's dashboard, which accepts jobs. Write http://HOST:8265 (the "
+            "dashboard's port, not 6379 or 10001); on a cloud or Kubernetes, the local end of your tunnel."
         )
     return address
 
 
-def token_source() -> str | None:
-    """Where Ray will find a token on this machine, in words; None where there is none."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "the variable RAY_AUTH_TOKEN"
-    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return f"{named}, named by RAY_AUTH_TOKEN_PATH"
-    return "~/.ray/auth_token" if (Path.home() / ".ray" / "auth_token").is_file() else None
-
-
 def prefix(address: str) -> str:
-    """What stands before a `ray job …` for this address, so that it does what `lai submit` does.
+    """Variables before a `ray job …` for this address, so that it does what `lai submit` does.
 
-    Ray's command sends a token only in token mode, and thinks more of RAY_ADDRESS than of --address.
+    Ray's command sends a token only in token mode, and RAY_ADDRESS overrides --address.
     """
-    said = [] if "RAY_AUTH_MODE" in os.environ or token_source() is None else ["RAY_AUTH_MODE=token"]
+    variables = [] if "RAY_AUTH_MODE" in os.environ or ray_token.find() is None else ["RAY_AUTH_MODE=token"]
     if os.environ.get("RAY_API_SERVER_ADDRESS", os.environ.get("RAY_ADDRESS", address)) != address:
-        said.append(f"RAY_API_SERVER_ADDRESS={shlex.quote(address)}")
-    return "".join(f"{word} " for word in said)
+        variables.append(f"RAY_API_SERVER_ADDRESS={shlex.quote(address)}")
+    return "".join(f"{word} " for word in variables)
 
 
 def secrets_here(variables: Sequence[str]) -> dict[str, str]:
-    """What this process has in the instructors' variables and in all that are called like one with a secret, by name.
+    """The values of the instructors' variables, and of all variables named like a secret, by name.
 
-    Values that are too short to be looked for are left out, and the paths of files.
+    Without values that are too short to search for, and paths of files.
     """
     found = {variable: os.environ.get(variable, "") for variable in variables}
     found = {name: value for name, value in found.items() if len(value) >= SHORTEST_SECRET}
@@ -203,25 +195,25 @@ def secrets_here(variables: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _everywhere(path: str) -> bool:
+def _is_global(path: str) -> bool:
     return "://" in path or os.path.isabs(path)
 
 
 def inside(path: str, what: str) -> str:
-    """The path from the current folder on. Raises ConfigError when it leads out of it."""
+    """The path relative to the current folder. Raises ConfigError if it is outside of it."""
     folder = os.getcwd()
     relative = os.path.relpath(os.path.abspath(path), folder)
     if relative.split(os.sep)[0] == os.pardir:
         raise ConfigError(
-            f"{path}: {what} lies outside of {folder}, the current folder, which is what the cluster gets. Give this "
-            "command from a folder that holds it"
+            f"{path}: {what} is outside of {folder}, the current folder, which is what the cluster gets. Run this "
+            "command from a folder that contains it"
             + (", or name a path that every node sees." if not what.endswith((" job file", " sweep file")) else ".")
         )
     return relative
 
 
 def _files(job: Path, overrides: Sequence[str], config: Config) -> Iterator[str]:
-    """Everything else that the job reads of the folder. Raises ConfigError for what is not there, or not in it."""
+    """Everything else that the job reads. Raises ConfigError for what does not exist or is outside of the folder."""
     for path in job_file.chain(job)[1:]:
         yield inside(str(path), "a file that the job extends")
     named: list[tuple[str, str]] = []
@@ -232,13 +224,13 @@ def _files(job: Path, overrides: Sequence[str], config: Config) -> Iterator[str]
         splits = {} if own.hub else {"train": own.train, "dev": own.dev, "test": own.test}
         named += [(path, f"[[benchmark]] {own.name}, {split}") for split, path in splits.items() if path]
     for place, what in named:
-        if not (_everywhere(place) or place.startswith("~")):
+        if not (_is_global(place) or place.startswith("~")):
             if not Path(place).exists():
                 raise ConfigError(
                     f"{what}: no file or folder {place!r} in {os.getcwd()}, which is what the cluster gets"
                 )
             yield inside(place, what)
-    # These may be names on the hub instead, and prompts are in the job already.
+    # These may be names on the hub instead.
     folders = {"target.model": config.target.model, "contrast.encoder": config.contrast.encoder}
     folders |= {"instructor.model": config.instructor.model} if config.instructor.in_cluster else {}
     folders |= {f"[data] {name}": place for name, place in config.data.items()}
@@ -260,24 +252,22 @@ def _read_environment(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable runtime environment: {error}") from error
     if not isinstance(table, dict) or "working_dir" in table:
-        what = "its working_dir would go before the current folder" if isinstance(table, dict) else "it holds no table"
-        raise ConfigError(f"{path}: {what}. It may hold env_vars, excludes, pip …; jobs/runtime_env.yaml is one.")
+        what = "its working_dir would replace the current folder" if isinstance(table, dict) else "it is no table"
+        raise ConfigError(f"{path}: {what}. It may contain env_vars, excludes, pip …; jobs/runtime_env.yaml is one.")
     return table
 
 
 def _keep_secrets(keys: Sequence[str], words: Sequence[str], environment: Mapping[str, Any], beside: str) -> None:
-    """Raises ConfigError when a key would stand where others read it. Does not repeat the key."""
+    """Raises ConfigError, without the key in it, if others could read a key."""
     shown = "Ray shows that on its dashboard and writes it to its logs"
     variables = environment.get("env_vars") or {}
     for variable in variables:
         if variable in keys or SECRET_NAME.search(variable):
             raise ConfigError(
                 f"{beside}: env_vars sets {variable}, and {shown}. Set it in the environment of `ray start` on the "
-                "nodes, and take it out there."
+                "nodes, and remove it there."
             )
     for what, text in (("this command", "\0".join(words)), (beside, json.dumps(environment, default=str))):
-        for held, key in secrets_here(keys).items():
+        for name, key in secrets_here(keys).items():
             if key in text:
-                raise ConfigError(
-                    f"{what} holds the value of {held}, and {shown}. Take it out: only its name may stand."
-                )
+                raise ConfigError(f"{what} holds the value of {name}, and {shown}. Write only the variable's name.")

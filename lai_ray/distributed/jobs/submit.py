@@ -1,12 +1,11 @@
-"""Ray's job server: find the job of a run or submit it, follow its log, say how it ended.  Submission -> Ended
+"""Finds or submits the job of a run, follows its log, and returns its exit code.  Submission -> Ended
 
-A run has one job at a time. One that is at work is followed; after one that has ended the next takes the next number,
-for Ray refuses a used id. Two that submit at once take the same number, and the one that is refused follows the other.
+A run has one job at a time. A running one is followed; after one that has ended, the next takes the next number, since
+Ray refuses a used id. Two commands that submit at once take the same number, and the refused one follows the other.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import time
@@ -15,23 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lai_ray.distributed.jobs import client as job_client
-from lai_ray.distributed.jobs import upload
+from lai_ray.distributed.jobs import client, upload
 from lai_ray.distributed.jobs.submission import RUN, Submission, prefix
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 
 Say = Callable[[str], None]
 
 AGENT_SECONDS = 60.0
-"""The dashboard of a young cluster answers before it can start a job."""
+"""The dashboard of a new cluster answers before it can start a job."""
 NOT_YET = "already exists|No available agent|RPC error"
-"""What Ray says of a used id, and when it is young or busy."""
-SILENCE = 30.0
-"""Seconds without a line after which a log's connection is taken for dead; whether the job lives is asked elsewhere."""
-RETRY = 2.0
-"""Seconds between two looks at a job."""
-PATIENCE = 300.0
-"""Seconds without any answer of the cluster after which nobody waits for it any more."""
+"""Ray's errors for a used id, and when it is starting or busy."""
+POLL_SECONDS = 2.0
+LOG_BYTES_PER_SECOND = 1 << 20
+"""Every poll reads the whole log; a long one is polled less often."""
+LOST_SECONDS = 300.0
+"""Without any answer of the cluster before it is given up."""
 SUCCEEDED, STOPPED = "SUCCEEDED", "STOPPED"
 
 
@@ -45,10 +42,10 @@ class Ended:
     code: int
     """For the shell: 0, the driver's own when it failed (2: the job is wrong; 1: the run), 130 when it was stopped."""
     why: str
-    """In Ray's words, where the driver had none."""
+    """Ray's message, if the driver has no exit code."""
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """Not now, or not under this id."""
 
 
@@ -56,33 +53,32 @@ class Server:
     """The job server behind one dashboard."""
 
     def __init__(self, address: str) -> None:
-        """Raises ConfigError when nobody answers, it is not Ray, or it will not have us."""
+        """Raises ConfigError as `client.connect`."""
         self.address = address
-        self.client = job_client.client(address)
+        self.client = client.connect(address)
 
     def begin(self, submission: Submission, say: Say) -> tuple[str, bool]:
-        """The id of the run's job, and whether it was at work already. Raises ConfigError when it cannot be sent."""
+        """The id of the run's job, and whether it was already running. Raises ConfigError when it cannot be sent."""
         upload.check(submission, say)
         end = time.monotonic() + AGENT_SECONDS
         while True:
             try:
-                with job_client.understood(self.address):
+                with client.explained(self.address):
                     jobs = [job for job in self.client.list_jobs() if job.submission_id]
-                    live = next((job for job in jobs if _is_of(job, submission) and not job.status.is_terminal()), None)
-                    if live is not None:
+                    if live := next((job for job in jobs if _is_live(job, submission)), None):
                         _compare(live, submission, say)
                         return str(live.submission_id), True
                     job_id = next_id(submission.name, [str(job.submission_id) for job in jobs])
                     self._send(submission, job_id)
                     return job_id, False
-            except (_Again, OSError, RuntimeError) as error:
-                # Where the connection broke, it may have been taken, and a server that is busy is so for a while.
+            except (_Retry, OSError, RuntimeError) as error:
+                # After a broken connection the job may have been accepted, and a busy server recovers.
                 if time.monotonic() > end:
-                    raise StageError(f"the Ray at {self.address} takes no job: {_last_line(error)}") from error
+                    raise StageError(f"the Ray at {self.address} accepts no job: {_last_line(error)}") from error
             time.sleep(1)
 
     def _send(self, submission: Submission, job_id: str) -> None:
-        """Raises _Again where another look may help, ConfigError where it would not."""
+        """Raises _Retry for what another attempt may fix, ConfigError otherwise."""
         try:
             self.client.submit_job(
                 entrypoint=submission.entrypoint,
@@ -92,45 +88,46 @@ class Server:
             )
         except (RuntimeError, ValueError) as error:
             if re.search(NOT_YET, str(error)):
-                raise _Again(str(error)) from error
+                raise _Retry(str(error)) from error
             raise ConfigError(
-                f"the Ray at {self.address} did not take the job: {_last_line(error)}\nWhat is sent is "
-                f"{submission.folder}, less what .rayignore and .gitignore name there."
+                f"the Ray at {self.address} rejected the job: {_last_line(error)}\nThe upload is "
+                f"{submission.folder}, without what .rayignore and .gitignore name."
             ) from error
 
     def follow(self, job_id: str, write: Callable[[str], None], say: Say) -> Ended:
-        """Write the job's log from its beginning until it ends, whatever becomes of the connection.
+        """Write the job's log from its beginning until it ends, also across lost connections.
 
-        Raises InterruptedRunError on Ctrl-C, which leaves the job alone; StageError when the cluster is gone.
+        Raises InterruptedRunError on Ctrl-C, which does not stop the job; StageError when the cluster is lost.
         """
-        log = _Log(self.client, job_id, write)
+        printed, shown = 0, ""
         try:
             while True:
-                with contextlib.suppress(Exception):  # Whatever ended it, the job's own state says what comes next.
-                    asyncio.run(log.read())
-                job = self._look(job_id, say)
-                with contextlib.suppress(Exception):
-                    log.rest()
+                job = self._job(job_id, say)
+                with contextlib.suppress(OSError, RuntimeError):  # The next poll reads it again.
+                    log = self.client.get_job_logs(job_id)
+                    write(log[printed:])
+                    printed = max(printed, len(log))
                 if job.status.is_terminal():
                     break
-                if log.printed == 0 and job.message and str(job.status) == "PENDING":
-                    say(f"{job_id} waits: {job.message}")
-                time.sleep(RETRY)
+                if not printed and str(job.status) == "PENDING" and job.message and job.message != shown:
+                    shown = job.message
+                    say(f"{job_id} is pending: {job.message}")
+                time.sleep(max(POLL_SECONDS, printed / LOG_BYTES_PER_SECOND))
         except KeyboardInterrupt:
             raise InterruptedRunError(
-                f"\nno longer following {job_id}, which goes on. The same command comes back to it."
+                f"\nno longer following {job_id}, which keeps running. The same command follows it again."
             ) from None
         status, failed = str(job.status), job.driver_exit_code or 1
         code = 0 if status == SUCCEEDED else 130 if status == STOPPED else failed if 0 < failed < 256 else 1
         why = "" if job.driver_exit_code is not None or status == SUCCEEDED else str(job.message or "")
         return Ended(job_id, status, code, why)
 
-    def _look(self, job_id: str, say: Say) -> Any:
-        """The job as the cluster knows it, asked again and again while the cluster cannot be reached."""
+    def _job(self, job_id: str, say: Say) -> Any:
+        """Ray's record of the job, retried for LOST_SECONDS while the cluster cannot be reached."""
         lost: float | None = None
         while True:
             try:
-                with job_client.understood(self.address):
+                with client.explained(self.address):
                     job = self.client.get_job_info(job_id)
                 if lost is not None:
                     say(f"the Ray at {self.address} answers again")
@@ -138,62 +135,31 @@ class Server:
             except (OSError, RuntimeError) as error:
                 if "does not exist" in str(error):
                     raise StageError(
-                        f"the Ray at {self.address} does not know {job_id} any more: its head was started anew, or the "
-                        "job was deleted. What was paid for is in the run's folder, and the same command goes on."
+                        f"the Ray at {self.address} no longer knows {job_id}: its head was restarted, or the job was "
+                        "deleted. What was paid for is in the run's folder, and the same command resumes it."
                     ) from error
                 if lost is None:
                     lost = time.monotonic()
-                    say(f"the Ray at {self.address} does not answer; trying for {PATIENCE / 60:.0f} minutes")
-                elif time.monotonic() - lost > PATIENCE:
+                    say(f"the Ray at {self.address} does not answer; retrying for {LOST_SECONDS / 60:.0f} minutes")
+                elif time.monotonic() - lost > LOST_SECONDS:
                     raise StageError(
-                        f"the Ray at {self.address} has not answered for {PATIENCE / 60:.0f} minutes "
-                        f"({_last_line(error)}). The job may go on without us: the same command looks again."
+                        f"the Ray at {self.address} has not answered for {LOST_SECONDS / 60:.0f} minutes "
+                        f"({_last_line(error)}). The job may still be running: the same command follows it again."
                     ) from error
-            time.sleep(RETRY)
-
-
-class _Log:
-    """One job's log, read again from its beginning by every connection, written once."""
-
-    def __init__(self, client: Any, job_id: str, write: Callable[[str], None]) -> None:
-        self.client, self.job_id, self.write = client, job_id, write
-        self.printed = 0
-
-    async def read(self) -> None:
-        """Until the connection ends, or nothing has come for a while."""
-        seen = 0
-        stream = self.client.tail_job_logs(self.job_id)
-        try:
-            while True:
-                text = await asyncio.wait_for(anext(stream), SILENCE)
-                self._write(text, seen)
-                seen += len(text)
-        except (StopAsyncIteration, TimeoutError):
-            pass
-        finally:
-            await stream.aclose()
-
-    def rest(self) -> None:
-        """What no connection brought: its end, or all of it where a proxy lets no web socket through."""
-        self._write(self.client.get_job_logs(self.job_id), 0)
-
-    def _write(self, text: str, start: int) -> None:
-        fresh = text[max(0, self.printed - start) :]
-        if fresh:
-            self.write(fresh)
-            self.printed = max(self.printed, start + len(text))
+            time.sleep(POLL_SECONDS)
 
 
 def next_id(name: str, used: list[str]) -> str:
-    """lai-NAME-3 when lai-NAME-2 is the last so far."""
-    found = [re.fullmatch(rf"lai-{re.escape(name)}-(\d+)", other) for other in used]
-    return f"lai-{name}-{max((int(match[1]) for match in found if match), default=0) + 1}"
+    """lai-NAME-3 after lai-NAME-2."""
+    numbers = [re.fullmatch(rf"lai-{re.escape(name)}-(\d+)", other) for other in used]
+    return f"lai-{name}-{max((int(match[1]) for match in numbers if match), default=0) + 1}"
 
 
 def run(submission: Submission, address: str, *, wait: bool, write: Callable[[str], None], say: Say) -> Ended | str:
     """Follow the run's job, submitted now or before, to its end; or only its id, unless `wait`.
 
-    write: the job's own log, as it comes.  say: one line about it. Raises ConfigError, StageError, InterruptedRunError.
+    write: for the job's log, in pieces.  say: for one line about it. Raises ConfigError, StageError and
+    InterruptedRunError.
     """
     server = Server(address)
     job_id, was_running = server.begin(submission, say)
@@ -201,35 +167,35 @@ def run(submission: Submission, address: str, *, wait: bool, write: Callable[[st
     if not (Path(submission.folder) / "lai_ray").is_dir():
         say(f"lai_ray is not in {submission.folder}, so the one that is installed on the nodes will run")
     if was_running:
-        say(f"{job_id} is at work on this run already; this is its log")
+        say(f"{job_id} is already running this job; its log follows")
     else:
-        say(f"the same by hand: {submission.line(address, job_id)}")
-    say(f"Ctrl-C leaves it at work. To stop it: {ray_job} stop --address {address} {job_id}")
+        say(f"equivalent command: {submission.line(address, job_id)}")
+    say(f"Ctrl-C does not stop the job. To stop it: {ray_job} stop --address {address} {job_id}")
     if not wait:
         say(f"Its log: {ray_job} logs --address {address} --follow {job_id}, or this command without --no-wait")
         return job_id
     ended = server.follow(job_id, write, say)
     if ended.status != SUCCEEDED:
         verb = "was stopped" if ended.status == STOPPED else f"failed (exit code {ended.code})"
-        kept = f"What was paid for is in {submission.run}, and the same command goes on from there."
+        kept = f"What was paid for is in {submission.run}, and the same command resumes it."
         say(f"{job_id} {verb}. {kept} {ended.why}".rstrip())
     return ended
 
 
-def _is_of(job: Any, submission: Submission) -> bool:
-    return bool((job.metadata or {}).get(RUN) == submission.run)
+def _is_live(job: Any, submission: Submission) -> bool:
+    return (job.metadata or {}).get(RUN) == submission.run and not job.status.is_terminal()
 
 
 def _compare(job: Any, submission: Submission, say: Say) -> None:
-    """Say when the job at work was asked for something else."""
+    """Say if the running job has another command."""
     if job.entrypoint != submission.entrypoint:
         say(
-            f"note: {job.submission_id} was started as {job.entrypoint!r}, and you ask for {submission.entrypoint!r}. "
-            "That counts only when it has ended: stop it, or wait, and give this command again."
+            f"note: {job.submission_id} was started as {job.entrypoint!r}; yours is {submission.entrypoint!r}. "
+            "It does not apply to the running job: stop it, or wait, and give this command again."
         )
 
 
 def _last_line(error: BaseException) -> str:
-    """Ray sends the traceback of its server along."""
+    """Of an error that includes the traceback of Ray's server."""
     lines = [line for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
     return lines[-1].strip().removesuffix(".")
