@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -129,17 +128,25 @@ def final_number(text: str) -> FinalNumber | None:
 def final_grade(gold: str, response: str) -> Grade:
     """The verdict by the default rules."""
     final = final_number(clipped(response))
-    if final is None:
-        return Grade(0.0, None, "none", "unparsed", "no number in the response")
-    return Grade(float(is_right(final.text, gold)), final.text, final.rule, "graded")
+    return _grade(final, final is not None and is_right(final.text, gold), {})
 
 
 def default_grade(gold: str, response: str) -> Grade:
     """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`."""
     text = clipped(response)
-    further = {"strict": marked_number(text), "flexible": last_number(text)}
-    scores = {rule: float(number is not None and is_right(number.text, gold)) for rule, number in further.items()}
-    return replace(final_grade(gold, text), further=scores)
+    strict, flexible = marked_number(text), last_number(text)
+    if "frac{" in text:
+        final = final_number(text)
+    else:  # The same, without reading the text again for what is known.
+        final = (_last_marked(text) if strict else None) or _last_stated(text) or flexible
+    right = {number: number is not None and is_right(number.text, gold) for number in {strict, flexible, final}}
+    return _grade(final, right[final], {"strict": float(right[strict]), "flexible": float(right[flexible])})
+
+
+def _grade(final: FinalNumber | None, right: bool, further: dict[str, float]) -> Grade:
+    if final is None:
+        return Grade(0.0, None, "none", "unparsed", "no number in the response", further)
+    return Grade(float(right), final.text, final.rule, "graded", "", further)
 
 
 def paper_grade(reference: str, response: str) -> Grade:
