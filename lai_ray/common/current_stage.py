@@ -1,4 +1,4 @@
-"""What this process is at, for whoever watches the cluster: run, iteration, stage, trial.
+"""The stage that this process works on, as names of actors and trainings show it: run, iteration, stage, trial.
 
 quickstart/iteration_0/evaluate        search-cpu/iteration_0/search/trial_3/start_1/train
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 _now = "lai"
 
 
-def begin(what: str) -> None:
-    """A stage begins."""
+def begin(stage: str) -> None:
+    """Set the stage, when it begins."""
     global _now
-    _now = what
+    _now = stage
 
 
 def now() -> str:

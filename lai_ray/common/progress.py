@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live line per stage on a terminal, plain lines elsewhere."""
+"""Progress of a run on the screen: a live line for each stage on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.progress import Progress as Bars
 EVERY = 15.0
 """Seconds between two plain lines."""
 RATES = ("_per_minute", "_per_second")
-"""Endings of figures that are nothing once their stage is over."""
+"""Suffixes of figures that mean nothing once their stage is over."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class Tracker:
         self.show, self.what, self.total = show, what, total
         self.done = 0
         self.note = ""
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._task = show.bars.add_task(what, total=total, note="") if show.bars else None
 
     def times(self) -> dict[str, float]:
-        """Seconds until the first was done (what it works with started in them), and from then until now."""
+        """Seconds until the first was done (startup of engines and actors), and from then until now."""
         if self._first is None:
             return {"starting": round(time.monotonic() - self._began, 2), "working": 0.0}
         starting = self._first[0] - self._began
@@ -59,9 +59,9 @@ class Tracker:
             self._first = time.monotonic(), done  # The rate is that of the work itself, not of what started it.
         if self.show.bars and self._task is not None:
             self.show.bars.update(self._task, completed=done, total=total, note=self.note)
-        if time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            (self.show.note if self.show.bars else self.show.say)(self.line(), facts=self.show.figures)
+        if time.monotonic() - self._reported > EVERY:
+            self._reported = time.monotonic()
+            (self.show.note if self.show.bars else self.show.report)(self.line(), facts=self.show.figures)
 
     def line(self) -> str:
         """done/total, rate, time left."""
@@ -73,32 +73,32 @@ class Tracker:
 
 
 class Progress:
-    """Where stages say how far they are. `quiet` says nothing at all."""
+    """Stages report their progress here. `quiet` prints nothing."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console(highlight=False, quiet=quiet)
         self.quiet = quiet
         self.bars: Bars | None = None
         self.folder = ""
-        """Of the stage that the run is at."""
+        """Of the current stage."""
         self.figures: dict[str, float] = {}
-        """What that stage counts, by name: for the journal, and for Ray's metrics."""
+        """What that stage counts, by name: for the event log and Ray's metrics."""
 
-    def entered(self, folder: str) -> None:
-        """The run is at this stage now."""
+    def enter(self, folder: str) -> None:
+        """A stage begins."""
         self.folder, self.figures = folder, {}
 
-    def where(self) -> dict[str, Any]:
-        """The iteration and stage that the run is at; nothing before the first."""
+    def stage(self) -> dict[str, Any]:
+        """Iteration and name of the current stage; empty before the first."""
         found = re.fullmatch(r"iteration_(\d+)/(.+)", self.folder)
         return {"iteration": int(found[1]), "stage": found[2]} if found else {}
 
     def note(self, text: str, *, facts: Mapping[str, Any] | None = None) -> None:
-        """One line for the journal."""
+        """One line for the event log."""
         log.info("%s", text, extra={"facts": facts or {}})
 
-    def say(self, text: str, style: str | None = None, *, facts: Mapping[str, Any] | None = None) -> None:
-        """One line for the user, and for the journal with these facts."""
+    def report(self, text: str, style: str | None = None, *, facts: Mapping[str, Any] | None = None) -> None:
+        """One line for the user, and for the event log with these facts."""
         self.note(text, facts=facts)
         if not self.quiet:
             self.console.print(text, style=style, markup=False, soft_wrap=True)
@@ -106,7 +106,7 @@ class Progress:
     def finished(self, folder: str, seconds: float, facts: Mapping[str, Any]) -> None:
         """A stage is complete, with these facts."""
         self.figures |= {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        self.say(f"{folder:<24} {seconds:7.1f} s", facts={**facts, "seconds": seconds})
+        self.report(f"{folder:<24} {seconds:7.1f} s", facts={**facts, "seconds": seconds})
 
     @contextmanager
     def track(self, what: str, total: int | None) -> Iterator[Tracker]:

@@ -180,8 +180,8 @@ class Config(Section):
         return self
 
     @property
-    def place(self) -> str:
-        """The run's folder."""
+    def run_folder(self) -> str:
+        """The run's folder or URL."""
         return f"{self.storage.rstrip('/')}/{self.name}"
 
     @property

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from lai_ray.records import Answer, Completion, Mark
-from lai_ray.storage.store import Store, decode, encode
+from lai_ray.storage.keys import decode, encode
+from lai_ray.storage.store import Store
 
 
 class _Key(msgspec.Struct):
@@ -24,7 +25,7 @@ class _Key(msgspec.Struct):
 class Segments:
     """Answers in the numbered, closed files of one folder, and those whose file is still open. One writer.
 
-    A place is a number: the segment in the upper bits, the row in the lower twenty.
+    A position is a number: the segment in the upper bits, the row in the lower twenty.
     """
 
     def __init__(self, store: Store, *, numbers: Iterable[int] = ()) -> None:
@@ -34,7 +35,7 @@ class Segments:
         self._read: OrderedDict[int, list[Answer]] = OrderedDict()
 
     def add(self, answer: Answer) -> int:
-        """Keep one in the open segment; returns its place."""
+        """Append to the open segment; returns the position."""
         self.open.append(answer)
         return self.count << 20 | len(self.open) - 1
 
@@ -50,9 +51,9 @@ class Segments:
             yield from (decode(line, Answer) for line in self.store.lines(f"{number:05d}.jsonl"))
         yield from self.open
 
-    def at(self, place: int) -> Answer:
-        """The answer in a place. The last few segments stay in memory: neighbours are asked for together."""
-        number, row = place >> 20, place & 0xFFFFF
+    def at(self, position: int) -> Answer:
+        """The answer at a position. The last few segments stay in memory: neighbours are read together."""
+        number, row = position >> 20, position & 0xFFFFF
         if number == self.count:
             return self.open[row]
         if number not in self._read:
@@ -67,28 +68,28 @@ def _keys(store: Store, name: str) -> list[bytes]:
 
 
 class Answers:
-    """Answers under their keys, in numbered segments: what was paid for is never asked twice.
+    """Answers under their keys, in numbered segments.
 
-    One writer. A segment is closed after `rows` answers or `seconds`, whichever is first, also when no further answer
-    comes. Failed answers are noted in `failed/` and asked again at the next start. `others` are answer folders of
-    other runs: what they hold counts as held here, and is copied into `inherited/` when it is first asked for.
+    One writer. A segment is written after `rows` answers or `seconds`, whichever is first, also when no further answer
+    arrives. Failed requests are recorded in `failed/` and sent again at the next start. `others` are answer folders of
+    other runs: their answers count as held here, and are copied into `inherited/` at the first `get`.
     """
 
     def __init__(self, store: Store, *, rows: int = 500, seconds: float = 2.0, others: Sequence[Store] = ()) -> None:
         self.store, self.rows, self.seconds = store, rows, seconds
         self._folders: list[Segments] = []
         self._where: dict[bytes, int] = {}
-        """By key: the folder's number in the upper bits, the place in it below. One integer, there may be millions."""
+        """By key: the folder's number in the upper bits, the position in the lower. An integer: there may be millions."""
         self._elsewhere: dict[bytes, int] = {}
         self._opened = 0.0
         self._lock = threading.RLock()
         self._failure: BaseException | None = None
         self._out: Counter[bytes] = Counter()
-        """Sends that nothing has closed, by key. An answer that was never marked as sent is not among them."""
+        """Sends without an answer yet, by key. An answer that was never marked as sent is not among them."""
         self._sent_segments = 0
         self._paid, self._inherited, self._failed = self._load()
         for other in others:
-            self._look_into(other)
+            self._index_other(other)
 
     def _load(self) -> tuple[Segments, Segments, Segments]:
         files: dict[str, list[int]] = {"": [], "inherited": [], "sent": [], "failed": []}
@@ -106,11 +107,11 @@ class Answers:
         for answer in failed:
             self._close_mark(answer)
         for key in self._out.keys() & self._where.keys():
-            if self._found(self._where[key])[0] is paid:
-                self._came_back(key)
+            if self._unpacked(self._where[key])[0] is paid:
+                self._close_send(key)
         return paid, inherited, failed
 
-    def _look_into(self, other: Store) -> None:
+    def _index_other(self, other: Store) -> None:
         for folder in ("", "inherited"):
             store = other.inside(folder) if folder else other
             numbers = [int(Path(name).stem) for name in store.names() if "/" not in name]
@@ -122,10 +123,10 @@ class Answers:
             for row, key in enumerate(_keys(segments.store, f"{number:05d}.jsonl")):
                 where[key] = self._packed(segments, number << 20 | row)
 
-    def _packed(self, segments: Segments, place: int) -> int:
-        return self._folders.index(segments) << 44 | place
+    def _packed(self, segments: Segments, position: int) -> int:
+        return self._folders.index(segments) << 44 | position
 
-    def _found(self, packed: int) -> tuple[Segments, int]:
+    def _unpacked(self, packed: int) -> tuple[Segments, int]:
         return self._folders[packed >> 44], packed & (1 << 44) - 1
 
     def __contains__(self, key: str) -> bool:
@@ -136,11 +137,11 @@ class Answers:
         return len(self._where)
 
     def paid(self) -> Iterator[Answer]:
-        """Every answer that this run asked for itself, in the order they came."""
+        """Every answer that this run requested itself, in the order of arrival."""
         yield from self._paid
 
     def inherited(self) -> Iterator[Answer]:
-        """Every answer taken over from another run."""
+        """Every answer copied from another run."""
         yield from self._inherited
 
     def keys(self) -> set[str]:
@@ -152,35 +153,35 @@ class Answers:
         packed = bytes.fromhex(key)
         with self._lock:
             if packed not in self._where:
-                segments, place = self._found(self._elsewhere[packed])
-                self._keep(self._inherited, segments.at(place))
-            segments, place = self._found(self._where[packed])
-            return segments.at(place).completion
+                segments, position = self._unpacked(self._elsewhere[packed])
+                self._keep(self._inherited, segments.at(position))
+            segments, position = self._unpacked(self._where[packed])
+            return segments.at(position).completion
 
     def record(self, answer: Answer) -> None:
-        """Keep one answer. Raises StageError when a segment could not be written; it is kept even so."""
+        """Keep one answer. Raises StageError when a segment could not be written; the answer is kept in memory then."""
         with self._lock:
             self._keep(self._paid, answer)
-            self._came_back(bytes.fromhex(answer.key))
+            self._close_send(bytes.fromhex(answer.key))
 
     def fail(self, answer: Answer) -> None:
-        """Write down that a request failed. Nothing is remembered by it: it is asked again at the next start."""
+        """Record that a request failed. It is sent again at the next start."""
         with self._lock:
             self._add(self._failed, answer)
             self._close_mark(answer)
             self._close_full(self._failed)
 
     def _close_mark(self, answer: Answer) -> None:
-        """A failed one stays possibly paid, unless it is known what it took."""
+        """A failed request stays possibly paid, unless its cost is known."""
         if answer.free or answer.completion.prompt_tokens or answer.completion.completion_tokens:
-            self._came_back(bytes.fromhex(answer.key))
+            self._close_send(bytes.fromhex(answer.key))
 
-    def _came_back(self, key: bytes) -> None:
-        """One send of this key is closed."""
+    def _close_send(self, key: bytes) -> None:
+        """One send of this key has its answer."""
         if self._out[key] > 1:
             self._out[key] -= 1
         else:
-            del self._out[key]  # A Counter has nothing against a key it never had.
+            del self._out[key]  # A Counter ignores a key that it does not have.
 
     def _keep(self, segments: Segments, answer: Answer) -> None:
         """Called with the lock held."""
@@ -194,7 +195,7 @@ class Answers:
         return segments.add(answer)
 
     def _close_full(self, segments: Segments) -> None:
-        """Called with the lock held, when what was added can be found: if this raises, the end writes it."""
+        """Called with the lock held, after the answer is indexed: if this raises, `__exit__` writes it."""
         if self._failure is not None:
             raise self._failure
         if len(segments.open) >= self.rows:
@@ -205,14 +206,14 @@ class Answers:
         return bool(self._paid.open or self._inherited.open or self._failed.open)
 
     def mark_sent(self, marks: Sequence[Mark]) -> None:
-        """Write down that these are about to be sent, so that a crash cannot hide what may have been paid."""
+        """Record that these are about to be sent, so that a crash cannot hide what may have been paid."""
         self.store.put_lines(f"sent/{self._sent_segments:05d}.jsonl", map(encode, marks))
         self._sent_segments += 1
         self._out.update(bytes.fromhex(mark.key) for mark in marks)
 
     @property
     def possibly_paid(self) -> int:
-        """Sends of which nobody knows whether they were paid for."""
+        """Sends of which it is not known whether they were paid for."""
         return self._out.total()
 
     def __enter__(self) -> Answers:
@@ -225,7 +226,7 @@ class Answers:
         self._stop.set()
         self._thread.join()
         with self._lock:
-            self._close_segments()  # After a write that failed, too: there may be room again.
+            self._close_segments()  # After a failed write too: there may be space again.
 
     def _close_old_segments(self) -> None:
         while not self._stop.wait(self.seconds / 4):

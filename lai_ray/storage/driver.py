@@ -14,27 +14,28 @@ from typing import Any
 import psutil
 
 from lai_ray.errors import StageError
-from lai_ray.storage.store import Store, encode
+from lai_ray.storage.keys import encode
+from lai_ray.storage.store import Store
 
 HEARTBEAT = 10.0
 """Seconds between two heartbeats of a driver."""
 FRESH = 60.0
-"""Seconds after which a silent driver is taken for dead."""
+"""Seconds without a heartbeat after which a driver counts as dead."""
 
 
 @dataclass(frozen=True)
 class Fence:
-    """Called before every write of one start of a run; it holds in any process that this start has begun."""
+    """Called before every write of one start of a run, in every process of that start."""
 
     where: str
     number: int
 
     def __call__(self) -> None:
         """Raises StageError when a newer driver has taken the run over."""
-        # Not made: a run that was moved away must not begin to be here again.
+        # create=False: the folder of a run that was moved away must not appear again.
         if Store(self.where, create=False).exists(f"driver/{self.number + 1:04d}.json"):
             raise StageError(
-                f"{self.where}: a newer driver has taken over this run; this one stops without writing more"
+                f"{self.where}: a newer driver has taken over this run; this one stops and writes nothing more"
             )
 
 
@@ -55,11 +56,11 @@ class Driver:
         last = max(numbers, default=0)
         if last:
             self._refuse_if_live(last)
-        if not self.store.create(f"{last + 1:04d}.json", encode(self._card())):
-            raise StageError(f"{self.where}: another driver started at the same moment; look at it with `lai show`")
+        if not self.store.create(f"{last + 1:04d}.json", encode(self._entry())):
+            raise StageError(f"{self.where}: another driver started at the same moment; see it with `lai show`")
         return last + 1
 
-    def _card(self, *, ended: bool = False) -> dict[str, Any]:
+    def _entry(self, *, ended: bool = False) -> dict[str, Any]:
         me = psutil.Process()
         return {
             "host": socket.gethostname(),
@@ -71,30 +72,30 @@ class Driver:
         }
 
     def _refuse_if_live(self, number: int) -> None:
-        card = self.store.get_json(f"{number:04d}.json")
-        age = time.time() - card["heartbeat"]
-        if card["ended"] or (card["host"] == socket.gethostname() and not _runs(card["pid"], card["born"])):
+        entry = self.store.get_json(f"{number:04d}.json")
+        age, here = time.time() - entry["heartbeat"], entry["host"] == socket.gethostname()
+        if entry["ended"] or (here and not _runs(entry["pid"], entry["born"])):
             return
-        if age < FRESH or card["host"] == socket.gethostname():
+        if age < FRESH or here:
             raise StageError(
-                f"{self.where} is being written by process {card['pid']} on {card['host']} (last sign of life "
-                f"{age:.0f} s ago). Wait for it, or stop it; a dead one is passed over after {FRESH:.0f} s."
+                f"{self.where} is being written by process {entry['pid']} on {entry['host']} (last heartbeat "
+                f"{age:.0f} s ago). Wait for it, or stop it; a dead one is ignored after {FRESH:.0f} s."
             )
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            self._sign()
+            self._write_heartbeat()
 
-    def _sign(self, *, ended: bool = False) -> None:
-        # A full disk must not end the run here; the next real write says so.
+    def _write_heartbeat(self, *, ended: bool = False) -> None:
+        # A full disk must not end the run here; the next real write raises.
         with contextlib.suppress(StageError):
-            self.store.put(f"{self.number:04d}.json", encode(self._card(ended=ended)))
+            self.store.put(f"{self.number:04d}.json", encode(self._entry(ended=ended)))
 
     def close(self) -> None:
-        """Say that this driver ended by itself, so that the next need not wait."""
+        """Record that this driver ended, so that the next need not wait."""
         self._stop.set()
         self._thread.join()
-        self._sign(ended=True)
+        self._write_heartbeat(ended=True)
 
 
 def _runs(pid: int, born: float) -> bool:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from lai_ray.config.config import Config
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
 """Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
 HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_million_output")
-"""Instructor settings that say how it is reached and what it costs, not what it is asked."""
+"""Instructor settings of access and price, which do not change the requests."""
 HOW_SEARCHED = ("max_concurrent", "keep_weights")
-"""Settings of a search that say how it is carried out, not what is tried."""
+"""Settings of how a search is carried out, which do not change what is tried."""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings and contents of one identity that are others in another, a line each; none of a run not started."""
-    there, here = flat(before), flat(now)
-    known = there | {key: value for key, value in here.items() if not key.startswith("content.")} if there else {}
+    """The settings and contents that differ, a line each; none where `before` is empty: a run not started yet."""
+    recorded, given = flat(before), flat(now)
+    keys = recorded.keys() | {key for key in given if not key.startswith("content.")} if recorded else set()
     return [
-        f"{key}: {_shown(key, there)} there, {_shown(key, here)} now"
-        for key in sorted(known)
-        if there.get(key) != here.get(key)
+        f"{key}: {_shown(key, recorded)} there, {_shown(key, given)} now"
+        for key in sorted(keys)
+        if recorded.get(key) != given.get(key)
     ]
 
 
@@ -42,19 +42,19 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def in_short(key: str, value: Any) -> Any:
-    """A setting's value as a person wants to see it: a prompt by its length and hash."""
+    """A setting's value for an error message: of a prompt its length and hash."""
     return f"{len(value)} characters, {key_of(value)[:8]}" if key.startswith("instructor.prompts.") else value
 
 
 def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
-    """What makes this run itself: every setting but those that may change; models and prompts by content."""
+    """What makes this run itself: every setting but those that may change; models and data by content hashes."""
     table = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
-    for key in ("report_on", "imported"):  # A benchmark counts by what it holds.
+    for key in ("report_on", "imported"):  # A benchmark counts by its content.
         table["evaluate"].pop(key)
     for key in ("model", "attempts"):
         table["target"].pop(key)
     table.pop("data")
-    for own in table["benchmark"]:  # Files count by what they hold.
+    for own in table["benchmark"]:  # Files count by their content.
         for key in ("train", "dev", "test"):
             own.pop(key)
     table["contrast"].pop("encoder")

@@ -1,4 +1,4 @@
-"""A model's name -> where its files are and what it is: a folder by its weights, a hub model by its commit."""
+"""Finds a model and its identity: a folder by the hash of its weights, a hub model by its commit.  name -> Model"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lai_ray.common import plugins
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import is_url
+from lai_ray.storage.store import is_url
 
 DECIDING = (
     "*.safetensors",
@@ -23,59 +23,58 @@ DECIDING = (
     "special_tokens_map.json",
     "vocab.*",
 )
-"""The files of a model folder that decide what it answers."""
+"""The files of a model folder that decide its answers."""
 WEIGHTS = ("*.safetensors", "*.bin")
 TOKENIZERS = ("tokenizer*", "vocab.*", "*.model")
 
 
 def locate(name: str, *, setting: str) -> str:
-    """The folder, hub name or URL that a setting means. Raises ConfigError when it is neither. Opens no model file."""
+    """The folder, hub name or URL that a setting names. Raises ConfigError when it is none. Opens no model file."""
     if is_url(name):
-        return name.rstrip("/")  # Whether it is there shows where it is resolved: that is a request to a server.
-    place = str(plugins.attribute(name, what=setting)) if ":" in name and "\\" not in name else name
-    folder = Path(place).expanduser()
+        return name.rstrip("/")  # `resolve` sees whether it exists: that is a request to a server.
+    model = str(plugins.attribute(name, what=setting)) if ":" in name and "\\" not in name else name
+    folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"{setting}: {place} is a folder without config.json, so not a Hugging Face model")
+            raise ConfigError(f"{setting}: {model} is a folder without config.json, so not a Hugging Face model")
         if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
-            raise ConfigError(f"{setting}: {place} has a config.json but no weights (no {' or '.join(WEIGHTS)})")
+            raise ConfigError(f"{setting}: {model} has a config.json but no weights (no {' or '.join(WEIGHTS)})")
         if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
-            raise ConfigError(f"{setting}: {place} has no tokenizer; save it there with tokenizer.save_pretrained(...)")
+            raise ConfigError(f"{setting}: {model} has no tokenizer; save it there with tokenizer.save_pretrained(...)")
         return str(folder.absolute())
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", place):
-        return place
-    raise ConfigError(f"{setting}: no model folder {place!r}, and it is no hub name (owner/name) either")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", model):
+        return model
+    raise ConfigError(f"{setting}: {model!r} is neither a model folder nor a hub name (owner/name)")
 
 
-def is_local(place: str) -> bool:
-    """Whether its files are in a folder of this disk."""
-    return not is_url(place) and Path(place).is_dir()
+def is_local(model: str) -> bool:
+    """Whether its files are in a folder on this disk."""
+    return not is_url(model) and Path(model).is_dir()
 
 
-def on_hub(place: str) -> bool:
-    """Whether it is a hub's name."""
-    return not is_url(place) and not Path(place).is_dir()
+def on_hub(model: str) -> bool:
+    """Whether it is a hub name."""
+    return not is_url(model) and not Path(model).is_dir()
 
 
 def has_chat_template(folder: str) -> bool:
-    """Whether a model's folder says how messages are written for it."""
+    """Whether a model's folder has a chat template."""
     if any(Path(folder).glob("chat_template*")):
         return True
-    told = Path(folder) / "tokenizer_config.json"
-    return told.is_file() and bool(json.loads(told.read_bytes()).get("chat_template"))
+    config = Path(folder) / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_bytes()).get("chat_template"))
 
 
 def resolve(name: str, *, setting: str, known: dict[str, Any] | None = None) -> Model:
-    """The model behind a name, with its identity. `known` remembers hashes by file size and time, and is added to.
+    """The model behind a name, with its identity. `known` caches hashes by file size and time, and is added to.
 
-    Raises ConfigError when a hub model is neither in the local cache nor to be reached.
+    Raises ConfigError when a hub model is neither in the local cache nor available from the hub.
     """
-    place = locate(name, setting=setting)
-    if is_url(place):  # Known by its weights, as the same folder on a disk would be.
-        return Model(path=place, identity=_folder_hash(Path(model_folders.here(place)), {} if known is None else known))
-    if is_local(place):
-        return Model(path=place, identity=_folder_hash(Path(place), {} if known is None else known))
-    return Model(path=place, identity=f"{place}@{_hub_commit(place, setting)}")
+    path = locate(name, setting=setting)
+    if on_hub(path):
+        return Model(path=path, identity=f"{path}@{_hub_commit(path, setting)}")
+    # A URL is known by its weights, as the same folder on a disk would be.
+    return Model(path=path, identity=_folder_hash(Path(model_folders.local_path(path)), {} if known is None else known))
 
 
 def _folder_hash(folder: Path, known: dict[str, Any]) -> str:
@@ -84,11 +83,11 @@ def _folder_hash(folder: Path, known: dict[str, Any]) -> str:
 
 
 def files_hash(what: str, files: list[Path], known: dict[str, Any]) -> str:
-    """Hash of the names and contents of files. `known` remembers it under `what`, by size and time of the files."""
+    """Hash of the names and contents of files. `known` caches it under `what`, by size and time of the files."""
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    remembered = known.get(what)
-    if remembered and remembered["files"] == stamp:
-        return str(remembered["hash"])
+    cached = known.get(what)
+    if cached and cached["files"] == stamp:
+        return str(cached["hash"])
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         digest.update(path.name.encode() + b"\0")
@@ -100,17 +99,17 @@ def files_hash(what: str, files: list[Path], known: dict[str, Any]) -> str:
 
 
 def _hub_commit(name: str, setting: str) -> str:
-    """The commit of a hub model: of the local cache when it is there, else of the hub."""
+    """The commit of a hub model: of the local cache where it holds one, else of the hub."""
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.snapshot_download(name, local_files_only=True)).name
-    except Exception:  # not in the cache: ask the hub
+    except Exception:  # Not in the cache.
         pass
     try:
         return str(huggingface_hub.HfApi().model_info(name).sha)
     except Exception as error:
         raise ConfigError(
-            f"{setting}: {name!r} is no folder here, not in the local Hugging Face cache, and the hub did not give it "
-            f"({type(error).__name__}). Check the name, or download it and name its folder."
+            f"{setting}: {name!r} is no folder here, not in the local Hugging Face cache, and not available from the "
+            f"hub ({type(error).__name__}). Check the name, or download it and set its folder."
         ) from error

@@ -18,7 +18,7 @@ from lai_ray import __version__
 
 
 def provenance() -> dict[str, Any]:
-    """How this start was made: command, commit, versions, hardware."""
+    """As written to provenance.json."""
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""Every file name in a run, who may write there, and what makes two starts the same run.
+"""A run's folder: its stages, their files and markers, and the record of what the run is.
 
 runs/<name>/
   run.json  provenance.json  report.md  driver/
@@ -22,18 +22,18 @@ from lai_ray.storage import model_folders
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.driver import Fence
 from lai_ray.storage.identity import differences, identity_of
-from lai_ray.storage.objects import Objects, is_url
-from lai_ray.storage.store import Store, View, encode
+from lai_ray.storage.keys import encode
+from lai_ray.storage.store import Store, View, is_url
 
 T = TypeVar("T")
 
 STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
 ASKED_AGAIN = ("evaluate", "instruct")
-"""Stages of which a run has several that may ask alike."""
+"""Stages of which a run has several that may make the same requests."""
 
 
 class Stopped(Exception):
-    """The stage named by --until is done."""
+    """The stage given by --until is done."""
 
 
 class Stage:
@@ -48,16 +48,16 @@ class Stage:
 
     def done(self, key: str) -> bool:
         """Whether this stage was completed with exactly this key."""
-        self.progress.entered(self.folder)
+        self.progress.enter(self.folder)
         marker = self.store.get_json("done.json")
         self._started = time.monotonic()
-        there = bool(marker and marker["key"] == key)
-        if not there:
+        done = bool(marker and marker["key"] == key)
+        if not done:
             current_stage.begin(f"{self.run.name}/{self.folder}")
-        return there
+        return done
 
     def facts(self) -> dict[str, Any]:
-        """What the stage wrote down when it was completed; empty while it is not."""
+        """The facts in the marker of a completed stage; empty while it is not."""
         facts: dict[str, Any] = (self.store.get_json("done.json") or {}).get("facts", {})
         return facts
 
@@ -67,32 +67,32 @@ class Stage:
         self.store.put_json("done.json", {"key": key, "version": __version__, "facts": {**facts, "seconds": seconds}})
         self.progress.finished(self.folder, seconds, facts)
 
-    def reached(self) -> None:
-        """Ends the run here when --until asked for it."""
+    def check_until(self) -> None:
+        """Raises Stopped, which ends the run, when --until names this stage."""
         if self.run.until in (self.name, self.folder, self.folder.replace("iteration_", "")):
             raise Stopped(self.folder)
 
     def answers(self, *, folder: str = "answers", rows: int = 500, also: Sequence[str] = ()) -> Answers:
-        """What was answered in this stage, and in its like in the same run; with --reuse, in other runs too.
+        """The answers of this stage and of stages of this name in the same run; with --reuse, in other runs too.
 
-        A target that stays, or was a trial, has answered before, and pools of a search may ask alike.
-        rows: so many answers at most can be lost by a kill; fewer where two seconds bring fewer.
-        also: further folders to look into, as "evaluate/answers".
+        A target that stays, or was a trial, has answered before, and pools of a search may make the same requests.
+        rows: at most so many answers can be lost by a kill; fewer where fewer arrive in two seconds.
+        also: further folders to read from, as "evaluate/answers".
         """
         mine, folders = self.store.inside(folder), [f"{self.name}/{folder}", *also]
         before = [s for name in folders for s in self.run.stores_of(name) if s.where != mine.where]
         others = [store for run in self.run.reuse for name in folders for store in run.stores_of(name)]
         return Answers(mine, rows=rows, others=[*(before if self.name in ASKED_AGAIN else []), *others])
 
-    def taken_over(self, name: str, folder: str) -> bool:
-        """Whether a finished folder (weights with lineage.json) of this name is now at `folder`.
+    def take_over(self, name: str, folder: str) -> bool:
+        """Copy the model with this name in its lineage.json to `folder`, from a folder called so; False for none.
 
-        It is looked for in this run, where an earlier start of a trial may have made it, and in those that are reused.
+        It may be in this run, where an earlier start of a trial made it, or in a run that is reused.
         """
         for store in [store for run in (self.run, *self.run.reuse) for store in run.stores_of(folder)]:
             lineage = store.get_json("lineage.json")
             if lineage and lineage.get("name") == name:
-                model_folders.copy(store.where, self.place(folder))
+                model_folders.copy(store.where, self.path(folder))
                 return True
         return False
 
@@ -105,13 +105,13 @@ class Stage:
         """The records of a file written before."""
         return View(self.store, name, kind)
 
-    def place(self, name: str) -> str:
-        """Where a folder of this stage is: a path on a disk, or a URL, of which `weights.here` makes a path."""
+    def path(self, name: str) -> str:
+        """The path of a folder of this stage, or its URL, of which `model_folders.local_path` makes a path."""
         return str(self.store.local / name) if self.store.local else f"{self.store.where}/{name}"
 
 
 class Run:
-    """One run's folder. Opened for reading by anybody; for writing by one driver at a time."""
+    """One run's folder. Any process may read it; one driver at a time writes."""
 
     def __init__(
         self,
@@ -128,27 +128,25 @@ class Run:
         self.start = fence.number if isinstance(fence, Fence) else 0
         """Which start of this run writes here, counted from 1; 0 for a reader."""
         self.reuse: Sequence[Run] = ()
-        """Runs whose answers and checkpoints are taken over wherever they apply. They are only read."""
+        """Runs whose answers and checkpoints are used wherever they apply. They are only read."""
 
     @classmethod
     def read(cls, where: str) -> Run:
-        """A run to look at. Raises ConfigError when there is none."""
+        """A run, for reading. Raises ConfigError when there is none."""
         if is_url(where):
             run = cls(where)
             if not run.store.exists("run.json"):
-                run.store.names("driver")  # Says so where there is no such bucket; asking for a file does not.
-                raise ConfigError(
-                    f"{where}: no run there (no run.json). Look at its storage with your store's own tool."
-                )
+                run.store.names("driver")  # Raises where there is no such bucket; asking for a file does not.
+                raise ConfigError(f"{where}: no run here (no run.json). List the bucket with your provider's own tool.")
             return run
         path = Path(where)
         if not (path / "run.json").is_file():
             beside = sorted(p.parent.name for p in path.parent.glob("*/run.json")) if path.parent.is_dir() else []
-            raise ConfigError(f"{where}: no run there (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
+            raise ConfigError(f"{where}: no run here (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
         return cls(where)
 
-    def check_still_mine(self) -> None:
-        """Raises StageError when a newer driver writes here; for what is written without the store."""
+    def check_fence(self) -> None:
+        """Raises StageError when a newer driver writes here; to be called before writing without the store."""
         if self.store.fence is not None:
             self.store.fence()
 
@@ -158,22 +156,22 @@ class Run:
 
     @property
     def logs(self) -> str:
-        """A folder on this disk for the chatter of Ray and vLLM: the run's, or one in this node's cache (`weights`).
+        """A folder on this disk for the logs of Ray and vLLM: the run's, or one in this node's cache.
 
-        Actors on other nodes write below the same path there.
+        Actors on other nodes write to the same path there.
         """
         local = self.store.local
-        folder = local / "logs" if local else model_folders.place_for("logs", self.store.where)
+        folder = local / "logs" if local else model_folders.cache_path("logs", self.store.where)
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
     @property
     def logs_kept(self) -> str | None:
-        """Where they go at the end in an object store: a folder for each start. None on a disk, where they are."""
+        """The URL that they are uploaded to at the end, a folder for each start; None on a disk, where they stay."""
         return None if self.store.local else f"{self.store.where}/logs/start_{self.start:04d}"
 
     def stores_of(self, ending: str) -> list[Store]:
-        """Every folder of this run whose path ends so ("evaluate/answers"), the trials of a search included."""
+        """Every folder of this run with this ending ("evaluate/answers"), the trials of a search included."""
         found = {name[: at + len(ending) + 1] for name in self.store.names() if (at := name.find(f"/{ending}/")) >= 0}
         return [self.store.inside(folder) for folder in sorted(found)]
 
@@ -197,18 +195,18 @@ class Run:
         self._only_grown(self.record().get("config", {}), config)
 
     def _identity(self) -> dict[str, Any]:
-        """What this run was made with; settings that did not exist then have the default that they have now."""
+        """The identity at the first start; settings that did not exist then have today's default."""
         record = self.record()
         if not record.get("identity"):
             return {}
         try:
             earlier = Config.model_validate(record["config"])
-        except ValueError:  # A setting that exists no more: compare what was written down.
+        except ValueError:  # A setting that no longer exists: compare with the record.
             return dict(record["identity"])
         return identity_of(earlier, **record["identity"]["content"])
 
     def admit(self, config: Config, identity: dict[str, Any]) -> None:
-        """Write down what this run is, or refuse a start that would make it another. Raises ConfigError."""
+        """Record what this run is. Raises ConfigError for a start that would make it another."""
         self.check_same(config, identity)
         record = self.record()
         self.store.put_json("run.json", {**record, "identity": identity, "config": config.model_dump(mode="json")})
@@ -216,19 +214,19 @@ class Run:
     def _only_grown(self, earlier: dict[str, Any], config: Config) -> None:
         if earlier.get("iterations", 0) > config.iterations:
             raise ConfigError(
-                f"{self.store.where} was started with iterations = {earlier['iterations']}; it may grow, not shrink "
-                f"to {config.iterations}"
+                f"{self.store.where} was started with iterations = {earlier['iterations']}; it may be raised, not "
+                f"lowered to {config.iterations}"
             )
         gone = set(earlier.get("evaluate", {}).get("report_on", [])) - set(config.evaluate.report_on)
         if gone:
             raise ConfigError(f"{self.store.where} also reports on {', '.join(sorted(gone))}; report_on may only grow")
 
-    def remember(self, **facts: Any) -> None:
-        """Add to run.json."""
+    def add_to_record(self, **facts: Any) -> None:
+        """Add facts to run.json."""
         self.store.put_json("run.json", {**self.record(), **facts})
 
 
-def put_logs(folder: str, there: Objects) -> None:
-    """The logs in a folder of this disk, into an object store."""
+def upload_logs(folder: str, target: Store) -> None:
+    """Copy the log files of a folder on this disk into an object store."""
     for path in sorted(path for path in Path(folder).glob("*") if path.suffix in (".log", ".jsonl")):
-        there.put(path.name, path)
+        target.put(path.name, path)

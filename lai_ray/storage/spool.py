@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from lai_ray.storage.store import decode, encode
+from lai_ray.storage.keys import decode, encode
 
 T = TypeVar("T")
 IN_MEMORY = 8 << 20
@@ -22,11 +22,11 @@ class Spool(Generic[T]):
             self._file.write(encode(record) + b"\n")
 
     def __iter__(self) -> Iterator[T]:
-        place = 0
+        position = 0
         while True:
-            self._file.seek(place)  # Two passes may be under way at once.
+            self._file.seek(position)  # Two passes may be under way at once.
             line = self._file.readline()
             if not line:
                 return
-            place = self._file.tell()
+            position = self._file.tell()
             yield decode(line, self._kind)

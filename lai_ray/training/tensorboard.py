@@ -1,4 +1,4 @@
-"""A training's metrics for TensorBoard: `tensorboard --logdir runs`.  Written by rank 0 alone."""
+"""Writes a training's metrics for TensorBoard (`tensorboard --logdir runs`), on rank 0.  metrics -> event files"""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ FOLDER = "tensorboard"
 SHOWN = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "padding", "mfu")
 
 
-class Board:
-    """Takes each step's metrics; opens its file at the first, so that a training without steps leaves none."""
+class TensorBoardWriter:
+    """Opens its file at the first step, so that a training without steps leaves none."""
 
     def __init__(self, out: str) -> None:
-        """out: the model's folder; events go beside it."""
+        """out: the model's folder; event files go beside it."""
         self._folder = Path(out).absolute().with_name(FOLDER)
         self._writer: Any = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        """Steps count from 1. One that a resumed training takes again replaces what was written of it."""
+        """Write one step, counted from 1. A step that a resumed training repeats replaces the earlier one."""
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
@@ -28,6 +28,6 @@ class Board:
                 self._writer.add_scalar(f"train/{name}", metrics[name], step)
 
     def close(self) -> None:
-        """Everything is on the disk."""
+        """Flush and close the file."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""The driver's log for machines: every line is JSON and says where the run was, and what went wrong is its last."""
+"""The driver's event log: every line is JSON with iteration and stage, and the error that ended a run is its last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from lai_ray.cli import run
-from lai_ray.common.event_log import journal
+from lai_ray.common.event_log import event_log
 from lai_ray.common.progress import Progress
 from tests.local import Crash, LocalExecutor, job
 
@@ -17,14 +17,14 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "driver.jsonl").read_text().splitlines()]
 
 
-def test_a_run_is_told_stage_by_stage(tmp_path):
+def test_each_stage_of_a_run_has_its_line(tmp_path):
     run.run_job(job(tmp_path), executor=LocalExecutor())
-    told = lines(tmp_path / "small" / "logs")
-    assert {line["run"] for line in told} == {"small"}
-    finished = [(line["iteration"], line["stage"]) for line in told if "seconds" in line]
+    events = lines(tmp_path / "small" / "logs")
+    assert {line["run"] for line in events} == {"small"}
+    finished = [(line["iteration"], line["stage"]) for line in events if "seconds" in line]
     stages = ["evaluate", "diagnose", "instruct", "curate", "train"]
     assert finished == [*((0, stage) for stage in stages), (1, "evaluate")]
-    [train] = [line for line in told if line.get("stage") == "train" and "seconds" in line]
+    [train] = [line for line in events if line.get("stage") == "train" and "seconds" in line]
     assert (train["samples"], train["loss"], train["level"]) == (30, 1.0, "info")
 
 
@@ -37,8 +37,8 @@ def test_what_ended_a_run_is_the_last_line(tmp_path):
 
 
 def test_warnings_of_our_own_are_in_it_and_still_on_stderr(tmp_path, capsys):
-    with journal(str(tmp_path), "r", progress := Progress(quiet=True)):
-        progress.entered("iteration_2/instruct")
+    with event_log(str(tmp_path), "r", progress := Progress(quiet=True)):
+        progress.enter("iteration_2/instruct")
         logging.getLogger("lai_ray.distributed.calls.scheduler").warning("a caller died: %s", "why")
         logging.getLogger("urllib3").error("not ours")
     assert [(line["level"], line["iteration"], line["message"]) for line in lines(tmp_path)] == [

@@ -1,4 +1,4 @@
-"""One live driver a run, and a run stays what it was."""
+"""One live driver writes a run, and a run keeps its identity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lai_ray.storage.identity import flat
 from lai_ray.storage.run import Run
 
 
-def card(tmp_path, number: int, **changes):
+def driver_file(tmp_path, number: int, **changes):
     folder = tmp_path / "driver"
     folder.mkdir(exist_ok=True)
     me = psutil.Process()
@@ -32,7 +32,7 @@ def card(tmp_path, number: int, **changes):
     (folder / f"{number:04d}.json").write_text(json.dumps(fresh | changes))
 
 
-def test_a_driver_takes_the_next_number_and_says_when_it_ended(tmp_path):
+def test_a_driver_takes_the_next_number_and_records_its_end(tmp_path):
     for number in (1, 2):
         driver = Driver(str(tmp_path))
         assert driver.number == number
@@ -41,24 +41,24 @@ def test_a_driver_takes_the_next_number_and_says_when_it_ended(tmp_path):
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
-    card(tmp_path, 1)
-    with pytest.raises(StageError, match=rf"being written by process {os.getpid()}"):
+    driver_file(tmp_path, 1)
+    with pytest.raises(StageError, match=rf"process {os.getpid()} on"):
         Driver(str(tmp_path))
 
 
-def test_a_driver_that_died_here_is_passed_over_at_once(tmp_path):
+def test_a_driver_that_died_on_this_machine_is_ignored_at_once(tmp_path):
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    card(tmp_path, 1, pid=int(child.stdout))
+    driver_file(tmp_path, 1, pid=int(child.stdout))
     driver = Driver(str(tmp_path))
     assert driver.number == 2
     driver.close()
 
 
-def test_a_driver_elsewhere_is_believed_while_its_heart_beats(tmp_path):
-    card(tmp_path, 1, host="elsewhere")
+def test_a_driver_on_another_machine_counts_while_its_heartbeat_is_fresh(tmp_path):
+    driver_file(tmp_path, 1, host="elsewhere")
     with pytest.raises(StageError, match="on elsewhere"):
         Driver(str(tmp_path))
-    card(tmp_path, 1, host="elsewhere", heartbeat=time.time() - FRESH - 1)
+    driver_file(tmp_path, 1, host="elsewhere", heartbeat=time.time() - FRESH - 1)
     Driver(str(tmp_path)).close()
 
 
@@ -66,10 +66,10 @@ def test_an_overtaken_driver_writes_nothing_more(tmp_path):
     old = Driver(str(tmp_path))
     run = Run(str(tmp_path), fence=old.fence, create=True)
     run.store.put("a.json", b"1")
-    card(tmp_path, old.number + 1)
-    with pytest.raises(StageError, match="a newer driver has taken over"):
+    driver_file(tmp_path, old.number + 1)
+    with pytest.raises(StageError, match="newer driver"):
         run.store.put("b.json", b"2")
-    with pytest.raises(StageError, match="a newer driver has taken over"):
+    with pytest.raises(StageError, match="newer driver"):
         run.stage(0, "evaluate").store.put("c.json", b"2")
     old.close()
 
@@ -86,7 +86,7 @@ def test_a_marker_counts_only_for_its_own_key(tmp_path):
 def test_a_folder_without_a_run_names_the_runs_beside_it(tmp_path):
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "run.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"no run there .* Runs beside it: quickstart"):
+    with pytest.raises(ConfigError, match=r"quickstrat: .*run\.json.*: quickstart"):
         Run.read(str(tmp_path / "quickstrat"))
 
 

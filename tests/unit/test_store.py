@@ -11,7 +11,8 @@ import pytest
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion, Mark, Problem
 from lai_ray.storage.answers import Answers
-from lai_ray.storage.store import Store, View, decode, encode, key_of, key_of_all, number_of
+from lai_ray.storage.keys import decode, encode, key_of, key_of_all, number_of
+from lai_ray.storage.store import Store, View
 
 
 def answer(i: int) -> Answer:
@@ -84,7 +85,7 @@ def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
     assert Answers(Store(str(tmp_path))).possibly_paid == 4
 
 
-def test_a_send_that_came_back_twice_or_unannounced_hides_no_other(tmp_path):
+def test_an_answer_without_a_mark_or_with_two_hides_no_other_send(tmp_path):
     with Answers(Store(str(tmp_path))) as answers:
         answers.record(answer(0))  # never marked as sent, as a target's own answers
         answers.mark_sent([Mark(key_of(0)), Mark(key_of(1)), Mark(key_of(1))])
@@ -144,24 +145,24 @@ def test_a_fenced_store_writes_nothing_more(tmp_path):
         raise StageError("a newer driver has taken over")
 
     store = Store(str(tmp_path), fence=fence)
-    with pytest.raises(StageError, match="taken over"):
+    with pytest.raises(StageError, match="newer driver"):
         store.put("x.json", b"{}")
     assert store.names() == []
 
 
-def test_a_full_disk_is_said_with_what_to_do_and_what_was_written_stays(small_disk: Path):
+def test_a_full_disk_is_reported_and_what_was_written_stays(small_disk: Path):
     store = Store(str(small_disk))
     store.put("kept.json", b"{}")
-    with pytest.raises(StageError, match=r"No space left on device.*is kept; make room"):
+    with pytest.raises(StageError, match=r"large\.jsonl .*No space left on device"):
         store.put("large.jsonl", b"x" * 200_000)
     with pytest.raises(StageError, match="No space left on device"):
         store.put_lines("lines.jsonl", [b"x" * 200_000])
     assert store.names() == ["kept.json"]
 
 
-def test_a_place_that_is_a_file_is_refused(tmp_path):
+def test_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(ConfigError, match="cannot be used as a folder"):
+    with pytest.raises(ConfigError, match="quickstart: cannot be used as a folder"):
         Store(str(tmp_path / "runs" / "quickstart"))
 
 

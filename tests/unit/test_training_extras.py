@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lai_ray.training import mfu, model_card
-from lai_ray.training.tensorboard import Board
+from lai_ray.training.tensorboard import TensorBoardWriter
 
 LINEAGE = {
     "name": "abc", "base": "mistralai/Mistral-7B", "iteration": 2, "learning_rate": 5e-6, "seed": 3,
@@ -47,7 +47,7 @@ def test_a_model_of_somebody_else_gets_no_card(tmp_path):
 def test_tensorboard_finds_each_steps_metrics_beside_the_model(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    board = Board(str(tmp_path / "checkpoint"))
+    board = TensorBoardWriter(str(tmp_path / "checkpoint"))
     for step in (5, 6):
         board(step, {"loss": 1.0 / step, "learning_rate": 0.1, "steps": 9.0})
     board.close()
@@ -63,7 +63,7 @@ def test_tensorboard_finds_each_steps_metrics_beside_the_model(tmp_path):
 
 
 def test_a_training_without_steps_leaves_no_curves(tmp_path):
-    Board(str(tmp_path / "checkpoint")).close()
+    TensorBoardWriter(str(tmp_path / "checkpoint")).close()
     assert not list(tmp_path.iterdir())
 
 
