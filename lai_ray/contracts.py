@@ -40,7 +40,7 @@ class Model:
     """A target or encoder as engines and training see it: where its files are, and what it is."""
 
     path: str
-    """A folder on a disk, a hub name, or a URL in an object store, which `storage.model_folders.here` fetches."""
+    """A folder on a disk, a hub name, or a URL in an object store, which `storage.model_folders.local_path` fetches."""
     identity: str
     """Hash of what it is: weight files, hub commit, or the lineage of a trained one. Never a path."""
 

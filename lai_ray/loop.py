@@ -38,9 +38,9 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execu
         return search(run, i, attempts, target, job, executor)
     cases = diagnose(run.stage(i, "diagnose"), attempts, i, target, job, executor)
     if not any(cases.counts.values()):
-        run.progress.say(nothing_to_learn(run.stage(i, "diagnose")), style="green")
+        run.progress.report(nothing_to_learn(run.stage(i, "diagnose")), style="green")
         for skipped in ("instruct", "curate", "train"):
-            run.stage(i, skipped).reached()
+            run.stage(i, skipped).check_until()
         return target
     replies = instruct(run.stage(i, "instruct"), cases, target, job, executor)
     samples = curate(run.stage(i, "curate"), cases, replies, job, executor)

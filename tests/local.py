@@ -15,7 +15,7 @@ from lai_ray.config import config, job_file
 from lai_ray.contracts import Model, Neighbours, Trained, TrainJob
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import is_url
+from lai_ray.storage.store import is_url
 from lai_ray.world import rules
 from lai_ray.world import word_kinds as kinds
 
@@ -80,7 +80,7 @@ class LocalExecutor:
         self.asked[verb] += 1
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
-        skill = int((Path(model_folders.here(target.path)) / "skill.json").read_text())
+        skill = int((Path(model_folders.local_path(target.path)) / "skill.json").read_text())
         for request in requests:
             self._count("generate")
             self.requests["generate"].append(request)
@@ -113,8 +113,8 @@ class LocalExecutor:
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")
         self.jobs.append(job)
-        skill = int((Path(model_folders.here(job.model.path)) / "skill.json").read_text())
-        out = model_folders.place_for("trainings", job.out) if is_url(job.out) else Path(job.out)
+        skill = int((Path(model_folders.local_path(job.model.path)) / "skill.json").read_text())
+        out = model_folders.cache_path("trainings", job.out) if is_url(job.out) else Path(job.out)
         pretend_model(out, skill=min(skill + 20, 100))
         (out / "lineage.json").write_text(json.dumps(job.lineage))
         if is_url(job.out):

@@ -21,7 +21,7 @@ from lai_ray.benchmark_kinds.rows import SplitSource, refuse_foreign, rows, sour
 from lai_ray.errors import DataError
 from lai_ray.grading.numbers import read_number
 from lai_ray.records import Problem
-from lai_ray.storage.store import number_of
+from lai_ray.storage.keys import number_of
 
 SOURCES = {
     "test": SplitSource(

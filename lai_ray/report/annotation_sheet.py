@@ -20,8 +20,9 @@ from lai_ray.errors import ConfigError, DataError
 from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.records import Case, Problem, Reply
 from lai_ray.report.tables import Table
+from lai_ray.storage.keys import number_of
 from lai_ray.storage.run import Run
-from lai_ray.storage.store import Store, View, number_of
+from lai_ray.storage.store import Store, View
 
 VERDICT = "is the explanation right? (yes or no)"
 COLUMNS = ("id", "question", "wrong answer", "right answer", "explanation", VERDICT)

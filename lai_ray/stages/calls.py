@@ -21,8 +21,8 @@ from lai_ray.stages.evaluate import stop_past_limit
 from lai_ray.stages.job import Job
 from lai_ray.stages.progress_line import ProgressLine
 from lai_ray.storage.answers import Answers
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import key_of
 
 FOLDERS: dict[Receiver, str] = {
     "instructor": "answers",

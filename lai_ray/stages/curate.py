@@ -20,9 +20,10 @@ from lai_ray.stages.curation.sample_filter import COPY, SampleFilter, kept_befor
 from lai_ray.stages.diagnose import Cases
 from lai_ray.stages.instruct import Replies
 from lai_ray.stages.job import Job
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
 from lai_ray.storage.spool import Spool
-from lai_ray.storage.store import View, key_of
+from lai_ray.storage.store import View
 
 OVER_THE_CAP = "over the cap"
 Funnel = dict[str, dict[str, int]]
@@ -59,7 +60,7 @@ def curate(
         if not may_be_none:
             _refuse_nothing(view, funnel, cases)
         stage.finish(key, kept={dataset: counts.get("kept", 0) for dataset, counts in funnel.items()})
-    stage.reached()
+    stage.check_until()
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["kept"])
 
 

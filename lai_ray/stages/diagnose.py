@@ -14,8 +14,9 @@ from lai_ray.stages.curation.evaluation_sets import evaluation_sets
 from lai_ray.stages.embedding_cache import EmbeddingCache
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import View, key_of
+from lai_ray.storage.store import View
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
     if not stage.done(key):
         copies = {name: _in_tests(attempts, name, job) for name in datasets}
         for dataset in (name for name in datasets if copies[name]):
-            stage.progress.say(_left_out(dataset, copies[dataset]))
+            stage.progress.report(_left_out(dataset, copies[dataset]))
         views = {name: Without(attempts.of(name, "train"), frozenset(copies[name])) for name in datasets}
         cache = _embedding_cache(stage, executor)
         _embed_together(strategies, views, settings, cache)
@@ -62,7 +63,7 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
             contrasts={name: one.quality.table() for name, one in by_name.items() if one.quality.distances},
             in_tests={name: len(ids) for name, ids in copies.items()},
         )
-    stage.reached()
+    stage.check_until()
     return Cases(iteration, stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
 
 
@@ -180,14 +181,14 @@ class Diagnosed:
     def cases(self, stage: Stage, executor: Executor) -> Iterator[Case]:
         """Its cases, one by one."""
         short = 0
-        stage.progress.say(_summary(self.dataset, self.counts, self.strategy.name))
+        stage.progress.report(_summary(self.dataset, self.counts, self.strategy.name))
         for case in self.strategy.cases(self.attempts, self.settings, executor):
             self.cases_count += 1
             self.quality.add(case)
             short += self.strategy.uses_neighbours and len(case.contrasts) < self.settings.neighbours
             yield case
         if short:
-            stage.progress.say(_clamped(self.dataset, self.counts["right"], self.settings.neighbours, short))
+            stage.progress.report(_clamped(self.dataset, self.counts["right"], self.settings.neighbours, short))
 
 
 def _clamped(dataset: str, right: int, k: int, short: int) -> str:

@@ -12,7 +12,7 @@ from lai_ray.contracts import Benchmark, Strategy, StrategySettings
 from lai_ray.errors import StageError
 from lai_ray.records import Case, Reply
 from lai_ray.stages.calls import Call, Receivers, Recorded
-from lai_ray.storage.store import key_of, number_of
+from lai_ray.storage.keys import key_of, number_of
 
 MOST_TURNS = 500
 """After which a dialogue counts as one that never ends."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lai_ray.contracts import Executor, Model
-from lai_ray.storage.store import Store, key_of
+from lai_ray.storage.keys import key_of
+from lai_ray.storage.store import Store
 
 DIGEST = 16
 

@@ -25,9 +25,10 @@ from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, RecordedPart
 from lai_ray.storage import model_folders
 from lai_ray.storage.answers import Answers
+from lai_ray.storage.keys import key_of, key_of_all
 from lai_ray.storage.run import Run, Stage
 from lai_ray.storage.spool import Spool
-from lai_ray.storage.store import View, key_of, key_of_all
+from lai_ray.storage.store import View
 from lai_ray.training import model_card
 
 
@@ -182,7 +183,7 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, job: Job, executor:
         stage.store.put_json("scores.json", scores)
         _write_card(stage.run, target, scores)
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **seconds)
-    stage.reached()
+    stage.check_until()
     return Attempts(stage, key, _key([each for each in prompts if each.part.split == "train"], job.grading))
 
 

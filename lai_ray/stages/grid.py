@@ -16,7 +16,7 @@ from lai_ray.config.config import Config
 from lai_ray.config.settings import ContrastSettings, TrainSettings, of_dataset
 from lai_ray.errors import ConfigError
 from lai_ray.stages.job import Job
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 GRID = {
     *(f"train.{name}" for name in TrainSettings.model_fields),

@@ -23,8 +23,9 @@ from lai_ray.stages.curation.sample_filter import SampleFilter, Verdicts, kept_b
 from lai_ray.stages.diagnose import Cases
 from lai_ray.stages.dialogues import Dialogues, Pair
 from lai_ray.stages.job import Job
+from lai_ray.storage.keys import key_of, number_of
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import View, key_of, number_of
+from lai_ray.storage.store import View
 
 ROUNDS = 10
 """Rounds after which the samples there are have to do."""
@@ -75,10 +76,10 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
             replies = _ask_all(stage, cases, plan, calls, receivers, executor, verdicts)
         usage = _usage(replies, recorded, job)
         if usage["inherited"]:
-            stage.progress.say(f"  {usage['inherited']} replies were taken over from what was asked before")
+            stage.progress.report(f"  {usage['inherited']} replies were taken over from what was asked before")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage, **calls.seconds)
-    stage.reached()
+    stage.check_until()
     return Replies(cases, stage.view("replies.jsonl", Reply), key, verdicts)
 
 
@@ -172,11 +173,11 @@ def _rounds(
         judge.start(before.copy())
         had, accepted = accepted, min(_accepted(dialogues, pairs, judge), wanted)
         stage.progress.figures["samples_accepted"] = others + accepted
-        stage.progress.say(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
+        stage.progress.report(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
         if accepted >= wanted:
             break
         if (accepted - had) * WORTH_ASKING < new:
-            stage.progress.say(f"  {dataset}: {accepted - had} new samples in {new} replies: no more are asked for")
+            stage.progress.report(f"  {dataset}: {accepted - had} new samples in {new} replies: no more are asked for")
             break
         # Never more than were asked so far: where most are dropped, thousands of calls would not change that.
         new = min(math.ceil((wanted - accepted) / (accepted / asked)), asked)

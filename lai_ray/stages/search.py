@@ -39,8 +39,8 @@ from lai_ray.stages.trial import (  # fmt: skip
     metric_benchmarks,
     model_of,
 )
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Run, Stage
-from lai_ray.storage.store import key_of
 
 CONFIDENCE = 0.95
 """Of the intervals by which a trial wins. Not the report's: how that looks may change, the next target may not."""
@@ -56,7 +56,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     pools = _pools(run, i, attempts, target, job, executor)
     if not any(sum(pool.counts.values()) for pool in pools.values()):
         one = f"iteration_{i}/search/{next(iter(pools))}/diagnose"
-        run.progress.say(nothing_to_learn(Stage(run, one)), style="green")
+        run.progress.report(nothing_to_learn(Stage(run, one)), style="green")
         return target
     plans = _plans(i, target, job, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
@@ -70,11 +70,11 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
             rows = _rows(stage, attempts, job.config, tried)
             won = _won(rows, tried)
         stage.store.put("trials.csv", _csv(rows))
-        stage.progress.say(_said(rows, won, tried.best))
+        stage.progress.report(_said(rows, won, tried.best))
         failed = sum("error" in row for row in rows)
         stage.store.put_json("trials.json", rows)
         stage.finish(key, winner=won, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed)
-    stage.reached()
+    stage.check_until()
     chosen = _winner(stage, i, plans)
     if job.config.search and not job.config.search.keep_weights:
         keep_only(run, i, chosen)
@@ -146,7 +146,7 @@ def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, job: Job, exe
     run, first = stage.run, {plan.key: plan.name for plan in reversed(plans)}
     tried = _Tried(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
     for line in _shortages(plans, job.config):
-        stage.progress.say(line)
+        stage.progress.report(line)
     todo = []
     for plan in plans:
         if plan.name in tried.same:
@@ -198,10 +198,10 @@ def _try(
         def heard(settings: Row, result: Row) -> None:
             dev = result.get("mean")
             words = f"failed: {result.get('error')}" if dev is None else f"{100 * dev:.1f}% on dev"
-            stage.progress.say(f"  {settings['name']}: {words}")
+            stage.progress.report(f"  {settings['name']}: {words}")
             tracker.advance()
 
-        ended = executor.search(trial, [plan.settings for plan in todo], stage.place("tune"), heard)
+        ended = executor.search(trial, [plan.settings for plan in todo], stage.path("tune"), heard)
     for plan, result in zip(todo, ended, strict=True):
         tried.results.pop(plan.name, None)
         made = None if result.get("error") else found(run, i, plan)

@@ -14,7 +14,7 @@ from lai_ray.engines.recorded import files as recorded_files
 from lai_ray.errors import ConfigError, DataError, LaiError
 from lai_ray.records import Completion, Message, Problem
 from lai_ray.stages.job import Job
-from lai_ray.storage.store import number_of
+from lai_ray.storage.keys import number_of
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from lai_ray.contracts import Executor, Model, TrainJob
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.job import Job
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
-from lai_ray.storage.store import key_of
 from lai_ray.training import checkpoints
 
 
@@ -73,10 +73,10 @@ def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
     taken = False
     made = stage.store.get_json("checkpoint/lineage.json")
     if not (made and made.get("name") == key):
-        if not (taken := stage.taken_over(key, "checkpoint")):
+        if not (taken := stage.take_over(key, "checkpoint")):
             return None
         made = stage.store.get_json("checkpoint/lineage.json")
-    stage.progress.say("  the checkpoint was " + ("taken over from what is reused" if taken else "made before"))
+    stage.progress.report("  the checkpoint was " + ("taken over from what is reused" if taken else "made before"))
     metrics: dict[str, float] = made.get("metrics", {})
     return metrics
 
@@ -90,15 +90,15 @@ def train(
     settings, rate = job.config.train, lineage["learning_rate"]
     if not stage.done(key):
         examples = examples_from(samples, job)
-        training = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.place("checkpoint"), lineage)
+        training = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.path("checkpoint"), lineage)
         metrics = _made_before(stage, key)
         if metrics is None:
-            stage.progress.say(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
+            stage.progress.report(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(training, tracker.at).metrics
         if stage.store.local:
             checkpoints.remove(training.out)  # Should the training have died between its model's birth and this.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
-    stage.reached()
-    return Model(path=stage.place("checkpoint"), identity=key)
+    stage.check_until()
+    return Model(path=stage.path("checkpoint"), identity=key)

@@ -98,8 +98,8 @@ class Trial:
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
         training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        made, parts = Model(training.place("checkpoint"), plan.model), dev_parts(self.job)
-        run.check_still_mine()
+        made, parts = Model(training.path("checkpoint"), plan.model), dev_parts(self.job)
+        run.check_fence()
         if plan.name in self.needed or not answered(sitting, parts, made, job):
             self._take_over_states(run, plan)
             if not training.store.exists("checkpoint/lineage.json"):
@@ -166,7 +166,7 @@ def found(run: Run, iteration: int, plan: Plan) -> Found | None:
 
 def model_of(run: Run, trial: Found) -> Model:
     """The trial's model, wherever the run is now."""
-    return Model(Stage(run, trial.folder).place(MODEL), trial.result["identity"])
+    return Model(Stage(run, trial.folder).path(MODEL), trial.result["identity"])
 
 
 def has_model(run: Run, trial: Found) -> bool:
@@ -202,8 +202,8 @@ def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
 
 def _remove_model(run: Run, folder: str) -> None:
     """An attempt's model, and what stands beside it: states, half-written ones."""
-    run.check_still_mine()
-    place = Stage(run, folder).place(MODEL)
+    run.check_fence()
+    place = Stage(run, folder).path(MODEL)
     model_folders.remove(place)
     if run.store.local:
         for beside in Path(place).parent.glob(f".{Path(place).name}.*"):

@@ -22,7 +22,7 @@ from lai_ray.distributed.generation.generate import generate
 from lai_ray.distributed.neighbours.embed import _Encoder
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import Objects
+from lai_ray.storage.store import Store
 from tests import bucket as server
 from tests.local import job as small
 from tests.ray.test_search import squares_in_a_trial
@@ -52,17 +52,17 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     out = f"{bucket}/run/train/checkpoint"
     remote = replace(wanted, model=Model(f"{bucket}/base", "tiny"), settings=settings, out=out)
     reported: list[tuple[int, int]] = []
-    killed = model_folders.place_for("trainings", out) / "an earlier start"
+    killed = model_folders.cache_path("trainings", out) / "an earlier start"
     killed.mkdir(parents=True)
     made = train(remote, TWO_WORKERS, logs, lambda done, all_: reported.append((done, all_)))
     assert made.path == out and made.metrics["step"] == made.metrics["steps"]
-    learned, base = tensors(model_folders.here(out)), tensors(wanted.model.path)
+    learned, base = tensors(model_folders.local_path(out)), tensors(wanted.model.path)
     assert any(not torch.equal(learned[name], base[name]) for name in base)
     assert not killed.parent.exists(), "nothing of a training is left on the node's disk"
-    left = Objects(f"{bucket}/run").sizes()
+    left = Store(f"{bucket}/run").sizes()
     assert {name.split("/")[1] for name in left} == {"checkpoint", "tensorboard"}, left
     assert not [name for name in left if "scratch" in name], "no scratch is left"
-    assert json.loads(Objects(made.path).get("lineage.json"))["name"] == wanted.name
+    assert json.loads(Store(made.path).get("lineage.json"))["name"] == wanted.name
     assert "seconds_placing" not in train(remote, TWO_WORKERS, logs).metrics, (
         "the model exists: nothing is placed or trained"
     )
@@ -74,7 +74,7 @@ def test_a_training_in_a_bucket_leaves_a_model_that_engines_and_encoders_open(ra
     engine = TargetSettings(engine="tests.ray.test_bucket:Reader", model="none")
     answers = list(generate(requests, target, settings=engine, cluster=ONE, logs=logs))
     size = sum(tensor.numel() for tensor in learned.values())
-    assert {answer.completion.text for answer in answers} == {f"{model_folders.here(made.path)} {size}"}
+    assert {answer.completion.text for answer in answers} == {f"{model_folders.local_path(made.path)} {size}"}
     row = pa.table({"row": [0], "text": ["w1 w2"]})
     assert _Encoder(target, None)(row)["vector"][0].as_py()
 
@@ -101,4 +101,4 @@ def test_a_search_keeps_its_own_files_in_the_bucket(ray_session, bucket, tmp_pat
     trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2)]
     results = RayExecutor(config, None).search(squares_in_a_trial, trials, f"{bucket}/run/tune")
     assert results[0]["squares"] == [1, 1, 1] and "the loss is NaN" in results[1]["error"]
-    assert Objects(f"{bucket}/run").sizes("tune")
+    assert Store(f"{bucket}/run").sizes("tune")

@@ -11,11 +11,12 @@ from lai_ray.config.settings import InstructorSettings, LimitSettings
 from lai_ray.distributed.executor import RayExecutor
 from lai_ray.errors import DataError, StageError
 from lai_ray.instructor.spending.budget import Budget, Caps
+from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Request
-from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.storage.answers import Answers
-from lai_ray.storage.store import Store, key_of
+from lai_ray.storage.keys import key_of
+from lai_ray.storage.store import Store
 from tests.ray.test_session import config
 
 SETTINGS = InstructorSettings(engine="scripted", model="toy", max_tokens=50)
@@ -59,7 +60,7 @@ def test_nothing_more_is_drawn_before_something_came_home_and_every_answer_is_ta
 
 
 def test_an_error_of_the_model_ends_the_stage_in_its_own_words(logs):
-    with pytest.raises(DataError, match="told to break"):
+    with pytest.raises(DataError, match="fault: break"):
         list(asked(iter([request(1), request(2, "break the engine")]), logs))
 
 

@@ -13,7 +13,8 @@ from lai_ray.instructor.spending.ledger import entries, total
 from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.records import Answer, Request
 from lai_ray.storage.answers import Answers
-from lai_ray.storage.store import Store, key_of
+from lai_ray.storage.keys import key_of
+from lai_ray.storage.store import Store
 from tests.provider import Provider
 from tests.virtual import VirtualRay
 

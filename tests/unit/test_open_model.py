@@ -52,7 +52,7 @@ def shown(show: Any, *told: Any) -> str:
 def test_the_target_of_each_iteration_teaches_itself_and_nobody_is_paid(tmp_path):
     executor = Heard()
     run = cli_run.run_job(job(tmp_path, iterations=2, **ITSELF), executor=executor).run
-    trained = run.stage(0, "train").place("checkpoint")
+    trained = run.stage(0, "train").path("checkpoint")
     assert list(dict.fromkeys(executor.teachers)) == [str(tmp_path / "model"), trained]
     usage = [run.stage(i, "instruct").store.get_json("usage.json") for i in (0, 1)]
     assert [(u["usd"], u["possibly_paid"], u["calls"] > 0) for u in usage] == [(0.0, 0, True)] * 2
@@ -127,7 +127,7 @@ def test_the_plan_knows_neither_key_nor_pace_nor_money(tmp_path):
     config = job(tmp_path, limits__max_usd=1.0, instructor__api_key_env="NO_SUCH_KEY", **ITSELF)
     cli_run.check_names(config)
     told = shown(check.show, config)
-    assert "The target itself is asked in the cluster: no key, no limits per minute" in " ".join(told.split())
+    assert "runs in the cluster: no key, no limits per minute" in " ".join(told.split())
     [row] = [line for line in told.splitlines() if "word_problems" in line and "60%" in line]
     assert "0.00" in row and row.rstrip(" │").endswith("–")
     priced = job(tmp_path, instructor__usd_per_million_output=2.0, **ITSELF)
@@ -139,10 +139,10 @@ def test_what_cannot_teach_is_refused_before_anything_starts(tmp_path):
         job(tmp_path, instructor__model="target")
     vllm = {"instructor__engine": "vllm"}
     for changes, said in [
-        (HERE | {"instructor__model": "/no/such/folder"}, r"instructor.model: no model folder '/no/such/folder'"),
+        (HERE | {"instructor__model": "/no/such/folder"}, r"instructor.model: '/no/such/folder'"),
         (vllm | {"instructor__model": teacher(tmp_path / "base")}, r"base has no chat template"),
         (vllm | {"instructor__model": "target"}, r"model has no chat template"),
-        ({"instructor__engine": "recorded"}, r"'recorded' answers no requests of an instructor"),
+        ({"instructor__engine": "recorded"}, r"instructor.engine = 'recorded'"),
         ({"instructor__engine": "vlm"}, r"no engine is called 'vlm'. Did you mean 'vllm'"),
     ]:
         with pytest.raises(ConfigError, match=said):

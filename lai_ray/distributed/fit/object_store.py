@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lai_ray.errors import StageError
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import Objects
+from lai_ray.storage.store import Store
 from lai_ray.training import tensorboard
 from lai_ray.training.recipe import read_job, recipe_for, write_job
 
@@ -40,7 +40,7 @@ def scratch(job: TrainJob) -> Iterator[str]:
     """
     parent, _, name = job.out.rstrip("/").rpartition("/")
     url = f"{parent}/.{name}.scratch"
-    store = Objects(url)
+    store = Store(url)
     store.delete("")
     with tempfile.TemporaryDirectory() as folder:
         write_job(Path(folder) / "job.json", recipe_for(job), job.examples, job.lineage | {"name": job.name})
@@ -68,7 +68,7 @@ def report_progress(url: str, progress: Callable[[int, int], None], seen: int) -
     time.sleep(EVERY)
     content = None
     with suppress(StageError):  # Only the display depends on it: the training does not stop when it cannot be read.
-        content = Objects(url).get(PROGRESS)
+        content = Store(url).get(PROGRESS)
     if content is None:
         return seen
     metrics: dict[str, int] = json.loads(content)
@@ -82,7 +82,7 @@ class ObjectStoreTraining:
 
     def __init__(self, job: str) -> None:
         """job: the URL of the job file."""
-        self._store, self._reported = Objects(job.rpartition("/")[0]), 0.0
+        self._store, self._reported = Store(job.rpartition("/")[0]), 0.0
         self._mark = self._store.get(MARK)
         self._url, self._folder, self._job = "", Path(), Path(tempfile.mkdtemp(prefix="lai-job-"))
 
@@ -94,12 +94,12 @@ class ObjectStoreTraining:
                     file.write(self._store.piece(name, start, min(start + model_folders.PIECE, size)))
         recipe, lineage, examples = read_job(self._job / "job.json")
         self._url = recipe.out
-        self._folder = model_folders.place_for("trainings", self._url) / (self._mark or b"none").decode()
+        self._folder = model_folders.cache_path("trainings", self._url) / (self._mark or b"none").decode()
         self._folder.mkdir(parents=True, exist_ok=True)
         for other in self._folder.parent.iterdir():
             if other != self._folder:  # Of a start that was killed. A worker of it that still lives uploads nothing.
                 shutil.rmtree(other, ignore_errors=True)
-        here = replace(recipe, model=model_folders.here(recipe.model), out=str(self._folder / "checkpoint"))
+        here = replace(recipe, model=model_folders.local_path(recipe.model), out=str(self._folder / "checkpoint"))
         write_job(self._job / "here.json", here, examples, lineage)
         return self._job / "here.json"
 
@@ -113,7 +113,7 @@ class ObjectStoreTraining:
 
     def upload(self) -> None:
         """Put the model and its TensorBoard files into the store, the model whole or not at all."""
-        beside = Objects(self._url.rpartition("/")[0])
+        beside = Store(self._url.rpartition("/")[0])
         curves = self._folder / tensorboard.FOLDER
         for path in sorted(curves.iterdir()) if curves.is_dir() else ():
             beside.put(f"{tensorboard.FOLDER}/{path.name}", path)

@@ -25,7 +25,7 @@ from lai_ray.common import current_stage
 from lai_ray.distributed.fit import object_store
 from lai_ray.errors import LaiError, StageError
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import is_url
+from lai_ray.storage.store import is_url
 from lai_ray.training import checkpoints, export, process_group
 from lai_ray.training.recipe import recipe_for, write_job
 
@@ -157,11 +157,11 @@ def _work(config: dict[str, Any]) -> dict[str, float]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from lai_ray.training import loop
     from lai_ray.training.recipe import read_job
-    from lai_ray.training.tensorboard import Board
+    from lai_ray.training.tensorboard import TensorBoardWriter
 
     remote = object_store.ObjectStoreTraining(config["job"]) if is_url(config["job"]) else None
     recipe, lineage, examples = read_job(remote.fetch() if remote else Path(config["job"]))
-    board = Board(recipe.out)
+    board = TensorBoardWriter(recipe.out)
 
     def report(step: int, metrics: dict[str, float]) -> None:
         print(json.dumps(metrics), flush=True)

@@ -15,8 +15,9 @@ import msgspec
 
 from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.records import Mark
+from lai_ray.storage.keys import decode
 from lai_ray.storage.run import Run
-from lai_ray.storage.store import Store, decode
+from lai_ray.storage.store import Store
 
 PAID = ("answers", "judge_answers")
 """Folders with the answers of receivers that may send a bill."""

@@ -17,7 +17,7 @@ from lai_ray.stages.curation.rouge import Map
 from lai_ray.stages.curation.words import options
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, part
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 TOKENS = "words and numbers of the question, case and Unicode forms folded, no stemming"
 """What ROUGE-L is computed on, for the report."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from lai_ray.contracts import Benchmark, Executor, Grading, Strategy, StrategySettings
 from lai_ray.records import Ask, Attempt, Case, Grade, Message, Reply, Sample
-from lai_ray.storage.store import key_of
+from lai_ray.storage.keys import key_of
 
 DISAGREES = "solved again with another answer"
 UNPARSED = "solved again without an answer"
