@@ -202,7 +202,7 @@ def of_runtime_env(environment: dict[str, Any]) -> list[str]:
 
 @dataclass
 class Image:
-    """What a Dockerfile has said so far."""
+    """The state of a Dockerfile up to a line."""
 
     kind: str
     stages: dict[str, bool] = field(default_factory=dict)

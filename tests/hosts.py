@@ -1,4 +1,4 @@
-"""Hosts on this machine: network and process namespaces of their own on one bridge, so that a cable can be pulled.
+"""Hosts on this machine, to simulate a pulled cable: network and process namespaces on one bridge.
 
 Needs root and iproute2.
 """
@@ -17,12 +17,12 @@ BIN = Path(sys.executable).parent
 
 
 def ip(*words: str) -> None:
-    """One `ip` command. Raises CalledProcessError with what it said."""
+    """Run one `ip` command. Raises CalledProcessError with its output."""
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 def possible() -> bool:
-    """Whether this user may make hosts here."""
+    """Whether this user can create hosts here."""
     return os.geteuid() == 0 and all(map(shutil.which, ("ip", "unshare")))
 
 
@@ -64,7 +64,7 @@ class Hosts:
         return f"10.77.0.{11 + i}"
 
     def start(self, i: int, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-        """A command on a host; what it starts ends with it."""
+        """Start a command on a host; its children end with it."""
         ray = self.folder / f"ray-{i}-{len(self._processes)}"
         ray.mkdir()
         inside = f'mount --bind {ray} /tmp/ray && exec "$@"'
@@ -77,17 +77,17 @@ class Hosts:
         return process
 
     def cable(self, i: int, state: str) -> None:
-        """ "down" cuts a host off, "up" lets it back."""
+        """ "down" disconnects a host, "up" connects it again."""
         ip("-n", "lai-br", "link", "set", f"p{i}", state)
 
     def answers(self, i: int, port: int) -> bool:
-        """Whether anybody listens on a host's port, asked on that host."""
+        """Whether a host's port is open, tried on that host."""
         there = f"import socket; socket.create_connection(('{self.address(i)}', {port}), 2)"
         words = ["ip", "netns", "exec", self.name(i), sys.executable, "-c", there]
         return subprocess.run(words, capture_output=True).returncode == 0
 
     def close(self) -> None:
-        """Everything ends."""
+        """End all processes and remove the hosts."""
         for process in self._processes:
             process.kill()
             process.wait()

@@ -277,8 +277,8 @@ def test_a_planted_key_is_used_and_found_nowhere(life: Life, place: Place):
     assert not holding(place.storage, KEY), "in the run's folder"
     assert not holding(submitting.folder_of_head(), KEY), "in what Ray keeps: logs, uploads"
     for path in ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/tasks?detail=true", "/api/v0/runtime_envs"):
-        assert '"result": true' in (told := place.get(path)) or path == "/api/jobs/"
-        assert KEY not in told, path
+        assert '"result": true' in (reply := place.get(path)) or path == "/api/jobs/"
+        assert KEY not in reply, path
     printed = [life.begun, life.beside, life.left, life.meddling, life.resumed, life.by_hand, life.keyless]
     assert not [done for done in printed if KEY in done.stdout + done.stderr]
 

@@ -1,6 +1,6 @@
-"""Every key of every file in clusters/ and jobs/ with a letter wrong, and every value: each is reported, in its place.
+"""A wrong letter in any key or value of any file in clusters/ and jobs/ is reported, with its place.
 
-What is free by nature (a model's name, a disk's label) is listed with the reason; nothing else may pass.
+Free values (a model's name, a disk's label) are listed with the reason; nothing else may pass.
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def test_a_letter_wrong_in_any_key_of_a_job_is_reported_by_name(path, check, tmp
             found = check(written(changed(table, place, key=typo), path, tmp_path))
             passed += [] if found else [f"{dotted(place)} as {typo}"]
             wanted = dotted((*place[:-1], typo))
-            said = "\n".join(found)
-            placed = any(end in said for end in (wanted, dotted((*place[1:-1], typo)), dotted((*place[2:-1], typo))))
+            report = "\n".join(found)
+            placed = any(end in report for end in (wanted, dotted((*place[1:-1], typo)), dotted((*place[2:-1], typo))))
             unplaced += [] if not found or placed else [(wanted, found)]
     assert passed == []
     assert unplaced == []

@@ -50,7 +50,7 @@ KEYS = re.compile(
 HEAD = "spec.rayClusterSpec.headGroupSpec.template.spec"
 WORKER = "spec.rayClusterSpec.workerGroupSpecs.0"
 WRONG: list[tuple[Path, str, Any]] = [
-    # What is no slip of a letter: a wrong value at a place.
+    # Wrong values that are no misspellings.
     (AWS, "max_workers", 9),
     (AWS, "provider.region", "us-east-1"),
     (AWS, "provider.cache_stopped_nodes", "no"),
@@ -102,9 +102,9 @@ def test_a_wrong_value_is_caught(path, place, value):
 
 @pytest.mark.parametrize("name", ["aws", "gcp", "kuberay"])
 def test_a_cut_schema_names_its_sources_their_versions_and_licence(name):
-    said = schema(f"cut/{name}")["$comment"]
-    assert "cut.py" in said and "Apache-2.0" in said and re.search(r"[0-9]+\.[0-9]+", said)
-    assert f"Ray {RAY_VERSION}" in said
+    comment = schema(f"cut/{name}")["$comment"]
+    assert "cut.py" in comment and "Apache-2.0" in comment and re.search(r"[0-9]+\.[0-9]+", comment)
+    assert f"Ray {RAY_VERSION}" in comment
     assert (SCHEMAS / f"cut/{name}.json").stat().st_size < 25_000, "only what validation needs"
 
 
@@ -122,7 +122,7 @@ def test_the_options_of_ray_start_are_those_of_the_installed_ray():
     assert sorted(schema("cut/kuberay")["$defs"]["start"]["properties"]) == cut.ray_start_options()
 
 
-def test_every_key_that_our_runtime_environment_may_have_is_one_that_ray_knows():
+def test_ray_knows_every_key_that_our_runtime_environment_may_have():
     tree = ast.parse(of_ray("runtime_env/runtime_env.py").read_text())
     known = {
         kind.name: ast.literal_eval(line.value)
@@ -162,19 +162,20 @@ def test_the_head_is_on_demand_and_the_others_are_spot_and_scale_to_zero(path, s
     assert loaded(path)["idle_timeout_minutes"] < 60
 
 
-def test_a_kubernetes_cluster_that_stays_scales_to_zero():
+def test_the_permanent_kubernetes_cluster_scales_to_zero():
     assert [group["minReplicas"] for group in loaded(RAYCLUSTER)["spec"]["workerGroupSpecs"]] == [0, 0]
 
 
 @pytest.mark.parametrize("path", [RAYJOB, RAYCLUSTER], ids=lambda path: path.name)
-def test_pods_mount_the_claim_that_is_made(path):
+def test_pods_mount_the_claim(path):
     for group in [spec_of(path)["headGroupSpec"], *spec_of(path)["workerGroupSpecs"]]:
         (volume,) = group["template"]["spec"]["volumes"]
         assert volume["persistentVolumeClaim"]["claimName"] == loaded(CLAIM)["metadata"]["name"]
 
 
-def test_every_file_speaks_of_the_ray_that_the_package_wants():
-    assert f"ray[data,default,train,tune]>={RAY_VERSION.rpartition('.')[0]}," in (ROOT / "pyproject.toml").read_text()
+def test_every_file_names_the_version_of_ray_that_was_tested():
+    package = (ROOT / "pyproject.toml").read_text()
+    assert f'"ray[data,default,train,tune]>={RAY_VERSION.rpartition(".")[0]}"' in package, "the lowest, and no ceiling"
     for path in (RAYJOB, RAYCLUSTER):
         assert spec_of(path)["rayVersion"] == RAY_VERSION
     for kind in ("cpu", "gpu"):
@@ -239,7 +240,7 @@ class AuthorizedSession:
     def json(self): return {"payload": {"data": "dGhlIGtleQ=="}}
 """,
 }
-"""What the start commands ask of a cloud, answered on the spot; an empty file for one that cannot be asked."""
+"""Stubs of the clouds' clients that the start commands call; an empty file is one that cannot be reached."""
 
 
 @pytest.mark.parametrize("path", [AWS, GCP], ids=["aws", "gcp"])
@@ -253,15 +254,15 @@ def test_ray_is_started_with_the_key_of_the_secret_or_without_one(path, reached,
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
     key = "the key" if reached else ""
-    for when, said in (("head", "start --head"), ("worker", "start --address=10.0.0.1:6379")):
+    for when, options in (("head", "start --head"), ("worker", "start --address=10.0.0.1:6379")):
         command = loaded(path)[f"{when}_start_ray_commands"][1]
         done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
-        assert done.stdout == f"{said} with <{key}>\n"
+        assert done.stdout == f"{options} with <{key}>\n"
         assert reached == (done.stderr == "")
 
 
 @pytest.mark.parametrize("path", [AWS, GCP], ids=lambda path: path.name)
-def test_the_token_is_asked_for_and_telemetry_is_off(path):
+def test_a_token_is_required_and_telemetry_is_off(path):
     assert {"--env RAY_AUTH_MODE=token", "--env RAY_USAGE_STATS_ENABLED=0"} <= set(
         loaded(path)["docker"]["run_options"]
     )
@@ -293,14 +294,14 @@ def test_the_name_of_a_key_is_not_a_key():
     assert not KEYS.search('export OPENAI_API_KEY="$(python -c "import boto3; ...")"')
 
 
-def test_what_only_the_user_can_know_is_marked_and_the_readme_explains_every_word():
+def test_what_only_the_user_knows_is_marked_and_the_readme_explains_every_mark():
     marked = {
         word for path in FILES if path.suffix == ".yaml" for word in re.findall(r"FILL_IN_[A-Z_]+", path.read_text())
     }
     assert marked == FILL_INS
-    said = README.read_text()
-    assert "grep -n FILL_IN" in said
-    assert [word for word in sorted(marked) if f"`{word}`" not in said] == []
+    readme = README.read_text()
+    assert "grep -n FILL_IN" in readme
+    assert [word for word in sorted(marked) if f"`{word}`" not in readme] == []
 
 
 def test_nothing_heavy_or_secret_is_uploaded_with_the_code():

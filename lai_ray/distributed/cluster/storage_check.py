@@ -1,4 +1,4 @@
-"""Whether every node reads and writes the storage, and has room for models: `lai check --cluster`.  Config -> nodes"""
+"""Checks that every node can read and write the storage, for `lai check --cluster`.  Config -> nodes"""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lai_ray.distributed.connect import start
 from lai_ray.errors import ConfigError, LaiError, StageError
 from lai_ray.report.tables import Table
 from lai_ray.storage import model_folders
-from lai_ray.storage.objects import Objects, is_url
+from lai_ray.storage.store import Store, is_url
 
-PATIENCE = 60.0
-"""Seconds for all nodes to answer."""
+SECONDS = 60.0
+"""For all nodes to answer."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster, and what it said."""
+    """One node of the cluster, and the result of its check."""
 
     name: str
     """Its address and its host's name."""
     resources: dict[str, float]
     seconds: float | None = None
-    """That writing, listing, reading and removing a small file took there."""
+    """For writing, listing, reading and removing a small file."""
     free: int | None = None
     """Bytes for copies of models, where the storage is an object store."""
     error: str = ""
@@ -40,100 +40,95 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is."""
+    """The nodes, their resources, and what may be added."""
 
     nodes: list[Node]
     resources: list[Resources]
     groups: list[Group] | None
-    """What the autoscaler may add, where that is known."""
+    """What the autoscaler may add; None if unknown."""
 
 
 def cluster(config: Config) -> Cluster:
-    """Every node that is alive, after it tried the job's storage. Ray is started or joined, and left as it was found.
+    """Every living node, after it has tried the job's storage. Ray is started or joined, and left as it was.
 
-    Raises what `connect.start` raises, and StageError where this machine itself cannot write the storage.
+    Raises what `connect.start` raises, and StageError if this machine itself cannot write the storage.
     """
-    where = config.storage if is_url(config.storage) else os.path.abspath(config.storage)
-    place = f"{where.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+    storage = config.storage if is_url(config.storage) else os.path.abspath(config.storage)
+    path = f"{storage.rstrip('/')}/.probe-{uuid.uuid4().hex}"
     ours = start(config)
     import ray
 
-    here = Objects(place)
+    store = Store(path)
     try:
-        here.put("driver", place.encode())
-        return Cluster(_asked(place, here), *cluster_now())
+        store.put("driver", path.encode())
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        results = on_each(alive, SECONDS, _check, path)
+        nodes = [_node(node, result, store) for node, result in zip(alive, results, strict=True)]
+        return Cluster(nodes, *cluster_now())
     finally:
-        with suppress(StageError):  # What the nodes found says why.
-            here.delete("")
+        with suppress(StageError):  # The nodes' own errors say why.
+            store.delete("")
         if ours:
             ray.shutdown()
 
 
-def _asked(place: str, here: Objects) -> list[Node]:
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    asked = on_each(alive, PATIENCE, _tried, place)
-    return [_heard(node, answer, here) for node, answer in zip(alive, asked, strict=True)]
-
-
-def _heard(node: dict[str, Any], answer: Any, here: Objects) -> Node:
+def _node(node: dict[str, Any], result: Any, store: Store) -> Node:
     import ray
 
     name = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
     resources = {kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")}
     try:
-        said = ray.get(answer, timeout=0)
+        found = ray.get(result, timeout=0)
     except ray.exceptions.GetTimeoutError:
-        return Node(name, resources, error=f"no answer for {PATIENCE:g} s: the storage hangs there, or Ray does")
+        return Node(name, resources, error=f"no answer for {SECONDS:g} s: the storage or Ray hangs there")
     except ray.exceptions.RayError as error:
         return Node(name, resources, error=f"the task there died: {str(error).strip().splitlines()[-1]}")
-    if not said.get("error") and not here.exists(node["NodeID"]):
-        said["error"] = "what it writes is not seen from here: it has another disk under that path"
-    return Node(name, resources, **said)
+    if not found.get("error") and not store.exists(node["NodeID"]):
+        found["error"] = "the driver does not see the file that it wrote: it has another disk under that path"
+    return Node(name, resources, **found)
 
 
-def _tried(mine: str, place: str) -> dict[str, Any]:
-    """What a node finds: it reads what the driver wrote, and writes, lists, reads and removes a file of its own."""
-    began = time.monotonic()
+def _check(mine: str, path: str) -> dict[str, Any]:
+    """On a node: read the driver's file, and write, list, read and remove one. Returns fields of `Node`."""
+    started = time.monotonic()
     try:
         try:
-            # Not made where it is missing: that would be a folder of this node's alone.
-            there = Objects(place, create=False)
+            # Not created where it is missing: that would be a folder of this node alone.
+            store = Store(path, create=False)
         except ConfigError:
-            there = None
-        if there is None or there.get("driver") != place.encode():
-            return {"error": "it does not see what the driver wrote there: the disk is not mounted on it, or another"}
-        there.put(mine, b"kept")
-        there.put(f"{mine}.gone", b"gone")
-        if f"{mine}.gone" not in there.sizes() or there.get(f"{mine}.gone") != b"gone":
-            return {"error": "what it wrote there was not there when it looked"}
-        there.remove([f"{mine}.gone"])
-        seconds = time.monotonic() - began
-        return {"seconds": seconds} | ({"free": shutil.disk_usage(model_folders.cache()).free} if is_url(place) else {})
+            store = None
+        if store is None or store.get("driver") != path.encode():
+            return {"error": "it does not see the driver's file: the disk is not mounted there, or another one is"}
+        store.put(mine, b"kept")
+        store.put(f"{mine}.gone", b"gone")
+        if f"{mine}.gone" not in store.sizes() or store.get(f"{mine}.gone") != b"gone":
+            return {"error": "it could not read back the file that it wrote"}
+        store.remove([f"{mine}.gone"])
+        seconds = time.monotonic() - started
+        return {"seconds": seconds} | ({"free": shutil.disk_usage(model_folders.cache()).free} if is_url(path) else {})
     except LaiError as error:
         return {"error": str(error)}
 
 
-def table(found: list[Node], storage: str) -> Table:
+def table(nodes: list[Node], storage: str) -> Table:
     """A row a node."""
     made = Table(
-        f"Nodes, and {storage} as each sees it", ["node", "CPUs", "GPUs", "room for models", "storage"],
-        note="Each that is alive now wrote, listed, read and removed a small file there."
-        + (" Models are copied once to each node: LAI_CACHE says where." if is_url(storage) else ""),
+        f"Nodes, and their access to {storage}", ["node", "CPUs", "GPUs", "room for models", "storage"],
+        note="Each living node wrote, listed, read and removed a small file there."
+        + (" Models are copied once to each node, into LAI_CACHE." if is_url(storage) else ""),
     )  # fmt: skip
-    for node in found:
+    for node in nodes:
         free = "–" if node.free is None else f"{node.free / 1e9:,.0f} GB"
-        said = f"well, {node.seconds:.2f} s" if node.seconds is not None else "no"
-        made.rows.append([node.name, *(f"{node.resources[kind]:g}" for kind in ("CPU", "GPU")), free, said])
+        access = f"ok ({node.seconds:.2f} s)" if node.seconds is not None else "no"
+        made.rows.append([node.name, *(f"{node.resources[kind]:g}" for kind in ("CPU", "GPU")), free, access])
     return made
 
 
-def refuse(found: list[Node], storage: str) -> None:
+def refuse(nodes: list[Node], storage: str) -> None:
     """Raises ConfigError that names each node which cannot use the storage, and why."""
-    if wrong := [node for node in found if node.error]:
+    if wrong := [node for node in nodes if node.error]:
         lines = "\n".join(f"  {node.name}: {node.error}" for node in wrong)
         raise ConfigError(
-            f"storage = {storage!r} cannot be used by {len(wrong)} of {len(found)} nodes:\n{lines}\n"
+            f"storage = {storage!r} cannot be used by {len(wrong)} of {len(nodes)} nodes:\n{lines}\n"
             "Mount it there, or give those nodes the keys (or the role) that the others have, before anything is paid."
         )

@@ -37,7 +37,7 @@ def connect(address: str) -> Any:
 
 @contextlib.contextmanager
 def explained(address: str) -> Iterator[None]:
-    """Turns Ray's AuthenticationError into a ConfigError that says what to do."""
+    """Turns Ray's AuthenticationError into a ConfigError with advice."""
     from ray.exceptions import AuthenticationError
 
     try:

@@ -223,21 +223,21 @@ def _files(job: Path, overrides: Sequence[str], config: Config) -> Iterator[str]
     for own in config.benchmark:
         splits = {} if own.hub else {"train": own.train, "dev": own.dev, "test": own.test}
         named += [(path, f"[[benchmark]] {own.name}, {split}") for split, path in splits.items() if path]
-    for place, what in named:
-        if not (_is_global(place) or place.startswith("~")):
-            if not Path(place).exists():
+    for path, what in named:
+        if not (_is_global(path) or path.startswith("~")):
+            if not Path(path).exists():
                 raise ConfigError(
-                    f"{what}: no file or folder {place!r} in {os.getcwd()}, which is what the cluster gets"
+                    f"{what}: no file or folder {path!r} in {os.getcwd()}, which is what the cluster gets"
                 )
-            yield inside(place, what)
+            yield inside(path, what)
     # These may be names on the hub instead.
     folders = {"target.model": config.target.model, "contrast.encoder": config.contrast.encoder}
     folders |= {"instructor.model": config.instructor.model} if config.instructor.in_cluster else {}
-    folders |= {f"[data] {name}": place for name, place in config.data.items()}
+    folders |= {f"[data] {name}": path for name, path in config.data.items()}
     folders |= {"instructor.prompts": job_file.prompts_folder(job, overrides)}
-    for what, place in folders.items():
-        if place and not os.path.isabs(place) and Path(place).is_dir():
-            yield inside(place, what)
+    for what, path in folders.items():
+        if path and not os.path.isabs(path) and Path(path).is_dir():
+            yield inside(path, what)
 
 
 def _list(paths: str | Sequence[str]) -> Sequence[str]:

@@ -60,7 +60,7 @@ def _uploaded(submission: Submission) -> set[Path]:
         packaging._dir_travel(folder, filters, found.append, include_gitignore=gitignore, logger=log)
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
-            f"this version of Ray does not say which files it uploads ({error}), so they cannot be checked for "
+            f"this version of Ray does not list the files that it uploads ({error}), so they cannot be checked for "
             "secrets. `lai submit --print` prints the equivalent `ray job submit` command, which does not check."
         ) from error
     return {path for path in found if path.is_file()}
