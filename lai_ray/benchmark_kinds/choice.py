@@ -1,7 +1,8 @@
 """Multiple-choice benchmarks: mmlu, arc_challenge.  problem, response -> Grade
 
-Your own benchmark of this kind inherits `ChoiceBenchmark` and adds name, splits, domain, load, problem and group: see
-`lai_ray/benchmarks/arc_challenge.py`. For rows in a file, a [[benchmark]] table with kind = "choice" needs no code.
+Your own benchmark of this kind inherits `ChoiceBenchmark` and adds name, splits, domain, load and problem, and group
+where scores are broken down; see `lai_ray/benchmarks/arc_challenge.py`. For rows in a file, a [[benchmark]] table with
+kind = "choice" needs no code.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class ChoiceBenchmark:
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; numbering, headings, bold and other text are skipped."""
         return choice_pieces(reply)
+
+    def group(self, problem: Problem) -> str:
+        """One group: there are no subjects."""
+        return "all"
 
 
 def check_label(answer: str, choices: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Programming benchmarks: a function to write and tests that decide (mbpp, humaneval).  problem, response -> Grade
 
-Your own benchmark of this kind inherits `CodeBenchmark` and adds name, splits, domain, load, problem and group: see
-`lai_ray/benchmarks/humaneval.py`. For rows in a file, a [[benchmark]] table with kind = "code" needs no code.
+Your own benchmark of this kind inherits `CodeBenchmark` and adds name, splits, domain, load and problem, and group
+where scores are broken down; see `lai_ray/benchmarks/humaneval.py`. For rows in a file, a [[benchmark]] table with
+kind = "code" needs no code.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class CodeBenchmark:
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply. Its asserts become a new problem's tests; a sample without any is rejected."""
         return code_pieces(reply)
+
+    def group(self, problem: Problem) -> str:
+        """One group: there are no subjects."""
+        return "all"
 
 
 LIMITS = runner.Limits(cpu=5.0)

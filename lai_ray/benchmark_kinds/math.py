@@ -1,7 +1,8 @@
 """Benchmarks of word problems whose answer is one number: gsm8k, gsm_plus, word_problems.  problem, response -> Grade
 
-Your own benchmark of this kind inherits `MathBenchmark` and adds name, splits, domain, load, problem and group: see
-`lai_ray/benchmarks/gsm8k.py` (71 lines). For rows in a file, a [[benchmark]] table with kind = "number" needs no code.
+Your own benchmark of this kind inherits `MathBenchmark` and adds name, splits, domain, load and problem, and group
+where scores are broken down; see `lai_ray/benchmarks/gsm8k.py`. For rows in a file, a [[benchmark]] table with
+kind = "number" needs no code.
 """
 
 from __future__ import annotations
@@ -60,3 +61,7 @@ class MathBenchmark:
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; numbering, headings, bold and other text are skipped."""
         return math_pieces(reply)
+
+    def group(self, problem: Problem) -> str:
+        """One group: there are no subjects."""
+        return "all"

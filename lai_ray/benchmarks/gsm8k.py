@@ -63,9 +63,5 @@ class Gsm8k(MathBenchmark):
             extra={"solution": solution},
         )
 
-    def group(self, problem: Problem) -> str:
-        """One group: GSM8K has no kinds."""
-        return "all"
-
 
 BENCHMARK = Gsm8k()

@@ -57,9 +57,5 @@ class HumanEval(CodeBenchmark):
             extra={"task_id": record.get("task_id"), "entry": entry, "test": test, **recorded_completion(record)},
         )
 
-    def group(self, problem: Problem) -> str:
-        """One group: HumanEval has no kinds."""
-        return "all"
-
 
 BENCHMARK = HumanEval()

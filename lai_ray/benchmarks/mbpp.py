@@ -71,10 +71,6 @@ class Mbpp(CodeBenchmark):
             extra={"task_id": record.get("task_id"), **made, **recorded_completion(record)},
         )
 
-    def group(self, problem: Problem) -> str:
-        """One group: MBPP has no kinds."""
-        return "all"
-
 
 def _task(record: Mapping[str, Any]) -> int:
     return int(record["task_id"])

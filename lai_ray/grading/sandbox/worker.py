@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import itertools
+import operator
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +19,17 @@ from lai_ray.grading.sandbox.protocol import Gone, Handle, Opaque, ProgramError,
 
 _LONGEST_NOTE = 300
 _FROM_THE_PROGRAM = "_from_the_program"
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda target, args, kwargs: target(*args, **kwargs),
+    "attribute": getattr,
+    "set": setattr,
+    "item": operator.getitem,
+    "len": len,
+    "truth": bool,
+    "iter": iter,
+    "next": lambda target: list(itertools.islice(target, 1)),
+}
+"""What the tests may do with a value that stayed in the program's process; "next" returns [item], or [] at the end."""
 
 
 def read_all(fd: int) -> str:
@@ -58,43 +71,18 @@ class Program:
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             arguments = [self.reader.read(item) for item in request["arguments"]]
-            value = getattr(self, f"_do_{request['do']}")(*arguments)
+            operation = self._call_name if request["do"] == "name" else _OPERATIONS[request["do"]]
+            value = operation(*arguments)
             return {"value": Writer(self._keep).write(value)}
         except TooLarge as error:
             return {"too_large": str(error)}
         except BaseException as error:
             return {"raised": _described(error)}
 
-    def _do_name(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def _call_name(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if name not in self.names:
             raise NameError(f"name {name!r} is not defined")
         return self.names[name](*args, **kwargs)
-
-    def _do_call(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        return target(*args, **kwargs)
-
-    def _do_attribute(self, target: Any, name: str) -> Any:
-        return getattr(target, name)
-
-    def _do_set(self, target: Any, name: str, value: Any) -> None:
-        setattr(target, name, value)
-
-    def _do_item(self, target: Any, key: Any) -> Any:
-        return target[key]
-
-    def _do_len(self, target: Any) -> int:
-        return len(target)
-
-    def _do_truth(self, target: Any) -> bool:
-        return bool(target)
-
-    def _do_iter(self, target: Any) -> Any:
-        return iter(target)
-
-    def _do_next(self, target: Any) -> list[Any]:
-        for item in target:
-            return [item]
-        return []
 
     def _keep(self, value: Any) -> Any:
         self.kept.append(value)
