@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lai_ray.benchmark_kinds.rows import Row, read_rows
-from lai_ray.cli.grade import with_data
+from lai_ray.cli.grade import benchmark_named
 from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import GENERATED, Problem
@@ -73,7 +73,7 @@ def evaluation_sets(against: list[str], data: dict[str, str]) -> EvaluationSets:
         raise ConfigError(f"--against is empty; choose from {', '.join(plugins.available('benchmarks'))}")
     if foreign := set(data) - set(names):
         raise ConfigError(f"--data {', '.join(sorted(foreign))}: not among --against {', '.join(names)}")
-    benchmarks = [with_data(name, data.get(name)) for name in names]
+    benchmarks = [benchmark_named(name, data.get(name)) for name in names]
     return sets_of(
         [Part(each, split, None, 0) for each in benchmarks for split in ("dev", "test") if split in each.splits]
     )

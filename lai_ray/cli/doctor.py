@@ -56,10 +56,9 @@ def _python() -> Finding:
 
 
 def _package(name: str) -> Finding:
-    version = _version(name)
-    return Finding(
-        name, version or "not installed", "" if version else "run `make venv`, or install lai-ray[cpu] or [gpu]"
-    )
+    if version := _version(name):
+        return Finding(name, version)
+    return Finding(name, "not installed", "run `make venv`, or install lai-ray[cpu] or [gpu]")
 
 
 def _vllm() -> Finding:
@@ -72,21 +71,17 @@ def _vllm() -> Finding:
 
 
 def _torchvision() -> Finding:
-    torch, vision = _version("torch") or "", _version("torchvision")
-    clash = bool(vision) and "+cpu" in torch and "+cpu" not in (vision or "")
-    advice = (
-        "a CUDA torchvision beside a CPU torch breaks transformers: pip uninstall torchvision torchaudio torchcodec"
-    )
-    return Finding("torchvision", vision or "not installed", advice if clash else "")
+    torch, vision = _version("torch") or "", _version("torchvision") or "not installed"
+    if "+cpu" in torch and "+cpu" not in vision and vision != "not installed":
+        advice = "with a CPU torch it breaks transformers: pip uninstall torchvision torchaudio torchcodec"
+        return Finding("torchvision", vision, advice)
+    return Finding("torchvision", vision)
 
 
 def _ray_default() -> Finding:
-    installed = util.find_spec("aiohttp_cors") is not None
-    return Finding(
-        "ray[default]",
-        "installed" if installed else "not installed",
-        "" if installed else "`ray job submit` needs it: pip install 'ray[default]'",
-    )
+    if util.find_spec("aiohttp_cors") is not None:
+        return Finding("ray[default]", "installed")
+    return Finding("ray[default]", "not installed", "`ray job submit` needs it: pip install 'ray[default]'")
 
 
 def _auth() -> Finding:
@@ -98,8 +93,5 @@ def _auth() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free / 2**30
-    return Finding(
-        "free disk here",
-        f"{free:.0f} GiB",
-        "" if free > 5 else "free at least 5 GiB: a run stores weights and answers",
-    )
+    advice = "" if free > 5 else "free at least 5 GiB: a run stores weights and answers"
+    return Finding("free disk here", f"{free:.0f} GiB", advice)

@@ -65,19 +65,14 @@ def rules_named(name: str) -> Grading:
     return Grading(rules="paper" if name == "paper" else "default")
 
 
-def benchmark_named(name: str, data: Path | None) -> Benchmark:
-    """A benchmark with its files in `data`. Raises ConfigError when either does not exist, or it has no files."""
-    if data is not None and not data.is_dir():
-        raise ConfigError(f"--data {data}: no such folder")
-    return with_data(name, None if data is None else str(data))
-
-
-def with_data(name: str, folder: str | None) -> Benchmark:
-    """A benchmark with its files in a folder. Raises ConfigError when it does not exist, or has no files."""
+def benchmark_named(name: str, folder: Path | str | None) -> Benchmark:
+    """A benchmark with its files in a folder. Raises ConfigError when either does not exist, or it has no files."""
     loaded: Any = plugins.load("benchmarks", name)
     if folder is not None and loaded.source is None:
         raise ConfigError(f"--data {name}: this benchmark has no files; leave it out")
-    return cast(Benchmark, loaded if folder is None else replace(loaded, source=folder))
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"--data {folder}: no such folder")
+    return cast(Benchmark, loaded if folder is None else replace(loaded, source=str(folder)))
 
 
 def grade_file(

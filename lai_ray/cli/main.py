@@ -38,11 +38,9 @@ Until = Annotated[
 
 
 def _check_stage(until: str | None) -> None:
-    if until is None:
-        return
     from lai_ray.storage.run import STAGES
 
-    if until.rpartition("/")[2] not in STAGES:
+    if until is not None and until.rpartition("/")[2] not in STAGES:
         raise ConfigError(
             f"--until {until!r} is not a stage; use one of {', '.join(STAGES)}, or 1/diagnose for one of iteration 1"
         )
@@ -98,22 +96,17 @@ def try_(job: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(
-    job: JobFile,
-    overrides: Overrides = None,
-    until: Until = None,
-    reuse: Reuse = None,
-) -> None:
+def run(job: JobFile, overrides: Overrides = None, until: Until = None, reuse: Reuse = None) -> None:
     """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
     from lai_ray.config import job_file
 
     _check_stage(until)
     outcome = cli_run.run_job(job_file.read(job, overrides), until=until, reuse=reuse or [])
-    if outcome.stopped_at is not None:
+    if outcome.stopped_at is None:
+        _report(outcome.run)
+    else:
         _console().print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
-        return
-    _report(outcome.run)
 
 
 @app.command()

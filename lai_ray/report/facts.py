@@ -10,8 +10,9 @@ from lai_ray.common.intervals import Interval, paired, score
 from lai_ray.instructor.spending.budget import caps_of
 from lai_ray.instructor.spending.ledger import Spent, spent_in
 from lai_ray.records import Attempt
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import STAGES, Run, Stage
-from lai_ray.storage.store import View, key_of
+from lai_ray.storage.store import View
 
 POOLED = ("diagnose", "instruct", "curate")
 """The stages of a pool."""
@@ -68,11 +69,11 @@ class Iteration:
         """Seconds by completed stage; in a search, of all its pools together."""
         stages = [self.stage(name) for name in STAGES]
         stages += [pool.stage(name) for pool in self.pools() if pool.searched for name in POOLED]
-        found: dict[str, float] = {}
+        sums: dict[str, float] = {}
         for stage in stages:
             if fact := stage.facts():
-                found[stage.name] = round(found.get(stage.name, 0.0) + fact["seconds"], 2)
-        return found
+                sums[stage.name] = round(sums.get(stage.name, 0.0) + fact["seconds"], 2)
+        return sums
 
     def usage(self) -> dict[str, Any]:
         """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked."""
@@ -114,10 +115,10 @@ def confidence(run: Run) -> float:
 
 def iterations(run: Run) -> list[Iteration]:
     """Those that have started, in order."""
-    found: list[Iteration] = []
-    while run.store.names(f"iteration_{len(found)}"):
-        found.append(Iteration(run, len(found)))
-    return found
+    result: list[Iteration] = []
+    while run.store.names(f"iteration_{len(result)}"):
+        result.append(Iteration(run, len(result)))
+    return result
 
 
 def pools(run: Run) -> Iterator[Pool]:

@@ -13,7 +13,7 @@ from lai_ray.cli.run import admission, existing
 from lai_ray.config.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
-from lai_ray.records import Attempt, Case, Message, Reply, Request, Sample
+from lai_ray.records import Attempt, Case, Reply, Request, Sample
 from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
@@ -26,7 +26,7 @@ from lai_ray.stages.select import select
 from lai_ray.stages.train import training_key
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
-from lai_ray.storage.run import Run
+from lai_ray.storage.run import Run, Stage
 
 MAX_LINE = 90
 """Characters shown of a differing line."""
@@ -111,17 +111,10 @@ def _target_answers(run: Run, i: int, target: Model, job: Job) -> StageReuse:
             request = request_for(problem, part.benchmark, target, job.config.target)
             reused += request.key in answers
             first = first or (None if request.key in answers else (part.name, request))
-    difference = _target_difference(run, i, first, job.config) if first and reused < len(answers) else ""
+    difference = ""
+    if first and reused < len(answers):
+        difference = _difference(stage, f"attempts/{first[0]}.jsonl", Attempt, first[1], job.config)
     return StageReuse(stage.folder, len(answers), reused, difference or "answers to other problems")
-
-
-def _target_difference(run: Run, i: int, first: tuple[str, Request], config: Config) -> str:
-    part, request = first
-    name = f"attempts/{part}.jsonl"
-    stage = run.stage(i, "evaluate")
-    before = stage.view(name, Attempt) if stage.store.exists(name) else ()
-    there = next((attempt.messages for attempt in before if attempt.id == request.id), None)
-    return _difference(request.id, there, request.messages, run, config, "target") if there else ""
 
 
 def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
@@ -144,33 +137,29 @@ def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
                 continue
             replies, pending = dialogues.replay(case, draw)
             reused += len(replies)
-            first = first or (_instructor_difference(run, i, pending.request, job.config) if pending else None)
+            if pending and not first:
+                first = _difference(stage, "replies.jsonl", Reply, pending.request, job.config)
     return StageReuse(stage.folder, recorded.count, reused, first or "replies to other requests")
 
 
-def _instructor_difference(run: Run, i: int, request: Request, config: Config) -> str | None:
-    before = run.stage(i, "instruct")
-    if not before.store.exists("replies.jsonl"):
-        return None
-    there = next((reply.messages for reply in before.view("replies.jsonl", Reply) if reply.id == request.id), None)
-    return _difference(request.id, there, request.messages, run, config, "instructor") if there else None
-
-
-def _difference(
-    request_id: str, there: list[Message], now: list[Message], run: Run, config: Config, section: str
-) -> str:
-    """The first line in which two prompts differ, or the first setting."""
-    for before, after in zip(there, now, strict=False):
+def _difference(stage: Stage, name: str, kind: type[Attempt | Reply], request: Request, config: Config) -> str:
+    """The first difference of a request to its record in a file of the stage, in its prompt or in a setting."""
+    records = stage.view(name, kind) if stage.store.exists(name) else ()
+    recorded = next((record.messages for record in records if record.id == request.id), None)
+    if recorded is None:
+        return ""
+    section = "target" if kind is Attempt else "instructor"
+    for before, after in zip(recorded, request.messages, strict=False):
         for one, other in itertools.zip_longest(before["content"].splitlines(), after["content"].splitlines()):
             if one != other:
-                return f"{request_id}: {_short(one)} → {_short(other)}"
-    earlier, present = (flat(table) for table in (run.record()["config"], config.model_dump(mode="json")))
+                return f"{request.id}: {_short(one)} → {_short(other)}"
+    earlier, present = (flat(table) for table in (stage.run.record()["config"], config.model_dump(mode="json")))
     for key in sorted(present):
         if key.startswith("instructor.prompts."):
             continue  # The messages are equal, so this setting did not change the prompt.
         if (key == "seed" or key.startswith(f"{section}.")) and earlier.get(key) != present[key]:
             return f"{key}: {earlier.get(key)!r} → {present[key]!r}"
-    return f"{request_id}: the same prompt to another {section}"
+    return f"{request.id}: the same prompt to another {section}"
 
 
 def _short(line: str | None) -> str:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,23 +76,16 @@ def run(sweep: Sweep, console: Console) -> Results:
     is running elsewhere; ConfigError when runs would share GPUs.
     """
     _check_gpus(sweep)
-    driver = Driver(_folder(sweep))
-    try:
-        with _signals_as_ctrl_c():
-            return _run(sweep, console)
-    finally:
-        driver.close()
-
-
-def _run(sweep: Sweep, console: Console) -> Results:
-    todo = [member for member in sweep.members if not finished(member)]
-    results = Results(done_before=[member.name for member in sweep.members if member not in todo])
-    console.print(f"{sweep.storage}: {len(sweep.members)} runs, {len(results.done_before)} done before", markup=False)
-    for wave in waves(todo, sweep.at_once):
-        # First evaluations of two seeds have problems in common, so they run one after another.
-        first = bool(wave) and wave[0].until == "0/evaluate"
-        _wave(sweep, wave, results, console, at_once=1 if first else sweep.at_once)
-    return results
+    with contextlib.closing(Driver(_folder(sweep))), _signals_as_ctrl_c():
+        todo = [member for member in sweep.members if not finished(member)]
+        results = Results(done_before=[member.name for member in sweep.members if member not in todo])
+        done = f"{len(sweep.members)} runs, {len(results.done_before)} done before"
+        console.print(f"{sweep.storage}: {done}", markup=False)
+        for wave in waves(todo, sweep.at_once):
+            # First evaluations of two seeds have problems in common, so they run one after another.
+            first = bool(wave) and wave[0].until == "0/evaluate"
+            _wave(sweep, wave, results, console, at_once=1 if first else sweep.at_once)
+        return results
 
 
 def finished(member: Member) -> bool:
@@ -175,20 +168,20 @@ def command(sweep: Sweep, task: Task) -> list[str]:
 def _wave(sweep: Sweep, tasks: list[Task], results: Results, console: Console, at_once: int) -> None:
     """Run these tasks, `at_once` of them concurrently. A task whose member has failed before is skipped."""
     waiting = deque(task for task in tasks if task.member.name not in results.failed)
-    running: Running = {}
+    running: dict[subprocess.Popen[bytes], tuple[Task, Path, int, float]] = {}
     total, started = len(waiting), 0
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 task, started = waiting.popleft(), started + 1
-                log = Log(_logs(sweep) / f"{task.member.name}.log")
-                running[_start(command(sweep, task), log.path)] = task, log, time.monotonic()
+                log = _logs(sweep) / f"{task.member.name}.log"
+                size = log.stat().st_size if log.exists() else 0
+                running[_start(command(sweep, task), log)] = task, log, size, time.monotonic()
                 console.print(f"  {task.title}: started ({started} of {total})", markup=False)
             time.sleep(POLL)
             for process in [each for each in running if each.poll() is not None]:
-                task, log, since = running.pop(process)
-                error = _error(process.returncode, log)
-                if error:
+                task, log, size, since = running.pop(process)
+                if error := _error(process.returncode, log, size):
                     results.failed[task.member.name] = error
                     if rest := [other for other in task.substitutes if other.name not in results.failed]:
                         waiting.append(Task(rest[0], task.until, tuple(rest[1:])))
@@ -216,7 +209,7 @@ def _end_with_parent() -> Callable[[], None] | None:
     return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
-def _stop(running: Running) -> None:
+def _stop(running: Collection[subprocess.Popen[bytes]]) -> None:
     """Send SIGINT to every run and wait for it; SIGTERM at a second Ctrl-C, SIGKILL at a third."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for process in running:
@@ -268,25 +261,11 @@ def _check_gpus(sweep: Sweep) -> None:
             )
 
 
-class Log:
-    """A run's output, and where that of this start begins."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._before = path, path.stat().st_size if path.exists() else 0
-
-    def of_this_start(self) -> str:
-        """The output since."""
-        return self.path.read_bytes()[self._before :].decode("utf-8", errors="replace").strip()
-
-
-Running = dict["subprocess.Popen[bytes]", tuple[Task, Log, float]]
-
-
-def _error(code: int, log: Log) -> str:
-    """The end of a failed run's output, from its error on; empty when it did not fail."""
+def _error(code: int, log: Path, start: int) -> str:
+    """The end of a failed run's output, from its error on; empty when it did not fail. start: bytes before this run."""
     if code == 0:
         return ""
-    text = "\n" + log.of_this_start()
+    text = "\n" + log.read_bytes()[start:].decode("utf-8", errors="replace").strip()
     last = text.rpartition("\nerror: ")[2] if "\nerror: " in text else (text.split("\n")[-1] or "no output")
     killed = f"killed by signal {-code}; its last output: " if code < 0 else ""
-    return f"{killed}{last[:MAX_ERROR]} ({log.path})"
+    return f"{killed}{last[:MAX_ERROR]} ({log})"
