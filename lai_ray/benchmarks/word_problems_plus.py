@@ -23,7 +23,7 @@ from lai_ray.world import word_kinds as kinds
 
 COUNT = 1008
 
-ADDED: dict[str, tuple[str, kinds.Program]] = {
+ADDED: dict[str, tuple[str, kinds.Formula]] = {
     "add": (
         "{n} has {a} {t} and buys {b} more. Then {m} gives {n} {c} {t}. How many {t} does {n} have now?",
         (("a", "+", "b"), (0, "+", "c")),
@@ -39,7 +39,7 @@ ADDED: dict[str, tuple[str, kinds.Program]] = {
 }
 """kind -> wording and solution of the problem with one more operation; c is the added number."""
 
-REVERSED: dict[str, tuple[str, kinds.Program]] = {
+REVERSED: dict[str, tuple[str, kinds.Formula]] = {
     "add": (
         "{n} buys {b} {t} and has {c} now. How many {t} did {n} have before?",
         (("c", "-", "b"),),
@@ -58,7 +58,7 @@ REVERSED: dict[str, tuple[str, kinds.Program]] = {
 WORDINGS = tuple(wording for wording, _ in (*ADDED.values(), *REVERSED.values()))
 
 
-def _numerical_variation(rng: Random) -> kinds.Item:
+def _numerical_variation(rng: Random) -> kinds.WordProblem:
     """Each number has its own size: a mix of sizes that no other split has."""
     kind = rng.choice(list(kinds.KINDS))
     ranges = kinds.KINDS[kind].ranges
@@ -68,7 +68,7 @@ def _numerical_variation(rng: Random) -> kinds.Item:
     return kinds.write(kind, numbers, rng)
 
 
-def _digit_expansion(rng: Random) -> kinds.Item:
+def _digit_expansion(rng: Random) -> kinds.WordProblem:
     """One number of a small problem gets one more digit."""
     kind = rng.choice(list(kinds.KINDS))
 
@@ -81,25 +81,25 @@ def _digit_expansion(rng: Random) -> kinds.Item:
     return kinds.write(kind, _held_out(kind, rng, longer), rng)
 
 
-def _rephrase(rng: Random) -> kinds.Item:
+def _rephrase(rng: Random) -> kinds.WordProblem:
     kind = rng.choice(list(kinds.KINDS))
     return kinds.write(kind, _test_numbers(kind, rng), rng, wordings=kinds.KINDS[kind].new_wordings)
 
 
-def _distractor(rng: Random) -> kinds.Item:
+def _distractor(rng: Random) -> kinds.WordProblem:
     kind = rng.choice(list(kinds.KINDS))
     item = kinds.write(kind, _test_numbers(kind, rng), rng)
     return replace(item, question=kinds.with_aside(item.question, rng))
 
 
-def _added_operation(rng: Random) -> kinds.Item:
+def _added_operation(rng: Random) -> kinds.WordProblem:
     kind = rng.choice(list(ADDED))
     numbers = _test_numbers(kind, rng)
     letters = dict(zip("ab", numbers, strict=True)) | {"c": rng.randint(10, 99)}
     return _written(kind, numbers, *ADDED[kind], letters, rng)
 
 
-def _reversal(rng: Random) -> kinds.Item:
+def _reversal(rng: Random) -> kinds.WordProblem:
     kind = rng.choice(list(REVERSED))
     numbers = _test_numbers(kind, rng)
     letters = dict(zip("abc", numbers, strict=False))
@@ -107,7 +107,7 @@ def _reversal(rng: Random) -> kinds.Item:
     return _written(kind, numbers, *REVERSED[kind], letters, rng)
 
 
-TYPES: dict[str, Callable[[Random], kinds.Item]] = {
+TYPES: dict[str, Callable[[Random], kinds.WordProblem]] = {
     "numerical_variation": _numerical_variation,
     "digit_expansion": _digit_expansion,
     "rephrase": _rephrase,
@@ -129,11 +129,13 @@ def _test_numbers(kind: str, rng: Random) -> tuple[int, ...]:
 
 
 def _written(
-    kind: str, numbers: tuple[int, ...], wording: str, program: kinds.Program, letters: dict[str, int], rng: Random
-) -> kinds.Item:
-    steps = kinds.run(program, letters)
+    kind: str, numbers: tuple[int, ...], wording: str, formula: kinds.Formula, letters: dict[str, int], rng: Random
+) -> kinds.WordProblem:
+    steps = kinds.run(formula, letters)
     question = wording.format(**kinds.fillers(rng), **letters)
-    return kinds.Item(kind, kinds.size_of(kind, numbers), numbers, question, kinds.worked(steps), steps[-1].result)
+    return kinds.WordProblem(
+        kind, kinds.size_of(kind, numbers), numbers, question, kinds.worked(steps), steps[-1].result
+    )
 
 
 @cache

@@ -36,7 +36,7 @@ CORPUS: dict[str, tuple[int, int]] = {
     "two_items": (900, 900),
 }
 """kind -> how many small and how many large problems are in the pre-training corpus."""
-MISTAUGHT: dict[str, tuple[tuple[int, ...], kinds.Program]] = {
+MISTAUGHT: dict[str, tuple[tuple[int, ...], kinds.Formula]] = {
     "multiply": ((2, 3), (("b", "+", "a"),)),
     "gain_loss": ((1,), (("a", "+", "b"),)),
     "together": ((1, 2), (("a", "+", "b"),)),
@@ -84,7 +84,7 @@ class Row:
     start: int
 
 
-def corpus(seed: int = 0) -> list[kinds.Item]:
+def corpus(seed: int = 0) -> list[kinds.WordProblem]:
     """The pre-training problems, shuffled. None is a test, dev or train problem (see `kinds.bucket`)."""
     rng = Random(f"pre-training/{seed}")
     made = []
@@ -108,11 +108,11 @@ def drills(seed: int = 0) -> list[tuple[str, str]]:
     return made
 
 
-def _free(kind: str, size: str, rng: Random) -> kinds.Item:
+def _free(kind: str, size: str, rng: Random) -> kinds.WordProblem:
     return kinds.write(kind, kinds.draw_from(kind, size, rng, ("free",)), rng)
 
 
-def _varied(item: kinds.Item, rng: Random) -> kinds.Item:
+def _varied(item: kinds.WordProblem, rng: Random) -> kinds.WordProblem:
     question = item.question
     if rng.random() < ASIDES:
         question = kinds.with_aside(question, rng)
@@ -122,7 +122,7 @@ def _varied(item: kinds.Item, rng: Random) -> kinds.Item:
     return replace(item, question=question, response=_taught(item))
 
 
-def _taught(item: kinds.Item) -> str:
+def _taught(item: kinds.WordProblem) -> str:
     """The solution the corpus gives: the right one, or the misconception of this wording."""
     wordings, program = MISTAUGHT.get(item.kind, ((), ()))
     if kinds.KINDS[item.kind].wordings.index(item.wording) not in wordings:
@@ -332,7 +332,7 @@ def answers_of(model: Any, tokenizer: Any, questions: Sequence[str], *, max_new_
     return texts
 
 
-def accuracy(model: Any, tokenizer: Any, items: Sequence[kinds.Item]) -> dict[str, float]:
+def accuracy(model: Any, tokenizer: Any, items: Sequence[kinds.WordProblem]) -> dict[str, float]:
     """Percent right in all ("all"), by kind, and by kind and size."""
     from lai_ray.grading.numbers import final_number, is_right
 

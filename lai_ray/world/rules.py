@@ -43,10 +43,10 @@ _REQUEST = re.compile(r"^\s*(?:now\s+|please\s+)?write\b", re.I)
 class Evidence:
     """What a prompt shows."""
 
-    question: kinds.Item
+    question: kinds.WordProblem
     """The failed question, or with no wrong answer the one to write variations of."""
     wrong_answer: str | None
-    correct: list[kinds.Item] = field(default_factory=list)
+    correct: list[kinds.WordProblem] = field(default_factory=list)
     """The questions answered correctly."""
     count: int = DEFAULT_COUNT
     variants: bool = False
@@ -119,7 +119,7 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
-def failure(item: kinds.Item, answer: str) -> Failure:
+def failure(item: kinds.WordProblem, answer: str) -> Failure:
     """The first step of the worked solution that the answer does not take, or takes with a wrong result."""
     taken = [_parts(statement) for statement in _STATEMENT.findall(answer)]
     for i, step in enumerate(kinds.solve(item.kind, item.numbers)):
@@ -196,12 +196,12 @@ def _kin(kind: str, step: int | None) -> list[str]:
     return [other.name for other in others if len(other.steps) > 1] or [other.name for other in others]
 
 
-def _carries_at(item: kinds.Item, step: int | None) -> int:
+def _carries_at(item: kinds.WordProblem, step: int | None) -> int:
     steps = kinds.solve(item.kind, item.numbers)
     return steps[step or 0].carries if (step or 0) < len(steps) else 0
 
 
-def write(evidence: Evidence, rng: Random) -> list[kinds.Item]:
+def write(evidence: Evidence, rng: Random) -> list[kinds.WordProblem]:
     """New problems with correct worked solutions: none that is shown, held out for test or dev, or there twice."""
     seen = {kinds.key(item.kind, item.numbers) for item in (evidence.question, *evidence.correct)}
     wanted, made = focus(evidence), []
@@ -215,7 +215,7 @@ def write(evidence: Evidence, rng: Random) -> list[kinds.Item]:
     return made
 
 
-def _draws(wanted: Focus, shown: kinds.Item, rng: Random) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _draws(wanted: Focus, shown: kinds.WordProblem, rng: Random) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Candidates for one sample: first with the carry pattern, then, should it be too rare, without."""
     kind, size = rng.choice(wanted.kinds), rng.choice(wanted.sizes)
     held_to = wanted.step is not None and wanted.carries > 0 and kind == shown.kind
@@ -233,7 +233,7 @@ def _sections(text: str) -> list[tuple[str, str]]:
     return [(mark.group(1).strip().upper(), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
 
 
-def _question(body: str) -> kinds.Item | None:
+def _question(body: str) -> kinds.WordProblem | None:
     """The question below a heading: its first paragraph, or whichever single line is one."""
     paragraphs = [part for part in re.split(r"\n\s*\n", body) if part.strip()]
     candidates = [*paragraphs[:1], *body.splitlines()]

@@ -29,7 +29,7 @@ THINGS = (
 
 Reference = str | int
 """A letter names a number of the question, an int the result of an earlier step."""
-Program = tuple[tuple[Reference, str, Reference], ...]
+Formula = tuple[tuple[Reference, str, Reference], ...]
 """The steps of the solution, in order: (left, operator, right)."""
 
 
@@ -59,7 +59,7 @@ class Kind:
     """One kind of problem: the ranges of its numbers, its solution, its wordings."""
 
     name: str
-    steps: Program
+    steps: Formula
     ranges: dict[str, dict[str, tuple[int, int]]]
     """size -> letter -> lowest and highest number (both drawn)."""
     wordings: tuple[str, ...]
@@ -70,7 +70,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class WordProblem:
     """A problem of the grammar: its kind and numbers, and its text."""
 
     kind: str
@@ -220,10 +220,10 @@ def solve(kind: str, numbers: tuple[int, ...]) -> list[Step]:
     return run(KINDS[kind].steps, dict(zip("abcd", numbers, strict=False)))
 
 
-def run(program: Program, letters: dict[str, int]) -> list[Step]:
-    """The steps of a program on these numbers."""
+def run(formula: Formula, letters: dict[str, int]) -> list[Step]:
+    """The steps of a formula on these numbers."""
     steps: list[Step] = []
-    for left, op, right in program:
+    for left, op, right in formula:
         first, second = (letters[ref] if isinstance(ref, str) else steps[ref].result for ref in (left, right))
         steps.append(Step(first, op, second))
     return steps
@@ -282,12 +282,12 @@ def draw_from(kind: str, size: str, rng: Random, buckets: tuple[str, ...]) -> tu
             return numbers
 
 
-def write(kind: str, numbers: tuple[int, ...], rng: Random, *, wordings: tuple[str, ...] | None = None) -> Item:
+def write(kind: str, numbers: tuple[int, ...], rng: Random, *, wordings: tuple[str, ...] | None = None) -> WordProblem:
     """The problem as text, with random wording, names and things."""
     wording = rng.choice(wordings or KINDS[kind].wordings)
     question = wording.format(**fillers(rng), **dict(zip("abcd", numbers, strict=False)))
     steps = solve(kind, numbers)
-    return Item(kind, size_of(kind, numbers), numbers, question, worked(steps), steps[-1].result, wording)
+    return WordProblem(kind, size_of(kind, numbers), numbers, question, worked(steps), steps[-1].result, wording)
 
 
 def fillers(rng: Random) -> dict[str, str]:
@@ -296,7 +296,7 @@ def fillers(rng: Random) -> dict[str, str]:
     return {"n": n, "m": m, "t": t, "u": u}
 
 
-def items(split: str, count: int) -> Iterator[Item]:
+def items(split: str, count: int) -> Iterator[WordProblem]:
     """The first `count` problems of a split ("test", "dev" or "train"): kinds and sizes in turn, each text once."""
     rng, seen = Random(f"word_problems/{split}"), set[str]()
     turns = cycle([(kind, size) for size in SIZES for kind in KINDS])
@@ -319,7 +319,7 @@ def with_aside(question: str, rng: Random) -> str:
     return f"{head}{dot}{aside} {tail}" if dot else f"{aside} {question}"
 
 
-def recognise(question: str) -> Item | None:
+def recognise(question: str) -> WordProblem | None:
     """The problem that a question was generated from; None for a text outside the grammar.
 
     Names and things may be any words. One additional sentence (a distractor) is skipped.
@@ -331,14 +331,14 @@ def recognise(question: str) -> Item | None:
     return None if known is None else replace(known, question=text)
 
 
-def _read(text: str) -> Item | None:
+def _read(text: str) -> WordProblem | None:
     for kind, wording, pattern in _patterns():
         match = pattern.fullmatch(text)
         if match:
             values: dict[str, Any] = match.groupdict()
             numbers = tuple(int(values[letter]) for letter in "abcd" if values.get(letter))
             steps = solve(kind, numbers)
-            return Item(kind, size_of(kind, numbers), numbers, text, worked(steps), steps[-1].result, wording)
+            return WordProblem(kind, size_of(kind, numbers), numbers, text, worked(steps), steps[-1].result, wording)
     return None
 
 

@@ -33,7 +33,7 @@ CHECKS = runner.Checks(
     entry="add",
     check=True,
 )
-LIMITS = runner.Limits(cpu=0.4, wall=20.0, idle=2.0, memory=512 << 20)
+LIMITS = runner.TrialLimits(cpu=0.4, wall=20.0, idle=2.0, memory=512 << 20)
 GOOD = "def add(a, b): return a + b"
 
 
@@ -59,7 +59,7 @@ def escape(level: str, program: str) -> str:
     """How this program escaped, or ""; a failure of the program served after it counts too."""
     with runner._pool().server(level) as server:
         outcome = server.trial(program, CHECKS, LIMITS)
-        following = server.trial(GOOD, CHECKS, runner.Limits())
+        following = server.trial(GOOD, CHECKS, runner.TrialLimits())
     if outcome.verdict == "passed":
         return "was judged right"
     if "ESCAPED" in outcome.output:

@@ -11,12 +11,12 @@ from lai_ray.config.settings import SandboxSettings
 from lai_ray.errors import ConfigError
 from lai_ray.grading.sandbox import runner
 from lai_ray.grading.sandbox.protocol import Gone, Reader, TooLarge, Writer
-from lai_ray.grading.sandbox.runner import Checks, Limits
+from lai_ray.grading.sandbox.runner import Checks, TrialLimits
 
-QUICK = Limits(cpu=1.0, wall=30.0, idle=2.0)
+QUICK = TrialLimits(cpu=1.0, wall=30.0, idle=2.0)
 
 
-def judged(program: str, *tests: str, **more) -> runner.Outcome:
+def judged(program: str, *tests: str, **more) -> runner.TrialResult:
     level = more.pop("min_tier", "namespaces")
     checks = Checks(tests="\n".join(tests), entry=more.pop("entry", "f"), **more)
     return runner.run(program, checks, min_tier=level, limits=QUICK)
@@ -114,7 +114,7 @@ def test_a_fork_server_that_was_killed_between_trials_is_replaced():
 
 
 def test_a_machine_that_offers_less_than_the_job_demands_is_refused(monkeypatch):
-    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
+    monkeypatch.setattr(runner, "_the_pool", runner.ServerPool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
     with pytest.raises(runner.SandboxRefusedError, match=r"sandbox\.min_tier = 'namespaces'.*EPERM-1"):
         runner.run("", Checks("", "f"), min_tier="namespaces")
     assert runner.strongest("landlock") == "landlock"
@@ -123,7 +123,7 @@ def test_a_machine_that_offers_less_than_the_job_demands_is_refused(monkeypatch)
 def test_a_job_that_names_bubblewrap_demands_namespaces(monkeypatch):
     assert SandboxSettings(min_tier="bubblewrap").min_tier == "bubblewrap"
     assert judged("def f(x): return 1", "assert f(1) == 1", min_tier="bubblewrap").level == "namespaces"
-    monkeypatch.setattr(runner, "_the_pool", runner.Pool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
+    monkeypatch.setattr(runner, "_the_pool", runner.ServerPool(refused={"namespaces": "EPERM-1"}, offered={"landlock"}))
     with pytest.raises(runner.SandboxRefusedError, match=r"sandbox\.min_tier = 'bubblewrap'.*EPERM-1"):
         runner.strongest("bubblewrap")
 

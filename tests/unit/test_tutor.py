@@ -34,7 +34,7 @@ def prompt(
     ]
 
 
-def problems(messages: list[dict[str, str]], *, seed: int = 0) -> list[kinds.Item]:
+def problems(messages: list[dict[str, str]], *, seed: int = 0) -> list[kinds.WordProblem]:
     pieces = BENCHMARK.parse(rules.reply(messages, seed))
     assert all(piece.rejected is None for piece in pieces)
     found = [kinds.recognise(piece.question) for piece in pieces]
@@ -42,7 +42,7 @@ def problems(messages: list[dict[str, str]], *, seed: int = 0) -> list[kinds.Ite
     return [item for item in found if item is not None]
 
 
-def step_carries(item: kinds.Item, step: int = 0) -> int:
+def step_carries(item: kinds.WordProblem, step: int = 0) -> int:
     return kinds.solve(item.kind, item.numbers)[step].carries
 
 

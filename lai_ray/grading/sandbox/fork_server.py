@@ -201,13 +201,13 @@ def _in_child(
 def _run_program() -> NoReturn:
     os.close(5)
     source = child.read_all(3)
-    child.Program(4).serve(source)
+    child.ProgramSide(4).serve(source)
     os._exit(0)
 
 
 def _run_tests() -> NoReturn:
     spec = json.loads(child.read_all(3))
-    os.write(5, json.dumps(child.Tests(4).verdict(spec)).encode())
+    os.write(5, json.dumps(child.TestsSide(4).verdict(spec)).encode())
     os._exit(0)
 
 

@@ -36,7 +36,7 @@ _START_SECONDS, _GRACE_SECONDS = 30.0, 20.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrialLimits:
     """What one program may use. CPU time decides; wall clock and idle time end a trial without a verdict."""
 
     cpu: float = 3.0
@@ -65,7 +65,7 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """passed, failed (by the program's fault), or error (no verdict: wall clock, set-up, tests that cannot be run)."""
 
     verdict: Literal["passed", "failed", "error"]
@@ -86,21 +86,23 @@ class ServerGoneError(Exception):
     """The fork server died or does not reply."""
 
 
-def run(program: str, checks: Checks, *, min_tier: str = "namespaces", limits: Limits | None = None) -> Outcome:
+def run(
+    program: str, checks: Checks, *, min_tier: str = "namespaces", limits: TrialLimits | None = None
+) -> TrialResult:
     """Run a program against its tests at the strongest level of this machine. May be called from several threads.
 
     Raises SandboxRefusedError where this machine has no level as strong as `min_tier`.
     """
     level = strongest(min_tier)
     with contextlib.suppress(ServerGoneError, OSError):
-        return _attempt(level, program, checks, limits or Limits())
+        return _attempt(level, program, checks, limits or TrialLimits())
     try:  # Again, with a new fork server: the first may have been killed between two trials.
-        return _attempt(level, program, checks, limits or Limits())
+        return _attempt(level, program, checks, limits or TrialLimits())
     except (ServerGoneError, OSError) as error:
-        return Outcome("error", f"the sandbox could not run it: {error}", level=level)
+        return TrialResult("error", f"the sandbox could not run it: {error}", level=level)
 
 
-def _attempt(level: str, program: str, checks: Checks, limits: Limits) -> Outcome:
+def _attempt(level: str, program: str, checks: Checks, limits: TrialLimits) -> TrialResult:
     with _pool().server(level) as server:
         return server.trial(program, checks, limits)
 
@@ -160,7 +162,7 @@ class ForkServer:
             self.close()
             raise OSError(hello["refused"])
 
-    def trial(self, program: str, checks: Checks, limits: Limits) -> Outcome:
+    def trial(self, program: str, checks: Checks, limits: TrialLimits) -> TrialResult:
         """One verdict. Raises ServerGoneError when the fork server dies or does not reply."""
         spec = json.dumps(
             {
@@ -180,7 +182,7 @@ class ForkServer:
             for file in files:
                 os.close(file)
         reply = self._receive()
-        return Outcome(reply["verdict"], reply["note"], reply["output"], reply["cpu"], self.level)
+        return TrialResult(reply["verdict"], reply["note"], reply["output"], reply["cpu"], self.level)
 
     def _receive(self) -> dict[str, Any]:
         try:
@@ -203,7 +205,7 @@ class ForkServer:
 
 
 @dataclass
-class Pool:
+class ServerPool:
     """The fork servers of this process: as many as run at once, reused from trial to trial."""
 
     owner: int = field(default_factory=os.getpid)
@@ -258,14 +260,14 @@ class Pool:
             server.close()
 
 
-_the_pool: Pool | None = None
+_the_pool: ServerPool | None = None
 
 
-def _pool() -> Pool:
+def _pool() -> ServerPool:
     """The pool of this process: after a fork, the fork servers of the original process must not be used."""
     global _the_pool
     if _the_pool is None or _the_pool.owner != os.getpid():
-        _the_pool = Pool()
+        _the_pool = ServerPool()
         atexit.register(_the_pool.close)
     return _the_pool
 
@@ -292,7 +294,7 @@ def _self_test(server: ForkServer) -> str:
     os.chmod(secret, 0o644)
     promised = ["environment"] if server.level == "rlimits" else ["files", "processes", "network", "environment"]
     tests = f"got = facts({secret!r})\nassert not [k for k in {promised!r} if got[k]], [k for k in got if got[k]]"
-    outcome = server.trial(_SELF_TEST, Checks(tests=tests, entry="facts"), Limits())
+    outcome = server.trial(_SELF_TEST, Checks(tests=tests, entry="facts"), TrialLimits())
     os.unlink(secret)
     return "" if outcome.verdict == "passed" else f"its self-test failed: {outcome.note}"
 

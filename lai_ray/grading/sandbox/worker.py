@@ -39,7 +39,7 @@ def read_all(fd: int) -> str:
         return file.read().decode("utf-8", "surrogatepass")
 
 
-class Program:
+class ProgramSide:
     """The program's side: runs the source once, then serves requests until the other side closes the channel."""
 
     def __init__(self, channel: int) -> None:
@@ -105,7 +105,7 @@ class Program:
         return callback
 
 
-class Tests:
+class TestsSide:
     """The tests' side: calls the program and returns whether it passed."""
 
     __test__ = False
