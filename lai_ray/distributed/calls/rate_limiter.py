@@ -14,8 +14,8 @@ import ray
 
 from lai_ray.config.settings import LimitSettings
 from lai_ray.instructor.rate_limit.headers import Headers
-from lai_ray.instructor.rate_limit.limits import Terms
-from lai_ray.instructor.rate_limit.window import Lease, Quota
+from lai_ray.instructor.rate_limit.limits import SharedLimits
+from lai_ray.instructor.rate_limit.window import Lease, SlidingWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +59,34 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """window: seconds, `slack` longer than the provider's."""
-        self._quota = Quota(
+        self._window = SlidingWindow(
             requests=1, tokens=1, in_flight=1, window=window, slack=slack, lease_seconds=lease_seconds,
             first_id=random.getrandbits(40) << 20,
         )  # fmt: skip
-        self._terms = Terms(window)
+        self._limits = SharedLimits(window)
         self._queue = asyncio.Lock()  # asyncio's locks are first come, first served.
         self._changed = asyncio.Event()
         self._clock, self._idle_seconds, self._waiting, self._used_at = clock, idle_seconds, 0, clock()
         if _restarted():  # Earlier leases are unknown, so the whole window may be used up.
-            self._quota.penalise(clock() + window)
+            self._window.penalise(clock() + window)
 
     async def acquire(self, job: str, limits: LimitSettings, estimates: Sequence[int]) -> Permit:
         """Wait for a lease for the first of these requests, and take as many more as are free at once."""
         self._waiting += 1
-        self._terms.enter(job, limits, self._clock())
+        self._limits.enter(job, limits, self._clock())
         try:
             async with self._queue:
                 leases = [(await self._first(estimates[0])).id]
                 for tokens in estimates[1:]:
-                    lease = self._quota.acquire(self._clock(), tokens)
+                    lease = self._window.acquire(self._clock(), tokens)
                     if isinstance(lease, float):
                         break
                     leases.append(lease.id)
-                return Permit(leases, self._quota.room(self._clock(), estimates[-1]))
+                return Permit(leases, self._window.room(self._clock(), estimates[-1]))
         finally:
             self._waiting -= 1
             self._used_at = self._clock()
-            self._terms.leave(job, self._used_at)
+            self._limits.leave(job, self._used_at)
 
     async def _first(self, tokens: int) -> Lease:
         """Wait for a lease: time, a finished call or the provider's headers may free one."""
@@ -98,9 +98,9 @@ class RateLimiter:
 
     def _try(self, tokens: int) -> Lease | float:
         now = self._clock()
-        limits = self._terms.hold(now)
-        self._quota.limit(limits.requests, limits.tokens, limits.in_flight)
-        return self._quota.acquire(now, tokens)
+        limits = self._limits.current(now)
+        self._window.set_limits(limits.requests, limits.tokens, limits.in_flight)
+        return self._window.acquire(now, tokens)
 
     async def settle(self, calls: Sequence[Finished]) -> None:
         """End these leases.
@@ -110,18 +110,18 @@ class RateLimiter:
         now = self._clock()
         for call in calls:
             if call.limits:
-                self._terms.tell(call.limits.requests.limit, call.limits.tokens.limit)
-                self._quota.tell(now, call.lease, call.limits.requests, call.limits.tokens)
+                self._limits.observe(call.limits.requests.limit, call.limits.tokens.limit)
+                self._window.observe(now, call.lease, call.limits.requests, call.limits.tokens)
         for call in calls:
             if call.counted:
-                self._quota.settle(call.lease, call.tokens, None if call.seconds is None else now - call.seconds)
+                self._window.settle(call.lease, call.tokens, None if call.seconds is None else now - call.seconds)
             else:
-                self._quota.release(call.lease)
+                self._window.release(call.lease)
         self._changed.set()
 
     async def penalise(self, seconds: float) -> None:
         """Grant nothing to any job for so long: the provider asked for it."""
-        self._quota.penalise(self._clock() + seconds)
+        self._window.penalise(self._clock() + seconds)
 
     async def exit_when_idle(self) -> None:
         """End the actor after `idle_seconds` without a request."""

@@ -1,4 +1,4 @@
-"""What a provider's reply says of its limits.  HTTP headers -> limits and what is left"""
+"""The rate limits that a provider's reply reports.  HTTP headers -> limits and what is left of them"""
 
 from __future__ import annotations
 
@@ -11,46 +11,44 @@ from typing import NamedTuple
 HEADER = "x-ratelimit-{}-{}"
 """OpenAI's names for the limit, what remains and the reset of requests and tokens; most such servers have them."""
 LONGEST_RESET = 61.0
-"""Seconds. What is full again later than this is the allowance of an hour or a day, not of a minute."""
+"""Seconds. A limit that resets later than this is one per hour or day, not per minute."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Told(NamedTuple):
-    """What the headers of one reply say of one kind: requests or tokens, a minute."""
+class RateLimit(NamedTuple):
+    """A limit per minute and what is left of it, each None where the provider does not report it."""
 
     limit: int | None
     left: int | None
 
 
+UNKNOWN = RateLimit(None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What the headers of one reply say."""
+    """The limits in the headers of one reply."""
 
-    requests: Told
-    tokens: Told
-
-
-NOTHING = Told(None, None)
+    requests: RateLimit
+    tokens: RateLimit
 
 
 def read(headers: Mapping[str, str]) -> Headers | None:
-    """A reply's rate limits, or None where it tells none. What is no number, or not of a minute, counts as not said."""
-    said = Headers(_told(headers, "requests"), _told(headers, "tokens"))
-    return None if said == Headers(NOTHING, NOTHING) else said
+    """A reply's rate limits; None where it has none. A value that is no number, or not per minute, is left out."""
+    limits = Headers(_rate_limit(headers, "requests"), _rate_limit(headers, "tokens"))
+    return None if limits == Headers(UNKNOWN, UNKNOWN) else limits
 
 
-def _told(headers: Mapping[str, str], kind: str) -> Told:
+def _rate_limit(headers: Mapping[str, str], kind: str) -> RateLimit:
     if seconds(headers.get(HEADER.format("reset", kind), "")) > LONGEST_RESET:
-        return NOTHING
-    return Told(
-        _count(headers.get(HEADER.format("limit", kind))), _count(headers.get(HEADER.format("remaining", kind)))
-    )
+        return UNKNOWN
+    return RateLimit(*(_count(headers.get(HEADER.format(name, kind), "")) for name in ("limit", "remaining")))
 
 
-def _count(text: str | None) -> int | None:
+def _count(text: str) -> int | None:
     """A number of requests or tokens; None where there is none, or a negative one ("-1": no limit)."""
-    return int(text) if text is not None and text.strip().isascii() and text.strip().isdigit() else None
+    return int(text) if text.strip().isascii() and text.strip().isdigit() else None
 
 
 def seconds(text: str) -> float:

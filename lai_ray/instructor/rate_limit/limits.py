@@ -1,6 +1,6 @@
-"""One key, several jobs, and a provider that says what it allows.  what each says -> the limits that hold
+"""The limits of several jobs that share one key with its provider.  limits of each -> the lowest
 
-Pure: whoever asks brings the time.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lai_ray.config.settings import LimitSettings
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds: a minute, and at once."""
+    """Requests and tokens per minute, and requests at once."""
 
     requests: int
     tokens: int
@@ -22,52 +22,52 @@ class Limits:
 @dataclass(slots=True)
 class _Job:
     limits: LimitSettings
-    asking: int
+    waiting: int
     seen: float
 
 
-class Terms:
-    """The limits that several jobs name for one key, and those that the provider's headers name.
+class SharedLimits:
+    """The limits that several jobs set for one key, and those that the provider's headers report.
 
-    The lowest holds. A limit that no job names is the provider's; where that says nothing either, the default of
-    LimitSettings. A job counts while it waits for leave, and for `patience` seconds after.
+    The lowest applies. Where no job sets a limit it is the provider's, or else the default of LimitSettings. A job
+    counts while it waits for a permit, and for `linger_seconds` after.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, linger_seconds: float) -> None:
+        self._linger_seconds = linger_seconds
         self._jobs: dict[str, _Job] = {}
-        self._said: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def enter(self, job: str, limits: LimitSettings, now: float) -> None:
-        """A job asks for leave, and names its limits."""
-        asking = self._jobs[job].asking if job in self._jobs else 0
-        self._jobs[job] = _Job(limits, asking + 1, now)
+        """A job begins to wait for a permit, with its limits."""
+        waiting = self._jobs[job].waiting if job in self._jobs else 0
+        self._jobs[job] = _Job(limits, waiting + 1, now)
 
     def leave(self, job: str, now: float) -> None:
-        """It waits no longer."""
-        self._jobs[job].asking -= 1
+        """It no longer waits."""
+        self._jobs[job].waiting -= 1
         self._jobs[job].seen = now
 
-    def tell(self, requests: int | None, tokens: int | None) -> None:
-        """The provider names its limits; None where it does not."""
-        said = {"requests": requests, "tokens": tokens}
-        self._said |= {kind: limit for kind, limit in said.items() if limit is not None}
+    def observe(self, requests: int | None, tokens: int | None) -> None:
+        """The provider's limits; None for one that it does not report."""
+        limits = {"requests": requests, "tokens": tokens}
+        self._reported |= {kind: limit for kind, limit in limits.items() if limit is not None}
 
-    def hold(self, now: float) -> Limits:
-        """What holds now. Some job must have entered before."""
+    def current(self, now: float) -> Limits:
+        """The limits that apply now. At least one job must have entered before."""
         last = max(job.seen for job in self._jobs.values())
         self._jobs = {
             name: job
             for name, job in self._jobs.items()
-            if job.asking or now < job.seen + self._patience or job.seen == last
+            if job.waiting or now < job.seen + self._linger_seconds or job.seen == last
         }
-        named = [job.limits for job in self._jobs.values()]
+        limits = [job.limits for job in self._jobs.values()]
         return Limits(
-            self._rate("requests", named), self._rate("tokens", named), min(limits.max_in_flight for limits in named)
+            self._rate("requests", limits), self._rate("tokens", limits), min(x.max_in_flight for x in limits)
         )
 
-    def _rate(self, kind: str, named: list[LimitSettings]) -> int:
+    def _rate(self, kind: str, limits: list[LimitSettings]) -> int:
         field = f"{kind}_per_minute"
-        meant = [int(getattr(limits, field)) for limits in named if field in limits.model_fields_set]
-        said = [self._said[kind]] if kind in self._said else []
-        return max(1, min([*meant, *said] or [int(getattr(named[0], field))]))
+        rates = [int(getattr(one, field)) for one in limits if field in one.model_fields_set]
+        rates += [self._reported[kind]] if kind in self._reported else []
+        return max(1, min(rates or [int(getattr(limits[0], field))]))

@@ -8,7 +8,7 @@ from lai_ray.instructor.rate_limit.window import MINUTE
 
 
 class Meter:
-    """What came home in the last minute; in the first one, what the pace so far would make of a minute."""
+    """Counts the calls answered in the last minute; in the first one, extrapolates to a minute."""
 
     def __init__(self, now: float) -> None:
         self._began = now
