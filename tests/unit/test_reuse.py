@@ -126,7 +126,9 @@ def replies(run: Run) -> list[str]:
 def test_another_k_under_another_name_asks_only_the_instructor_again(tmp_path):
     run = finished(tmp_path)
     change = {"name": "two", "contrast__neighbours": 2}
-    assert "apply" in printed(tmp_path, run, **change)
+    _, instructed = cli_reuse.reuse_of(run, job(tmp_path, **change)).stages
+    assert (instructed.reused, instructed.difference) == (0, "contrast.neighbours: 3 → 2")
+    assert "contrast.neighbours: 3 → 2" in printed(tmp_path, run, **change)
     more = asked(tmp_path, run, **change)
     assert more["ask"] == len(replies(run))
     assert more["generate"] == 40, "only the new model's test"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lai_ray.cli.run import admission, existing
+from lai_ray.cli.run import Admission, admission, existing
 from lai_ray.config.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
@@ -44,7 +44,8 @@ class StageReuse:
     def row(self) -> list[str]:
         """As a row of the table."""
         counts = [self.recorded, self.reused, self.recorded - self.reused]
-        return [self.stage, *(f"{n:,}" for n in counts), self.difference if counts[-1] else ""]
+        why = (self.difference or "answers to other requests") if counts[-1] else ""
+        return [self.stage, *(f"{n:,}" for n in counts), why]
 
 
 @dataclass
@@ -90,7 +91,10 @@ def reuse_of(run: Run, config: Config) -> RunReuse:
             reused.end = "The answers of a search are not compared." if config.search is not None else ""
             break
         if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
-            reused.stages.append(_instructor_answers(run, i, Receivers(job, target)))
+            reused.stages.append(_instructor_answers(run, i, Receivers(job, target), _contrast_change(run, admitted)))
+            if reused.stages[-1].difference:
+                reused.end = f"iteration_{i}/instruct: with other replies, the samples and later models differ."
+                break
         lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
         if lineage is None or not run.stage(i, "curate").facts():
             break
@@ -114,10 +118,10 @@ def _target_answers(run: Run, i: int, target: Model, job: Job) -> StageReuse:
     difference = ""
     if first and reused < len(answers):
         difference = _difference(stage, f"attempts/{first[0]}.jsonl", Attempt, first[1], job.config)
-    return StageReuse(stage.folder, len(answers), reused, difference or "answers to other problems")
+    return StageReuse(stage.folder, len(answers), reused, difference)
 
 
-def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
+def _instructor_answers(run: Run, i: int, receivers: Receivers, contrast_change: str) -> StageReuse:
     stage, job = run.stage(i, "instruct"), receivers.job
     recorded = Recorded({to: Answers(stage.store.inside(folder)) for to, folder in FOLDERS.items()})
     plan: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
@@ -127,6 +131,9 @@ def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
         if not count or dataset not in job.config.evaluate.learn_from:
             continue
         strategy = job.dialogue(i, dataset)
+        if strategy.uses_neighbours and contrast_change:
+            first = first or contrast_change
+            continue  # The recorded cases have other neighbours.
         numbers = planned([plan.get(dataset)], job.config.curate.most(dataset), count)
         settings = job.settings_for(i, dataset, samples_per_request=numbers["samples_per_request"])
         dialogues = Dialogues(strategy, job.benchmark(dataset), settings, receivers, recorded)
@@ -139,7 +146,15 @@ def _instructor_answers(run: Run, i: int, receivers: Receivers) -> StageReuse:
             reused += len(replies)
             if pending and not first:
                 first = _difference(stage, "replies.jsonl", Reply, pending.request, job.config)
-    return StageReuse(stage.folder, recorded.count, reused, first or "replies to other requests")
+    return StageReuse(stage.folder, recorded.count, reused, first or "")
+
+
+def _contrast_change(run: Run, admitted: Admission) -> str:
+    """The first difference in what decides the neighbours of a mistake, or ""."""
+    identities = run.record()["identity"], admitted.identity
+    there, now = ({**each["contrast"], "encoder": each["content"].get("encoder")} for each in identities)
+    changed = [key for key in ("neighbours", "text", "within", "encoder") if there.get(key) not in (None, now[key])]
+    return f"contrast.{changed[0]}: {there[changed[0]]!r} → {now[changed[0]]!r}" if changed else ""
 
 
 def _difference(stage: Stage, name: str, kind: type[Attempt | Reply], request: Request, config: Config) -> str:
