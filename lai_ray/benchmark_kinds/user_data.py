@@ -131,14 +131,10 @@ class UserBenchmark:
         question = self.text(record, self.settings.question)
         return Problem(f"{self.name}/{split}/{row:05d}", self.name, split, question, answer, extra)
 
-    def ask(self, problem: Problem, form: str) -> list[Message]:
+    def ask(self, question: str, form: str) -> list[Message]:
         """The prompt: the job's instruction, the question, the form of the answer."""
-        parts = [self.settings.instruction, self.show(problem), form]
+        parts = [self.settings.instruction, question, form]
         return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
-
-    def show(self, problem: Problem) -> str:
-        """The question."""
-        return problem.question
 
     def group(self, problem: Problem) -> str:
         """The subject, where the job names a column for it; else one group."""
@@ -161,7 +157,9 @@ class UserNumber(UserBenchmark, MathBenchmark):
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question and the form of the answer, as GSM8K asks for it."""
-        return self.ask(problem, f"Work it out step by step, then end with a line of its own: {MARKER} and the result.")
+        return self.ask(
+            self.show(problem), f"Work it out step by step, then end with a line of its own: {MARKER} and the result."
+        )
 
 
 class UserChoice(UserBenchmark, ChoiceBenchmark):
@@ -210,13 +208,9 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
     def prompt(self, problem: Problem) -> list[Message]:
         """The question with its choices."""
         return self.ask(
-            problem,
+            self.show(problem),
             'Start your reply with "Answer:" and the letter of the right choice, then say why in a sentence.',
         )
-
-    def show(self, problem: Problem) -> str:
-        """The question with its choices."""
-        return ChoiceBenchmark.show(self, problem)
 
     def brief(self) -> str:
         """The numbered list that `parse` reads, with as many choices as the data has."""
@@ -236,7 +230,19 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
         return LETTERS[: len(self._texts(first.record))] if first else LETTERS[:4]
 
 
-class UserLabel(UserBenchmark):
+class UserText(UserBenchmark):
+    """A question with a short text as answer."""
+
+    def show(self, problem: Problem) -> str:
+        """The question."""
+        return problem.question
+
+    def reference(self, problem: Problem) -> str:
+        """The gold answer, in the form the prompt asks for."""
+        return f"Answer: {problem.answer}"
+
+
+class UserLabel(UserText):
     """One of a few labels."""
 
     def labels(self) -> tuple[str, ...]:
@@ -254,7 +260,7 @@ class UserLabel(UserBenchmark):
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The text and the possible labels."""
-        return self.ask(problem, f'Reply with "Answer:" and one of: {", ".join(self.labels())}.')
+        return self.ask(self.show(problem), f'Reply with "Answer:" and one of: {", ".join(self.labels())}.')
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 for the gold label: the last one after "Answer:", else the only one that the response mentions."""
@@ -269,10 +275,6 @@ class UserLabel(UserBenchmark):
             return Grade(float(label == problem.answer), label, "only_label", "graded")
         note = "no label in the response" if not mentioned else f"several labels: {', '.join(sorted(mentioned))}"
         return Grade(0.0, None, "none", "unparsed", note)
-
-    def reference(self, problem: Problem) -> str:
-        """The form the prompt asks for."""
-        return f"Answer: {problem.answer}"
 
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
@@ -291,7 +293,7 @@ class UserLabel(UserBenchmark):
         return Piece(piece.question, label, f"Answer: {label}")
 
 
-class UserExact(UserBenchmark):
+class UserExact(UserText):
     """A short text, compared without regard to case, spacing and closing punctuation."""
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
@@ -300,7 +302,7 @@ class UserExact(UserBenchmark):
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question and the form of the answer."""
-        return self.ask(problem, 'End your reply with a line of its own: "Answer:" and the answer alone.')
+        return self.ask(self.show(problem), 'End your reply with a line of its own: "Answer:" and the answer alone.')
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the text after the last "Answer:", else the last line, equals the reference."""
@@ -310,10 +312,6 @@ class UserExact(UserBenchmark):
         if not stated or not _folded(stated[-1]):
             return Grade(0.0, None, "none", "unparsed", "no answer in the response")
         return Grade(float(_folded(stated[-1]) == _folded(problem.answer)), stated[-1], rule, "graded")
-
-    def reference(self, problem: Problem) -> str:
-        """The form the prompt asks for."""
-        return f"Answer: {problem.answer}"
 
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
@@ -346,10 +344,6 @@ class UserCode(UserBenchmark, CodeBenchmark):
         extra = {"entry": names[-1], "test": "\n".join(tests), "check": False}
         problem = self.build(record, split, row, code, **extra)
         return Problem(problem.id, problem.benchmark, split, prompt, code, problem.extra)
-
-    def show(self, problem: Problem) -> str:
-        """The signature and docstring."""
-        return CodeBenchmark.show(self, problem)
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The job's instruction, then the prompt of every code benchmark."""
