@@ -1,10 +1,10 @@
-"""Messages -> text, tokens and the loss mask: the one renderer, for generating and for training.
+"""Renders messages as tokens by the model's own chat template, for generation and for training alike.
 
     messages          -> render          -> the prompt's tokens, as an engine gets them
     messages and turns -> render_example -> the same prompt, then what the target learns to say
 
-The model's own chat template decides everything: roles, BOS, end of turn. Nothing is added to what it writes, so a
-template that emits BOS gives one BOS, and one that does not gives none.
+The template decides everything: roles, BOS, end of turn. Nothing is added to its output, so a template that emits BOS
+gives one BOS, and one that does not gives none.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One training conversation as a model reads it. ids and weights: one entry a token; weight 0 is not learned."""
+    """One training example as a model reads it. ids and weights: one entry per token; weight 0 is not learned."""
 
     ids: list[int]
     weights: list[float]
     truncated: bool
-    """Something was cut to fit: the end of the response, or (when nothing is left to learn) the prompt itself."""
+    """Something was cut to fit: the end of the response, or (with nothing left to learn) the prompt itself."""
 
     @property
     def learns(self) -> bool:
-        """Something is left to learn. A prompt as long as the limit leaves nothing: drop it, and count it."""
+        """Whether any token is learned. A prompt as long as the limit leaves none: drop and count it."""
         return any(weight != 0 for weight in self.weights)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder, or of a hub name. Raises DataError when there is none to be read."""
+    """The tokenizer of a model's folder or hub name. Raises DataError when there is none."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        there = "" if Path(path).exists() else " No such folder is here."
-        raise DataError(f"{path}: no tokenizer can be read.{there} {_first_line(error)}") from error
+        missing = "" if Path(path).exists() else " There is no such folder here."
+        raise DataError(f"{path}: no tokenizer can be read.{missing} {_first_line(error)}") from error
     return tokenizer
 
 
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True
 ) -> list[int]:
-    """The tokens of a conversation by the model's own chat template, ready for an engine: add no BOS to them.
+    """The tokens of a conversation by the model's own chat template, ready for an engine, which adds no BOS.
 
     Raises DataError when the model has no chat template, or its template refuses the messages.
     """
@@ -71,7 +71,7 @@ def render(
 def render_all(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = True
 ) -> list[list[int]]:
-    """`render` of each; the tokenizer takes them all at once, which is faster. Raises as `render` does."""
+    """`render` of each, faster: one call of the tokenizer. Raises as `render` does."""
     if not conversations:
         return []
     texts = [_text(tokenizer, messages, add_generation_prompt) for messages in conversations]
@@ -81,12 +81,12 @@ def render_all(
 def render_example(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turns: Sequence[tuple[str, float]], max_length: int
 ) -> Tokens:
-    """A training conversation: the prompt exactly as `render` gives it to an engine, then what is to be learned.
+    """A training example: the prompt exactly as `render` gives it to an engine, then the response.
 
     turns: (text, weight) pairs. Their texts, joined without a separator, are ONE assistant message, so several turns
-    are learned one after another as the target would say them in one breath; a token has the weight of the turn in
-    which it starts. The end of the turn (the first special token after the text; the tokenizer's EOS where the template
-    writes none) is the last token and has the last turn's weight. The prompt weighs 0.
+    are learned as one response; a token has the weight of the turn in which it starts. The end of the turn (the first
+    special token after the text; the tokenizer's EOS where the template writes none) is the last token and has the
+    last turn's weight. The prompt weighs 0.
 
     A response that does not fit in `max_length` tokens is cut, its end of turn kept, and `truncated` set. A prompt that
     leaves no room for one response token and the end gives weights of 0 alone (`learns` is False).
@@ -99,12 +99,12 @@ def render_example(
     if not whole.startswith(before):
         raise DataError(
             "the model's chat template does not begin a whole conversation with its own generation prompt "
-            f"(…{before[-40:]!r} against …{whole[max(0, len(before) - 40) : len(before)]!r}): the target would learn "
-            "on other prompts than it is tested with. Give the model a template whose parts agree."
+            f"(…{before[-40:]!r} against …{whole[max(0, len(before) - 40) : len(before)]!r}): the target would be "
+            "trained on other prompts than it is tested with. Give the model a consistent template."
         )
     prompt = _encode(tokenizer, before).ids
     rest = _after(tokenizer, prompt, before, whole)
-    start = _found(whole[len(before) :], text)
+    start = _start(whole[len(before) :], text)
     ids, weights = _ended(tokenizer, rest, _weights(rest, turns, start), end=start + len(text.strip()))
     return _fitted(prompt, ids, weights, max_length)
 
@@ -131,8 +131,8 @@ def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_g
 
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
-            f"{tokenizer.name_or_path or 'the model'} has no chat template, so nothing says how to put a question to "
-            "it. Add a file chat_template.jinja to its folder, or a `chat_template` to its tokenizer_config.json."
+            f"{tokenizer.name_or_path or 'the model'} has no chat template, so its prompt format is not known. "
+            "Add a file chat_template.jinja to its folder, or a `chat_template` to its tokenizer_config.json."
         )
     try:
         return str(
@@ -149,14 +149,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> _Encoded:
 
 
 def _after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, whole: str) -> _Encoded:
-    """What follows the prompt, characters counted from the prompt's end."""
+    """The tokens after the prompt; characters count from the prompt's end."""
     if not tokenizer.is_fast:
         raise DataError(f"{tokenizer.name_or_path}: training needs a fast tokenizer (a tokenizer.json in the folder)")
     both, n = _encode(tokenizer, whole), len(prompt)
     if both.ids[:n] == prompt:
         return _Encoded(both.ids[n:], [start - len(before) for start in both.starts[n:]])
-    # A token of the whole spans the seam, as "\n\n" does when prompt ends and response begins with "\n". The target
-    # will have to go on from the prompt's own tokens, so that is what it learns, unless the text would become another.
+    # A token spans prompt and response, as "\n\n" does when one ends and the other begins with "\n". In generation the
+    # target continues the prompt's own tokens, so it learns that, unless the text would change.
     rest = _encode(tokenizer, whole[len(before) :])
     if tokenizer.decode(prompt + rest.ids) != tokenizer.decode(both.ids):
         raise DataError(
@@ -166,8 +166,8 @@ def _after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, w
     return rest
 
 
-def _found(rest: str, text: str) -> int:
-    """Where the response without its outer white space (templates may trim it) begins in what follows the prompt."""
+def _start(rest: str, text: str) -> int:
+    """Where the response, stripped of outer white space (templates may strip it), begins after the prompt."""
     at = rest.find(text.strip())
     if at < 0:
         raise DataError(f"the model's chat template rewrites the response: {text[:60]!r} became {rest[:60]!r}")
@@ -177,7 +177,7 @@ def _found(rest: str, text: str) -> int:
 def _weights(rest: _Encoded, turns: Sequence[tuple[str, float]], start: int) -> list[float]:
     """The weight of the turn in which each token starts; before the first turn the first's, after the last the last's.
 
-    So whatever a template puts between prompt and text (a space, an empty thought) is learned: the target must say it.
+    So what a template adds between prompt and text (a space, an empty thought) is learned: the target must write it.
     """
     text = "".join(part for part, _ in turns)
     edge = start - (len(text) - len(text.lstrip()))
@@ -189,7 +189,7 @@ def _weights(rest: _Encoded, turns: Sequence[tuple[str, float]], start: int) -> 
 def _ended(
     tokenizer: PreTrainedTokenizerBase, rest: _Encoded, weights: list[float], end: int
 ) -> tuple[list[int], list[float]]:
-    """Up to and with the end of the turn; what a template writes after it (a newline) is nothing the target says."""
+    """Up to and including the end of the turn; what a template adds after it (a newline) is not learned."""
     special = set(tokenizer.all_special_ids) | {
         i for i, token in tokenizer.added_tokens_decoder.items() if token.special
     }

@@ -1,4 +1,4 @@
-"""How sure a count is: intervals for one score and for the difference of two on the same problems."""
+"""Confidence intervals for one score, and for the difference of two on the same problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job, whole: the tables of `settings`, and what they must have in common. `jobfile` reads it from TOML."""
+"""One job: the tables of `settings`, and checks across them. `job_file` reads it from TOML."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from lai_ray.config.settings import (
 from lai_ray.errors import ConfigError
 
 NAMING_BENCHMARKS = ("target", "evaluate", "schedule", "curate", "search", "data")
-"""Tables in which a benchmark's name may stand."""
+"""Tables in which a benchmark's name may occur."""
 
 
 class Config(Section):
-    """One job, whole."""
+    """One job."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     iterations: Annotated[int, Field(ge=0)] = 3
@@ -50,7 +50,7 @@ class Config(Section):
     train: TrainSettings = TrainSettings()
     search: SearchSettings | None = None
     data: dict[str, Annotated[str, Field(min_length=1)]] = Field({})
-    """Where a benchmark's upstream files are, by its name: a folder here, or a name on the Hugging Face hub."""
+    """A benchmark's upstream files, by its name: a local folder, or a name on the Hugging Face hub."""
     benchmark: list[BenchmarkSettings] = Field([])
     """The user's own data."""
     sandbox: SandboxSettings = SandboxSettings()
@@ -61,9 +61,9 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _imports_by_their_own_names(cls, table: Any) -> Any:
-        """A benchmark named by import is called in the whole job what it calls itself, as its files and problems are.
+        """A benchmark named by import has its own name in the whole job, as in its files and problem ids.
 
-        One that cannot be imported stays as it is, and is said when it is looked for.
+        One that cannot be imported stays as it is; `Job.of` reports it.
         """
         if not (isinstance(table, dict) and isinstance(evaluate := table.get("evaluate"), dict)):
             return table
@@ -78,9 +78,9 @@ class Config(Section):
         taken |= {each["name"]: "[[benchmark]]" for each in tables if isinstance(each.get("name"), str)}
         for name, called in own.items():
             if called != name and not re.fullmatch(OWN_NAME, called):
-                raise ValueError(f"{name} calls itself {called!r}; letters, digits, _, . and - make a name")
+                raise ValueError(f"{name} has the name {called!r}; a name consists of letters, digits, _, . and -")
             if (other := taken.setdefault(called, name)) != name:
-                raise ValueError(f"{name} calls itself {called!r}, and so does {other}: one of them must go")
+                raise ValueError(f"{name} has the name {called!r}, and so has {other}: remove one of them")
         imported = {called: name for name, called in own.items() if called != name}
         if not imported:
             return table
@@ -89,7 +89,7 @@ class Config(Section):
         return table | sections
 
     def dumped(self) -> dict[str, Any]:
-        """A table that the same job is made of again: a limit that it does not name stays one that nobody named."""
+        """A table from which the same job can be read: a limit that it does not set stays unset."""
         return self.model_dump() | {"limits": self.limits.model_dump(exclude_unset=True)}
 
     @field_validator("benchmark")
@@ -100,7 +100,7 @@ class Config(Section):
             if settings.name in built_in:
                 raise ValueError(f"{settings.name!r} is a built-in benchmark; give yours another name")
             if settings.name in [other.name for other in own[:i]]:
-                raise ValueError(f"two benchmarks are called {settings.name!r}")
+                raise ValueError(f"two benchmarks have the name {settings.name!r}")
         return own
 
     @field_validator("evaluate")
@@ -116,7 +116,7 @@ class Config(Section):
     def _schedule_covers_the_data(self) -> Config:
         strategy = self.schedule.strategy
         if strategy == []:
-            raise ValueError("schedule.strategy is an empty list; name at least one strategy")
+            raise ValueError("schedule.strategy is an empty list; give at least one strategy")
         if isinstance(strategy, dict) and set(strategy) != set(self.evaluate.learn_from):
             raise ValueError(
                 f"schedule.strategy names a strategy for {', '.join(strategy)}; "
@@ -134,7 +134,7 @@ class Config(Section):
                 if isinstance(size, dict) and set(size) != set(self.evaluate.learn_from):
                     raise ValueError(
                         f"{key} has a number for {', '.join(size) or 'no dataset'}; evaluate.learn_from has "
-                        f"{', '.join(self.evaluate.learn_from)}. Give each of them one, or one number for all"
+                        f"{', '.join(self.evaluate.learn_from)}. Give each of them a number, or one number for all"
                     )
         return self
 
@@ -142,9 +142,7 @@ class Config(Section):
     def _recorded_answers_fit(self) -> Config:
         given, wanted = set(self.target.attempts), set(self.evaluate.learn_from)
         if (self.target.engine == "recorded") != bool(given):
-            raise ValueError(
-                'target.engine = "recorded" and target.attempts go together: the engine, and the files it reads'
-            )
+            raise ValueError('target.engine = "recorded" and target.attempts need each other: the engine and its files')
         if given and given != wanted:
             raise ValueError(
                 f"target.attempts names files for {', '.join(sorted(given))}; evaluate.learn_from has "
@@ -153,8 +151,8 @@ class Config(Section):
             )
         if given and self.search is not None:
             raise ValueError(
-                "[search] compares with the first target's answers to dev problems, and recorded answers stand for its "
-                "training problems alone; take [search] out, or let target.engine be vllm"
+                "[search] compares with the first target's answers to dev problems, and recorded answers are for "
+                "training problems only; remove [search], or set target.engine to vllm"
             )
         return self
 
@@ -162,7 +160,7 @@ class Config(Section):
     def _chosen_on_what_is_learned_from(self) -> Config:
         if self.search is not None and self.search.metric not in ("dev", *self.evaluate.learn_from):
             raise ValueError(
-                f"search.metric is {self.search.metric!r}; candidates are compared on dev splits alone: "
+                f"search.metric is {self.search.metric!r}; candidates are compared on dev splits only: "
                 f"'dev' for their mean, or one of {', '.join(self.evaluate.learn_from)}"
             )
         return self
@@ -173,9 +171,9 @@ class Config(Section):
         unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]
         if unknown and self.iterations and self.limits.max_usd is not None and not self.limits.unknown_price_is_free:
             raise ValueError(
-                f"limits.max_usd = {self.limits.max_usd:g} cannot be kept: the price of {self.instructor.model!r} is "
-                f"not known. Set {' and '.join(unknown)} (0 for a server that costs nothing), or "
-                "limits.unknown_price_is_free = true to count its calls as free"
+                f"limits.max_usd = {self.limits.max_usd:g} cannot be enforced: the price of {self.instructor.model!r} "
+                f"is not known. Set {' and '.join(unknown)} (0 for a free server), or limits.unknown_price_is_free = "
+                "true to count its calls as free"
             )
         return self
 
@@ -186,18 +184,18 @@ class Config(Section):
 
     @property
     def strategies(self) -> list[str]:
-        """Every strategy that may ask: the schedule's, and those that a search tries in its place."""
+        """Every strategy of the job: the schedule's, and those that a search tries instead."""
         tried = self.search.grid.get("schedule.strategy", []) if self.search else []
         return [*self.schedule.names(), *(name for one in tried for name in ScheduleSettings(strategy=one).names())]
 
     @property
     def objectives(self) -> list[str]:
-        """Every training objective: the job's, and those that a search tries in its place."""
+        """Every training objective of the job: its own, and those that a search tries instead."""
         return [self.train.objective, *(self.search.grid.get("train.objective", []) if self.search else [])]
 
     @property
     def dev_wanted(self) -> bool:
-        """Dev splits are for choosing between candidates; without a search nothing is chosen."""
+        """Whether dev splits are evaluated: they choose between the candidates of a search."""
         return self.search is not None
 
     def learning_rate(self, iteration: int) -> float:

@@ -1,6 +1,6 @@
-"""A job file -> Config: TOML, `extends`, `key=value` on the command line, and errors that help.
+"""Reads a job file: TOML, `extends`, and `key=value` overrides.  path, overrides -> Config
 
-A key that does not exist is an error with a suggestion, before anything starts. Imports no torch and no ray.
+An unknown key is an error with a suggestion, before anything starts. Imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 
 IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
-"""Stages that a search has once for each pool or trial."""
+"""Stages that run once for each pool or trial of a search."""
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The job in a TOML file, with `key=value` overrides. Raises ConfigError, which says where and what instead."""
+    """The job in a TOML file, with `key=value` overrides. Raises ConfigError with the key and what to do."""
     table = read_table(Path(path))
     for override in overrides or []:
         _override(table, override)
@@ -30,9 +30,9 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """One job file as a table, laid over the file that it extends."""
+    """One job file as a table, merged over the file that it extends."""
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(str(p) for p in seen)}")
+        raise ConfigError(f"{path}: extends itself, through {' -> '.join(str(p) for p in seen)}")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError(
@@ -43,7 +43,9 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if _means_a_sweep(table):
-        raise ConfigError(f"{path}: this is a sweep file, not a job: `lai sweep {path}` (--plan says what it would do)")
+        raise ConfigError(
+            f"{path}: this is a sweep file, not a job: `lai sweep {path}` (--plan shows what it would do)"
+        )
     instructor = table.get("instructor")
     if isinstance(instructor, dict) and instructor.get("prompts") and isinstance(instructor["prompts"], str):
         instructor["prompts"] = str(path.parent / Path(instructor["prompts"]).expanduser())
@@ -56,7 +58,7 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file is a sweep's; what cannot be read is taken for a job, and said so when it is read."""
+    """Whether a file is a sweep's. One that cannot be read counts as a job; `read` reports it."""
     try:
         return _means_a_sweep(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
@@ -64,20 +66,20 @@ def is_sweep(path: Path) -> bool:
 
 
 def _means_a_sweep(table: dict[str, Any]) -> bool:
-    """It names a job, and has nothing of one."""
+    """It names a job, and has no table of one."""
     return "job" in table and not {"extends", "target", "instructor"} & set(table)
 
 
 def check_until(config: Config, until: str | None) -> None:
-    """Raises ConfigError for a stage that a run of this job does not come to: it would go on to its end."""
+    """Raises ConfigError for a stage that a run of this job does not have: it would run to its end."""
     if until is None:
         return
     number, _, stage = until.removeprefix("iteration_").rpartition("/")
     last = config.iterations if stage == "evaluate" else config.iterations - 1
     if number and not (number.isdecimal() and int(number) <= last):
-        has = f"iterations 0 to {last}" if last > 0 else "iteration 0 alone" if last == 0 else "no iteration"
+        has = f"iterations 0 to {last}" if last > 0 else "iteration 0 only" if last == 0 else "no iteration"
         raise ConfigError(
-            f"--until {until}: there is no such stage; {stage} is of {has} (iterations = {config.iterations})"
+            f"--until {until}: there is no such stage; {stage} runs in {has} (iterations = {config.iterations})"
         )
     if last < 0:
         raise ConfigError(f"--until {until}: with iterations = 0 there is only evaluate")
@@ -85,12 +87,12 @@ def check_until(config: Config, until: str | None) -> None:
         raise ConfigError(f"--until {until}: this job has no [search]")
     if config.search is not None and stage in IN_A_SEARCH:
         raise ConfigError(
-            f"--until {until}: in a job with [search] that is a part of it; stop after evaluate or search"
+            f"--until {until}: in a job with [search] this is part of the search; stop after evaluate or search"
         )
 
 
 def chain(path: str | Path) -> list[Path]:
-    """A job file that can be read, then those that it extends, nearest first."""
+    """A readable job file, then those that it extends, nearest first."""
     files = [Path(path)]
     while parent := tomllib.loads(files[-1].read_text(encoding="utf-8-sig")).get("extends"):
         files.append(files[-1].parent / parent)
@@ -98,7 +100,7 @@ def chain(path: str | Path) -> list[Path]:
 
 
 def prompts_folder(path: str | Path, overrides: Sequence[str] = ()) -> str:
-    """Where the job's own prompts are read from; "" where it has none."""
+    """The folder of the job's own prompts; "" where it has none."""
     table = read_table(Path(path))
     for override in overrides:
         _override(table, override)
@@ -109,9 +111,9 @@ LISTS = ("learning_rate", "neighbours", "samples_per_dataset", "seeds")
 
 
 def parse(table: dict[str, Any], *, where: str = "job") -> Config:
-    """A table as a Config. Raises ConfigError with one line for each thing that is wrong.
+    """A table as a Config. Raises ConfigError with one line for each mistake.
 
-    `instructor.prompts` may be a folder (on the command line: from the current one), whose texts take its place.
+    `instructor.prompts` may be a folder (on the command line: relative to the current one); its texts replace it.
     """
     instructor = table.get("instructor")
     if isinstance(instructor, dict) and isinstance(instructor.get("prompts"), str):
@@ -129,9 +131,9 @@ def parse(table: dict[str, Any], *, where: str = "job") -> Config:
 
 
 def _texts_in(folder: str) -> dict[str, str]:
-    """The prompts of a folder by file name without ".txt"; none of "". Raises ConfigError when it holds anything else.
+    """The prompts of a folder by file name without ".txt"; none for "". Raises ConfigError for any other file.
 
-    README files, hidden files and an editor's copies ("le.txt~") are passed over.
+    README files, hidden files and an editor's copies ("le.txt~") are ignored.
     """
     if not folder:
         return {}
@@ -146,13 +148,13 @@ def _texts_in(folder: str) -> dict[str, str]:
         if file.name.startswith((".", "README")) or file.name.endswith("~"):
             continue
         if file.suffix != ".txt" or not file.is_file():
-            raise ConfigError(f"{where}: {file.name} is no prompt; they are named KIND.txt or KIND.DATASET.txt")
+            raise ConfigError(f"{where}: {file.name} is not a prompt; prompts are named KIND.txt or KIND.DATASET.txt")
         try:
             found[file.name.removesuffix(".txt")] = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not readable as UTF-8 text: {error}") from error
     if not found:
-        raise ConfigError(f"{where}: no prompt in it; put KIND.txt or KIND.DATASET.txt there, or leave the setting out")
+        raise ConfigError(f"{where}: no prompt in it; add KIND.txt or KIND.DATASET.txt, or remove the setting")
     return found
 
 
@@ -189,13 +191,13 @@ def _explain(where: str, problem: Any) -> str:
         *sections, key = [str(part) for part in problem["loc"]]
         known = list(_section(sections).model_fields)
         inside = f"[{'.'.join(sections)}]" if sections else "the top level"
-        return f"{where}: unknown key {path!r}. {suggestion(key, known)}{inside} knows: {', '.join(known)}."
+        return f"{where}: unknown key {path!r}. {suggestion(key, known)}{inside} has: {', '.join(known)}."
     if problem["type"] == "missing":
         return f"{where}: {path} is missing."
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     if path == "benchmark" and isinstance(given, dict):
-        return f"{where}: [benchmark] is a list of tables: write [[benchmark]], once for each data set of yours."
+        return f"{where}: [benchmark] is a list of tables: write [[benchmark]], once for each of your data sets."
     if problem["type"] == "string_type" and isinstance(given, int | float):
         message += f' in quotation marks, "{given}" (on a command line \'{path}="{given}"\')'
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
@@ -203,7 +205,7 @@ def _explain(where: str, problem: Any) -> str:
 
 
 def _section(path: list[str]) -> type[BaseModel]:
-    """The model of a (nested) table, for naming what it knows."""
+    """The model of a (nested) table."""
     model: type[BaseModel] = Config
     for part in path:
         if part.isdigit():  # a place in an array of tables

@@ -1,4 +1,4 @@
-"""The tables of a job, every setting with its one default. `config` puts them together. Imports no torch and no ray."""
+"""The tables of a job file, each setting with its one default. Imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A table of the job file: closed to unknown keys, and frozen once read."""
+    """A table of the job file: unknown keys are errors, and values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -34,16 +34,16 @@ class TargetSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """What the target is asked."""
+    """Which problems the target answers."""
 
     learn_from: list[str] = Field(min_length=1)
-    """Benchmarks whose training split is attempted and whose mistakes are learned from."""
+    """Benchmarks whose training problems the target attempts and whose mistakes it learns from."""
     learn_from_copies: bool = False
-    """Whether training problems that also stand in a test set (curate.keep_clear_of) are learned from."""
+    """Whether training problems that are also in a test set (curate.keep_clear_of) are learned from."""
     report_on: list[str] = []
     """Benchmarks whose test split is reported. It may grow between two starts of a run."""
     imported: dict[str, str] = {}
-    """Where benchmarks come from that the two lists named by import, under their own names. Not to be set."""
+    """Benchmarks that the two lists name by import: their own name, and the import. Set when the job is read."""
     max_train_problems: Positive | None = None
     """At most this many training problems of each benchmark, in a seeded order; None for all."""
     max_test_problems: Positive | None = None
@@ -54,7 +54,7 @@ class EvaluateSettings(Section):
 
 
 OWN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-"""What a benchmark of the user's may be called: folders and files are named after it."""
+"""Names allowed for a user's benchmark: folders and files are named after it."""
 
 
 class BenchmarkSettings(Section):
@@ -69,15 +69,15 @@ class BenchmarkSettings(Section):
     hub: str | None = None
     """A data set on the Hugging Face hub."""
     config: str | None = None
-    """Its configuration there."""
+    """Its configuration on the hub."""
     question: str = "question"
-    """The column that is asked."""
+    """The column with the question."""
     answer: str = "answer"
     """The column with the right answer."""
     choices: str | list[str] | None = None
-    """kind = "choice": the column that holds a list of them, or the columns that hold one each."""
+    """kind = "choice": the column with a list of them, or the columns with one each."""
     answer_as: Literal["letter", "place", "text"] | None = None
-    """kind = "choice": how the answer names one; places count from 0. None: as each row says, if it is clear."""
+    """kind = "choice": how the answer names one; places count from 0. None: read from each row, where unambiguous."""
     tests: str | None = None
     """kind = "code": the column with the asserts."""
     labels: list[str] | None = None
@@ -85,7 +85,7 @@ class BenchmarkSettings(Section):
     subject: str | None = None
     """The column that scores are broken down by."""
     instruction: str | None = None
-    """What stands before each question."""
+    """Text before each question."""
     domain: Literal["in", "out"] = "in"
 
     @model_validator(mode="after")
@@ -94,7 +94,7 @@ class BenchmarkSettings(Section):
             raise ValueError(f"benchmark {self.name} names no file: give train, test, or both")
         for kind, key in (("choice", "choices"), ("code", "tests")):
             if self.kind == kind and not getattr(self, key):
-                raise ValueError(f'benchmark {self.name}: kind = "{kind}" needs `{key}`, the column that holds them')
+                raise ValueError(f'benchmark {self.name}: kind = "{kind}" needs `{key}`, the column with them')
         return self
 
 
@@ -104,7 +104,7 @@ class ScheduleSettings(Section):
     strategy: str | list[str] | dict[str, str] = "lec"
 
     def name(self, iteration: int, benchmark: str) -> str:
-        """The strategy of one iteration and benchmark. The last name of a list goes on for ever."""
+        """The strategy of one iteration and benchmark. The last name of a list holds for all later iterations."""
         if isinstance(self.strategy, dict):
             return self.strategy[benchmark]
         if isinstance(self.strategy, list):
@@ -125,9 +125,9 @@ class ContrastSettings(Section):
     text: Literal["question", "question_and_options", "question_and_response"] = "question"
     """What is compared: the question (the paper's experiments), its options too, or the answer given (its eq. 2)."""
     within: Literal["dataset", "subject"] = "dataset"
-    """Where neighbours are looked for; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
+    """Where neighbours are searched; "subject" keeps them to the mistake's own (§4.3 of the paper)."""
     show_answers: bool = False
-    """Show the target's own right response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
+    """Show the target's own correct response below each correct question: (d⁺, r⁺) as in eq. 2 of the paper, whose
     experiments show the questions alone."""
     encoder: str = "bert-base-uncased"
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
@@ -137,9 +137,9 @@ class InstructorSettings(Section):
     """The model that writes the samples."""
 
     engine: str = "openai"
-    """"openai" asks a server; "vllm" runs a model in the cluster: no key, no pace, no price unless one is given."""
+    """"openai" calls a server; "vllm" runs a model in the cluster: no key, no rate limit, no price by default."""
     model: str
-    """As the server calls it. In the cluster: as a target's, or "target" for the target of the iteration itself."""
+    """The server's name for it. In the cluster: as target.model, or "target" for the target of the iteration itself."""
     base_url: str | None = None
     """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
     api_key_env: str | None = None
@@ -153,7 +153,7 @@ class InstructorSettings(Section):
     timeout: float = Field(120.0, gt=0)
     """Seconds to wait for one reply."""
     usd_per_million_input: float | None = Field(None, ge=0)
-    """Price of a million prompt tokens; None when it is not known, and then no money is reported."""
+    """US$ per million prompt tokens; None when it is not known, and then no costs are reported."""
     usd_per_million_output: float | None = Field(None, ge=0)
     prompts: dict[str, str] = {}
     """In a job file the folder with the job's own prompts, KIND.txt or KIND.DATASET.txt (`docs/prompts.md`), beside the
@@ -161,8 +161,8 @@ class InstructorSettings(Section):
     show_reference: bool = False
     """Show the instructor the reference answer of the question."""
     explain: bool = False
-    """LE and LEC: the instructor first writes one line on what the mistake is. It stays with the reply, stands in the
-    story of `lai show`, and `lai export --annotate` puts it before a person."""
+    """LE and LEC: the instructor first writes one line on what the mistake is. It is kept with the reply, and shown by
+    `lai show` and `lai export --annotate`."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report says so."""
 
@@ -173,26 +173,28 @@ class InstructorSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _nobody_bills_for_the_cluster(cls, given: Any) -> Any:
+    def _calls_in_the_cluster_are_free(cls, given: Any) -> Any:
         if not (isinstance(given, dict) and runs_in_cluster(str(given.get("engine", "openai")))):
             return given
         free = {f"usd_per_million_{way}": 0.0 for way in ("input", "output")}
         return free | {name: value for name, value in given.items() if name not in free or value is not None}
 
     @model_validator(mode="after")
-    def _a_target_that_can_be_asked(self) -> InstructorSettings:
+    def _a_target_teaches_in_the_cluster(self) -> InstructorSettings:
         if self.model == "target" and not self.in_cluster:
-            said = 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". '
-            raise ValueError(f"{said}With engine = {self.engine!r}, name the model as its server does")
+            raise ValueError(
+                'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". With engine = '
+                f"{self.engine!r}, give the server's name of the model"
+            )
         return self
 
     @model_validator(mode="after")
-    def _a_name_and_no_key(self) -> InstructorSettings:
-        # Of the table and not of the field, whose value would stand in the error.
+    def _a_name_not_a_key(self) -> InstructorSettings:
+        # A validator of the table: the error of a field's validator would contain its value.
         if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError(
-                "api_key_env is no name of a variable. It wants the NAME, as in OPENAI_API_KEY, and never the key: "
-                "the variable is set in the shell that starts lai, or where the nodes start Ray"
+                "api_key_env is not the name of an environment variable. Give the NAME, as in OPENAI_API_KEY, never "
+                "the key: the variable is set in the shell that starts lai, or where the nodes start Ray"
             )
         return self
 
@@ -217,23 +219,23 @@ class CurateSettings(Section):
     """What a sample must be to be learned from."""
 
     samples_per_dataset: PerDataset = 3000
-    """At most so many of each dataset; a table gives each its own number, as in { gsm8k = 2000, mbpp = 500 }."""
+    """At most this many of each dataset; a table sets a number for each, as in { gsm8k = 2000, mbpp = 500 }."""
 
     def most(self, dataset: str) -> int:
-        """The most that are kept of one dataset."""
+        """The limit of one dataset."""
         return of_dataset(self.samples_per_dataset, dataset)
 
     keep_clear_of: Literal["all", "none"] | list[str] = "all"
     """Evaluation sets (dev and test) that no sample may copy: all at hand, named ones, or none."""
     max_rouge_l: float | None = Field(None, gt=0, le=1)
-    """Also drop samples whose ROUGE-L with an evaluation question is above this. Most honest word problems exceed 0.7
-    somewhere, so it is off unless asked for; the distribution is reported in any case."""
+    """Also drop samples whose ROUGE-L with an evaluation question is above this. Most independent word problems exceed
+    0.7 somewhere, so it is off by default; the distribution is always reported."""
     solve_again: bool = False
-    """A paid check: the instructor solves each new problem once more, unseen its own answer, and must agree. One more
-    call for each sample that its own reply does not rule out; copies, repeats and what is over the cap are paid for."""
+    """A paid check: the instructor solves each new problem again, without its own answer, and must agree. One more call
+    for each sample that passes the checks of its own reply; copies, repeats and samples over the cap are paid for."""
     near_duplicates: float | None = Field(None, gt=0, le=1)
-    """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None keeps
-    all that are not the same question."""
+    """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None drops
+    equal questions only."""
 
 
 class TrainSettings(Section):
@@ -262,16 +264,16 @@ class TrainSettings(Section):
     offload: bool = False
     """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
     objective: str = "sft"
-    """What is minimised: a built-in name or "my_pkg.my_file:OBJECTIVE" (`docs/training.md`)."""
+    """The training objective: a built-in name or "my_pkg.my_file:OBJECTIVE" (`docs/training.md`)."""
 
     def identity(self) -> dict[str, Any]:
-        """What goes into a trained model's name: a setting that came later counts only where it is used."""
+        """What goes into a trained model's name. A setting added later counts only where it is used."""
         table = self.model_dump()
         if not self.offload:
             del table["offload"]
         if self.objective == "sft":
             del table["objective"]
-        else:  # The user's own file counts by what it holds.
+        else:  # The user's file counts by its content.
             table["objective"] = [self.objective, code_hash(load("training.objectives", self.objective))]
         return table
 
@@ -288,17 +290,17 @@ class SearchSettings(Section):
     metric: str = "dev"
     """"dev" for the mean over the dev splits, or the name of one benchmark."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
-    """Each combination is trained with each of these seeds, counted from the job's own. May not change later, as above;
-    the next two may."""
+    """Each combination is trained with each of these seeds, counted from the job's own. Part of the run's identity, as
+    the settings above; `max_concurrent` and `keep_weights` may change between starts."""
     max_concurrent: Positive | None = None
-    """Trials side by side; None, and the most in any case: as many as the cluster holds."""
+    """Trials at the same time; None: as many as the cluster holds, which is always the limit."""
     keep_weights: bool = False
     """Keep the weights of trials that did not win. They are removed as soon as another trial's score is higher."""
 
     @field_validator("learning_rate", "neighbours", "samples_per_dataset", mode="before")
     @classmethod
     def _left_out(cls, values: Any) -> Any:
-        # A job's file cannot say so (`jobfile.parse`); records of earlier versions do, of what was left out.
+        # A job file cannot have it (`job_file.parse`); records of earlier versions do, for a setting left out.
         return None if values == [] else values
 
     @field_validator("grid", mode="before")
@@ -312,7 +314,7 @@ class SearchSettings(Section):
             inner = value if isinstance(value, dict) else {"": value}
             named = {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
             if twice := sorted(set(named) & set(found)):
-                raise ValueError(f"{', '.join(twice)} stands there twice, dotted and as a table; one of them must go")
+                raise ValueError(f"{', '.join(twice)} is set twice, dotted and as a table; remove one")
             found |= named
         return found
 
@@ -320,7 +322,7 @@ class SearchSettings(Section):
     def _something_to_search(self) -> SearchSettings:
         if not (self.learning_rate or self.neighbours or self.samples_per_dataset or self.grid):
             raise ValueError(
-                "lists nothing to try; give learning_rate, neighbours, samples_per_dataset or grid some values"
+                "has nothing to try; give learning_rate, neighbours, samples_per_dataset or grid some values"
             )
         return self
 
@@ -336,21 +338,21 @@ class LimitSettings(Section):
     """What a run may use. These may change between two starts."""
 
     requests_per_minute: Positive = 500
-    """Of the key, by all jobs together. The provider's headers hold where lower, or where the job names no limit."""
+    """Of the key, by all jobs together. The provider's headers apply where lower, or where the job sets no limit."""
     tokens_per_minute: Positive = 300_000
     max_in_flight: Positive = 64
     counted_tokens: Literal["used", "reserved"] = "used"
-    """What the provider counts for a call that is over: tokens used, or its prompt and instructor.max_tokens."""
+    """What the provider counts for a completed call: tokens used, or its prompt and instructor.max_tokens."""
     failed_calls_count: bool = True
-    """Whether the provider counts calls that it failed or refused."""
+    """Whether the provider counts calls that it refused or that failed."""
     max_calls: Positive | None = None
-    """Instructor calls in the whole run, all iterations and search pools, those possibly paid included."""
+    """Instructor calls in the whole run, all iterations and search pools, possibly paid calls included."""
     max_tokens: Positive | None = None
-    """Instructor tokens in the whole run, in and out; possibly paid calls count with the most they may have used."""
+    """Instructor tokens in the whole run, in and out; possibly paid calls count with the maximum they may have used."""
     max_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Money for the instructor in the whole run, at the job's prices; possibly paid calls count at their worst."""
+    """US$ for the instructor in the whole run, at the job's prices; possibly paid calls count at their maximum."""
     unknown_price_is_free: bool = False
-    """Accept max_usd where instructor.usd_per_million_… are not set: the calls then count as costing nothing."""
+    """Accept max_usd where instructor.usd_per_million_… are not set: the calls then count as free."""
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
     """Failed rows above this fraction stop the stage."""
 
@@ -359,7 +361,7 @@ class ClusterSettings(Section):
     """Where the work runs. These may change between two starts."""
 
     address: str | None = None
-    """A Ray cluster to join, from one of its nodes ("auto", "HOST:6379"); None starts one unless RAY_ADDRESS is set."""
+    """A Ray cluster to join from one of its nodes ("auto", "HOST:6379"); None starts one, unless RAY_ADDRESS is set."""
     target_replicas: Positive = 1
     """Engine actors that share the target's questions."""
     gpus_per_replica: float = Field(1, ge=0)
@@ -372,19 +374,19 @@ class ClusterSettings(Section):
     instructor_replicas: Positive = 1
     """Engine actors of one in the cluster, each as large as the target's; instructor_workers call a server."""
     index_shards: Positive | None = None
-    """FAISS actors that share the correct cases of one dataset; None: as many as their size and the search ask for."""
+    """FAISS actors that share the correct cases of one dataset; None: by their number and size."""
     train_state_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps after which a training's whole state is kept, to go on from when a worker, a node or the driver
     dies: 12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: begin anew."""
     stall_seconds: float = Field(600, gt=0)
-    """A stage without progress for so long fails, and says what it was waiting for."""
+    """A stage without progress for so long fails, with what it was waiting for."""
 
     @model_validator(mode="after")
     def _whole_gpus_for_several_workers(self) -> ClusterSettings:
         if 0 < self.gpus_per_worker < 1 < self.train_workers:
             raise ValueError(
                 f"gpus_per_worker = {self.gpus_per_worker:g} with train_workers = {self.train_workers}: workers that "
-                "train together cannot share a GPU. Give each one, or take one worker"
+                "train together cannot share a GPU. Give each its own, or set one worker"
             )
         return self
 

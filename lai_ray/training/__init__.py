@@ -1,5 +1,6 @@
 """Full-parameter fine-tuning without Ray: a recipe and examples in, a model folder out. Importing this loads no torch.
 
-recipe.py says what is to be done, batches.py in which order, sft.py does it, export.py writes the model's folder.
-model_size.py and memory.py say beforehand what a training will hold in memory.
+recipe: the settings and the job file.  sequences: tokenized examples.  objectives/: what is learned, and its loss.
+batches: the order of steps.  loop: the training.  checkpoints: resuming.  export: the model's folder.
+memory, model_size: what a training will hold in memory.
 """

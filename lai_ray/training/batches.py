@@ -1,7 +1,7 @@
-"""Which sequences make a step, and who computes them. lengths, seed -> steps -> each worker's micro-batches. Pure.
+"""Batches of a training. Pure.  lengths, seed -> steps -> each worker's micro-batches
 
 The sequences of a step do not depend on the number of workers, so neither does what is learned; and the order is a
-function of (seed, epoch, step, rank), so a training that goes on from the middle needs no state for it.
+function of (seed, epoch, step, rank), so a resumed training needs no state for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def micro_batches(
     """One step's rows as [pass][rank] -> rows: as few passes as they need, like lengths together, none above the limit.
 
     The shares differ by one row at most. A rank's share is empty where a step has fewer rows than workers; that rank
-    takes part with nothing to learn, so that every collective call has every rank.
+    computes a dummy, so that every rank takes part in every collective call.
     """
     passes = max(1, math.ceil(len(rows) / (workers * sequences_per_device)))
     ordered = sorted(rows, key=lambda row: lengths[row])

@@ -1,4 +1,4 @@
-"""The model under DeepSpeed: loading it, the ZeRO stages, and getting whole weights back."""
+"""Loads a model, wraps it in DeepSpeed with its ZeRO stage, and gathers the whole weights.  recipe -> engine"""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BUCKET = 200_000_000
-"""Elements that are reduced at once, at most."""
+"""Most elements that are reduced at once."""
 
 
 def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
     """The model to train, in the precision to train in. longest: tokens of the longest sequence.
 
-    Raises DataError when there is no such model, or it has fewer positions than the longest sequence.
+    Raises DataError when there is no such model, or when it has fewer positions than the longest sequence has tokens.
     """
     from transformers import AutoModelForCausalLM
 
@@ -29,7 +29,7 @@ def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise DataError(f"{recipe.model}: no model can be read here: {error}") from error
+        raise DataError(f"{recipe.model}: the model cannot be read: {error}") from error
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise DataError(
@@ -43,7 +43,7 @@ def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
 
 
 def engine_for(recipe: Recipe, model: PreTrainedModel) -> Any:
-    """The DeepSpeed engine around `model`, with torch's own AdamW (the fused one where the host takes the step)."""
+    """The DeepSpeed engine around `model`, with torch's own AdamW (the fused one where the step runs on the host)."""
     deepspeed = _deepspeed()
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay),
@@ -56,7 +56,7 @@ def engine_for(recipe: Recipe, model: PreTrainedModel) -> Any:
 
 
 def settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
-    """DeepSpeed's configuration. Accumulation is 1 in its eyes: the loop says itself which pass ends a step."""
+    """DeepSpeed's configuration. Accumulation is 1 there: the loop sets which pass ends a step."""
     cuda = torch.cuda.is_available()
     return {
         "train_micro_batch_size_per_gpu": recipe.sequences_per_device,
@@ -99,7 +99,7 @@ def consolidated(engine: Any, zero_stage: int) -> dict[str, torch.Tensor]:
 
 
 def _deepspeed() -> Any:
-    """DeepSpeed, told what it would otherwise find out slowly. Not before a device is needed: importing it probes."""
+    """DeepSpeed, without its slow probing. Imported only when a device is needed: the import probes devices."""
     cpu = not torch.cuda.is_available()
     os.environ.setdefault("LOCAL_RANK", "0")
     if cpu:
@@ -110,7 +110,7 @@ def _deepspeed() -> Any:
 
     _skip_muon()
     if cpu:
-        # Else g++ compiles a shared-memory all-reduce at first use, about 20 s; gloo does.
+        # Otherwise g++ compiles a shared-memory all-reduce at first use, about 20 s; gloo is enough.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.comm.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
     return deepspeed
@@ -119,8 +119,8 @@ def _deepspeed() -> Any:
 def _skip_muon() -> None:
     """Import the Muon optimizer, which is not used here, uncompiled.
 
-    DeepSpeed's `initialize` imports it to ask whether an AdamW is one, and its three `@torch.compile` load all of
-    inductor: 6.5 of the 6.6 s that `initialize` took.
+    DeepSpeed's `initialize` imports it for a type check, and its three `@torch.compile` load all of inductor: 6.5 of
+    the 6.6 s that `initialize` took.
     """
     compiler = torch.compile
 
@@ -130,7 +130,7 @@ def _skip_muon() -> None:
     torch.compile = as_it_is
     try:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    except ImportError:  # A DeepSpeed that keeps it elsewhere, or has none: `initialize` only takes longer.
+    except ImportError:  # A DeepSpeed without this module: `initialize` only takes longer.
         pass
     finally:
         torch.compile = compiler

@@ -1,6 +1,6 @@
-"""How much of a GPU's arithmetic a training uses: MFU as PaLM (arXiv 2204.02311, appendix B) defines it. Pure.
+"""Model FLOPs utilisation (MFU) as PaLM (arXiv 2204.02311, appendix B) defines it. Pure.
 
-Recomputation of checkpointed activations counts for nothing: it is work, not progress.
+Recomputed activations do not count: MFU measures progress, not work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Meter:
     width: int
     workers: int
     peak: float | None
-    """Of one worker's device; None without a GPU that is known, or in another precision than bf16."""
+    """Of one worker's device; None without a GPU of the table, or in another precision than bf16."""
 
     def of(self, tokens: int, seconds: float, *, length: float) -> dict[str, float]:
         """tokens_per_second, and mfu where the peak is known. length: tokens that attention looks over, on average."""

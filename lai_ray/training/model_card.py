@@ -1,6 +1,6 @@
-"""The model card beside a trained model's weights: README.md, as Hugging Face's hub shows it.
+"""The model card of a trained model: README.md beside the weights, as the Hugging Face hub shows it.
 
-Written with the weights, and again once the model has sat its tests. Imports nothing heavy.
+Written with the weights, and again when the model has been tested. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CARD = "README.md"
 
 
 def write(folder: str, scores: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """The card of a model of ours; nothing where the folder holds none, or cannot be written any more.
+    """Write the card of a model that a run made; does nothing for another folder, or one that cannot be written.
 
     scores: as in scores.json, {"gsm8k.test": {"right", "n", …}, …}.
     """
@@ -25,13 +25,13 @@ def write(folder: str, scores: Mapping[str, Mapping[str, Any]] | None = None) ->
     if lineage is None:
         return
     made = Path(folder) / f".{CARD}"
-    with contextlib.suppress(OSError):  # The card is for people; a model that was moved or locked is no less a model.
+    with contextlib.suppress(OSError):  # A missing card harms nothing: the folder may have been moved or locked.
         made.write_text(text(lineage, scores or {}), encoding="utf-8")
         os.replace(made, Path(folder) / CARD)
 
 
 def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: where the model comes from, what it learned, how, and what it scored."""
+    """Markdown: the model's base, samples, settings and scores."""
     settings: Mapping[str, Any] = lineage.get("settings", {})
     metrics: Mapping[str, Any] = lineage.get("metrics", {})
     samples: Mapping[str, Any] = lineage.get("samples", {})
@@ -56,7 +56,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
     ]  # fmt: skip
     if scores:
         lines += ["## Scores", "", *_table("part", "right", {name: _score(one) for name, one in scores.items()})]
-        lines += ["Parts named train are what its mistakes are collected on; compare test parts alone.", ""]
+        lines += ["Its mistakes are collected on the parts named train; compare test parts only.", ""]
     return "\n".join(lines)
 
 

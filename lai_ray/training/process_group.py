@@ -1,4 +1,4 @@
-"""Workers that train together, and what is seen of one that is gone."""
+"""Collective calls of the workers that train together, and the errors of a lost one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def lost(error: BaseException) -> bool:
-    """What torch.distributed raises in the workers that are left: RuntimeError of gloo, DistBackendError of NCCL."""
+    """Whether this is what the other workers raise when one is lost: gloo's RuntimeError, NCCL's DistBackendError."""
     words = ("connection", "gloo", "nccl", "socket", "peer")
     of_torch = type(error) is RuntimeError or type(error).__name__.startswith("Dist")
     return isinstance(error, ConnectionError) or (of_torch and any(word in str(error).lower() for word in words))
 
 
 def from_first(value: Any) -> Any:
-    """Rank 0's value, on every worker. All of them must call it."""
+    """Rank 0's value, on every worker. All must call it."""
     import torch.distributed as dist
 
     values = [value]
@@ -22,21 +22,21 @@ def from_first(value: Any) -> Any:
 
 
 def wait_for_all() -> None:
-    """Every worker has come here."""
+    """Returns when every worker has called it."""
     import torch.distributed as dist
 
     dist.barrier()
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """This worker's rank."""
     import torch.distributed as dist
 
     return int(dist.get_rank())
 
 
 def count() -> int:
-    """How many there are."""
+    """The number of workers."""
     import torch.distributed as dist
 
     return int(dist.get_world_size())

@@ -1,4 +1,4 @@
-"""What a training is told: a Recipe, conversations as JSON lines, and the learning rate of each step. Pure, no torch.
+"""The recipe of a training, its job file, and the learning rate of each step. Pure, no torch.
 
 A job file for `python -m lai_ray.training.sft JOB.json` is {"recipe": {…}, "examples": "job.examples.jsonl",
 "lineage": {…}}, the examples being one `Example` a line in a file beside it.
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of one training. Nothing has a default here: the settings have theirs in the config alone."""
+    """Every choice of one training. Nothing has a default here: the defaults are in the config."""
 
     model: str
     """Folder or hub name of the model to start from."""
     out: str
-    """Folder to write; it appears whole or not at all."""
+    """Folder of the trained model; it appears whole or not at all."""
     learning_rate: float
     epochs: int
     sequences_per_step: int
@@ -48,9 +48,9 @@ class Recipe:
     precision: Literal["bf16", "fp32"]
     gradient_checkpointing: bool
     offload: bool
-    """Optimizer states and their step in the hosts' memory."""
+    """Optimizer states and the optimizer step in the hosts' memory."""
     state_every: int
-    """Steps after which the whole state is kept beside `out`, to go on from; 0 for never. Decides nothing learned."""
+    """Steps between two checkpoints beside `out`; 0 for none. Does not change what is learned."""
     seed: int
     objective: str
     """A built-in name (training/objectives) or "module:OBJECTIVE"."""
@@ -58,7 +58,7 @@ class Recipe:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of one step (from 0): linear warm-up, then the schedule, reaching 0 after the last.
 
-        A function of the step alone, so a training that goes on from the middle needs no state for it.
+        A function of the step alone, so a resumed training needs no state for it.
         """
         warmup = min(self.warmup_steps, steps // 10)
         if step < warmup:
@@ -69,12 +69,12 @@ class Recipe:
         return self.learning_rate * (1 - done) if self.schedule == "linear" else self.learning_rate
 
     def keeps_state(self, step: int, steps: int) -> bool:
-        """After so many steps, the last of them excepted: the model itself follows."""
+        """Whether a checkpoint follows this step (from 1). None follows the last: the model itself does."""
         return bool(self.state_every) and step < steps and step % self.state_every == 0
 
 
 def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
-    """What a TrainJob says, as the loop wants it; folders as absolute paths, because workers may stand elsewhere."""
+    """The recipe of a TrainJob; folders as absolute paths, because workers may have another working directory."""
     here = Path(job.model.path)
     settings = {name: getattr(job.settings, name) for name in _FROM_SETTINGS}
     return Recipe(
@@ -92,7 +92,7 @@ _FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "le
 
 def recipe_from(table: dict[str, Any]) -> Recipe:
     """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
-    table = {"objective": "sft"} | table  # Job files of before there were others have none.
+    table = {"objective": "sft"} | table  # Job files of earlier versions have none.
     known = {field.name for field in fields(Recipe)}
     if wrong := known.symmetric_difference(table):
         raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")
@@ -100,7 +100,7 @@ def recipe_from(table: dict[str, Any]) -> Recipe:
 
 
 def write_job(path: Path, recipe: Recipe, examples: Iterable[Example], lineage: dict[str, Any]) -> None:
-    """The job file `path`, and its examples beside it, one conversation a line."""
+    """Write the job file `path`, and its examples beside it, one a line."""
     beside = path.with_suffix(".examples.jsonl")
     with beside.open("w", encoding="utf-8") as lines:
         for example in examples:
@@ -110,7 +110,7 @@ def write_job(path: Path, recipe: Recipe, examples: Iterable[Example], lineage: 
 
 
 def read_job(path: Path) -> tuple[Recipe, dict[str, Any], Iterator[Example]]:
-    """The recipe, the lineage and the examples (read as they are drawn) of a job file."""
+    """The recipe, the lineage and the examples (read lazily) of a job file."""
     job = json.loads(path.read_text(encoding="utf-8"))
     return recipe_from(job["recipe"]), job["lineage"], _examples(path.parent / job["examples"])
 

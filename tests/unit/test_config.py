@@ -11,6 +11,7 @@ from lai_ray.common import plugins
 from lai_ray.config import config, job_file
 from lai_ray.errors import ConfigError
 from lai_ray.stages import grid, select
+from lai_ray.stages.job import Job
 from tests.local import job
 
 MINIMAL = """
@@ -39,16 +40,16 @@ def test_a_job_is_named_after_its_file_and_everything_else_has_a_default(write):
 
 
 def test_a_typo_is_an_error_with_a_suggestion(write):
-    with pytest.raises(ConfigError, match=r"unknown key 'train.lerning_rate'. Did you mean 'learning_rate'\?"):
+    with pytest.raises(ConfigError, match=r"'train.lerning_rate'.*'learning_rate'\?"):
         job_file.read(write(MINIMAL + "[train]\nlerning_rate = 1e-5\n"))
 
 
 def test_a_misspelt_section_is_an_error_with_a_suggestion(write):
-    with pytest.raises(ConfigError, match=r"unknown key 'tran'. Did you mean 'train'\?"):
+    with pytest.raises(ConfigError, match=r"'tran'.*'train'\?"):
         job_file.read(write(MINIMAL + "[tran]\n"))
 
 
-def test_every_mistake_is_told_at_once(write):
+def test_every_mistake_is_reported_at_once(write):
     with pytest.raises(ConfigError) as error:
         job_file.read(write(MINIMAL + "[train]\nzero_stage = 4\nepochs = 0\n"))
     assert "train.zero_stage" in str(error.value)
@@ -71,35 +72,33 @@ def test_jobs_that_extend_each_other_are_refused(write):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "named"),
     [
-        ("train.epochs", "is not an override; write section.key=value"),
-        ("target.model.first=x", "'model' is a value, not a section"),
+        ("train.epochs", "'train.epochs' .*section.key=value"),
+        ("target.model.first=x", "'target.model.first=x': 'model'"),
         ("train.epochs=many", "train.epochs: "),
     ],
 )
-def test_an_override_that_means_nothing_says_so(write, override, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_override_without_meaning_is_refused(write, override, named):
+    with pytest.raises(ConfigError, match=named):
         job_file.read(write(MINIMAL), [override])
 
 
-def test_a_file_that_is_not_there_names_its_neighbours(write):
+def test_a_missing_file_is_reported_with_similar_names(write):
     write(MINIMAL, "quickstart.toml")
-    with pytest.raises(ConfigError, match=r"no such job file. Did you mean 'quickstart.toml'\?"):
+    with pytest.raises(ConfigError, match=r"quikstart\.toml: .*'quickstart.toml'\?"):
         job_file.read(write(MINIMAL).with_name("quikstart.toml"))
 
 
-def test_a_number_for_a_text_and_single_brackets_say_what_to_write(write):
-    with pytest.raises(
-        ConfigError, match='a valid string in quotation marks, "2024" .on a command line \'name="2024"\'.'
-    ):
+def test_a_number_for_a_text_and_single_brackets_are_reported_with_what_to_write(write):
+    with pytest.raises(ConfigError, match='name: .*"2024" .*name="2024"'):
         job_file.read(write(MINIMAL), ["name=2024"])
-    with pytest.raises(ConfigError, match=r"\[benchmark\] is a list of tables: write \[\[benchmark\]\]"):
+    with pytest.raises(ConfigError, match=r"\[benchmark\] .*\[\[benchmark\]\]"):
         job_file.read(write(MINIMAL + '[benchmark]\nname = "own"\n'))
 
 
-def test_broken_toml_says_where(write):
-    with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
+def test_invalid_toml_is_reported_with_its_line(write):
+    with pytest.raises(ConfigError, match=r"job\.toml: .*TOML: .*line 2"):
         job_file.read(write("a = 1\nb = \n"))
 
 
@@ -109,7 +108,7 @@ def test_a_list_of_strategies_goes_on_with_its_last():
 
 
 def test_a_strategy_for_each_dataset_must_name_every_dataset(write):
-    with pytest.raises(ConfigError, match=r"names a strategy for gsm8k; evaluate.learn_from has word_problems"):
+    with pytest.raises(ConfigError, match=r"schedule\.strategy .*gsm8k; evaluate\.learn_from .*word_problems"):
         job_file.read(write(MINIMAL + '[schedule]\nstrategy = { gsm8k = "le" }\n'))
 
 
@@ -123,9 +122,9 @@ def test_an_unknown_plug_in_is_named_with_those_there_are(kind, name, near):
 
 def test_a_plug_in_of_ones_own_is_found_by_import():
     assert plugins.load("strategies", "lai_ray.strategies.le:STRATEGY").name == "le"
-    with pytest.raises(ConfigError, match="cannot be imported"):
+    with pytest.raises(ConfigError, match="no_such_module:STRATEGY"):
         plugins.load("strategies", "no_such_module:STRATEGY")
-    with pytest.raises(ConfigError, match=r"has no 'STRATEGI'. Did you mean 'STRATEGY'\?"):
+    with pytest.raises(ConfigError, match=r"'STRATEGI'.*'STRATEGY'\?"):
         plugins.load("strategies", "lai_ray.strategies.le:STRATEGI")
 
 
@@ -142,7 +141,7 @@ def test_a_benchmark_named_by_import_is_called_what_it_calls_itself_in_the_whole
     assert (found.evaluate.learn_from, found.evaluate.report_on) == (["word_problems", "mbpp"], ["mbpp"])
     assert found.schedule.strategy == {"word_problems": "le", "mbpp": "lec"}
     assert found.search and found.search.metric == "mbpp"
-    benchmark = select.benchmark(found, "mbpp")
+    benchmark = Job.of(found).benchmark("mbpp")
     assert benchmark.splits == ("train", "test"), "the one that was named, not the built-in of that name"
     assert getattr(benchmark, "source", "") == "/of/mbpp"
     assert PAPER not in str(found.model_dump(exclude={"evaluate": {"imported"}}))
@@ -150,14 +149,14 @@ def test_a_benchmark_named_by_import_is_called_what_it_calls_itself_in_the_whole
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "named"),
     [
-        ({"evaluate__learn_from": [PAPER], "evaluate__report_on": ["mbpp"]}, "calls itself 'mbpp', and so does mbpp"),
-        ({"evaluate__learn_from": ["tests.unit.test_config:SLASHED"]}, "calls itself 'a/b'; letters, digits"),
+        ({"evaluate__learn_from": [PAPER], "evaluate__report_on": ["mbpp"]}, f"{PAPER} .*'mbpp'.* mbpp: "),
+        ({"evaluate__learn_from": ["tests.unit.test_config:SLASHED"]}, "test_config:SLASHED .*'a/b'"),
     ],
 )
-def test_a_name_that_two_benchmarks_share_or_no_file_can_have_is_refused(tmp_path, settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_name_that_two_benchmarks_share_or_no_file_can_have_is_refused(tmp_path, settings, named):
+    with pytest.raises(ConfigError, match=named):
         job(tmp_path, **settings)
 
 
@@ -177,10 +176,16 @@ def test_own_data_that_is_no_list_of_tables_is_refused_and_no_traceback(write, w
 SLASHED = SimpleNamespace(**dict.fromkeys(plugins.SHAPES["benchmarks"], None) | {"name": "a/b"})
 
 
-def test_what_is_no_benchmark_and_no_strategy_is_said_with_what_it_lacks(tmp_path):
+def test_a_plug_in_that_lacks_members_is_refused_with_their_names(tmp_path):
     for settings, lacks in (
-        ({"evaluate__learn_from": ["tests.tiny_model:tiny_model"]}, "is no benchmark: it has no name, splits, load"),
-        ({"schedule__strategy": "tests.tiny_model:tiny_model"}, "is no strategy: it has no name, uses_neighbours"),
+        (
+            {"evaluate__learn_from": ["tests.tiny_model:tiny_model"]},
+            r"tiny_model:tiny_model' is no benchmark: .*name, splits, .*grade",
+        ),
+        (
+            {"schedule__strategy": "tests.tiny_model:tiny_model"},
+            r"tiny_model:tiny_model' is no strategy: .*uses_neighbours, cases",
+        ),
     ):
         with pytest.raises(ConfigError, match=lacks):
             run.check_names(job(tmp_path, **settings))
@@ -189,8 +194,9 @@ def test_what_is_no_benchmark_and_no_strategy_is_said_with_what_it_lacks(tmp_pat
 @pytest.mark.parametrize("path", ["jobs/mistral_7b.toml", "jobs/llama3_8b.toml"])
 def test_the_papers_jobs_keep_their_files_under_the_names_that_they_use(path):
     found = job_file.read(path)
-    parts = [select.part(found, name, "test") for name in found.evaluate.report_on]
-    parts += [select.part(found, name, "train") for name in found.evaluate.learn_from]
+    resolved = Job.of(found)
+    parts = [select.part(resolved, name, "test") for name in found.evaluate.report_on]
+    parts += [select.part(resolved, name, "train") for name in found.evaluate.learn_from]
     assert [each.name.rpartition(".")[0] for each in parts] == [*found.evaluate.report_on, *found.evaluate.learn_from]
 
 
@@ -199,7 +205,7 @@ def test_every_strategy_that_a_search_tries_is_looked_up_before_anything_is_aske
         tmp_path, evaluate__learn_from=["word_problems", PAPER],
         search={"grid": {"schedule.strategy": ["lec", {"word_problems": "lec", PAPER: "lecc"}]}},
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="no strategy is called 'lecc'"):
+    with pytest.raises(ConfigError, match="strategy .*'lecc'"):
         run.check_names(tried)
 
 
@@ -263,7 +269,7 @@ def test_code_that_imports_what_is_not_there_has_no_hash(tmp_path, monkeypatch):
 
 
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_path):
-    with pytest.raises(ConfigError, match="api_key_env is no name of a variable") as refused:
+    with pytest.raises(ConfigError, match="api_key_env") as refused:
         job(tmp_path, instructor__api_key_env="sk-planted-0815")
     assert "0815" not in str(refused.value)
 
