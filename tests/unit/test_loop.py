@@ -144,9 +144,9 @@ def test_more_iterations_and_another_test_are_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("until", "said"),
     [
-        ("5/curate", "there is no such stage; curate is of iteration 0 alone .iterations = 1"),
-        ("x/curate", "there is no such stage; curate is of iteration 0 alone"),
-        ("2/evaluate", "there is no such stage; evaluate is of iterations 0 to 1"),
+        ("5/curate", ".*curate .*iteration 0 only .iterations = 1"),
+        ("x/curate", ".*curate .*iteration 0 only"),
+        ("2/evaluate", ".*evaluate .*iterations 0 to 1"),
         ("search", "this job has no .search."),
     ],
 )
