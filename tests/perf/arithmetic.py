@@ -107,11 +107,11 @@ class Planted:
 def planted(rows: list[str], seed: int = 0) -> Iterator[Planted]:
     """One error in a random prose equation of each solution that has one with an operation."""
     for row, solution in enumerate(rows):
-        found = [equation for equation in equations(solution) if equation.form != "no operation left of ="]
-        if not found:
+        candidates = [equation for equation in equations(solution) if equation.form != "no operation left of ="]
+        if not candidates:
             continue
         rng = Random(f"{seed}/{row}")
-        chosen = rng.choice(found)
+        chosen = rng.choice(candidates)
         wrong = another(solution[chosen.start : chosen.end], rng)
         text = stripped(solution[: chosen.start] + wrong + solution[chosen.end :])
         before = Counter(false_statements(stripped(solution)))
@@ -119,8 +119,8 @@ def planted(rows: list[str], seed: int = 0) -> Iterator[Planted]:
 
 
 def alarms(rows: list[str]) -> dict[int, list[str]]:
-    """Row -> what the check calls false in it."""
-    return {row: found for row, solution in enumerate(rows) if (found := false_statements(stripped(solution)))}
+    """Row -> the statements that the check reports as false."""
+    return {row: false for row, solution in enumerate(rows) if (false := false_statements(stripped(solution)))}
 
 
 def main() -> None:

@@ -86,10 +86,10 @@ def main() -> None:
           [(k, default[k].status, default[k].note) for k in rows if official[k] and default[k].score < 1])  # fmt: skip
     print("errors:", [(k, rows[k]["task_id"], g.note) for k, g in default.items() if g.status == "error"])
     labels = list(csv.DictReader((REPO / "docs/results/code_labels.csv").open()))
-    said = {key: "error" if g.status == "error" else "right" if g.score == 1 else "wrong" for key, g in default.items()}
-    print(f"labels: {sum(said[label['row']] == label['verdict'] for label in labels)} of {len(labels)} agree; not:",
-          [(label["row"], label["verdict"], said[label["row"]]) for label in labels
-           if said[label["row"]] != label["verdict"]])  # fmt: skip
+    ours = {key: "error" if g.status == "error" else "right" if g.score == 1 else "wrong" for key, g in default.items()}
+    print(f"labels: {sum(ours[label['row']] == label['verdict'] for label in labels)} of {len(labels)} agree; not:",
+          [(label["row"], label["verdict"], ours[label["row"]]) for label in labels
+           if ours[label["row"]] != label["verdict"]])  # fmt: skip
     references()
 
 

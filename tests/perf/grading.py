@@ -1,4 +1,4 @@
-"""Grading speed: our default rules against the official algorithm, told anew, on the same rows in the same run.
+"""Grading speed: our default rules against the official algorithm, reimplemented, on the same rows in the same run.
 
 The official side is written from the published description of the release's rules (choice: four searches and a fuzzy
 match; numbers: the last token of both texts, evaluated as Python), not from its code; regular expressions are compiled
@@ -43,7 +43,7 @@ def official_choice(response: str, choices: dict[str, str], gold: str) -> bool:
 
 def official_number(response: str, solution: str) -> bool:
     """The last token of both, without commas and plus sign, evaluated and compared."""
-    last = [found[-1].replace(",", "").replace("+", "") for t in (response, solution) if (found := _TOKEN.findall(t))]
+    last = [tokens[-1].replace(",", "").replace("+", "") for t in (response, solution) if (tokens := _TOKEN.findall(t))]
     try:
         return len(last) == 2 and abs(eval(last[0]) - eval(last[1])) < 1e-4
     except (SyntaxError, ValueError):
@@ -52,34 +52,34 @@ def official_number(response: str, solution: str) -> bool:
 
 def mmlu_rows() -> list[tuple[Callable[[], Any], Callable[[], Any]]]:
     """Recorded Mistral replies: (ours, theirs), ready to be called."""
-    found = replace(plugins.load("benchmarks", "mmlu"), source=str(DATA / "mmlu"))
+    benchmark = replace(plugins.load("benchmarks", "mmlu"), source=str(DATA / "mmlu"))
     folder = DATA / "mistral_results/mmlu/mistral"
     rows = [json.loads(line) for v in ("right", "wrong") for line in (folder / f"Train_raw_{v}.jsonl").open()]
-    return [_choice(found, row) for row in rows]
+    return [_choice(benchmark, row) for row in rows]
 
 
-def _choice(found: Any, row: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    problem, response = found.problem(row, "train", 0), row["response"]
+def _choice(benchmark: Any, row: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    problem, response = benchmark.problem(row, "train", 0), row["response"]
     choices = problem.extra["choices"]
-    return lambda: found.grade(problem, response), lambda: official_choice(response, choices, problem.answer)
+    return lambda: benchmark.grade(problem, response), lambda: official_choice(response, choices, problem.answer)
 
 
 def gsm8k_rows() -> list[tuple[Callable[[], Any], Callable[[], Any]]]:
     """Recorded Mistral replies and the labelled solutions of four models."""
-    found = replace(plugins.load("benchmarks", "gsm8k"), source=str(DATA / "gsm8k"))
+    benchmark = replace(plugins.load("benchmarks", "gsm8k"), source=str(DATA / "gsm8k"))
     with (DATA / "mistral_results/gsm8k/mistral/Train_raw_right.jsonl").open() as lines:
         rows = [(row, row["response"]) for row in map(json.loads, lines)]
     with gzip.open(DATA / "gsm8k/openai/example_model_solutions.jsonl.gz") as lines:
         for row in map(json.loads, lines):
             record = {"question": row["question"], "answer": row["ground_truth"].replace("\nA: ", "\n#### ")}
             rows += [(record, value["solution"]) for value in row.values() if isinstance(value, dict)]
-    return [_number(found, row, response) for row, response in rows]
+    return [_number(benchmark, row, response) for row, response in rows]
 
 
-def _number(found: Any, row: dict[str, Any], response: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    problem = found.problem(row, "test", 0)
+def _number(benchmark: Any, row: dict[str, Any], response: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    problem = benchmark.problem(row, "test", 0)
     solution = problem.extra["solution"]
-    return lambda: found.grade(problem, response), lambda: official_number(response, solution)
+    return lambda: benchmark.grade(problem, response), lambda: official_number(response, solution)
 
 
 def seconds(calls: list[Callable[[], Any]]) -> float:

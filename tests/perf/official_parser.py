@@ -1,10 +1,10 @@
-"""How the paper's release reads an instructor's reply, retold from a description of its rules, not from its code.
+"""The paper's parser of replies, implemented from a description of its rules, not from its code.  reply -> samples
 
-Described are: for math, heads "Question n:", "Sample n:", "**Question:**", "[QUESTION]" and answer heads "Answer:",
-"**Answer:**", "[ANSWER]"; for choice, "Question n:" or "Question:", perhaps behind "##" or "###", then "Answer:", and
-everything after the last blank line cut (which takes options that stand behind one); for code, only "### Question n:"
-and a Python fence. Where the description leaves room, the reading that takes more samples was chosen, but for math's
-heads: those stand at the beginning of a line, choice's may stand anywhere in it.
+Described are: for math, the headings "Question n:", "Sample n:", "**Question:**", "[QUESTION]" and the answer headings
+"Answer:", "**Answer:**", "[ANSWER]"; for choice, "Question n:" or "Question:", optionally after "##" or "###", then
+"Answer:", with everything after the last blank line cut (including options after one); for code, only "### Question n:"
+and a Python fence. Where the description is ambiguous, the reading that yields more samples was chosen, except that
+math's headings are at the start of a line, while choice's may be anywhere in it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def code(reply: str) -> list[tuple[str, str]]:
 
 
 def _split(reply: str, head: re.Pattern[str], answer: re.Pattern[str]) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for part in head.split(reply)[1:]:
         pair = answer.split(part, maxsplit=1)
         if len(pair) == 2:
-            found.append((pair[0].strip().rpartition("\n\n")[0] or pair[0].strip(), pair[1].strip()))
-    return found
+            pairs.append((pair[0].strip().rpartition("\n\n")[0] or pair[0].strip(), pair[1].strip()))
+    return pairs
 
 
 OFFICIAL: dict[str, Callable[[str], list[tuple[str, str]]]] = {"math": math, "choice": choice, "code": code}

@@ -1,11 +1,11 @@
-"""The 4,000 word problems by GPT-4 that the paper's release trained on, through the checks: kept, dropped by reason.
+"""The 4,000 word problems by GPT-4 that the paper's release trained on, under the sample filter: kept, dropped by reason.
 
 LAI_TEST_DATA=DATA python -m tests.perf.real_samples [--show REASON]
 
-As they stand: question and response put back as a reply in the requested form. The release's own parser took the final
-line off most of them, and what has none is dropped; so, a second time, each gets a final line with the last number of
-its response, which says what the other checks find. Evaluation sets: gsm8k and gsm_plus. `--show` prints ten rows of
-one reason of the second table, drawn by a seed, to be read.
+First unchanged: question and response joined to a reply in the requested form. The release's parser removed the final
+line of most of them, and a sample without one is dropped; so the second table gives each a final line with the last
+number of its response, to show the other checks. Evaluation sets: gsm8k and gsm_plus. `--show` prints ten rows of one
+reason of the second table, drawn by a seed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def as_reply(row: dict[str, Any], *, finished: bool) -> str:
     """The row in the requested form; `finished`: with a final line where it has none."""
     question, response = row["question"].strip(), row["response"].strip()
     head = "" if question.lstrip("# ").lower().startswith("question") else "Question: "
-    found = final_number(response) if finished else None
-    last = f"\n{MARKER} {found.text}" if found and MARKER not in response else ""
+    final = final_number(response) if finished else None
+    last = f"\n{MARKER} {final.text}" if final and MARKER not in response else ""
     return f"{head}{question}\nAnswer: {response}{last}"
 
 
@@ -55,11 +55,11 @@ def samples(rows: list[dict[str, Any]], *, finished: bool) -> Iterator[tuple[int
 
 def by_reason(rows: list[dict[str, Any]], *, finished: bool) -> dict[str, list[tuple[int, Sample]]]:
     """Reason ("kept" for none) -> rows."""
-    found = defaultdict(list)
+    reasons = defaultdict(list)
     for at, sample in samples(rows, finished=finished):
         reason = (sample.dropped or "kept").partition(" cut off? The working")[0]
-        found["final number N" if reason.startswith("final number") else reason].append((at, sample))
-    return found
+        reasons["final number N" if reason.startswith("final number") else reason].append((at, sample))
+    return reasons
 
 
 def drawn(rows: list[tuple[int, Sample]]) -> list[tuple[int, Sample]]:
@@ -76,9 +76,9 @@ def main() -> None:
             print(f"--- {at} | {sample.note}\nQ: {rows[at]['question']}\nA: {rows[at]['response']}")
         return
     for finished in (False, True):
-        print("with a final line added" if finished else "as they stand", len(rows))
-        for reason, found in sorted(by_reason(rows, finished=finished).items(), key=lambda item: -len(item[1])):
-            print(f"  {len(found):5} {reason}; drawn: {[at for at, _ in drawn(found)]}")
+        print("with a final line added" if finished else "unchanged", len(rows))
+        for reason, group in sorted(by_reason(rows, finished=finished).items(), key=lambda item: -len(item[1])):
+            print(f"  {len(group):5} {reason}; drawn: {[at for at, _ in drawn(group)]}")
 
 
 if __name__ == "__main__":

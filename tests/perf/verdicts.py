@@ -1,4 +1,4 @@
-"""The figures of docs/results/grading.md: where default rules, paper rules, gold answers and a reader differ.
+"""The figures of docs/results/grading.md: where default rules, paper rules, gold answers and a human reader differ.
 
 python -m tests.perf.verdicts    (needs the data that LAI_TEST_DATA names)
 """
@@ -22,7 +22,7 @@ RECORDED = [("mmlu", "right"), ("mmlu", "wrong"), ("gsm8k", "right")]
 
 
 def gold(name: str, **fields: Any) -> None:
-    """Gold answers by the default rules: as the benchmark states them, and as upstream's own text does."""
+    """Gold answers by the default rules: as the benchmark states them, and as its published solution does."""
     benchmark = replace(plugins.load("benchmarks", name), **({"source": str(DATA / name)} | fields))
     for split in benchmark.splits:
         problems = [benchmark.problem(record, split, i) for i, record in enumerate(benchmark.load(split))]
@@ -30,20 +30,20 @@ def gold(name: str, **fields: Any) -> None:
         texts = [p for p in problems if "solution" in p.extra]
         odd = [(p.id, p.answer) for p in texts if benchmark.grade(p, p.extra["solution"]).score < 1]
         print(f"{name} {split}: {len(problems) - len(missed)} of {len(problems)} gold answers right; missed {missed}")
-        print(f"  upstream's own solution text ends in another number: {len(odd)} {odd}")
+        print(f"  published solutions that end in another number: {len(odd)} {odd}")
 
 
 def recorded() -> dict[str, tuple[str, bool, bool, bool]]:
     """Row -> benchmark, official verdict, ours by paper rules, ours by default rules."""
-    found = {}
+    rows = {}
     for name, verdict in RECORDED:
         benchmark = plugins.load("benchmarks", name)
         with (DATA / f"mistral_results/{name}/mistral/Train_raw_{verdict}.jsonl").open() as lines:
             for i, row in enumerate(map(json.loads, lines)):
                 problem = benchmark.problem(row, "train", i)
                 ours = [benchmark.grade(problem, row["response"], Grading(r)).score == 1 for r in ("paper", "default")]
-                found[f"{name}/{verdict}/{i}"] = (name, verdict == "right", *ours)
-    return found  # type: ignore[return-value]
+                rows[f"{name}/{verdict}/{i}"] = (name, verdict == "right", *ours)
+    return rows  # type: ignore[return-value]
 
 
 def main() -> None:
