@@ -1,4 +1,4 @@
-"""The 4,000 word problems by GPT-4 that the paper's release trained on, under the sample filter: kept, dropped by reason.
+"""The 4,000 word problems by GPT-4 of the paper's release under the sample filter: kept, dropped by reason.
 
 LAI_TEST_DATA=DATA python -m tests.perf.real_samples [--show REASON]
 
