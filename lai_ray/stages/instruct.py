@@ -218,7 +218,7 @@ def _usage(replies: View[Reply], recorded: Recorded, job: Job) -> dict[str, Any]
     errors = [reply.completion.error is not None for reply in replies]
     return {
         "replies": len(errors),
-        "calls": spent.known.calls + spent.silent,
+        "calls": spent.known.calls + spent.uncounted,
         "failed": sum(errors),
         "cut_off": sum(answer.completion.finish_reason == "length" for one in answers for answer in one.paid()),
         "possibly_paid": spent.possibly_paid,

@@ -30,17 +30,17 @@ def test_a_request_is_refused_while_reservations_leave_no_room_and_admitted_once
     worst = Amount(1, 10, 50)
     assert budget.reserve(worst)
     assert not budget.reserve(worst)
-    assert budget.obstacle(worst) == "max_tokens"
+    assert budget.exceeded(worst) == "max_tokens"
     budget.settle(worst, Amount(1, 10, 5))
     assert budget.reserve(worst)
 
 
 def test_every_limit_counts_and_the_first_exceeded_one_is_named():
     budget = Budget(Caps(calls=2, tokens=1000, usd=0.01, price=PRICE), spent=Amount(1, 100, 100))
-    assert budget.obstacle(Amount(1, 100, 100)) is None
-    assert budget.obstacle(Amount(1, 100, 300)) == "max_usd"
-    assert budget.obstacle(Amount(1, 800, 1)) == "max_tokens"
-    assert budget.obstacle(Amount(2, 0, 0)) == "max_calls"
+    assert budget.exceeded(Amount(1, 100, 100)) is None
+    assert budget.exceeded(Amount(1, 100, 300)) == "max_usd"
+    assert budget.exceeded(Amount(1, 800, 1)) == "max_tokens"
+    assert budget.exceeded(Amount(2, 0, 0)) == "max_calls"
 
 
 def test_a_request_may_use_exactly_the_limit():

@@ -69,7 +69,7 @@ class _Resource:
         return min(self.limit, left) - self.total
 
     def wait(self, now: float, amount: int, charges: Iterable[tuple[float, int]]) -> float:
-        """Seconds until enough of the charges (at, amount; in the order granted) have left; of all, if it never fits."""
+        """Seconds until enough of the charges (at, amount; in the order granted) have left; of all if it never fits."""
         over = amount - self.free(now)
         if over <= 0 or self.total <= 0:
             return 0.0

@@ -1,7 +1,7 @@
-"""What may still be spent: reserved in the worst case before sending, settled with what was used.  amount -> yes or no
+"""The budget: worst-case amounts reserved before sending, settled with what was used.  amount -> allowed or not
 
-Arithmetic alone: nothing here reads a clock, a file or a message. As long as no call uses more than was reserved for
-it, what is spent never exceeds a limit, however many calls are out and whenever the process dies.
+Pure. As long as no call uses more than was reserved for it, what is spent never exceeds a limit, however many calls are
+in flight and whenever the process dies.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Amount:
         return Amount(self.calls - other.calls, self.input - other.input, self.output - other.output)
 
     def times(self, count: int) -> Amount:
-        """So many of them."""
+        """This amount `count` times."""
         return Amount(self.calls * count, self.input * count, self.output * count)
 
     @property
     def tokens(self) -> int:
-        """In and out together."""
+        """Input and output together."""
         return self.input + self.output
 
 
@@ -45,12 +45,12 @@ class Price:
     output: float
 
     def usd(self, amount: Amount) -> float:
-        """Money for these tokens. Worked out from whole tokens each time, so that no rounding adds up."""
+        """The price of these tokens. Computed from token counts each time, so that rounding errors do not add up."""
         return (amount.input * self.input + amount.output * self.output) / 1e6
 
 
 def price_of(settings: dict[str, Any]) -> Price | None:
-    """The price in a job's [instructor] table; None where it is not given whole."""
+    """The price in a job's [instructor] table; None unless both halves are set."""
     price_in, price_out = settings.get("usd_per_million_input"), settings.get("usd_per_million_output")
     return None if price_in is None or price_out is None else Price(price_in, price_out)
 
@@ -65,7 +65,7 @@ class Caps:
     price: Price | None = None
 
     def by_name(self, amount: Amount) -> dict[str, tuple[float, float]]:
-        """(of this amount, at most) under the name of each limit that is set."""
+        """(counted in this amount, limit) by the name of each limit that is set."""
         usd = self.price.usd(amount) if self.price else 0.0
         counted = {"max_calls": amount.calls, "max_tokens": amount.tokens, "max_usd": usd}
         most = {"max_calls": self.calls, "max_tokens": self.tokens, "max_usd": self.usd}
@@ -78,24 +78,24 @@ def caps_of(limits: dict[str, Any], instructor: dict[str, Any]) -> Caps:
 
 
 class Budget:
-    """Spent, reserved, and what may be added. `spent` begins with what earlier starts of the run spent."""
+    """Amounts spent and reserved against the caps. `spent` begins with what earlier starts of the run spent."""
 
     def __init__(self, caps: Caps, spent: Amount = NOTHING) -> None:
         self.caps, self.spent, self.reserved = caps, spent, NOTHING
 
-    def obstacle(self, worst: Amount) -> str | None:
-        """The limit that stands in the way of spending so much more, beside what is reserved; None when none does."""
+    def exceeded(self, worst: Amount) -> str | None:
+        """The limit that this much more, beside what is reserved, would exceed; None when there is none."""
         after = self.caps.by_name(self.spent + self.reserved + worst)
         return next((name for name, (counted, limit) in after.items() if counted > limit), None)
 
     def reserve(self, worst: Amount) -> bool:
-        """Set this much aside, if it is there."""
-        if self.obstacle(worst) is not None:
+        """Reserve this much if the limits allow it; returns whether they do."""
+        if self.exceeded(worst) is not None:
             return False
         self.reserved += worst
         return True
 
     def settle(self, worst: Amount, used: Amount) -> None:
-        """What was set aside is free again, and this much of it (or, by a provider's fault, beyond it) is spent."""
+        """Release what was reserved and count what was used, which a faulty provider may report as more."""
         self.reserved -= worst
         self.spent += used

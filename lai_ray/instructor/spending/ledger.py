@@ -1,15 +1,16 @@
-"""Every send of every request, as the files of a run tell it after any kill.  answers/ -> entries -> what was spent
+"""The ledger: every send of every request, read from a run's files.  answers/ -> entries -> amounts spent
 
-A mark in `sent/` is written before a request goes out and holds what was reserved for it; a reply in a segment, or a
-line in `failed/`, closes it. A mark that nothing closes was possibly paid, and counts with all that was reserved.
+A mark in `sent/` is written before a request is sent and holds what was reserved for it; a reply in a segment, or a
+line in `failed/`, closes it. A mark without either was possibly paid, and counts with all that was reserved.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -19,8 +20,9 @@ from lai_ray.storage.keys import decode
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import Store
 
+T = TypeVar("T")
 PAID = ("answers", "judge_answers")
-"""Folders with the answers of receivers that may send a bill."""
+"""Folders with the answers of receivers that may be paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +34,39 @@ class Entry:
     state: Literal["sent", "done", "failed"]
     reserved: Amount
     used: Amount | None
-    """As the provider counted; None where nobody knows. Nothing at all for a request that was turned away."""
+    """As the provider counted; None where unknown. Zero for a request that was refused."""
     price: tuple[float, float] | None
-    """US$ per million tokens, as the job said when it was sent."""
+    """US$ per million tokens in and out, as the job had them when it was sent."""
 
     @property
     def counted(self) -> Amount:
-        """What it takes from a budget."""
+        """What it counts for in a budget."""
         return self.reserved if self.used is None else self.used
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was spent. `at_most` is what budgets go by."""
+    """What was spent. Budgets count `at_most`."""
 
     known: Amount = NOTHING
     """Calls whose tokens the provider counted."""
     unknown: Amount = NOTHING
     """The others, each at its worst."""
-    silent: int = 0
-    """Replies that came without a count of tokens; the rest of `unknown` is possibly paid."""
+    uncounted: int = 0
+    """Replies without a count of tokens; the other calls of `unknown` are possibly paid."""
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.known + other.known, self.unknown + other.unknown, self.silent + other.silent)
+        return Spent(self.known + other.known, self.unknown + other.unknown, self.uncounted + other.uncounted)
 
     @property
     def at_most(self) -> Amount:
-        """All of it."""
+        """The known amounts, and the others at their worst."""
         return self.known + self.unknown
 
     @property
     def possibly_paid(self) -> int:
         """Calls without a reply that may have been paid for."""
-        return self.unknown.calls - self.silent
+        return self.unknown.calls - self.uncounted
 
 
 class _Usage(msgspec.Struct):
@@ -73,7 +75,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """What the ledger reads of an answer: never its text."""
+    """An answer as the ledger reads it: without its text."""
 
     key: str
     id: str
@@ -84,47 +86,45 @@ class _Line(msgspec.Struct):
     def used(self) -> Amount | None:
         if self.free:
             return NOTHING
-        usage = self.completion
-        counted = usage.prompt_tokens + usage.completion_tokens
-        return Amount(1, usage.prompt_tokens, usage.completion_tokens) if counted else None
+        counted = Amount(1, self.completion.prompt_tokens, self.completion.completion_tokens)
+        return counted if counted.tokens else None
 
 
 def entries(store: Store, longest_reply: int) -> Iterator[Entry]:
-    """Every send in one folder of answers, those without a mark (none should be) included.
+    """Every send in one folder of answers, including any without a mark (there should be none).
 
     longest_reply: instructor.max_tokens, for marks of runs made before reservations were written. Their prompts count
     as the longest that the provider counted in the folder.
     """
     names = store.names()
     marks: dict[str, list[Mark]] = defaultdict(list)
-    for name in _in(names, "sent"):
-        for mark in (decode(line, Mark) for line in store.lines(name)):
-            marks[mark.key].append(mark)
-    longest = max((line.completion.prompt_tokens for line in _lines(store, names, "")), default=0) or longest_reply
+    for mark in _lines(store, names, "sent", Mark):
+        marks[mark.key].append(mark)
+    prompts = (line.completion.prompt_tokens for line in _lines(store, names, "", _Line))
+    longest = max(prompts, default=0) or longest_reply
     old = Amount(1, longest, longest_reply)
     for folder in ("", "failed"):
-        for line in _lines(store, names, folder):
+        for line in _lines(store, names, folder, _Line):
             mark = marks[line.key].pop() if marks.get(line.key) else Mark(line.key)
             yield Entry(line.key, line.id, "failed" if folder else "done", _reserved(mark, old), line.used, mark.price)
-    for left in marks.values():
-        for mark in left:
-            yield Entry(mark.key, mark.id, "sent", _reserved(mark, old), None, mark.price)
+    for mark in itertools.chain.from_iterable(marks.values()):
+        yield Entry(mark.key, mark.id, "sent", _reserved(mark, old), None, mark.price)
 
 
-def total(found: Iterable[Entry]) -> Spent:
-    """What these sends took."""
-    known, unknown, silent = NOTHING, NOTHING, 0
-    for entry in found:
-        if entry.used is None:
-            unknown += entry.reserved
-            silent += entry.state == "done"
+def total(sends: Iterable[Entry]) -> Spent:
+    """The sum of these sends."""
+    known, unknown, uncounted = NOTHING, NOTHING, 0
+    for send in sends:
+        if send.used is None:
+            unknown += send.reserved
+            uncounted += send.state == "done"
         else:
-            known += entry.used
-    return Spent(known, unknown, silent)
+            known += send.used
+    return Spent(known, unknown, uncounted)
 
 
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
-    """What a run spent itself on its instructor and judge, by iteration, the pools of a search included."""
+    """What a run itself spent on its instructor and judge, by iteration, including the pools of a search."""
     by_iteration: dict[int, Spent] = {}
     for store in (store for folder in PAID for store in run.stores_of(f"instruct/{folder}")):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
@@ -132,13 +132,10 @@ def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
     return by_iteration
 
 
-def _in(names: list[str], folder: str) -> list[str]:
-    return [name for name in names if name.rpartition("/")[0] == folder]
-
-
-def _lines(store: Store, names: list[str], folder: str) -> Iterator[_Line]:
-    for name in _in(names, folder):
-        yield from (decode(line, _Line) for line in store.lines(name))
+def _lines(store: Store, names: list[str], folder: str, kind: type[T]) -> Iterator[T]:
+    for name in names:
+        if name.rpartition("/")[0] == folder:
+            yield from (decode(line, kind) for line in store.lines(name))
 
 
 def _reserved(mark: Mark, old: Amount) -> Amount:

@@ -1,6 +1,6 @@
-"""Enforces the budget: reserve the worst case, mark as sent, settle with the tokens used.  requests -> allowed requests
+"""Enforces the budget: reserves the worst case, marks as sent, settles with the tokens used.  requests -> allowed ones
 
-In this order, so that a kill at any moment leaves nothing spent that the next start does not count.
+In this order, so that whatever was spent before a kill is counted by the next start.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ from lai_ray.instructor.spending.tokens import amount_used, worst_case
 from lai_ray.records import Answer, Completion, Mark, Request
 from lai_ray.storage.answers import Answers
 
-AHEAD = 8
-"""Requests marked as sent in one write, at most; those not sent yet count as in flight."""
+BATCH = 8
+"""Most requests marked as sent in one write; those not sent yet count as in flight."""
 
 
 @dataclass
 class BudgetReservation:
-    """The budget of a run, applied to the requests of one stage to one receiver."""
+    """Applies the budget of a run to the requests of one stage to one receiver."""
 
     budget: Budget
     answers: Answers
     max_in_flight: int
     marks: bool = True
-    """Whether requests are marked as sent. Not those to a model in the cluster: what a kill loses there is not billed.
-    """
+    """Whether requests are marked as sent. Not for a model in the cluster: a call lost there is not billed."""
     in_flight: dict[str, Amount] = field(default_factory=dict)
-    """What is reserved for each request that is marked and not answered, by key."""
+    """By key, what is reserved for each request that is marked and not answered."""
     held_back: set[str] = field(default_factory=set)
-    """Requests that the budget kept from another attempt: still to ask."""
+    """Keys of requests that the budget kept from another attempt: still to ask."""
     reached: str | None = None
-    """The limit at which the requests ended."""
+    """The limit that ended the requests."""
 
     def draw(self, requests: Iterable[Request]) -> Generator[Request | None]:
         """The requests, as long as the budget lasts. None: no more until one in flight is answered."""
@@ -48,11 +47,11 @@ class BudgetReservation:
             elif self.in_flight:
                 yield None
             elif following is not None:
-                self.reached = self.budget.obstacle(worst_case(following.messages, following.max_tokens))
+                self.reached = self.budget.exceeded(worst_case(following.messages, following.max_tokens))
                 return
 
     def again(self, request: Request) -> bool:
-        """Whether one that may have been paid for may be sent once more: what was reserved for it counts as spent."""
+        """Whether a possibly paid request may be sent once more. If so, its first reservation counts as spent."""
         worst = self.in_flight[request.key]
         if not self.budget.reserve(worst):
             self.held_back.add(request.key)
@@ -62,7 +61,7 @@ class BudgetReservation:
         return True
 
     def settle(self, answer: Answer) -> bool:
-        """Record an answer and what it used. False when it is neither answered nor failed, but held back."""
+        """Record an answer and what it used. False for one that the budget held back."""
         worst = self.in_flight.pop(answer.key)
         used = NOTHING if answer.free else amount_used(answer.completion) or worst
         self.budget.settle(worst, used)
@@ -76,7 +75,7 @@ class BudgetReservation:
 
     @property
     def _room(self) -> int:
-        return max(1, min(AHEAD, self.max_in_flight - len(self.in_flight)))
+        return max(1, min(BATCH, self.max_in_flight - len(self.in_flight)))
 
     def _reserve(self, request: Request) -> bool:
         worst = worst_case(request.messages, request.max_tokens)
@@ -104,7 +103,7 @@ class BudgetReservation:
         self.answers.mark_sent([Mark(r.key, r.id, worst.input, worst.output, given) for r, worst in amounts])
 
     def exhausted(self, pending: list[Request]) -> str:
-        """The message when the budget ends: what was spent, what is still to ask, and how to continue."""
+        """The error message when the budget is used up: what was spent, what is still to ask, and how to continue."""
         name, budget = self.reached or "max_calls", self.budget
         worst = sum((worst_case(r.messages, r.max_tokens) for r in pending), start=NOTHING)
         counted, limit = budget.caps.by_name(budget.spent + worst)[name]
@@ -119,12 +118,12 @@ class BudgetReservation:
 
 
 def money(price: Price | None, amount: Amount) -> str:
-    """As "0.1234 US$", or nothing without a price."""
+    """As "0.1234 US$"; empty without a price."""
     return f"{price.usd(amount):,.4f} US$" if price else ""
 
 
 def amounts_of(budget: Budget) -> str:
-    """What was spent, in calls, tokens and money."""
+    """What was spent in calls, tokens and money."""
     spent = budget.spent
     parts = [f"{spent.calls:,} calls", f"{spent.tokens:,} tokens", money(budget.caps.price, spent)]
     return ", ".join(part for part in parts if part)
