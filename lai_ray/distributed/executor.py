@@ -77,7 +77,7 @@ class RayExecutor:
         from lai_ray.distributed.calls.ask import ask
 
         address = self._address_of(settings.base_url)
-        report = self._progress.say if self._progress else None
+        report = self._progress.report if self._progress else None
         yield from ask(drawn, settings, limits, cluster, address, logs, again=again, report=report)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
@@ -123,7 +123,7 @@ class RayExecutor:
         from lai_ray.distributed.search import search
 
         return search(
-            trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, heard=heard
+            trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, on_result=heard
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials, each with an executor of its own; one that fails is recorded and the rest go on."""
+"""Ray Tune runs trials, each with an executor of its own; one that fails is recorded and the others go on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from lai_ray.config.settings import TrainSettings
 from lai_ray.contracts import Example, Executor, Model, TrainJob
 from lai_ray.distributed.executor import RayExecutor
+from lai_ray.distributed.search import DIED
 from lai_ray.errors import DataError
 from tests.local import job
 from tests.ray.placing import HELD
@@ -24,12 +25,29 @@ from tests.tiny_model import tiny_model
 
 
 def squares_in_a_trial(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
-    if settings["name"] == "trial_2":
-        raise DataError("the loss is NaN at step 3")
     import ray
 
+    if settings["name"] == "trial_2":
+        raise DataError("the loss is NaN at step 3")
+    holder = hold_both_processors() if settings.get("holds") else None
+    if settings.get("dies"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    del holder
     shown = json.dumps(ray.get_runtime_context().runtime_env, default=str)
     return {"squares": list(executor.map(abs, [-settings["seed"]] * 3)), "folder": os.getcwd(), "shown": shown}
+
+
+def hold_both_processors() -> Any:
+    """An actor of this trial's own, once it has started."""
+    import ray
+
+    class Holder:
+        def held(self) -> bool:
+            return True
+
+    holder = ray.remote(num_cpus=1.9, scheduling_strategy="DEFAULT")(Holder).remote()
+    assert ray.get(holder.held.remote(), timeout=90)
+    return holder
 
 
 def test_trials_that_want_all_gpus_take_turns_and_what_has_no_place_says_so(tmp_path):
@@ -83,58 +101,28 @@ def studies(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
     return {"steps": made.metrics["step"], "path": made.path}
 
 
-def where_it_is(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
-    return {"folder": os.getcwd()}
-
-
-def test_a_trial_is_where_the_driver_is_and_not_where_ray_was_started(tmp_path, ray_session, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
-    [result] = RayExecutor(config, None).search(where_it_is, [{"name": "trial_1"}], str(tmp_path / "tune"))
-    assert result == {"folder": str(tmp_path)}
-
-
-def test_a_trial_whose_process_is_killed_is_recorded_and_frees_what_it_held(tmp_path, ray_session):
-    config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=1)
-    trials = [{"name": f"trial_{i}", "dies": i == 1} for i in (1, 2)]
-    results = RayExecutor(config, None).search(holds_both_processors, trials, str(tmp_path / "tune"))
-    assert "its process died" in results[0]["error"]
-    assert results[1] == {"held": True}
-
-
-def holds_both_processors(settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
-    import ray
-
-    class Holder:
-        def held(self) -> bool:
-            return True
-
-    holder = ray.remote(num_cpus=1.9, scheduling_strategy="DEFAULT")(Holder).remote()
-    held = ray.get(holder.held.remote(), timeout=60)
-    if settings["dies"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"held": held}
-
-
-def test_results_come_in_the_order_of_the_trials_and_a_failure_says_why(ray_session, tmp_path, monkeypatch):
+def test_results_are_in_the_order_of_the_trials_and_a_failure_has_its_reason(ray_session, tmp_path, monkeypatch):
+    """One trial raises and one is killed; what the killed one held is free for the last."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-key")
+    monkeypatch.chdir(tmp_path)
     config = job(tmp_path, search__learning_rate=[1e-4], search__max_concurrent=2)
-    trials = [{"name": f"trial_{i}", "seed": i} for i in (1, 2, 3)]
-    heard: dict[str, dict[str, Any]] = {}
-    with open(tmp_path / "said", "w", encoding="utf-8") as said:  # What no pickle can hold, as a terminal.
+    trials = [{"name": f"trial_{i}", "seed": i, "holds": i > 2, "dies": i == 3} for i in (1, 2, 3, 4)]
+    reported: dict[str, dict[str, Any]] = {}
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:  # Cannot be pickled, as a terminal.
 
-        def tell(settings: dict[str, Any], result: dict[str, Any]) -> None:
-            heard[settings["name"]] = result
-            said.write("heard")
+        def report(settings: dict[str, Any], result: dict[str, Any]) -> None:
+            reported[settings["name"]] = result
+            log.write("ended")
 
-        folders = str(tmp_path / "tune"), str(tmp_path / "logs")
-        results = RayExecutor(config, folders[1]).search(squares_in_a_trial, trials, folders[0], heard=tell)
-    assert heard == {trial["name"]: result for trial, result in zip(trials, results, strict=True)}
+        executor = RayExecutor(config, str(tmp_path / "logs"))
+        results = executor.search(squares_in_a_trial, trials, str(tmp_path / "tune"), report)
+    assert reported == {trial["name"]: result for trial, result in zip(trials, results, strict=True)}
     assert results[0]["squares"] == [1, 1, 1]
-    assert results[0]["folder"] == os.getcwd(), "a relative storage means there what it means here"
-    assert "planted-key" not in results[0]["shown"], "a trial's environment stands on Ray's dashboard"
+    assert results[0]["folder"] == str(tmp_path), "the driver's working directory, not that of the node's Ray"
+    assert "planted-key" not in results[0]["shown"], "the dashboard shows a trial's runtime environment"
     assert "the loss is NaN at step 3" in results[1]["error"]
-    assert results[2]["squares"] == [3, 3, 3]
+    assert results[2]["error"] == DIED
+    assert results[3]["squares"] == [4, 4, 4]
 
 
 INTERRUPTED = """

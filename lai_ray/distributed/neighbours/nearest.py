@@ -47,8 +47,11 @@ def nearest(
     needs = {"num_cpus": SHARD_CPUS, "memory": SHARD_BASE + corpus.nbytes // (len(cuts) - 1)}
     # DEFAULT: shards may be started inside a Ray Tune trial, whose placement group has no room for them.
     actor = ray.remote(**needs, **RESTARTED, scheduling_strategy="DEFAULT")(_Shard)
+    # Kept for as long as the shards are: Ray does not keep an actor's arguments, and a restart needs them again.
+    rows = [ray.put(corpus[a:b]) for a, b in itertools.pairwise(cuts)]
     pool = [
-        actor.options(name=name_for("shard")).remote(corpus[a:b], int(a), logs) for a, b in itertools.pairwise(cuts)
+        actor.options(name=name_for("shard")).remote(part, int(first), logs)
+        for part, first in zip(rows, cuts[:-1], strict=True)
     ]
     try:
         shared = ray.put(queries)
