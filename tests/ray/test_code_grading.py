@@ -1,4 +1,4 @@
-"""Programs graded on the cluster as a run does it: verdicts as in this process, the weakest sandbox written down."""
+"""Programs graded on the cluster: the verdicts are those of this process, and the weakest sandbox is recorded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lai_ray.distributed.executor import CHUNK, RayExecutor
 from lai_ray.grading.sandbox import runner
 from lai_ray.records import Attempt
 from lai_ray.stages.evaluate import evaluate
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
 from lai_ray.storage.run import Run
 from tests.local import LocalExecutor
@@ -59,15 +60,16 @@ def answered(tmp_path: Path, programs: Iterable[str]) -> Config:
 def graded(config: Config, folder: Path, executor: Any) -> tuple[list[Attempt], dict[str, Any]]:
     """The attempts of the stage that a run begins with, and its scores."""
     stage = Run(str(folder), create=True).stage(0, "evaluate")
-    attempts = evaluate(stage, select(config, 0), Model("m", "m"), config, executor)
+    job = Job.of(config)
+    attempts = evaluate(stage, select(job, 0), Model("m", "m"), job, executor)
     return list(attempts.of("doubling", "train")), attempts.scores()["doubling.train"]
 
 
-def test_programs_get_the_same_verdicts_on_the_cluster_as_here(tmp_path):
+def test_programs_get_the_same_verdicts_on_the_cluster_as_in_this_process(tmp_path):
     given = [*islice(cycle(PROGRAMS), ROWS - 1), "hangs"]
     config = answered(tmp_path, [(PROGRAMS | {"hangs": HANGS})[name] for name in given])
     executor = RayExecutor(config, None)
-    with ThreadPoolExecutor() as both:  # What hangs takes its three seconds in both.
+    with ThreadPoolExecutor() as both:  # The program that hangs takes three seconds in each.
         local = both.submit(graded, config, tmp_path / "local", LocalExecutor())
         there, scores = graded(config, tmp_path / "ray", executor)
         here, same = local.result()
@@ -99,7 +101,7 @@ class Uneven(RayExecutor):
         return super().map(graded, items)
 
 
-def test_the_weakest_sandbox_that_any_program_met_is_written_down(tmp_path):
+def test_the_weakest_sandbox_of_any_program_is_recorded(tmp_path):
     config = answered(tmp_path, [RIGHT] * (CHUNK + 2))
     executor = Uneven(config, None)
     _, scores = graded(config, tmp_path / "run", executor)

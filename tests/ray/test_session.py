@@ -1,4 +1,4 @@
-"""Ray starts when it is needed, says why when it cannot, and a run that needs nothing never loads it."""
+"""Ray starts when it is needed, with an error when it cannot, and a run that needs nothing never loads it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def config(**cluster: object) -> Config:
 
 
 def python(code: str, **environment: str) -> str:
-    """What a fresh process prints (its own Ray or none), the cluster of this suite out of its sight."""
+    """The output of a new process with its own Ray or none; the test suite's cluster is hidden from it."""
     import os
 
     before = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -58,7 +58,7 @@ def test_a_run_with_nothing_left_to_do_never_loads_ray():
     assert python(code).strip() == "False"
 
 
-def test_items_are_mapped_in_order_and_errors_are_told_as_raised():
+def test_items_are_mapped_in_order_and_errors_are_raised_unchanged():
     executor = RayExecutor(config(), None)
     assert list(executor.map(lambda n: n * n, range(5 * CHUNK + 7))) == [n * n for n in range(5 * CHUNK + 7)]
 
@@ -72,7 +72,7 @@ def test_items_are_mapped_in_order_and_errors_are_told_as_raised():
     executor.close()
 
 
-def test_a_ray_that_was_there_is_still_there_after_close(ray_session):
+def test_close_leaves_a_ray_that_was_there_before(ray_session):
     executor = RayExecutor(config(), None)
     list(executor.map(str, range(CHUNK + 1)))
     executor.close()
@@ -80,14 +80,14 @@ def test_a_ray_that_was_there_is_still_there_after_close(ray_session):
     assert ray_session.is_initialized()
 
 
-def test_a_gpu_that_is_not_here_is_asked_for_in_vain_and_told_how_to_do_without():
+def test_resources_that_this_machine_lacks_are_named_with_their_setting():
     with pytest.raises(ConfigError, match=r"gpus_per_replica asks for 1 GPU; this machine has 0.*0 runs on the CPU"):
         fits(config(gpus_per_replica=1), {"CPU": 2.0})
     with pytest.raises(ConfigError, match="cpus_per_worker asks for 4 CPU; this machine has 2"):
         fits(config(cpus_per_worker=4), {"CPU": 2.0})
 
 
-def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
+def test_an_address_that_does_not_answer_is_named_with_its_setting():
     code = """
         from lai_ray.errors import ConfigError
         try:
@@ -95,24 +95,24 @@ def test_an_address_that_nobody_answers_is_named_with_where_it_came_from():
         except ConfigError as error:
             print(error)
     """
-    said = python(code, RAY_ADDRESS="127.0.0.1:1")
-    assert "no Ray cluster answers at '127.0.0.1:1', named by RAY_ADDRESS" in said
-    assert "ray start --head" in said
+    output = python(code, RAY_ADDRESS="127.0.0.1:1")
+    assert "no Ray cluster answers at '127.0.0.1:1', named by RAY_ADDRESS" in output
+    assert "ray start --head" in output
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("ray://head:10001", r"clients of the cluster.*lai submit JOB --address http://head:8265"),
         ("http://127.0.0.1:8265", r"the dashboard's address.*lai submit JOB --address http://127.0.0.1:8265"),
     ],
 )
-def test_a_cluster_is_not_driven_from_outside(address, said, monkeypatch):
+def test_a_cluster_is_not_driven_from_outside(address, message, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    with pytest.raises(ConfigError, match=f"cluster.address = '{address}' is .*{said}"):
+    with pytest.raises(ConfigError, match=f"cluster.address = '{address}' is .*{message}"):
         start(config(address=address))
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=f"RAY_ADDRESS = '{address}' is .*{said}"):
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS = '{address}' is .*{message}"):
         start(config())
 
 
@@ -133,7 +133,7 @@ def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):
 
 
 @pytest.mark.soak
-def test_a_token_at_home_does_not_spoil_a_cluster_that_asks_for_none(tmp_path):
+def test_a_token_in_the_home_folder_is_not_sent_to_a_cluster_without_tokens(tmp_path):
     """Ray sends a token it finds, and then takes no word from a cluster that has none: its actors were abandoned."""
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
