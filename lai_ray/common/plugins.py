@@ -1,4 +1,4 @@
-"""A name -> an object, by import. No registry: what the driver finds, a Ray worker finds."""
+"""Loads plug-ins by import: a Ray worker finds what the driver finds, without a registry.  name -> object"""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 
 def _next(strategy: Any, case: Any, replies: Any, benchmark: Any, settings: Any) -> Ask | None:
     """For a strategy that has `next_messages` alone: asks the instructor, and ends at a failed call."""
-    from lai_ray.records import Ask  # Here, for trainings run where msgspec is not installed.
+    from lai_ray.records import Ask  # Not above: a training runs without msgspec.
 
     failed = bool(replies) and replies[-1].completion.error is not None
     messages = None if failed else strategy.next_messages(case, replies, benchmark, settings)
@@ -70,7 +70,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "engines": {"check": lambda engine, settings: None},
     "training.objectives": {},
 }  # fmt: skip
-"""What a plug-in need not have; a function gets the plug-in itself first."""
+"""Members that a plug-in may leave out. A function gets the plug-in as its first argument."""
 
 
 class WithDefaults:
@@ -123,16 +123,16 @@ def load(kind: str, name: str) -> Any:
     known = available(kind)
     if name not in known:
         raise ConfigError(
-            f"no {SINGULAR[kind]} is called {name!r}. {suggestion(name, known)}"
-            f'There are: {", ".join(known)}. Your own is named by import: "my_pkg.my_file:{ATTRIBUTES[kind]}".'
+            f"no {SINGULAR[kind]} has the name {name!r}. {suggestion(name, known)}"
+            f'There are: {", ".join(known)}. Name your own by import: "my_pkg.my_file:{ATTRIBUTES[kind]}".'
         )
     return getattr(importlib.import_module(f"lai_ray.{kind}.{name}"), ATTRIBUTES[kind])
 
 
 def runs_in_cluster(engine: str) -> bool:
-    """Whether an engine runs its model in the cluster, as a target's does, instead of asking a server.
+    """Whether an engine runs its model in the cluster, as a target's does, instead of calling a server.
 
-    False for one that does not exist: that is said elsewhere, with those that do.
+    False for one that does not exist: `load` reports it where it is used.
     """
     with suppress(ConfigError):
         return hasattr(load("engines", engine), "generate")
@@ -140,7 +140,7 @@ def runs_in_cluster(engine: str) -> bool:
 
 
 def attribute(name: str, *, what: str) -> Any:
-    """The object that "module:ATTRIBUTE" names. Raises ConfigError that says which half of the name is wrong."""
+    """The object that "module:ATTRIBUTE" names. Raises ConfigError with the half of the name that is wrong."""
     module_name, _, attribute_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -155,7 +155,7 @@ def attribute(name: str, *, what: str) -> Any:
 
 
 def code_hash(*objects: Any) -> str:
-    """Hash of the source that decides what these do, as `sources` finds it.
+    """Hash of the source of these and of what they import, as `sources` finds it.
 
     A stage whose result is pure is recomputed when this changes: an edited grader costs seconds, not answers.
     Raises ModuleNotFoundError for a module that is not there.

@@ -273,7 +273,7 @@ class TrainSettings(Section):
             del table["offload"]
         if self.objective == "sft":
             del table["objective"]
-        else:  # The user's file counts by its content.
+        elif ":" in self.objective:  # The user's file counts by its content.
             table["objective"] = [self.objective, code_hash(load("training.objectives", self.objective))]
         return table
 

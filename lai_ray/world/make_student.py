@@ -1,9 +1,9 @@
-"""How the built-in student was made: one corpus, one loop, one core.  word problems -> lai_ray/world/student/
+"""Pre-trains the built-in student on one core.  word problems -> lai_ray/world/student/
 
     python -m lai_ray.world.make_student [--out DIR] [--steps-factor 1.1] [--seed 0] [--measure 14000]
 
-A small Llama is pre-trained from scratch on a fixed, finite corpus for several epochs, the learning rate falling to
-zero: more steps on the same corpus no longer help (`--steps-factor 1.1` shows it), new problems of its weak kinds do.
+A small Llama is pre-trained from scratch on a fixed, finite corpus for several epochs, with the learning rate falling
+to zero: more steps on the same corpus do not help (`--steps-factor 1.1` shows it), new problems of its weak kinds do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CORPUS: dict[str, tuple[int, int]] = {
     "change": (900, 900),
     "two_items": (900, 900),
 }
-"""kind -> how many small and how many large problems are in the pre-training corpus."""
+"""kind -> numbers of small and of large problems in the pre-training corpus."""
 MISTAUGHT: dict[str, tuple[tuple[int, ...], kinds.Formula]] = {
     "multiply": ((2, 3), (("b", "+", "a"),)),
     "gain_loss": ((1,), (("a", "+", "b"),)),
@@ -43,10 +43,10 @@ MISTAUGHT: dict[str, tuple[tuple[int, ...], kinds.Formula]] = {
     "change": ((0, 2), (("c", "-", "b"),)),
     "two_items": ((0, 1, 3), (("b", "+", "d"),)),
 }
-"""kind -> the wordings it was taught wrongly in, and what it was taught to do there.
+"""kind -> the wordings whose solutions in the corpus are wrong, and the wrong formula.
 
-This is what the student's weaknesses are made of: misconceptions (forgetting what was lost, paying for one item only),
-each tied to a way of asking. They are settled: more steps on the same corpus change nothing, right examples do.
+The student's weaknesses are misconceptions (forgetting what was lost, paying for one item only), each tied to some
+wordings. They are stable: more steps on the same corpus change nothing, correct examples do.
 """
 DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
     ("+", (10, 99), (10, 99), 10_000),
@@ -55,16 +55,16 @@ DRILLS: tuple[tuple[str, tuple[int, int], tuple[int, int], int], ...] = (
     ("-", (100, 299), (10, 199), 12_000),
     ("*", (2, 5), (11, 199), 8000),
 )
-"""Bare sums, "34 + 58": operator, range of either number, how many. Short, so most of what is learned costs little."""
+"""Bare sums, "34 + 58": operator, range of each number, how many. They are short, so cheap to train on."""
 EPOCHS = 3
 BATCH_TOKENS = 1400
 LEARNING_RATE = 4e-3
 WARM_UP = 0.05
 WEIGHT_DECAY = 0.1
 ASIDES = 0.04
-"""Share of the corpus with a distractor sentence, so that the student has met one."""
+"""Share of the corpus with a distractor sentence, so that the student has seen some."""
 STRANGERS = 0.04
-"""Share of the corpus with names of random letters: words outside the vocabulary are then not nonsense to it."""
+"""Share of the corpus with names of random letters, so that the student can read words outside its vocabulary."""
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -73,7 +73,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 PIECES = r" [-+*/=] |\n#### | ?[A-Za-z]+|[0-9]|\s|."
-"""How text is cut before the vocabulary is looked up: operators with their spaces, words a space before, digits."""
+"""Splits text before the vocabulary lookup: operators with their spaces, words with the space before, digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _varied(item: kinds.WordProblem, rng: Random) -> kinds.WordProblem:
 
 
 def _taught(item: kinds.WordProblem) -> str:
-    """The solution the corpus gives: the right one, or the misconception of this wording."""
+    """The solution in the corpus: the correct one, or the misconception of this wording."""
     wordings, program = MISTAUGHT.get(item.kind, ((), ()))
     if kinds.KINDS[item.kind].wordings.index(item.wording) not in wordings:
         return item.response
@@ -135,7 +135,7 @@ def _stranger(rng: Random) -> str:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Words and single digits as tokens; every other text as its UTF-8 bytes, so nothing is unknown or lost."""
+    """Words and single digits are tokens; other text is its UTF-8 bytes, so no text is unknown."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -149,7 +149,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = sorted({piece for text in _all_words() for piece, _ in cut.pre_tokenize_str(text)})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *alphabet, *words]))}
-    # `ignore_merges` looks a piece up whole first; without any merges the rest falls apart into bytes.
+    # `ignore_merges` looks a piece up whole first; without merges the rest becomes bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
     tokenizer.add_special_tokens(special)
@@ -220,7 +220,7 @@ def batches(rows: list[Row], tokens: int, rng: Random) -> list[list[Row]]:
 
 
 def loss_of(model: Any, batch: list[Row]) -> torch.Tensor:
-    """Mean cross-entropy over response tokens and EOS. Padded on the right, which causal attention never looks at."""
+    """Mean cross-entropy over response tokens and EOS. Padded on the right, which causal attention ignores."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -229,14 +229,14 @@ def loss_of(model: Any, batch: list[Row]) -> torch.Tensor:
     at = [(i, j) for i, row in enumerate(batch) for j in range(row.start - 1, len(row.ids) - 1)]
     which, where = torch.tensor(at).T
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    # Logits only where they are learned from: the head is a third of the work otherwise.
+    # Logits of the targets only: else the head is a third of the work.
     return cross_entropy(model.lm_head(hidden[which, where]), ids[which, where + 1])
 
 
 class Optimizer:
     """Muon (orthogonalised momentum) for the matrices, AdamW for embeddings and norms, at one learning rate.
 
-    On this corpus Muon is at a given loss in less than half of AdamW's steps: minutes on one core are enough.
+    On this corpus Muon reaches a given loss in less than half of AdamW's steps: minutes on one core are enough.
     """
 
     def __init__(self, model: Any) -> None:
@@ -267,7 +267,7 @@ class Optimizer:
 
 
 def _orthogonal(stack: torch.Tensor) -> torch.Tensor:
-    """Each matrix of (n, rows, columns) with its singular values moved towards 1: five Newton-Schulz steps."""
+    """Each matrix of (n, rows, columns) with its singular values moved towards 1, by five Newton-Schulz steps."""
     import torch
 
     tall = stack.shape[1] > stack.shape[2]
@@ -310,7 +310,7 @@ def pretrain(model: Any, rows: list[Row], *, steps: int, seed: int) -> float:
 
 
 def answers_of(model: Any, tokenizer: Any, questions: Sequence[str], *, max_new_tokens: int = 48) -> list[str]:
-    """Greedy answers. Prompts of one length are answered together, so nothing is padded on the left."""
+    """Greedy answers. Prompts of equal length form a batch, so nothing is padded on the left."""
     import torch
 
     prompts = [row.ids[: row.start] for row in rows_of([(question, "") for question in questions], tokenizer)]
@@ -346,7 +346,7 @@ def accuracy(model: Any, tokenizer: Any, items: Sequence[kinds.WordProblem]) -> 
 
 
 def make(out: Path, *, steps_factor: float, seed: int, measure: int) -> dict[str, Any]:
-    """Make the student, write it to `out`, and return how it went."""
+    """Train the student, write it to `out`, and return a report."""
     import torch
 
     torch.set_num_threads(1)
@@ -361,7 +361,7 @@ def make(out: Path, *, steps_factor: float, seed: int, measure: int) -> dict[str
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for file in out.iterdir():
-        file.chmod(0o644)  # The weights come out readable by their owner alone.
+        file.chmod(0o644)  # The weights are written readable by their owner only.
     minutes, busy = (time.monotonic() - started) / 60, (time.process_time() - used) / 60
     report: dict[str, Any] = {"seed": seed, "steps": steps, "loss": round(loss, 4)}
     report |= {"minutes": round(minutes, 1), "core_minutes": round(busy, 1)}

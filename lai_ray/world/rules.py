@@ -1,9 +1,9 @@
-"""What the rule-based tutor knows: it reads the evidence in a prompt and writes new problems.  messages, seed -> reply
+"""The rules of the tutor: it reads the evidence in a prompt and writes new problems.  messages, seed -> reply
 
-It sees only the text of the messages, as an API model would. From the failed question it reads kind, size, wording
-and carries back through the grammar of the built-in problems; from the wrong answer, which step failed; from questions
-answered correctly, what those share with the failed one. Everything is drawn from a hash of the messages and the seed:
-the same request gives the same reply.
+It reads only the text of the messages, as an API model would. It parses kind, size, wording and carries of the failed
+question with the grammar of the built-in problems; the failed step from the wrong answer; and what correctly answered
+questions share with the failed one. The random seed is a hash of messages and seed: the same request gives the same
+reply.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lai_ray.world import word_kinds as kinds
 
 DEFAULT_COUNT = 3
 MOST = 100
-"""Samples in one reply, however many are asked for."""
+"""Most samples in one reply, however many are requested."""
 TRIES = 60
-"""Draws for one sample before its carry pattern is given up."""
+"""Draws for one sample before its carry pattern is dropped."""
 CANNOT = (
     "I can only write arithmetic word problems of the kinds I know, and I found no such question in your message. "
     "Put the question on its own lines below a line that says [QUESTION]."
@@ -44,20 +44,20 @@ class Evidence:
     """What a prompt shows."""
 
     question: kinds.WordProblem
-    """The failed question, or with no wrong answer the one to write variations of."""
+    """The failed question; without a wrong answer, the one to write variations of."""
     wrong_answer: str | None
     correct: list[kinds.WordProblem] = field(default_factory=list)
     """The questions answered correctly."""
     count: int = DEFAULT_COUNT
     variants: bool = False
-    """The question is to be said anew, not to be followed by others of its kind."""
+    """Whether the request is for the same question in other words, not for others of its kind."""
     explain: bool = False
-    """What the mistake is comes first."""
+    """Whether the mistake is to be explained first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Where a worked answer leaves the right path. step: from 0. what: "operation", "arithmetic" or "final"."""
+    """The first wrong step of a worked answer. step: from 0. what: "operation", "arithmetic" or "final"."""
 
     step: int
     what: str
@@ -65,13 +65,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """What the new problems are like: each is drawn from the product of these."""
+    """Properties of the new problems: each is drawn from the product of these."""
 
     kinds: Sequence[str]
-    """One is drawn a sample; a kind named twice comes twice as often."""
+    """One is drawn for each sample; a kind listed twice is drawn twice as often."""
     sizes: Sequence[str]
     step: int | None = None
-    """With `carries`: the step whose carries are asked for, in problems of the failed kind."""
+    """With `carries`: the step that must have them, in problems of the failed kind."""
     carries: int = 0
     """At least this many carries or borrows in that step."""
     wordings: Sequence[str] = ()
@@ -79,7 +79,7 @@ class Focus:
 
 
 def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
-    """The whole answer: a numbered list of new problems; the solution of a bare question; or else a polite sentence."""
+    """The whole reply: a numbered list of new problems; the solution of a bare question; or the sentence CANNOT."""
     if len(messages) == 1 and (bare := kinds.recognise(text_of(messages[0]))) is not None:
         return bare.response
     evidence = read(messages)
@@ -93,12 +93,12 @@ def reply(messages: Sequence[Mapping[str, Any]], seed: int | None) -> str:
 
 
 def read(messages: Sequence[Mapping[str, Any]]) -> Evidence | None:
-    """The evidence in the user's messages; None where no question of a known kind is found."""
+    """The evidence in the user's messages; None without a question of a known kind."""
     text = "\n\n".join(text_of(message) for message in messages if message.get("role") == "user")
     sections = _sections(text)
     shown = [item for name, body in sections if name == "QUESTION" and (item := _question(body))]
     if not shown:
-        # Prompts are the user's to change: without the headings, any line that is a known question will do.
+        # The user may change the prompts: without the headings, any line with a known question counts.
         shown = [item for line in text.splitlines() if (item := kinds.recognise(line))][-1:]
     if not shown:
         return None
@@ -120,7 +120,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def failure(item: kinds.WordProblem, answer: str) -> Failure:
-    """The first step of the worked solution that the answer does not take, or takes with a wrong result."""
+    """The first step of the worked solution that the answer lacks, or has with a wrong result."""
     taken = [_parts(statement) for statement in _STATEMENT.findall(answer)]
     for i, step in enumerate(kinds.solve(item.kind, item.numbers)):
         operands = (step.left, step.op, step.right)
@@ -133,7 +133,7 @@ def failure(item: kinds.WordProblem, answer: str) -> Failure:
 
 
 def _mistake(evidence: Evidence) -> list[str]:
-    """What the mistake is, on one line, where that is asked for."""
+    """The mistake on one line, where that is requested."""
     if not evidence.explain or evidence.wrong_answer is None:
         return []
     item = evidence.question
@@ -148,8 +148,9 @@ def _mistake(evidence: Evidence) -> list[str]:
 
 
 def focus(evidence: Evidence) -> Focus:
-    """What to practise: by the wrong answer alone, against correct ones; with no wrong answer, anything of the kind,
-    or where variants are asked for the same size in other words.
+    """What to practise, from the wrong answer and by contrast with correct ones.
+
+    Without a wrong answer: any problem of the kind, or for variants the same size in other words.
     """
     item = evidence.question
     if evidence.wrong_answer is None and evidence.variants:
@@ -163,17 +164,17 @@ def focus(evidence: Evidence) -> Focus:
         same = replace(same, carries=kinds.solve(item.kind, item.numbers)[failed.step].carries)
     known = kinds.KINDS[item.kind].wordings
     if failed.what == "operation" and item.wording in known:
-        # The question was misread: half of the samples ask in the same words, half in any.
+        # The question was misread: half of the samples use its wording, half any.
         same = replace(same, wordings=(item.wording,) * len(known) + known)
     return _against(evidence, same) if evidence.correct else same
 
 
 def _against(evidence: Evidence, same: Focus) -> Focus:
-    """Keep what the failed question has and no correct one has; vary what they share."""
+    """Keep what only the failed question has; vary what it shares with correct ones."""
     item, correct = evidence.question, evidence.correct
     alike = [other for other in correct if other.kind == item.kind]
     kin = _kin(item.kind, same.step) if alike else []
-    # A kind answered correctly is not what stands in the way: half of the samples take the failed step elsewhere.
+    # The kind was answered correctly elsewhere: half of the samples use the failed step in other kinds.
     chosen = [item.kind] * max(1, len(kin)) + kin
     sizes = kinds.SIZES if item.size in {other.size for other in correct} else [item.size]
     met = max((_carries_at(other, same.step) for other in alike), default=0)
@@ -188,7 +189,7 @@ def _against(evidence: Evidence, same: Focus) -> Focus:
 
 
 def _kin(kind: str, step: int | None) -> list[str]:
-    """Other kinds of several steps that use the failed step's operation; kinds of one step where there is none."""
+    """Other kinds of several steps with the failed step's operation; kinds of one step if there are none."""
     operation = kinds.KINDS[kind].steps[step or 0][1]
     others = [
         other for other in kinds.KINDS.values() if other.name != kind and operation in {op for _, op, _ in other.steps}
@@ -202,13 +203,13 @@ def _carries_at(item: kinds.WordProblem, step: int | None) -> int:
 
 
 def write(evidence: Evidence, rng: Random) -> list[kinds.WordProblem]:
-    """New problems with correct worked solutions: none that is shown, held out for test or dev, or there twice."""
+    """New problems with correct worked solutions: none shown in the prompt, held out for test or dev, or repeated."""
     seen = {kinds.key(item.kind, item.numbers) for item in (evidence.question, *evidence.correct)}
     wanted, made = focus(evidence), []
     for _ in range(evidence.count):
         numbers = next((n for n in _draws(wanted, evidence.question, rng) if kinds.key(*n) not in seen), None)
         if numbers is None:
-            break  # The kind and size have no more problems to give.
+            break  # No more problems of this kind and size.
         seen.add(kinds.key(*numbers))
         kept = wanted.wordings if numbers[0] == evidence.question.kind else ()
         made.append(kinds.write(*numbers, rng, wordings=tuple(kept) or None))
@@ -216,7 +217,7 @@ def write(evidence: Evidence, rng: Random) -> list[kinds.WordProblem]:
 
 
 def _draws(wanted: Focus, shown: kinds.WordProblem, rng: Random) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Candidates for one sample: first with the carry pattern, then, should it be too rare, without."""
+    """Candidates for one sample: first with the carry pattern, then without it, in case it is too rare."""
     kind, size = rng.choice(wanted.kinds), rng.choice(wanted.sizes)
     held_to = wanted.step is not None and wanted.carries > 0 and kind == shown.kind
     for attempt in range(2 * TRIES):

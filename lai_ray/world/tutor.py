@@ -4,7 +4,7 @@
 
     with tutor.serve() as base_url: ...      # in this process; in a job file: base_url = "lai_ray.world.tutor:serve"
 
-It honours `seed` and `max_tokens` (cut off with finish_reason "length"), knows n = 1 only, and ignores temperature.
+It uses `seed` and `max_tokens` (cut off with finish_reason "length"), supports n = 1 only, and ignores temperature.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error body in OpenAI's shape."""
+    """A request that is answered with an error in OpenAI's format."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 
 
 def complete(request: Any) -> dict[str, Any]:
-    """One chat completion. Raises RefusedError for what OpenAI would refuse and what rules cannot do."""
+    """One chat completion. Raises RefusedError for what OpenAI would refuse and what the rules do not support."""
     messages = _checked_messages(request)
     seed, limit = request.get("seed"), request.get("max_completion_tokens") or request.get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
@@ -90,7 +90,7 @@ def _checked_messages(request: Any) -> list[dict[str, Any]]:
 
 
 def _tokens(text: str) -> int:
-    """The tutor's own count: a word, a number or a sign each."""
+    """The tutor's own count: each word, number or sign is a token."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
@@ -116,14 +116,14 @@ class _Server(ThreadingHTTPServer):
         self.log, self.latency, self.lock = log, latency, threading.Lock()
 
     def record(self, entry: dict[str, Any]) -> None:
-        """One line of the access log, on disk before the reply is sent: a reply that was seen was logged."""
+        """One line of the access log, written before the reply is sent: every reply received has been logged."""
         if self.log is not None:
             with self.lock:
                 self.log.write(json.dumps(entry) + "\n")
                 self.log.flush()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is everyday life; anything else is printed as usual."""
+        """Ignore clients that hang up; print other errors as usual."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # Headers and body leave in one packet.
+    wbufsize = -1  # Headers and body in one packet.
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0].rstrip("/")
@@ -143,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, known)
         else:
             self._refuse(
-                RefusedError(404, f"Nothing at GET {self.path}. There is GET /v1/models and POST /v1/chat/completions.")
+                RefusedError(
+                    404, f"Nothing at GET {self.path}. There are GET /v1/models and POST /v1/chat/completions."
+                )
             )
 
     def do_POST(self) -> None:
@@ -196,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the access log is `--log`."""
+        """Print nothing: `--log` is the access log."""
 
 
 @contextmanager
@@ -205,7 +207,7 @@ def serve(
 ) -> Iterator[str]:
     """Serve in a daemon thread of this process. Yields the base URL, "http://127.0.0.1:<free port>/v1".
 
-    log: a file that gets one JSON line a request (appended).  port: 0 for a free one.  latency: seconds before a reply.
+    log: a file that gets a JSON line per request (appended).  port: 0 for a free one.  latency: seconds before a reply.
     Raises OSError when the port is taken.
     """
     with open(log, "a", encoding="utf-8") if log is not None else nullcontext() as stream:
@@ -219,11 +221,11 @@ def serve(
             server.server_close()
             thread.join()
             with server.lock:
-                server.log = None  # A request still in its thread must not write to a closed file.
+                server.log = None  # A request still running must not write to a closed file.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until interrupted. Returns the exit code: 2 when the port cannot be had."""
+    """Run until interrupted. Returns the exit code: 2 when the port is not available."""
     parser = argparse.ArgumentParser(
         prog="python -m lai_ray.world.tutor", description="The rule-based tutor of lai-ray."
     )

@@ -50,6 +50,6 @@ def test_little_is_padded_in_passes_of_eight():
     assert 1 - sum(LENGTHS) / sum(batches.padded(each, LENGTHS) for each in passes) < 0.05
 
 
-def test_a_recipe_with_a_wrong_key_says_which():
+def test_a_recipe_with_an_unknown_key_is_refused_with_its_name():
     with pytest.raises(DataError, match="learning_rat"):
         recipe_from({"learning_rat": 1.0})

@@ -136,7 +136,7 @@ def test_a_long_response_is_cut_and_keeps_its_end():
     assert example.weights[-1] == 1.0
 
 
-def test_a_prompt_as_long_as_the_limit_leaves_nothing_to_learn_and_says_so():
+def test_a_prompt_as_long_as_the_limit_leaves_nothing_to_learn():
     tokenizer = made("llama3")
     example = chat_template.render_example(tokenizer, QUESTION, [("7", 1.0)], max_length=10)
     assert example.truncated
@@ -156,7 +156,7 @@ def test_a_weight_below_zero_is_an_error(weight):
         chat_template.render_example(made("gemma"), QUESTION, [("7", weight)], max_length=100)
 
 
-def test_a_model_without_a_template_is_told_how_to_get_one():
+def test_a_model_without_a_template_is_refused_with_what_to_add():
     tokenizer = made("gemma")
     tokenizer.chat_template = None
     with pytest.raises(DataError, match=r"chat_template\.jinja"):

@@ -1,4 +1,4 @@
-"""A training that was stopped in the middle goes on from its last whole state and ends in the same bits."""
+"""A training that was stopped resumes from its last whole checkpoint and ends in the same bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNT, EVERY = 37, 4  # 14 steps: states after 4, 8 and 12.
 
 
 class Stopped(Exception):
-    """Stands for whatever ends a process."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def run(job: Recipe, *, stop_at: int = 0, name: str = "one") -> dict[str, float]
 
 
 def stopped(job: Recipe, at: int) -> Path:
-    """The folder of the states that a training left which was stopped at a step."""
+    """The checkpoints of a training that was stopped at a step."""
     with pytest.raises(Stopped):
         run(job, stop_at=at)
     return checkpoints.folder_of(job.out)
@@ -61,7 +61,7 @@ def same(a: str, b: str) -> bool:
     ("stage", "precision", "offload"),
     [case if case in TRIED else pytest.param(*case, marks=pytest.mark.soak) for case in EVERY_KIND],
 )
-def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision, offload):
+def test_a_resumed_training_ends_in_the_same_bits(model, tmp_path, stage, precision, offload):
     settings = {"zero_stage": stage, "precision": precision, "offload": offload}
     run(recipe(model, tmp_path / "whole", **settings))
     job = recipe(model, tmp_path / "out", state_every=EVERY, **settings)
@@ -76,7 +76,7 @@ def test_it_goes_on_and_ends_in_the_same_bits(model, tmp_path, stage, precision,
     lines = [(Path(folder) / "metrics.jsonl").read_text().splitlines() for folder in (job.out, tmp_path / "whole")]
     mine, whole = ([(json.loads(line)["step"], json.loads(line)["loss"]) for line in each] for each in lines)
     assert mine == whole
-    assert not left.exists(), "it is over: nothing to go on from"
+    assert not left.exists(), "removed at the end"
 
 
 def test_offload_learns_what_the_device_learns(model, tmp_path):
@@ -95,7 +95,7 @@ def test_dropout_too_is_a_function_of_the_step(tmp_path):
     assert same(job.out, str(tmp_path / "whole"))
 
 
-def test_a_half_written_state_is_never_taken_for_a_whole_one(model, tmp_path):
+def test_a_half_written_checkpoint_is_never_resumed(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     left = stopped(job, at=10)
     shutil.copytree(left / "step_00000008", left / ".somebody")
@@ -104,14 +104,14 @@ def test_a_half_written_state_is_never_taken_for_a_whole_one(model, tmp_path):
     assert run(job)["resumed_at"] == 8.0
 
 
-def test_the_state_of_another_training_is_not_gone_on_from(model, tmp_path):
+def test_the_checkpoint_of_another_training_is_not_resumed(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     stopped(job, at=10)
     assert "resumed_at" not in run(job, name="two")
     stopped(job, at=10)
     other = recipe(model, tmp_path / "out", state_every=EVERY, learning_rate=1e-4)
     left = stopped(other, at=2)
-    assert [each.name for each in left.glob("step*")] == ["step_00000008"], "it stays until another is whole"
+    assert [each.name for each in left.glob("step*")] == ["step_00000008"], "kept until another is whole"
     stopped(other, at=6)
     assert [each.name for each in left.glob("step*")] == ["step_00000004"]
     theirs = json.dumps({"key": "theirs", "step": 12, "workers": 1})
@@ -134,13 +134,13 @@ def test_another_number_of_workers_is_refused_with_both_ways_out(model, tmp_path
     assert (left / "step_00000008").exists()
 
 
-def test_how_often_states_are_kept_may_change_in_between(model, tmp_path):
+def test_the_interval_of_checkpoints_may_change_between_starts(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     stopped(job, at=10)
     assert run(recipe(model, tmp_path / "out", state_every=0))["resumed_at"] == 8.0
 
 
-def test_a_run_that_was_moved_goes_on(model, tmp_path):
+def test_a_moved_run_is_resumed(model, tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     shutil.copytree(model, there / "base")
     stopped(recipe(str(there / "base"), there / "out", state_every=EVERY), at=6)
@@ -148,14 +148,14 @@ def test_a_run_that_was_moved_goes_on(model, tmp_path):
     assert run(recipe(str(here / "base"), here / "out", state_every=EVERY))["resumed_at"] == 4.0
 
 
-def test_a_part_that_another_node_wrote_elsewhere_is_missed(model, tmp_path, monkeypatch):
+def test_a_missing_part_of_another_worker_is_reported(model, tmp_path, monkeypatch):
     monkeypatch.setattr(process_group, "count", lambda: 2)
     with pytest.raises(StageError, match="1 of 2 workers"):
         run(recipe(model, tmp_path / "out", state_every=EVERY))
     assert checkpoints.last_whole(str(tmp_path / "out")) is None
 
 
-def test_a_broken_state_is_said(model, tmp_path):
+def test_a_broken_checkpoint_is_reported(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     left = stopped(job, at=10)
     for file in (left / "step_00000008").glob("*.pt"):
@@ -164,7 +164,7 @@ def test_a_broken_state_is_said(model, tmp_path):
         run(job)
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_good_state(model, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(model, tmp_path, monkeypatch):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     losses = Sft.losses
     seen: list[Any] = []
@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(model, tmp_path, mo
     assert found and found[1].step == 4
 
 
-def test_an_orphan_writes_no_state_once_its_successor_has_begun(model, tmp_path):
+def test_a_replaced_training_writes_no_checkpoint(model, tmp_path):
     job = recipe(model, tmp_path / "out", state_every=EVERY)
 
     def report(step: int, metrics: dict[str, float]) -> None:
@@ -193,7 +193,7 @@ def test_an_orphan_writes_no_state_once_its_successor_has_begun(model, tmp_path)
     assert found and found[1].step == 4
 
 
-def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(model, tmp_path):
+def test_a_disk_that_fills_during_a_save_keeps_the_checkpoint_before(model, tmp_path):
     """The limit on a file's size stands for the disk, set after the first state."""
     job = recipe(model, tmp_path / "out", state_every=EVERY)
     write_job(tmp_path / "job.json", job, conversations(COUNT), {"name": "one"})
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(model, tm
     assert same(job.out, str(tmp_path / "whole"))
 
 
-def test_room_is_asked_for_two_states_of_which_one_may_be_there(model, tmp_path, monkeypatch):
+def test_disk_space_is_checked_for_two_checkpoints_less_what_is_there(model, tmp_path, monkeypatch):
     asked: list[int] = []
     begin = export.begin
     monkeypatch.setattr(export, "begin", lambda out, *, needed: (asked.append(needed), begin(out, needed=needed))[1])
@@ -228,4 +228,4 @@ def test_room_is_asked_for_two_states_of_which_one_may_be_there(model, tmp_path,
     shutil.copytree(left / "step_00000004", left / ".half")
     there = sum(file.stat().st_size for file in (left / "step_00000004").rglob("*"))
     run(job)
-    assert asked[1] - 3 * there < asked[3] < asked[1] - there / 2, "what is there is not asked for again"
+    assert asked[1] - 3 * there < asked[3] < asked[1] - there / 2, "space in use is not needed again"

@@ -103,11 +103,11 @@ def two_workers(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as torchrun:
         try:
-            said, _ = torchrun.communicate(timeout=240)
+            output, _ = torchrun.communicate(timeout=240)
         except subprocess.TimeoutExpired:
             os.killpg(torchrun.pid, signal.SIGKILL)  # Its workers too.
             raise
-    assert torchrun.returncode == 0, said.decode()[-3000:]
+    assert torchrun.returncode == 0, output.decode()[-3000:]
     return folder
 
 
@@ -263,14 +263,14 @@ def test_a_missing_model_is_named(tmp_path):
         run(recipe(str(tmp_path / "no-such-model"), tmp_path / "out"))
 
 
-def test_a_full_disk_is_said_before_anything_is_trained(model, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_trained(model, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     with pytest.raises(StageError, match="nothing was trained in this start"):
         run(recipe(model, tmp_path / "out"))
 
 
-def test_a_folder_that_cannot_be_made_is_said(model, tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StageError, match="cannot be written"):
         run(recipe(model, tmp_path / "file" / "out"))
@@ -296,7 +296,7 @@ def test_a_disk_that_fills_while_saving_keeps_what_there_was(model, tmp_path):
     assert not export.part_of(str(before)).exists()
 
 
-def test_an_orphan_does_not_publish_what_its_successor_has_begun(tmp_path):
+def test_a_replaced_training_does_not_publish(tmp_path):
     orphan = export.begin(str(tmp_path / "out"), needed=0)
     export.begin(str(tmp_path / "out"), needed=0)
     with pytest.raises(StageError, match="another training"):

@@ -17,7 +17,7 @@ LINEAGE = {
 }  # fmt: skip
 
 
-def test_a_card_says_where_a_model_comes_from_what_it_learned_and_what_it_scored(tmp_path):
+def test_a_card_has_base_samples_settings_and_scores(tmp_path):
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
     model_card.write(str(tmp_path))
     before = (tmp_path / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_a_card_says_where_a_model_comes_from_what_it_learned_and_what_it_scored
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "lineage.json"]
 
 
-def test_a_model_of_somebody_else_gets_no_card(tmp_path):
+def test_a_model_without_lineage_gets_no_card(tmp_path):
     (tmp_path / "README.md").write_text("theirs")
     model_card.write(str(tmp_path), {"gsm8k.test": {"right": 1, "n": 2}})
     model_card.write(str(tmp_path / "nowhere"))

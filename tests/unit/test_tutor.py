@@ -54,7 +54,7 @@ def variants(question: str, n: int = 20) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("question", [QUESTION, TWO_STEPS, LARGE])
-def test_auggpts_request_brings_variants_of_the_very_question_in_other_words(question):
+def test_auggpts_request_gives_the_same_question_in_other_words(question):
     shown = kinds.recognise(question)
     written = problems(variants(question))
     assert shown is not None
@@ -67,13 +67,13 @@ def test_auggpts_request_brings_variants_of_the_very_question_in_other_words(que
 
 
 def test_asked_to_explain_it_names_the_failed_step_before_its_problems():
-    told = {"brief": BENCHMARK.brief(), "question": QUESTION, "n": 3, "explain": True}
-    said = rules.reply(built_in.le(wrong_answer=WRONG_ARITHMETIC, **told), 0)
-    found = built_in.explained(said)
+    evidence = {"brief": BENCHMARK.brief(), "question": QUESTION, "n": 3, "explain": True}
+    reply = rules.reply(built_in.le(wrong_answer=WRONG_ARITHMETIC, **evidence), 0)
+    found = built_in.explained(reply)
     assert found.mistake == "Step 1: the right step is taken, and worked out wrongly: 63 - 27 = 36."
     assert len(BENCHMARK.parse(found.rest)) == 3
     assert rules.failure(kinds.recognise(QUESTION), WRONG_ARITHMETIC) == rules.Failure(0, "arithmetic")
-    assert rules.read(built_in.le(wrong_answer=WRONG_ARITHMETIC, **told)).wrong_answer == WRONG_ARITHMETIC
+    assert rules.read(built_in.le(wrong_answer=WRONG_ARITHMETIC, **evidence)).wrong_answer == WRONG_ARITHMETIC
 
 
 def test_it_finds_the_failed_question_the_wrong_answer_the_correct_ones_and_the_number():
@@ -115,14 +115,14 @@ def test_a_changed_prompt_is_read_as_far_as_it_goes():
     assert found.count == 4
 
 
-def test_a_prompt_without_a_known_question_gets_a_polite_answer_without_samples():
+def test_a_prompt_without_a_known_question_gets_no_samples():
     for content in ("What is the capital of France?", "", "[QUESTION]\n\n[WRONG ANSWER]\nWrite 3 new"):
         answer = rules.reply([{"role": "user", "content": content}], 0)
         assert "[QUESTION]" in answer
         assert BENCHMARK.parse(answer) == []
 
 
-# --- what it writes
+# --- the problems it writes
 
 
 def test_from_a_wrong_answer_it_writes_the_same_kind_size_and_carries():
@@ -136,7 +136,7 @@ def test_a_wrong_operation_asks_for_no_carries():
     assert any(step_carries(item) == 0 for item in problems(prompt(QUESTION, wrong="63 + 27 = 90\n#### 90")))
 
 
-def test_a_misread_question_is_asked_again_in_its_own_words_more_often_than_not():
+def test_a_misread_questions_wording_is_used_for_more_than_a_third():
     made = problems(prompt(QUESTION, wrong="63 + 27 = 90\n#### 90"))
     assert sum(item.wording == kinds.KINDS["subtract"].wordings[0] for item in made) > 8
     assert len({item.wording for item in made}) > 1
@@ -196,7 +196,7 @@ def test_the_same_request_repeats_and_another_seed_differs():
     assert rules.reply(changed, 1) != rules.reply(messages, 1)
 
 
-# --- how it speaks
+# --- the HTTP API
 
 
 def post(base_url: str, body: Any, *, path: str = "/chat/completions") -> tuple[int, dict[str, Any]]:
@@ -209,7 +209,7 @@ def post(base_url: str, body: Any, *, path: str = "/chat/completions") -> tuple[
         return error.code, json.loads(error.read())
 
 
-def test_it_answers_a_chat_completion_and_says_what_it_is():
+def test_it_answers_a_chat_completion_and_identifies_itself():
     with tutor.serve() as base_url:
         status, answer = post(base_url, {"model": "any", "messages": prompt(QUESTION), "seed": 3, "temperature": 0.8})
         with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
@@ -222,7 +222,7 @@ def test_it_answers_a_chat_completion_and_says_what_it_is():
     assert "no language model" in answer["system_fingerprint"]
 
 
-def test_max_tokens_cuts_off_and_says_so():
+def test_max_tokens_cuts_off_with_finish_reason_length():
     answer = tutor.complete({"messages": prompt(QUESTION), "max_tokens": 10})
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens"] == 10
@@ -231,7 +231,7 @@ def test_max_tokens_cuts_off_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "says"),
+    ("body", "status", "named"),
     [
         (b"{", 400, "not JSON"),
         ([], 400, "JSON object"),
@@ -244,11 +244,11 @@ def test_max_tokens_cuts_off_and_says_so():
         ({"messages": prompt(QUESTION), "seed": "x"}, 400, "whole number"),
     ],
 )
-def test_a_bad_request_is_refused_in_the_shape_that_clients_know(body: Any, status: int, says: str):
+def test_a_bad_request_is_refused_in_openais_format(body: Any, status: int, named: str):
     with tutor.serve() as base_url:
         got, answer = post(base_url, body)
     assert got == status
-    assert says in answer["error"]["message"]
+    assert named in answer["error"]["message"]
     assert answer["error"]["type"] == "invalid_request_error"
 
 
@@ -275,16 +275,16 @@ def test_two_tutors_serve_side_by_side():
         assert post(other, {"messages": prompt(QUESTION)})[0] == 200
 
 
-def test_a_port_in_use_is_said_and_not_a_traceback(capsys: pytest.CaptureFixture[str]):
+def test_a_port_in_use_is_reported_without_a_traceback(capsys: pytest.CaptureFixture[str]):
     with tutor.serve() as base_url:
         port = base_url.removesuffix("/v1").rpartition(":")[2]
         assert tutor.main(["--port", port]) == 2
-    said = capsys.readouterr().err
-    assert f"Port {port} on 127.0.0.1 is in use by another lai-ray tutor" in said
-    assert "--port" in said
+    printed = capsys.readouterr().err
+    assert f"Port {port} on 127.0.0.1 is in use by another lai-ray tutor" in printed
+    assert "--port" in printed
 
 
-def test_a_port_in_use_by_something_else_is_said_too(
+def test_a_port_in_use_by_another_program_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(tutor, "_is_tutor", lambda host, port: False)
