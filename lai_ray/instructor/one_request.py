@@ -1,7 +1,7 @@
-"""What strategies build on: which attempts are mistakes, and the dialogue of one request.  attempts -> cases -> samples
+"""Base classes of strategies that ask once, and what counts as a mistake.  attempts -> cases -> samples
 
 A strategy of your own subclasses OneRequest and adds `name`, `cases` and `messages`; one that draws from all training
-problems subclasses AnyVerdict and adds `name` and `messages`.
+problems, right or wrong, subclasses AnyVerdict and adds `name` and `messages`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from lai_ray.records import GENERATED, Ask, Attempt, Case, Grade, Message, Piece
 
 
 def is_mistake(attempt: Attempt, settings: StrategySettings) -> bool:
-    """Score below 1, graded or unparsed; an answer cut off only if the job counts those; an error never."""
+    """A score below 1, graded or unparsed. Answers cut off count only if the job says so, errors never."""
     if attempt.right or attempt.grade.status == "error":
         return False
     return settings.count_cut_off or not attempt.cut_off
 
 
 def case_id(attempt: Attempt, strategy: str) -> str:
-    """Begins with the problem's id."""
+    """The id of the case that a strategy makes of an attempt; it begins with the problem's id."""
     return f"{attempt.id}>{strategy}"
 
 
 class OneRequest:
-    """One request a case, to the instructor; the samples are what its reply holds."""
+    """One request per case, to the instructor; the samples are those in its reply."""
 
     name: str
     uses_neighbours = False
@@ -37,7 +37,7 @@ class OneRequest:
     Settings: type | None = None
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
-        """The one request of a case."""
+        """The request of a case."""
         raise NotImplementedError
 
     def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
@@ -47,26 +47,26 @@ class OneRequest:
     def next(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
     ) -> Ask | None:
-        """The request while there is no reply, then the end."""
+        """The request while there is no reply, then None."""
         return None if replies else Ask("instructor", self.messages(case, benchmark, settings))
 
     def samples(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
     ) -> list[Sample]:
-        """What the reply holds, rejected pieces included."""
+        """The samples in the reply, rejected pieces included."""
         return [sample for reply in replies[-1:] for sample in samples_in(reply, benchmark, explain=settings.explain)]
 
     def accepts(self, sample: Sample, grade: Grade) -> str | None:
-        """Only what is graded fully right."""
+        """Accepts what is graded fully right."""
         return plugins.accepts(self, sample, grade)
 
     def choose(self, samples: Iterable[Sample], most: int, settings: StrategySettings) -> Iterable[Sample]:
-        """The first."""
+        """The first ones."""
         return itertools.islice(samples, most)
 
 
 class AnyVerdict(OneRequest):
-    """One request a training problem, whatever its verdict; the seeded order of cases makes it a random draw."""
+    """One request per training problem, right or wrong; the seeded order of cases makes it a random draw."""
 
     any_verdict = True
 
@@ -80,14 +80,14 @@ CUT_OFF = "cut off by the reply's length"
 
 
 def samples_in(reply: Reply, benchmark: Benchmark, *, explain: bool = False) -> list[Sample]:
-    """What the benchmark reads from a reply, each with an id below the reply's; rejected pieces are dropped samples.
+    """What the benchmark parses from a reply; ids begin with the reply's, rejected pieces are dropped samples.
 
-    explain: the reply begins with a line on what the mistake is, which no parser may take for a sample.
+    explain: the reply begins with a line that names the mistake, which must not be parsed as a sample.
     """
     text = reply.completion.text
     pieces = benchmark.parse(explained(text).rest if explain else text)
     if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
-        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)  # It may be half a sample.
+        pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)  # Possibly half a sample.
     return [_sample(f"{reply.id}/{i}", reply, benchmark, piece) for i, piece in enumerate(pieces)]
 
 

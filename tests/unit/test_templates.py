@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from lai_ray.config import job_file
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.prompts import built_in, templates
 from lai_ray.records import Reply
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Run
 from tests.local import LocalExecutor, job
 
@@ -85,34 +85,34 @@ def test_the_line_of_explain_goes_when_nothing_is_to_be_explained():
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
-        ("lee", LE, "no prompt is called 'lee'. Did you mean 'le'? There are: le, lec, untargeted, auggpt."),
-        ("le.gsm8", LE, "no dataset is called 'gsm8'. Did you mean 'gsm8k'?"),
-        ("le.", LE, "no dataset is called ''"),
+        ("lee", LE, r"'lee'. Did you mean 'le'\? .*le, lec, untargeted, auggpt\."),
+        ("le.gsm8", LE, r"'gsm8'. Did you mean 'gsm8k'\?"),
+        ("le.", LE, "dataset .*''"),
         ("le", " \n", "is empty"),
-        ("le", "Teach {brief}", "has no part; it must have one [system] and one [user]"),
-        ("le", "[system]\n{brief}", "has [system]; it must have one"),
-        ("le", f"{LE}\n[user]\nmore", "must have one"),
-        ("le", f"Hello\n{LE}", "'Hello' stands above [system]"),
-        ("le", LE.replace("Teach. {brief}", ""), "its [system] part is empty"),
-        ("le", LE.replace("{wrong_answer}", ""), "{wrong_answer} is missing"),
-        ("lec", LE, "{correct} is missing"),
+        ("le", "Teach {brief}", r"no part.*\[system\] .*\[user\]"),
+        ("le", "[system]\n{brief}", r"has \[system\];"),
+        ("le", f"{LE}\n[user]\nmore", r"has \[system\] and \[user\] and \[user\];"),
+        ("le", f"Hello\n{LE}", r"'Hello' .*\[system\]"),
+        ("le", LE.replace("Teach. {brief}", ""), r"\[system\] .*empty"),
+        ("le", LE.replace("{wrong_answer}", ""), "{wrong_answer} .*missing"),
+        ("lec", LE, "{correct} .*missing"),
         ("untargeted", LE, "no slot {wrong_answer}"),
-        ("le", LE + "{qestion}", "no slot {qestion}. Did you mean 'question'?"),
-        ("le", LE + "{x}", "Braces that are to stay are written twice: {{x}}"),
-        ("le", LE + "{reference}", "stays empty with instructor.show_reference = false"),
+        ("le", LE + "{qestion}", r"{qestion}. Did you mean 'question'\?"),
+        ("le", LE + "{x}", "twice: {{x}}"),
+        ("le", LE + "{reference}", "{reference} .*instructor.show_reference = false"),
     ],
 )
-def test_a_prompt_that_cannot_work_is_refused_with_what_to_do(tmp_path, name, text, said):
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_a_prompt_that_cannot_work_is_refused_with_what_to_do(tmp_path, name, text, message):
+    with pytest.raises(ConfigError, match=rf"instructor\.prompts: {name}\.txt.*{message}"):
         cli_run.check_names(job(tmp_path, instructor__prompts={name: text}))
 
 
 @pytest.mark.parametrize(("setting", "slot"), [("show_reference", "reference"), ("explain", "explain")])
 def test_a_setting_whose_slot_is_missing_is_refused(tmp_path, setting, slot):
     change = {f"instructor__{setting}": True, "instructor__prompts": {"le": LE, "untargeted": PLAIN}}
-    with pytest.raises(ConfigError, match=f"le.txt: instructor.{setting} = true and no slot {{{slot}}}"):
+    with pytest.raises(ConfigError, match=rf"le\.txt: instructor\.{setting} = true .*{{{slot}}}"):
         cli_run.check_names(job(tmp_path, **change))
     cli_run.check_names(job(tmp_path, **change | {"instructor__prompts": {"le": f"{LE} {{{slot}}}"}}))
 
@@ -133,7 +133,7 @@ def test_the_folder_stands_beside_the_file_that_names_it(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there_or_holds_no_prompt_is_refused(tmp_path):
     made = folder(tmp_path)
-    with pytest.raises(ConfigError, match=r"no such folder. Did you mean 'prompts'\?"):
+    with pytest.raises(ConfigError, match=r"instructor\.prompts.*prompt.*'prompts'\?"):
         job(tmp_path, instructor__prompts=str(tmp_path / "prompt"))
     with pytest.raises(ConfigError, match=r"instructor\.prompts = .*KIND\.DATASET\.txt"):
         job(tmp_path, instructor__prompts=str(made))
@@ -144,13 +144,13 @@ def test_a_folder_that_is_not_there_or_holds_no_prompt_is_refused(tmp_path):
     (made / "le.md").rename(made / "le.txt")
     assert list(job(tmp_path, instructor__prompts=str(made)).instructor.prompts) == ["le"]
     (made / "lec.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not readable as UTF-8"):
+    with pytest.raises(ConfigError, match=r"lec\.txt.*UTF-8"):
         job(tmp_path, instructor__prompts=str(made))
 
 
 def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
     config = job(tmp_path, instructor__prompts={"lec": LEC})
-    shown = dict(check.prompts(config))["word_problems: prompt for the instructor by strategy lec"]
+    shown = dict(check.prompts(Job.of(config)))["word_problems: prompt for the instructor by strategy lec"]
     assert "Solved:\n[QUESTION ANSWERED CORRECTLY]\n" in shown
     rows = dict(tuple(row) for row in check.settings(config).rows)
     assert rows["instructor.prompts.lec"].startswith(f"{len(LEC)} characters, ")
@@ -159,7 +159,7 @@ def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
 def test_a_changed_prompt_is_refused_and_under_another_name_re_asks_exactly_its_own_answers(tmp_path):
     small = {"schedule__strategy": ["le", "lec"], "iterations": 2, "curate__samples_per_dataset": 12}
     run = cli_run.run_job(job(tmp_path, **small), executor=LocalExecutor()).run
-    with pytest.raises(ConfigError, match=r"instructor.prompts.lec: not set there, '\d+ characters"):
+    with pytest.raises(ConfigError, match=r"instructor\.prompts\.lec: .*\d+ characters"):
         cli_run.run_job(job(tmp_path, **small, instructor__prompts={"lec": LEC}), executor=LocalExecutor())
     executor = LocalExecutor()
     change = small | {"name": "own", "instructor__prompts": {"lec": LEC, "untargeted": PLAIN}}

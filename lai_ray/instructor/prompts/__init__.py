@@ -1,1 +1,1 @@
-"""What the instructor is asked, in built-in wording or a job's own."""
+"""Prompts for the instructor: the built-in ones and a job's own."""

@@ -1,7 +1,7 @@
-"""What the instructor is asked, in words.  a mistake and its evidence -> messages
+"""The built-in prompts.  a mistake and its evidence -> messages
 
 The structure is that of arXiv 2407.00497 (role, goal, requirements, return format; then the evidence and a request
-for n samples); the wording is ours. The evidence stands under headings on lines of their own, and the request is the
+for n samples); the wording is ours. Each piece of evidence has a heading on a line of its own, and the request is the
 last paragraph of the user message: it begins "Write {n} new". A job's own prompts (`templates.py`) replace any kind.
 """
 
@@ -27,7 +27,7 @@ _LIKE_A_HEADING = re.compile(rf"[\s>*#_]*({'|'.join(map(re.escape, HEADINGS))})[
 NO_ANSWER = "(The student gave no answer.)"
 
 MARK = "[MISTAKE]"
-"""How the line begins on which an instructor says what the mistake is."""
+"""The start of the line on which an instructor names the mistake."""
 EXPLAIN = (
     f'Write first, on one line that begins with "{MARK}", what the student did wrong and what it shows to be missing. '
     "This line alone stands before what the return format asks for."
@@ -43,7 +43,7 @@ NONE: Own = {}
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The words of one kind of prompt. `{slots}` are filled in one pass, so braces in the evidence stay as they are."""
+    """The wording of one kind of prompt. `{slots}` are filled in one pass, so braces in the evidence are kept."""
 
     goal: str
     opening: str
@@ -127,8 +127,8 @@ def le(
     """Learning from Error: the failed question and the wrong answer.
 
     brief: the benchmark's return format.  question: as `benchmark.show` gives it.  n: samples wanted, at least 1.
-    reference: the right answer, where the job shows it.  explain: ask first for one line on what the mistake is, which
-    `explained` finds.  own: the job's own wordings by kind, see `templates.own_for`.  Raises ValueError when n < 1.
+    reference: the right answer, where the job shows it.  explain: ask first for one line that names the mistake, see
+    `explained`.  own: the job's own wordings by kind, see `templates.own_for`.  Raises ValueError when n < 1.
     """
     return _messages("le", brief, n, _Shown(question, wrong_answer, reference, explain=explain), own)
 
@@ -139,56 +139,56 @@ def lec(
 ) -> list[Message]:  # fmt: skip
     """Learning from Error by Contrast: questions the student answered correctly come first, then the mistake.
 
-    correct: the k correct questions as `benchmark.show` gives them, nearest first; with none there is nothing to
-    contrast, and the prompt is that of `le`.  correct_answers: what the student answered to each, where the job shows
-    it.  The rest is as in `le`.  Raises ValueError when n < 1, or there is not one answer for each correct question.
+    correct: the k correct questions as `benchmark.show` gives them, nearest first; with none the prompt is that of
+    `le`.  correct_answers: the student's answer to each, where the job shows it.  The rest is as in `le`.
+    Raises ValueError when n < 1, or there is not one answer for each correct question.
     """
     shown = _Shown(question, wrong_answer, reference, _pairs(correct, correct_answers), explain)
     return _messages("lec" if correct else "le", brief, n, shown, own)
 
 
 def untargeted(*, brief: str, question: str, n: int, own: Own = NONE) -> list[Message]:
-    """More like a question of the course, whatever the student made of it: the control of LE and LEC."""
+    """More problems like a question of the course, answered rightly or not: the control of LE and LEC."""
     return _messages("untargeted", brief, n, _Shown(question), own)
 
 
 def auggpt(*, brief: str, question: str, n: int, reference: str | None = None, own: Own = NONE) -> list[Message]:
-    """The question itself, rewritten n times, whatever the student made of it: the AugGPT baseline of the paper."""
+    """The question itself, rewritten n times, answered rightly or not: the AugGPT baseline of the paper."""
     return _messages("auggpt", brief, n, _Shown(question, None, reference), own)
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A reply in two: the line on what the mistake is, and what is left to be read for samples."""
+    """A reply in two: the line that names the mistake, and the rest, which holds the samples."""
 
     mistake: str | None
     rest: str
 
 
 def explained(reply: str) -> Explained:
-    """Find the line behind [MISTAKE], or at the top behind "Mistake:"; where the mark stands alone, the line below it.
+    """The text after [MISTAKE], or at the top after "Mistake:"; if the mark is alone on its line, the next line.
 
-    The first such line counts; no other behind [MISTAKE] is read for samples either. A reply without one is all rest.
+    The first such line counts; further lines with [MISTAKE] are left out of the rest too. Without one, all is rest.
     """
     lines = reply.splitlines()
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     for i, line in enumerate(lines):
-        found = _MARKED.match(line) or (_NAMED.match(line) if i == first else None)
-        if found is None:
+        match = _MARKED.match(line) or (_NAMED.match(line) if i == first else None)
+        if match is None:
             continue
-        said, end = found[1].strip(" *_"), i + 1
+        mistake, end = match[1].strip(" *_"), i + 1
         below = next((j for j in range(end, len(lines)) if lines[j].strip()), None)
-        if not said and below is not None and not _ITEM.match(lines[below]):
-            said, end = lines[below].strip(" *_"), below + 1
-        return Explained(said or None, "\n".join([*lines[:i], *(x for x in lines[end:] if not _MARKED.match(x))]))
+        if not mistake and below is not None and not _ITEM.match(lines[below]):
+            mistake, end = lines[below].strip(" *_"), below + 1
+        return Explained(mistake or None, "\n".join([*lines[:i], *(x for x in lines[end:] if not _MARKED.match(x))]))
     return Explained(None, reply)
 
 
 def content_hash(kinds: Collection[str] = (), *, explain: bool = False, show_answers: bool = False) -> str:
-    """Hash of the prompts, rendered: the part of a run's identity that the built-in wording decides.
+    """Hash of the rendered prompts: the part of a run's identity that depends on the built-in wording.
 
-    kinds: those that the job schedules. What came after the first three kinds counts only where the job uses it, so
-    that a run made before it came goes on.
+    kinds: those that the job schedules. What was added after the first three kinds counts only where the job uses it,
+    so that earlier runs can be resumed.
     """
     rendered = [
         prompt
@@ -224,7 +224,7 @@ class _Shown:
     explain: bool = False
 
     def slots(self) -> dict[str, str]:
-        """Each piece of it under the name of its slot, without its heading; the correct ones are several, with."""
+        """Each piece by the name of its slot, without its heading; only the correct questions keep theirs."""
         wrong = self.wrong_answer
         pieces = {
             "question": self.question,
@@ -235,15 +235,15 @@ class _Shown:
         return filled | ({"correct": "\n\n".join(self.solved())} if self.correct else {})
 
     def solved(self) -> list[str]:
-        """The correct ones, each below its heading, its answer after it."""
-        found = []
+        """The correct questions below their headings, each followed by its answer."""
+        blocks = []
         for question, answer in self.correct:
-            found.append(f"{CORRECT}\n{_quoted(question)}")
-            found += [] if answer is None else [f"{RIGHT}\n{_quoted(answer)}"]
-        return found
+            blocks.append(f"{CORRECT}\n{_quoted(question)}")
+            blocks += [] if answer is None else [f"{RIGHT}\n{_quoted(answer)}"]
+        return blocks
 
     def blocks(self) -> list[str]:
-        """Everything, each below its heading."""
+        """All evidence, each piece below its heading."""
         slots = self.slots()
         named = (("question", QUESTION), ("wrong_answer", WRONG), ("reference", REFERENCE))
         return [*self.solved(), *(f"{heading}\n{slots[name]}" for name, heading in named if name in slots)]
@@ -254,16 +254,16 @@ def _messages(kind: str, brief: str, n: int, shown: _Shown, own: Own) -> list[Me
         raise ValueError(f"a request must ask for at least 1 sample, not {n}")
     if kind in own:
         slots = shown.slots() | {"brief": brief.strip(), "n": str(n), "explain": EXPLAIN if shown.explain else ""}
-        return _said(fill(own[kind].system, slots), fill(own[kind].user, slots))
+        return _chat(fill(own[kind].system, slots), fill(own[kind].user, slots))
     text, words = TEXTS[kind], _grammar(n, shown.correct)
     request = [EXPLAIN] * shown.explain + [f"Write {n} new {fill(text.request, words)}"]
-    return _said(
+    return _chat(
         fill(SYSTEM, {"goal": text.goal, "first": text.first, "brief": brief.strip()}),
         "\n\n".join([fill(text.opening, words), *shown.blocks(), *request]),
     )
 
 
-def _said(system: str, user: str) -> list[Message]:
+def _chat(system: str, user: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
@@ -272,7 +272,7 @@ def _pairs(correct: Sequence[str], answers: Sequence[str] | None) -> list[tuple[
 
 
 def _grammar(n: int, correct: Sequence[tuple[str, str | None]]) -> dict[str, str]:
-    """The words that depend on how many samples are asked for, and how many correct questions are shown."""
+    """The words that depend on how many samples are wanted, and how many correct questions are shown."""
     one_sample, one_correct = n == 1, len(correct) == 1
     shown = any(answer is not None for _, answer in correct)
     how = f"correctly, with the {'answer' if one_correct else 'answers'} shown" if shown else "correctly"
@@ -289,6 +289,6 @@ def _grammar(n: int, correct: Sequence[tuple[str, str | None]]) -> dict[str, str
 
 
 def _quoted(body: str) -> str:
-    """The evidence as it is, but for lines that pass for our headings: "| " before them keeps them part of it."""
+    """The evidence; a line that looks like one of our headings gets "| " before it."""
     lines = body.strip("\n").splitlines()
     return "\n".join(f"| {line}" if _LIKE_A_HEADING.match(line) else line for line in lines)
