@@ -1,9 +1,9 @@
-"""bf16 ZeRO-2 on one GPU: MFU, tokens/s, and the peak of memory beside what the preflight said.
+"""bf16 ZeRO-2 on one GPU: MFU, tokens/s, and the peak of memory beside the estimate of `lai check`.
 
-    python -m tests.gpu.training [LAYERS HIDDEN LENGTH STEPS]      a line of JSON; 1.1 B parameters unless told
+    python -m tests.gpu.training [LAYERS HIDDEN LENGTH STEPS]      a line of JSON; 1.1 B parameters by default
 
-The model is a Llama of random weights, the text random words. Without a GPU it runs on the processor (give it a small
-size): that shows that it runs, and nothing about a GPU.
+The model is a Llama of random weights, the text random words. Without a GPU it runs on the CPU (give it a small size):
+that shows that it runs, and nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -48,19 +48,17 @@ def make(folder: Path, layers: int, hidden: int, length: int) -> str:
 
 
 def conversations(count: int, length: int) -> list[Example]:
-    """All as long as `length`, nearly all of it learned: what memory has to reckon with."""
+    """All as long as `length`, nearly all of it learned: the case that memory is estimated for."""
     chance = random.Random(0)
     words = [word for word in WORDS if word.startswith("w")]
     return [
-        Example(
-            f"gpu/{i}", [{"role": "user", "content": "w1"}], [(" ".join(chance.choices(words, k=length)), 1.0)]
-        )
+        Example(f"gpu/{i}", [{"role": "user", "content": "w1"}], [(" ".join(chance.choices(words, k=length)), 1.0)])
         for i in range(count)
     ]
 
 
 def measured(layers: int, hidden: int, length: int, steps: int) -> dict[str, Any]:
-    """Train, and say what was seen."""
+    """Train, and return what was measured."""
     with tempfile.TemporaryDirectory() as folder:
         model = make(Path(folder) / "base", layers, hidden, length)
         job = _recipe(model, Path(folder) / "out", length)
@@ -72,8 +70,8 @@ def measured(layers: int, hidden: int, length: int, steps: int) -> dict[str, Any
             torch.cuda.reset_peak_memory_stats()
         texts = conversations(steps * job.sequences_per_step, length)
         loop.train(job, texts, report=lambda step, metrics: rows.append(metrics), lineage={})
-        said = {
-            "device": torch.cuda.get_device_name() if cuda else "processor",
+        figures = {
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
             "parameters": size.parameters,
             "tokens_per_second": round(statistics.median(row["tokens_per_second"] for row in rows[WARM:])),
             "mfu": round(statistics.median(row.get("mfu", 0.0) for row in rows[WARM:]), 3) or None,
@@ -83,12 +81,12 @@ def measured(layers: int, hidden: int, length: int, steps: int) -> dict[str, Any
         }
         if cuda:
             free, total = torch.cuda.mem_get_info()
-            said |= {
+            figures |= {
                 "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
                 "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
                 "used_at_the_end_gib": round((total - free) / 2**30, 2),
             }
-        return said
+        return figures
 
 
 def _recipe(model: str, out: Path, length: int) -> Recipe:

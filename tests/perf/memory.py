@@ -1,10 +1,10 @@
-"""The figures of docs/results/training.md, Memory: what a training is said to need, and what it was seen to hold.
+"""The figures of docs/results/training.md, Memory: the estimate of a training, and what it was seen to hold.
 
 python -m tests.perf.memory [--only WORDS] [--out ROWS.json]
 
 Randomly initialised Llamas are trained for two steps by `lai_ray.training.sft` on this machine's CPU, in one process or
 two. What counts is the memory a process holds for itself (RssAnon and RssShmem) above what it held when everything was
-imported and no model was there, looked at every 2 ms (tests/perf/_resident.py). Pages of files are not counted.
+imported and no model was there, sampled every 2 ms (tests/perf/_resident.py). Pages of files are not counted.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def measured(case: Case, models: dict[str, str], scratch: Path) -> dict[str, int
     return {name: max(each.get(name, 0) for each in found) for name in found[0]}
 
 
-def said(case: Case, folder: str) -> tuple[int, str]:
-    """The estimate in bytes, less what a process is before its model, and the moment that it names."""
+def estimated(case: Case, folder: str) -> tuple[int, str]:
+    """The estimate in bytes, without a process before its model, and the moment of the peak."""
     train = TrainSettings(
         precision=case.precision, zero_stage=case.zero_stage, gradient_checkpointing=case.checkpointing,
         sequences_per_device=case.sequences, max_length=case.length, offload=case.offload,
@@ -141,11 +141,11 @@ def main() -> None:
         for case in cases():
             if options.only not in str(case):
                 continue
-            place = Path(scratch) / "run"
-            place.mkdir(exist_ok=True)
-            peaks = measured(case, models, place)
+            folder = Path(scratch) / "run"
+            folder.mkdir(exist_ok=True)
+            peaks = measured(case, models, folder)
             before = peaks.pop("before")
-            seen, (expected, worst) = max(peaks.values()), said(case, models[case.shape])
+            seen, (expected, worst) = max(peaks.values()), estimated(case, models[case.shape])
             cells = [case.shape, case.precision, case.zero_stage, case.workers, f"{case.sequences} × {case.length}"]
             cells += ["yes" if case.checkpointing else "no", "yes" if case.offload else "no"]
             cells += [f"{seen / 1e6:.0f}", f"{expected / 1e6:.0f}", f"{expected / seen - 1:+.0%}", worst]
