@@ -24,10 +24,6 @@ Overrides = Annotated[
 ]
 
 
-def _console() -> Console:
-    return Console(highlight=False)
-
-
 Reuse = Annotated[
     list[str] | None,
     typer.Option(help="Another run's folder: its answers and checkpoints are reused where they apply. Repeatable."),
@@ -35,6 +31,26 @@ Reuse = Annotated[
 Until = Annotated[
     str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
 ]
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _print(text: str, style: str | None = None) -> None:
+    _console().print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _show(tables: list[Any]) -> None:
+    from lai_ray.report.tables import show
+
+    show(tables, _console())
+
+
+def _config(job: Path, overrides: list[str] | None) -> Any:
+    from lai_ray.config import job_file
+
+    return job_file.read(job, overrides)
 
 
 def _check_stage(until: str | None) -> None:
@@ -63,24 +79,22 @@ def check(
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
     from lai_ray.cli.check import reuse as cli_reuse
-    from lai_ray.config import job_file
 
-    settings = job_file.read(job, overrides)
-    cli_run.check_names(settings, asks=False)
-    source = cli_run.reusable(reuse or [], settings.run_folder)
-    cli_check.show(settings, _console(), cli_run.existing(settings))
-    cli_reuse.show(settings, source, _console())
-    if problem := cli_run.key_problem(settings):
-        _print_note(problem)
+    config = _config(job, overrides)
+    cli_run.check_names(config, asks=False)
+    sources = cli_run.reusable(reuse or [], config.run_folder)
+    cli_check.show(config, _console(), cli_run.existing(config))
+    cli_reuse.show(config, sources, _console())
+    if problem := cli_run.key_problem(config):
+        _print(f"note: {problem}", "yellow")
     if cluster:
         from lai_ray.distributed.cluster import capacity, storage_check
-        from lai_ray.report import tables
 
-        joined = storage_check.cluster(settings)
-        verdicts = capacity.verdicts(capacity.needs(settings), joined.resources, joined.groups)
+        joined = storage_check.cluster(config)
+        verdicts = capacity.verdicts(capacity.needs(config), joined.resources, joined.groups)
         capacities = capacity.table(verdicts, joined.resources, joined.groups)
-        tables.show([storage_check.table(joined.nodes, settings.storage), capacities], _console())
-        storage_check.refuse(joined.nodes, settings.storage)
+        _show([storage_check.table(joined.nodes, config.storage), capacities])
+        storage_check.refuse(joined.nodes, config.storage)
         capacity.refuse(verdicts)
 
 
@@ -88,9 +102,8 @@ def check(
 def try_(job: JobFile, overrides: Overrides = None) -> None:
     """Run every stage on 20 problems, then show the story of one mistake."""
     from lai_ray.cli import run as cli_run
-    from lai_ray.config import job_file
 
-    outcome = cli_run.run_job(cli_run.small(job_file.read(job, overrides)))
+    outcome = cli_run.run_job(cli_run.small(_config(job, overrides)))
     if outcome.stopped_at is None:
         _print_story(outcome.run, None)
 
@@ -99,14 +112,13 @@ def try_(job: JobFile, overrides: Overrides = None) -> None:
 def run(job: JobFile, overrides: Overrides = None, until: Until = None, reuse: Reuse = None) -> None:
     """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
-    from lai_ray.config import job_file
 
     _check_stage(until)
-    outcome = cli_run.run_job(job_file.read(job, overrides), until=until, reuse=reuse or [])
+    outcome = cli_run.run_job(_config(job, overrides), until=until, reuse=reuse or [])
     if outcome.stopped_at is None:
         _report(outcome.run)
     else:
-        _console().print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
+        _print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
 
 
 @app.command()
@@ -158,10 +170,6 @@ def _print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_note(text: str) -> None:
-    _console().print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
-
-
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (TOML), as in jobs/sweeps.", show_default=False)],
@@ -174,7 +182,6 @@ def sweep(
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.sweep import costs, runs, table
     from lai_ray.cli.sweep import file as sweeps
-    from lai_ray.report import tables
     from lai_ray.storage.store import Store
 
     plan_of_runs = sweeps.read(file, overrides)
@@ -186,15 +193,15 @@ def sweep(
     failed = {} if plan else runs.run(plan_of_runs, _console()).failed
     rows = table.rows(plan_of_runs, failed)
     confidence = plan_of_runs.members[0].config.report.confidence
-    tables.show([table.runs_table(rows), table.means(plan_of_runs, rows, confidence)], _console())
+    _show([table.runs_table(rows), table.means(plan_of_runs, rows, confidence)])
     if plan:
         try:
-            tables.show([costs.table(plan_of_runs)], _console())
+            _show([costs.table(plan_of_runs)])
         except (ConfigError, DataError) as error:
-            _print_note(f"the instructor calls cannot be estimated without the data: {error}")
+            _print(f"note: the instructor calls cannot be estimated without the data: {error}", "yellow")
     else:
         Store(plan_of_runs.storage).put("sweep.csv", table.as_csv(rows))
-        _print_path(f"{plan_of_runs.storage}/sweep.csv")
+        _print(f"written: {plan_of_runs.storage}/sweep.csv")
     if failed:
         raise LaiError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; the same command retries them")
 
@@ -203,9 +210,8 @@ def sweep(
 def evaluate(job: JobFile, overrides: Overrides = None) -> None:
     """Run only the job's tests; target.model=… names any model."""
     from lai_ray.cli import run as cli_run
-    from lai_ray.config import job_file
 
-    outcome = cli_run.run_job(cli_run.only_tests(job_file.read(job, overrides)))
+    outcome = cli_run.run_job(cli_run.only_tests(_config(job, overrides)))
     _report(outcome.run)
 
 
@@ -224,12 +230,11 @@ def grade(
 ) -> None:
     """Grade recorded responses: the same rows in the same order, with correct, answer, rule and status."""
     from lai_ray.cli import grade as grading
-    from lai_ray.report import tables
 
     loaded, how = grading.benchmark_named(benchmark, data), grading.rules_named(rules)
     summary = grading.grade_file(loaded, responses, out, how)
-    tables.show(summary.tables(f"{benchmark}, {rules} rules"), _console())
-    _print_path(out)
+    _show(summary.tables(f"{benchmark}, {rules} rules"))
+    _print(f"written: {out}")
 
 
 @app.command()
@@ -242,12 +247,11 @@ def contamination(
 ) -> None:
     """Find copies of evaluation questions among samples, and the ROUGE-L of the rest (Table 5 of the paper)."""
     from lai_ray.cli import contamination as cli_contamination
-    from lai_ray.report import tables
 
     folders = cli_contamination.folders(data or [])
     report = cli_contamination.check_file(samples, against.split(","), data=folders, cluster=cluster, out=out)
-    tables.show([cli_contamination.table(report)], _console())
-    _print_path(out)
+    _show([cli_contamination.table(report)])
+    _print(f"written: {out}")
 
 
 @app.command()
@@ -258,26 +262,24 @@ def show(
     ] = None,
 ) -> None:
     """Show the funnel of a run, and the story of one problem from mistake to sample."""
-    from lai_ray.report import facts, sections, tables
+    from lai_ray.report import facts, sections
     from lai_ray.storage.run import Run
 
     opened = Run.read(run)
     if id is None:
         for section in (sections.funnel, sections.times):
-            tables.show(section(opened, facts.confidence(opened)), _console())
+            _show(section(opened, facts.confidence(opened)))
     _print_story(opened, id)
 
 
 @app.command()
 def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
     """Show the tables of a run, or several runs side by side."""
-    from lai_ray.report import comparison, sections, tables
+    from lai_ray.report import comparison, sections
     from lai_ray.storage.run import Run
 
     opened = [Run.read(where) for where in runs]
-    side_by_side = len(opened) > 1
-    shown = [comparison.side_by_side(opened)] if side_by_side else sections.tables_of(opened[0])
-    tables.show(shown, _console())
+    _show([comparison.side_by_side(opened)] if len(opened) > 1 else sections.tables_of(opened[0]))
 
 
 @app.command()
@@ -292,22 +294,19 @@ def export(
 ) -> None:
     """Write the instructor's explanations of mistakes (instructor.explain = true) to a sheet, or count a judged one."""
     from lai_ray.report import annotation_sheet as sheets
-    from lai_ray.report import tables
     from lai_ray.storage.run import Run
 
     if agreement is not None and run is None and annotate is None and out is None:
-        tables.show([sheets.agreement(agreement)], _console())
+        _show([sheets.agreement(agreement)])
         return
     if agreement is not None or run is None or annotate is None or out is None:
         raise ConfigError(
             "give RUN --annotate N --out SHEET.csv to write a sheet, or --agreement SHEET.csv to read one"
         )
     written = sheets.write_sheet(Run.read(run), annotate, out, seed)
-    _console().print(
+    _print(
         f"written: {out}, {written.rows} of {written.explained} explained mistakes ({written.unexplained} replies have "
-        f"no explanation). Fill the last column, then: lai export --agreement {out}",
-        markup=False,
-        soft_wrap=True,
+        f"no explanation). Fill the last column, then: lai export --agreement {out}"
     )
 
 
@@ -321,15 +320,11 @@ def doctor() -> None:
 
 
 def _report(run: Any) -> None:
-    from lai_ray.report import sections, tables
+    from lai_ray.report import sections
 
-    shown = sections.tables_of(run)
-    tables.show(shown, _console())
-    _print_path(sections.write(run, shown))
-
-
-def _print_path(path: Path | str) -> None:
-    _console().print(f"written: {path}", markup=False, soft_wrap=True)
+    tables = sections.tables_of(run)
+    _show(tables)
+    _print(f"written: {sections.write(run, tables)}")
 
 
 def _print_story(run: Any, problem_id: str | None) -> None:

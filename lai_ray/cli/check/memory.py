@@ -59,14 +59,14 @@ def table(size: Size, plan: Plan, room: Room, whose: str) -> Table:
 
 
 def _what_would(size: Size, plan: Plan, room: Room) -> str:
-    found = [
+    options = [
         " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
         + f" ({_gib(estimate(size, plan.with_(changes)).total)} GiB)"
         for changes in remedies(size, plan, room)
     ]
-    if not found:
+    if not options:
         return "It does not fit, with none of the settings tried here: take a smaller model or a larger machine."
-    return f"It does not fit. What would: {'; or '.join(found)}."
+    return f"It does not fit. What would: {'; or '.join(options)}."
 
 
 def _gib(count: int) -> str:
