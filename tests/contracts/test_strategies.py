@@ -1,4 +1,4 @@
-"""What every strategy must be, run over every one that is found, with every benchmark that can be learned from."""
+"""Contract tests of every strategy, with every benchmark that can be learned from."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.contracts.test_benchmarks import LEARNED, loaded, problems
 from tests.local import LocalExecutor
 
 STRATEGIES = plugins.available("strategies")
-TOLD = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
-SAID = "what the target said, word for word"
+SETTINGS = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+ANSWER = "the target's wrong answer, word for word"
 EVERY_SLOT = "[system]\nMine. {brief}\n[user]\n{question}\n{n}"
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    """A user's own data, as the job's [[benchmark]] table would say."""
+    """A user's own data, as from the job's [[benchmark]] table."""
     file = tmp_path_factory.mktemp("own") / "reviews.csv"
     file.write_text("text,sentiment\nGood {n} {question}.,good\nBad.,bad\nNot bad.,good\n")
     return user_benchmark(
@@ -39,7 +39,7 @@ def data(request, mine):
 
 
 def attempt(problem: Problem, *, right: bool) -> Attempt:
-    done = Completion(f"right: {problem.id}" if right else SAID, "stop")
+    done = Completion(f"right: {problem.id}" if right else ANSWER, "stop")
     return Attempt(f"{problem.id}#0", problem, [], done, Grade(float(right), None, "r", "graded"))
 
 
@@ -53,8 +53,8 @@ def case_of(strategy, some: list[Problem]) -> Case:
 def test_its_first_request_holds_the_return_format_and_the_whole_question(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     for reference in (False, True):
-        case, told = case_of(strategy, some), replace(TOLD, show_reference=reference)
-        system, user = strategy.next(case, [], benchmark, told).messages
+        case, settings = case_of(strategy, some), replace(SETTINGS, show_reference=reference)
+        system, user = strategy.next(case, [], benchmark, settings).messages
         assert (system["role"], user["role"]) == ("system", "user")
         assert system["content"].endswith(benchmark.brief().strip())
         assert benchmark.show(some[0]).strip("\n") in user["content"]
@@ -62,27 +62,27 @@ def test_its_first_request_holds_the_return_format_and_the_whole_question(name, 
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_what_the_target_said_is_shown_by_those_that_learn_from_mistakes_alone(name, data):
+def test_the_targets_answer_is_shown_by_strategies_that_learn_from_mistakes(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
-    told = replace(TOLD, explain=True, show_answers=True)
-    user = strategy.next(case_of(strategy, some), [], benchmark, told).messages[1]["content"]
-    assert (SAID in user) == ("[MISTAKE]" in user) == (not strategy.any_verdict)
+    settings = replace(SETTINGS, explain=True, show_answers=True)
+    user = strategy.next(case_of(strategy, some), [], benchmark, settings).messages[1]["content"]
+    assert (ANSWER in user) == ("[MISTAKE]" in user) == (not strategy.any_verdict)
     assert ("right: " in user) == strategy.uses_neighbours
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_its_cases_are_the_mistakes_or_all_that_was_attempted(name, data):
+def test_its_cases_are_the_mistakes_or_all_attempts(name, data):
     strategy, (_, some) = plugins.load("strategies", name), data
     attempts = [attempt(some[0], right=False), *(attempt(problem, right=True) for problem in some[1:])]
-    ids = [case.attempt.id for case in strategy.cases(attempts, TOLD, LocalExecutor())]
+    ids = [case.attempt.id for case in strategy.cases(attempts, SETTINGS, LocalExecutor())]
     assert ids == [a.id for a in attempts if strategy.any_verdict or not a.right]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_jobs_own_prompt_takes_the_place_of_the_built_in_one(name, data):
+def test_the_jobs_own_prompt_replaces_the_built_in_one(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
-    told = replace(TOLD, prompts={name: "never", f"{name}.{benchmark.name}": EVERY_SLOT})
-    system, user = strategy.next(case_of(strategy, some), [], benchmark, told).messages
+    settings = replace(SETTINGS, prompts={name: "never", f"{name}.{benchmark.name}": EVERY_SLOT})
+    system, user = strategy.next(case_of(strategy, some), [], benchmark, settings).messages
     assert system["content"] == f"Mine. {benchmark.brief().strip()}"
     assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
 
@@ -91,14 +91,16 @@ def test_the_jobs_own_prompt_takes_the_place_of_the_built_in_one(name, data):
 @pytest.mark.parametrize("mark", ["[MISTAKE] ", "1. [MISTAKE] ", "**[MISTAKE]**\n"])
 def test_the_line_on_the_mistake_changes_no_sample(name, mark, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
-    case, told = case_of(strategy, some), replace(TOLD, explain=True)
+    case, settings = case_of(strategy, some), replace(SETTINGS, explain=True)
     text = "\n\n".join(
         f"{i}. Question: {benchmark.show(problem)}\nAnswer: {benchmark.reference(problem)}"
         for i, problem in enumerate(some, start=1)
     )
     bare, dressed = (
-        strategy.samples(case, [Reply(f"{case.id}@0.0", case.id, 0, 0, [], Completion(said, "stop"))], benchmark, told)
-        for said in (text, f"{mark}It adds 2 + 2 = 5 where it should take away. Question: why?\n\n{text}")
+        strategy.samples(
+            case, [Reply(f"{case.id}@0.0", case.id, 0, 0, [], Completion(reply, "stop"))], benchmark, settings
+        )
+        for reply in (text, f"{mark}It adds 2 + 2 = 5 where it should take away. Question: why?\n\n{text}")
     )
     assert bare
     assert dressed == bare

@@ -1,4 +1,4 @@
-"""What a person would take from a reply is taken, whatever its dress, and nothing that is half a sample."""
+"""The samples in a reply are found in whatever format, and never half of one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from lai_ray.benchmarks import gsm8k, mbpp, mmlu
-from lai_ray.contracts import Benchmark, StrategySettings, Model
+from lai_ray.contracts import Benchmark, Model, StrategySettings
 from lai_ray.records import Attempt, Case, Completion, Grade, Problem, Reply, Sample
 from lai_ray.strategies import le
 from tests import drift
@@ -18,13 +18,13 @@ BENCHMARKS: dict[str, Benchmark] = {"math": gsm8k.BENCHMARK, "choice": mmlu.BENC
 SETTINGS = StrategySettings(0, 0, 3, 3, Model("", ""), count_cut_off=False, show_reference=False)
 
 
-def samples(reply: drift.Drifted, *, told: bool = True) -> list[Sample]:
-    """As a run reads them; `told`: the provider says that the reply ended at its limit."""
+def samples(reply: drift.Drifted, *, reported: bool = True) -> list[Sample]:
+    """As a run reads them; `reported`: the provider reports that the reply ended at its limit."""
     benchmark = BENCHMARKS[reply.kind]
     problem = Problem("x", benchmark.name, "train", "q", "1")
     case = Case("x>le", "le", Attempt("x", problem, [], Completion("", "stop"), Grade(0.0, "2", "", "graded")))
-    said = Completion(reply.text, "length" if reply.cut and told else "stop")
-    return le.STRATEGY.samples(case, [Reply("x>le#0", case.id, 0, 0, [], said)], benchmark, SETTINGS)
+    completion = Completion(reply.text, "length" if reply.cut and reported else "stop")
+    return le.STRATEGY.samples(case, [Reply("x>le#0", case.id, 0, 0, [], completion)], benchmark, SETTINGS)
 
 
 def words(text: str) -> list[str]:
@@ -41,8 +41,8 @@ def same(kind: str, item: drift.Item, sample: Sample) -> bool:
     if words(made.question) != words(item.question) or made.answer != item.answer:
         return False
     if kind == "choice":
-        said = words(response)
-        return made.extra["choices"] == item.options and said[-len(words(item.lines[0])) :] == words(item.lines[0])
+        found = words(response)
+        return made.extra["choices"] == item.options and found[-len(words(item.lines[0])) :] == words(item.lines[0])
     return all(" ".join(words(line)) in " ".join(words(response)) for line in item.lines)
 
 
@@ -53,12 +53,12 @@ def _dump(source: str) -> str:
         return source
 
 
-def judged(replies: list[drift.Drifted], *, told: bool = True) -> tuple[Counter[str], list[str]]:
+def judged(replies: list[drift.Drifted], *, reported: bool = True) -> tuple[Counter[str], list[str]]:
     """Counts of wanted, read and false samples, and what went wrong, by shape."""
     counts: Counter[str] = Counter()
     wrong = []
     for reply in replies:
-        kept = [sample for sample in samples(reply, told=told) if sample.dropped is None]
+        kept = [sample for sample in samples(reply, reported=reported) if sample.dropped is None]
         read = [item for item in reply.items if any(same(reply.kind, item, sample) for sample in kept)]
         false = [s for s in kept if not any(same(reply.kind, item, s) for item in reply.items)]
         counts.update(wanted=len(reply.items), read=len(read), false=len(false), replies=1)
@@ -85,7 +85,7 @@ def test_dresses_put_together_at_random_are_read_too(seed):
 
 
 def test_a_cut_that_nobody_tells_of_gives_hardly_any_half_sample():
-    counts, wrong = judged([r for r in drift.replies(0, each=6) if r.cut], told=False)
+    counts, wrong = judged([r for r in drift.replies(0, each=6) if r.cut], reported=False)
     assert counts["read"] >= 0.99 * counts["wanted"], wrong
     assert counts["false"] <= 0.02 * counts["replies"], wrong
 

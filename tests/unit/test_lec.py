@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lai_ray.benchmarks.gsm8k import BENCHMARK as GSM8K
-from lai_ray.contracts import StrategySettings, Model
+from lai_ray.contracts import Model, StrategySettings
 from lai_ray.errors import ConfigError
 from lai_ray.records import Attempt, Completion, Grade, Problem
 from lai_ray.stages.diagnose import ContrastQuality, _embed_together
@@ -18,7 +18,7 @@ from lai_ray.strategies.le import STRATEGY as LE
 from lai_ray.strategies.lec import STRATEGY
 from tests.local import LocalExecutor
 
-TOLD = StrategySettings(0, 0, 3, 3, Model("", "encoder"), count_cut_off=False, show_reference=False)
+SETTINGS = StrategySettings(0, 0, 3, 3, Model("", "encoder"), count_cut_off=False, show_reference=False)
 
 
 def attempt(i: int, question: str, right: bool, response: str = "", **extra) -> Attempt:
@@ -38,7 +38,7 @@ ATTEMPTS = [
 
 
 def shown(**changes) -> list[str]:
-    (case,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, **changes), LocalExecutor())
+    (case,) = STRATEGY.cases(ATTEMPTS, replace(SETTINGS, **changes), LocalExecutor())
     assert [c.distance for c in case.contrasts] == sorted(c.distance for c in case.contrasts)
     return [contrast.attempt.problem.id[-1] for contrast in case.contrasts]
 
@@ -49,8 +49,8 @@ def test_neighbours_come_from_the_whole_dataset_by_the_question():
 
 def test_within_a_subject_only_its_own_questions_are_shown_at_their_own_distances():
     assert set(shown(neighbours=3, contrast_within="subject")) == {"2", "3"}
-    (free,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=4), LocalExecutor())
-    (held,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=4, contrast_within="subject"), LocalExecutor())
+    (free,) = STRATEGY.cases(ATTEMPTS, replace(SETTINGS, neighbours=4), LocalExecutor())
+    (held,) = STRATEGY.cases(ATTEMPTS, replace(SETTINGS, neighbours=4, contrast_within="subject"), LocalExecutor())
     everywhere = {c.attempt.id: c.distance for c in free.contrasts}
     assert all(np.isclose(everywhere[c.attempt.id], c.distance, atol=1e-6) for c in held.contrasts)
 
@@ -71,27 +71,27 @@ def test_what_is_compared_is_the_jobs_choice(text, seen):
             embedded.extend(texts)
             return super().embed(texts, encoder)
 
-    list(STRATEGY.cases(ATTEMPTS, replace(TOLD, contrast_text=text), Watching()))
+    list(STRATEGY.cases(ATTEMPTS, replace(SETTINGS, contrast_text=text), Watching()))
     assert embedded[0] == seen
 
 
-def test_the_targets_right_answers_are_shown_when_the_job_says_so():
-    (case,) = STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=2), LocalExecutor())
-    bare, told = (STRATEGY.messages(case, GSM8K, replace(TOLD, show_answers=show))[1]["content"] for show in (0, 1))
+def test_the_targets_right_answers_are_shown_where_the_job_asks_for_them():
+    (case,) = STRATEGY.cases(ATTEMPTS, replace(SETTINGS, neighbours=2), LocalExecutor())
+    bare, full = (STRATEGY.messages(case, GSM8K, replace(SETTINGS, show_answers=show))[1]["content"] for show in (0, 1))
     assert "RIGHT ANSWER" not in bare
-    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the boiling point of iron\n\n[RIGHT ANSWER]\ntwo\n" in told
-    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the melting point of water\n\n[RIGHT ANSWER]\nfour\n" in told
+    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the boiling point of iron\n\n[RIGHT ANSWER]\ntwo\n" in full
+    assert "[QUESTION ANSWERED CORRECTLY]\nwhat is the melting point of water\n\n[RIGHT ANSWER]\nfour\n" in full
 
 
-def test_a_dataset_without_subjects_is_said():
+def test_a_dataset_without_subjects_cannot_be_contrasted_within_them():
     bare = [attempt(0, "a b", False), attempt(1, "a c", True)]
-    with pytest.raises(ConfigError, match="name no subject"):
-        list(STRATEGY.cases(bare, replace(TOLD, contrast_within="subject"), LocalExecutor()))
+    with pytest.raises(ConfigError, match=r"contrast\.within.*mmlu"):
+        list(STRATEGY.cases(bare, replace(SETTINGS, contrast_within="subject"), LocalExecutor()))
 
 
-def test_quality_says_how_near_of_what_subject_and_how_often():
+def test_quality_reports_distances_subjects_and_the_most_shown_question():
     quality = ContrastQuality()
-    for case in STRATEGY.cases(ATTEMPTS, replace(TOLD, neighbours=2), LocalExecutor()):
+    for case in STRATEGY.cases(ATTEMPTS, replace(SETTINGS, neighbours=2), LocalExecutor()):
         quality.add(case)
         quality.add(case)
     table = quality.table()
@@ -105,7 +105,7 @@ def test_the_texts_of_all_datasets_are_embedded_in_one_start_of_the_encoder(tmp_
     others = [replace(a, problem=replace(a.problem, question=f"{a.problem.question} or oil")) for a in ATTEMPTS]
     by_dataset = {"mmlu": STRATEGY, "other": STRATEGY, "plain": LE, "all wrong": STRATEGY}
     views = {"mmlu": ATTEMPTS, "other": others, "plain": ATTEMPTS, "all wrong": ATTEMPTS[:1]}
-    _embed_together(by_dataset, views, dict.fromkeys(by_dataset, TOLD), cache)
+    _embed_together(by_dataset, views, dict.fromkeys(by_dataset, SETTINGS), cache)
     for dataset, strategy in by_dataset.items():
-        assert list(strategy.cases(views[dataset], TOLD, cache))
+        assert list(strategy.cases(views[dataset], SETTINGS, cache))
     assert (executor.asked["embed"], executor.asked["nearest"]) == (1, 2)

@@ -1,4 +1,4 @@
-"""The paid check: what the instructor solves otherwise is not learned from, and it costs what was foretold."""
+"""The paid check: samples that the instructor solves differently are dropped, at the forecast cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import records
 from tests.local import Crash, LocalExecutor, job
 
 GSM8K = plugins.load("benchmarks", "gsm8k")
-TOLD = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
+SETTINGS = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
 PROBLEM = GSM8K.problem({"question": "What are 1 and 1?", "answer": "1 + 1 = 2\n#### 2"}, "train", 0)
 CASE = Case(
     "gsm8k/train/00000#0>le", "le",
@@ -38,29 +38,29 @@ CHECKED = SolvedAgain(le.STRATEGY, DEFAULT_GRADING)
 
 
 def dialogue(*solutions: Completion | str) -> list[Reply]:
-    said = [Completion(each, "stop") if isinstance(each, str) else each for each in (WRITTEN, *solutions)]
+    completions = [Completion(each, "stop") if isinstance(each, str) else each for each in (WRITTEN, *solutions)]
     asked = [[], *(GSM8K.prompt(p) for p in (problem(2), problem(4), problem(5)))]
-    return [Reply(f"{CASE.id}@{i}.0", CASE.id, i, 0, asked[i], done) for i, done in enumerate(said)]
+    return [Reply(f"{CASE.id}@{i}.0", CASE.id, i, 0, asked[i], done) for i, done in enumerate(completions)]
 
 
 def problem(number: int):
     return GSM8K.problem({"question": f"What are {number} and {number}?", "answer": "#### 0"}, "train", 0)
 
 
-def test_after_its_own_dialogue_each_sample_that_is_still_good_is_asked_bare_one_a_turn():
-    assert CHECKED.next(CASE, [], GSM8K, TOLD) == le.STRATEGY.next(CASE, [], GSM8K, TOLD)
+def test_after_its_own_dialogue_each_sample_that_is_still_accepted_is_asked_one_per_turn():
+    assert CHECKED.next(CASE, [], GSM8K, SETTINGS) == le.STRATEGY.next(CASE, [], GSM8K, SETTINGS)
     asked = []
     replies = dialogue()
-    while (ask := CHECKED.next(CASE, replies, GSM8K, TOLD)) is not None:
+    while (ask := CHECKED.next(CASE, replies, GSM8K, SETTINGS)) is not None:
         asked.append(ask.messages)
         replies = dialogue(*["#### 0"] * len(asked))
-    # The second states 3 + 3 = 7: the free check has dropped it, and nothing is paid for it.
+    # The second states 3 + 3 = 7: the free check has dropped it, so it is not asked.
     assert [re.findall(r"What are (\d) and", m[-1]["content"]) for m in asked] == [["2"], ["4"], ["5"]]
-    assert asked[0] == GSM8K.prompt(CHECKED.samples(CASE, dialogue(), GSM8K, TOLD)[0].problem)
+    assert asked[0] == GSM8K.prompt(CHECKED.samples(CASE, dialogue(), GSM8K, SETTINGS)[0].problem)
 
 
 def test_only_samples_whose_second_solution_agrees_are_kept():
-    samples = CHECKED.samples(CASE, dialogue("#### 4", "#### 9", "I cannot say."), GSM8K, TOLD)
+    samples = CHECKED.samples(CASE, dialogue("#### 4", "#### 9", "I cannot say."), GSM8K, SETTINGS)
     assert samples[0].dropped is None
     assert "=" in samples[1].note and samples[1].dropped not in (None, DISAGREES)
     assert [s.dropped for s in samples[2:]] == [DISAGREES, UNPARSED]
@@ -69,19 +69,19 @@ def test_only_samples_whose_second_solution_agrees_are_kept():
 
 @pytest.mark.parametrize("solutions", [[], [Completion("", "error", error="HTTP 500")]])
 def test_a_sample_that_was_not_solved_again_is_not_learned_from(solutions):
-    samples = CHECKED.samples(CASE, dialogue(*solutions), GSM8K, TOLD)
+    samples = CHECKED.samples(CASE, dialogue(*solutions), GSM8K, SETTINGS)
     assert [s.dropped for s in samples if not s.note or "500" in s.note] == [NOT_SOLVED] * 3
 
 
 def doubtful(request) -> str:
     """The tutor's rules, but every third bare question is solved wrongly."""
-    said = rules.reply(request.messages, request.seed)
+    reply = rules.reply(request.messages, request.seed)
     if not request.messages[-1]["content"].startswith("The student") and (request.seed or 0) % 3 == 0:
         return "The answer is 1000003."
-    return said
+    return reply
 
 
-def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_path):
+def test_a_run_pays_for_it_once_keeps_what_agrees_and_shows_it_in_the_story(tmp_path):
     executor = LocalExecutor(reply=doubtful)
     config = job(tmp_path, curate__solve_again=True)
     outcome = cli_run.run_job(config, executor=executor)
@@ -102,7 +102,7 @@ def test_a_run_pays_for_it_once_keeps_what_agrees_and_tells_it_in_the_story(tmp_
     assert outcome.run is not None
 
 
-def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path):
+def test_killed_during_the_check_it_resumes_and_keeps_the_same_samples(tmp_path):
     whole = cli_run.run_job(
         job(tmp_path, name="whole", curate__solve_again=True), executor=LocalExecutor(reply=doubtful)
     )
@@ -111,37 +111,37 @@ def test_killed_in_the_midst_of_the_check_it_goes_on_and_keeps_the_same(tmp_path
         cli_run.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=broken)
     cli_run.run_job(job(tmp_path, name="killed", curate__solve_again=True), executor=again)
     before, after = ({r.key for r in each.requests["ask"]} for each in (broken, again))
-    assert any(len(r.messages) == 1 for r in broken.requests["ask"]), "it died among the solutions"
+    assert any(len(r.messages) == 1 for r in broken.requests["ask"]), "killed during the solutions"
     assert len(before) == 25 and not before & after, "nothing is asked twice"
     one, other = (tmp_path / name / "iteration_0/curate/samples.jsonl" for name in ("whole", "killed"))
     assert one.read_text() == other.read_text() and whole.run is not None
 
 
-def test_the_calls_of_the_check_are_foretold(tmp_path):
+def test_the_calls_of_the_check_are_forecast(tmp_path):
     executor = LocalExecutor()
     config = job(tmp_path, curate__solve_again=True)
     cli_run.run_job(config, executor=executor, until="diagnose")
     run = Run.read(str(tmp_path / "small"))
-    [(_, foretold)] = known(run.stage(0, "instruct"), 0, Job.of(config))
+    [(_, forecast)] = known(run.stage(0, "instruct"), 0, Job.of(config))
     [(_, without)] = known(run.stage(0, "instruct"), 0, Job.of(job(tmp_path)))
     cli_run.run_job(config, executor=executor)
     paid = json.loads((tmp_path / "small/iteration_0/instruct/usage.json").read_text())
-    assert without.likely.calls < foretold.likely.calls
-    assert abs(foretold.likely.calls / paid["calls"] - 1) <= 0.2
-    assert foretold.worst.tokens >= paid["prompt_tokens"] + paid["completion_tokens"]
+    assert without.likely.calls < forecast.likely.calls
+    assert abs(forecast.likely.calls / paid["calls"] - 1) <= 0.2
+    assert forecast.worst.tokens >= paid["prompt_tokens"] + paid["completion_tokens"]
 
 
-def test_a_solution_that_failed_costs_its_own_sample_alone():
+def test_a_solution_that_failed_drops_only_its_own_sample():
     failed = Completion("", "error", error="HTTP 500")
-    assert CHECKED.next(CASE, dialogue(failed), GSM8K, TOLD) == Ask("instructor", GSM8K.prompt(problem(4)))
-    samples = CHECKED.samples(CASE, dialogue(failed, "#### 8", "#### 10"), GSM8K, TOLD)
+    assert CHECKED.next(CASE, dialogue(failed), GSM8K, SETTINGS) == Ask("instructor", GSM8K.prompt(problem(4)))
+    samples = CHECKED.samples(CASE, dialogue(failed, "#### 8", "#### 10"), GSM8K, SETTINGS)
     assert [samples[i].dropped for i in (0, 2, 3)] == [NOT_SOLVED, None, None]
 
 
-def test_a_solution_belongs_to_the_problem_it_solves_whatever_stands_before_it():
-    """As when a parser is edited and finds another sample ahead of it."""
+def test_a_solution_belongs_to_the_problem_it_solves_in_whatever_order():
+    """As when an edited parser finds another sample before it."""
     replies = dialogue("#### 4", "#### 8", "#### 10")
     shuffled = [replies[0], replies[3], replies[1], replies[2]]
-    assert CHECKED.next(CASE, shuffled, GSM8K, TOLD) is None
-    samples = CHECKED.samples(CASE, shuffled, GSM8K, TOLD)
+    assert CHECKED.next(CASE, shuffled, GSM8K, SETTINGS) is None
+    samples = CHECKED.samples(CASE, shuffled, GSM8K, SETTINGS)
     assert [samples[i].dropped for i in (0, 2, 3)] == [None, None, None]

@@ -186,7 +186,7 @@ def test_auggpt_learns_from_problems_of_any_verdict(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["auggpt", "untargeted"])
-def test_the_calls_of_a_strategy_that_is_blind_to_mistakes_are_known_at_any_accuracy(tmp_path, strategy):
-    rows = check.calls(job(tmp_path, schedule__strategy=strategy)).rows
+def test_the_calls_of_a_strategy_that_ignores_mistakes_do_not_depend_on_the_accuracy(tmp_path, strategy):
+    rows = check.calls(Job.of(job(tmp_path, schedule__strategy=strategy))).rows
     assert {tuple(row[2:5]) for row in rows} == {("60", "2", "15")}
-    assert len({row[2] for row in check.calls(job(tmp_path)).rows}) == 3
+    assert len({row[2] for row in check.calls(Job.of(job(tmp_path))).rows}) == 3
