@@ -214,8 +214,8 @@ def inside(path: str, what: str) -> str:
 
 def _files(job: Path, overrides: Sequence[str], config: Config) -> Iterator[str]:
     """Everything else that the job reads. Raises ConfigError for what does not exist or is outside of the folder."""
-    for path in job_file.chain(job)[1:]:
-        yield inside(str(path), "a file that the job extends")
+    for extended in job_file.chain(job)[1:]:
+        yield inside(str(extended), "a file that the job extends")
     named: list[tuple[str, str]] = []
     named += [
         (name, f"target.attempts.{key}") for key, paths in config.target.attempts.items() for name in _list(paths)
