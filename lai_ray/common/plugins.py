@@ -174,15 +174,15 @@ def sources(*objects: Any) -> dict[str, bytes]:
     imports for type checkers alone, do not count. Raises ModuleNotFoundError.
     """
     names = [thing if isinstance(thing, str) else _module_of(thing) for thing in objects]
-    found: dict[str, bytes] = {}
+    result: dict[str, bytes] = {}
     waiting = [member for name in names for member in _members(name)]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in result:
             path = _source(name)
-            found[name] = path.read_bytes()
-            waiting += _imports(name, path, found[name])
-    return found
+            result[name] = path.read_bytes()
+            waiting += _imports(name, path, result[name])
+    return result
 
 
 def _module_of(thing: Any) -> str:
@@ -209,17 +209,17 @@ def _source(name: str) -> Path:
 def _imports(name: str, path: Path, source: bytes) -> tuple[str, ...]:
     """The modules of the same top-level package that a module imports; of a lone file, those in its folder."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found: list[str] = []
+    modules: list[str] = []
     for node in _outside_type_checking(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if _belongs(alias.name, name, path)]
+            modules += [alias.name for alias in node.names if _belongs(alias.name, name, path)]
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
             if _belongs(base, name, path):
                 # Only a package has modules for members; looking into anything else would import it.
                 below = {module.name for module in pkgutil.iter_modules(_spec(base).submodule_search_locations or [])}
-                found += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name in below)]
-    return tuple(module for module in found if (_spec(module).origin or "").endswith(".py"))
+                modules += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name in below)]
+    return tuple(module for module in modules if (_spec(module).origin or "").endswith(".py"))
 
 
 def _spec(name: str) -> ModuleSpec:

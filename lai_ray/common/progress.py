@@ -90,8 +90,8 @@ class Progress:
 
     def stage(self) -> dict[str, Any]:
         """Iteration and name of the current stage; empty before the first."""
-        found = re.fullmatch(r"iteration_(\d+)/(.+)", self.folder)
-        return {"iteration": int(found[1]), "stage": found[2]} if found else {}
+        match = re.fullmatch(r"iteration_(\d+)/(.+)", self.folder)
+        return {"iteration": int(match[1]), "stage": match[2]} if match else {}
 
     def note(self, text: str, *, facts: Mapping[str, Any] | None = None) -> None:
         """One line for the event log."""

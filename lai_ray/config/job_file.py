@@ -143,19 +143,19 @@ def _texts_in(folder: str) -> dict[str, str]:
         raise ConfigError(
             f"{where}: no such folder. {suggestion(path.name, beside)}Folders beside it: {', '.join(beside) or 'none'}."
         )
-    found = {}
+    prompts = {}
     for file in sorted(path.iterdir()):
         if file.name.startswith((".", "README")) or file.name.endswith("~"):
             continue
         if file.suffix != ".txt" or not file.is_file():
             raise ConfigError(f"{where}: {file.name} is not a prompt; prompts are named KIND.txt or KIND.DATASET.txt")
         try:
-            found[file.name.removesuffix(".txt")] = file.read_text(encoding="utf-8-sig")
+            prompts[file.name.removesuffix(".txt")] = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not readable as UTF-8 text: {error}") from error
-    if not found:
+    if not prompts:
         raise ConfigError(f"{where}: no prompt in it; add KIND.txt or KIND.DATASET.txt, or remove the setting")
-    return found
+    return prompts
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _section(path: list[str]) -> type[BaseModel]:
     """The model of a (nested) table."""
     model: type[BaseModel] = Config
     for part in path:
-        if part.isdigit():  # a place in an array of tables
+        if part.isdigit():  # an index in an array of tables
             continue
         annotation = model.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]

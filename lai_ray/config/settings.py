@@ -161,10 +161,9 @@ class InstructorSettings(Section):
     show_reference: bool = False
     """Show the instructor the reference answer of the question."""
     explain: bool = False
-    """LE and LEC: the instructor first writes one line on what the mistake is. It is kept with the reply, and shown by
-    `lai show` and `lai export --annotate`."""
+    """LE and LEC: the instructor first writes a line on the mistake; `lai show` and `lai export --annotate` show it."""
     reuse_across_seeds: bool = False
-    """Share replies between runs of different seeds; the report says so."""
+    """Share replies between runs of different seeds; the report states it."""
 
     @property
     def in_cluster(self) -> bool:
@@ -234,8 +233,7 @@ class CurateSettings(Section):
     """A paid check: the instructor solves each new problem again, without its own answer, and must agree. One more call
     for each sample that passes the checks of its own reply; copies, repeats and samples over the cap are paid for."""
     near_duplicates: float | None = Field(None, gt=0, le=1)
-    """Drop a sample whose ROUGE-L with an earlier one, of this or an earlier iteration, is at least this; None drops
-    equal questions only."""
+    """Drop a sample whose ROUGE-L with an earlier sample is at least this; None drops equal questions only."""
 
 
 class TrainSettings(Section):
@@ -309,14 +307,14 @@ class SearchSettings(Section):
         """`train.epochs = [1, 2]` and `"train.epochs" = [1, 2]` are two ways to write one thing."""
         if not isinstance(grid, dict):
             return grid
-        found: dict[str, Any] = {}
+        flat: dict[str, Any] = {}
         for key, value in grid.items():
             inner = value if isinstance(value, dict) else {"": value}
             named = {f"{key}.{name}".rstrip("."): values for name, values in inner.items()}
-            if twice := sorted(set(named) & set(found)):
+            if twice := sorted(set(named) & set(flat)):
                 raise ValueError(f"{', '.join(twice)} is set twice, dotted and as a table; remove one")
-            found |= named
-        return found
+            flat |= named
+        return flat
 
     @model_validator(mode="after")
     def _something_to_search(self) -> SearchSettings:
@@ -376,8 +374,8 @@ class ClusterSettings(Section):
     index_shards: Positive | None = None
     """FAISS actors that share the correct cases of one dataset; None: by their number and size."""
     train_state_every: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps after which a training's whole state is kept, to go on from when a worker, a node or the driver
-    dies: 12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: begin anew."""
+    """Optimizer steps between two checkpoints, from which a training resumes when a worker, a node or the driver dies:
+    12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: none."""
     stall_seconds: float = Field(600, gt=0)
     """A stage without progress for so long fails, with what it was waiting for."""
 

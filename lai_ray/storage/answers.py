@@ -79,7 +79,7 @@ class Answers:
         self.store, self.rows, self.seconds = store, rows, seconds
         self._folders: list[Segments] = []
         self._where: dict[bytes, int] = {}
-        """By key: the folder's number in the upper bits, the position in the lower. An integer: there may be millions."""
+        """By key: the folder's number in the upper bits, the position in the lower. There may be millions."""
         self._elsewhere: dict[bytes, int] = {}
         self._opened = 0.0
         self._lock = threading.RLock()

@@ -148,17 +148,17 @@ def _names(folder: Path) -> list[str]:
 
 def _whole(store: Store) -> Files:
     """A model's files without its card, which is rewritten with the scores."""
-    found = store.sizes()
-    if "config.json" not in found:
+    files = store.sizes()
+    if "config.json" not in files:
         raise StageError(
             f"{store.where}: no model here (no config.json). Its run may have removed it, or never written it."
         )
-    if UNFINISHED in found and LINEAGE not in found:
+    if UNFINISHED in files and LINEAGE not in files:
         raise StageError(
             f"{store.where}: an incomplete model: its writer stopped. Start the run that was writing it with the same "
             "command; it writes the model again."
         )
-    return {name: facts for name, facts in found.items() if name not in (UNFINISHED, CARD)}
+    return {name: facts for name, facts in files.items() if name not in (UNFINISHED, CARD)}
 
 
 @contextlib.contextmanager

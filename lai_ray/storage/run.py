@@ -172,8 +172,8 @@ class Run:
 
     def stores_of(self, ending: str) -> list[Store]:
         """Every folder of this run with this ending ("evaluate/answers"), the trials of a search included."""
-        found = {name[: at + len(ending) + 1] for name in self.store.names() if (at := name.find(f"/{ending}/")) >= 0}
-        return [self.store.inside(folder) for folder in sorted(found)]
+        folders = {name[: at + len(ending) + 1] for name in self.store.names() if (at := name.find(f"/{ending}/")) >= 0}
+        return [self.store.inside(folder) for folder in sorted(folders)]
 
     def record(self) -> dict[str, Any]:
         """run.json: identity, settings, data and model hashes; empty before the first start."""

@@ -125,9 +125,9 @@ class Store:
             yield from map(bytes, obstore.get(self._client, name).stream(min_chunk_size=1 << 20))
             return
         with self._reading(name):
-            found = obstore.head(self._client, self._prefix + name)
-        for start in range(0, found["size"], PIECE):
-            yield self.piece(name, start, min(start + PIECE, found["size"]), tag=found["e_tag"])
+            head = obstore.head(self._client, self._prefix + name)
+        for start in range(0, head["size"], PIECE):
+            yield self.piece(name, start, min(start + PIECE, head["size"]), tag=head["e_tag"])
 
     def piece(self, name: str, start: int, stop: int, *, tag: str | None = None) -> bytes:
         """Bytes start to stop (not included) of a file. Raises StageError when its tag has changed."""
@@ -143,8 +143,8 @@ class Store:
         """Every file below a folder, by name: its bytes, and a tag that changes with the content."""
         below = self._prefix + (folder.strip("/") + "/" if folder else "")
         with self._reading(folder):
-            found = [item for page in obstore.list(self._client, prefix=below or None) for item in page]
-        sizes = {item["path"][len(self._prefix) :]: (item["size"], item["e_tag"] or "") for item in found}
+            items = [item for page in obstore.list(self._client, prefix=below or None) for item in page]
+        sizes = {item["path"][len(self._prefix) :]: (item["size"], item["e_tag"] or "") for item in items}
         folders = {"", *(name[:at] for name in sizes for at, sign in enumerate(name) if sign == "/")}
         # pyarrow, which Ray writes with, makes an empty object for each folder; those are no files.
         return {name: facts for name, facts in sizes.items() if facts[0] or name not in folders}

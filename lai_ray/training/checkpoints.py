@@ -45,9 +45,9 @@ def last_whole(out: str, key: str | None = None) -> tuple[Path, Checkpoint] | No
     """The last whole checkpoint and its folder; with a key, of that training only. None where there is none."""
     for folder in sorted(folder_of(out).glob("step_*"), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found = Checkpoint(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-            if key in (None, found.key):
-                return folder, found
+            checkpoint = Checkpoint(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            if key in (None, checkpoint.key):
+                return folder, checkpoint
     return None
 
 
@@ -85,8 +85,8 @@ class Checkpoints:
 
     def kept(self) -> str:
         """What there is of this training to resume from, in a sentence."""
-        found = last_whole(self.out, self.key)
-        return f"The checkpoint of step {found[1].step} is kept." if found else "There is no earlier checkpoint."
+        last = last_whole(self.out, self.key)
+        return f"The checkpoint of step {last[1].step} is kept." if last else "There is no earlier checkpoint."
 
     def save(self, engine: Any, step: int) -> None:
         """Every worker calls this after the same step. Older checkpoints are removed once this one is whole.
@@ -113,12 +113,12 @@ class Checkpoints:
         Every worker calls this. The metrics so far are copied into rank 0's part. A checkpoint of another training
         (another `key`) is ignored. Raises StageError when another number of workers wrote it, or it cannot be read.
         """
-        found: tuple[Path, Checkpoint] | None = process_group.from_first(
+        last: tuple[Path, Checkpoint] | None = process_group.from_first(
             last_whole(self.out, self.key) if self.part else None
         )
-        if found is None:
+        if last is None:
             return 0
-        folder, checkpoint = found
+        folder, checkpoint = last
         if checkpoint.workers != process_group.count():
             raise StageError(
                 f"{folder}: the checkpoint of step {checkpoint.step} is in {checkpoint.workers} parts, one of each of "

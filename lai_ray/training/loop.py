@@ -84,7 +84,7 @@ def train(
 def key_of(recipe: Recipe, sequences: Sequences, lineage: dict[str, Any]) -> str:
     """Hash of what decides every step of a training, so that the checkpoint of another is never resumed."""
     name = lineage.get("name")
-    # A name stands for the base model too, wherever that lies after a run was moved.
+    # The name includes the base model, whose path changes when a run is moved.
     decides_nothing = {"out", "state_every"} | ({"model"} if name else set())
     if recipe.objective == "sft":  # Checkpoints of before there were others are still resumed.
         decides_nothing.add("objective")

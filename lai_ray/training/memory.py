@@ -125,7 +125,7 @@ def _buckets(n: int, plan: Plan) -> tuple[int, int]:
     if stage == 1 and width == 2 and not plan.train.offload:
         return 0, n * width * sends  # Reduced whole, in bf16.
     bucket = min(BUCKET, n) * (4 if stage == 1 else width)
-    if stage == 3:  # What is sent is laid out anew by worker, and gloo copies that.
+    if stage == 3:  # What is sent is regrouped by worker, and gloo copies that.
         return bucket, 2 * bucket * sends
     return 0, bucket * ((2 if plan.gpu else stage - 1) + sends)  # On GPUs two in turn; stage 1 on CPUs needs none.
 
@@ -187,8 +187,8 @@ def remedies(size: Size, plan: Plan, room: Room, *, most: int = 3) -> list[dict[
     alone = (
         ({name: value} for value in values if fits(size, plan.with_({name: value}), room)) for name, values in options
     )
-    if found := [changes for each in alone if (changes := next(each, None))]:
-        return found[:most]
+    if fitting := [changes for each in alone if (changes := next(each, None))]:
+        return fitting[:most]
     together: dict[str, Any] = {}
     used = _used(size, plan, room)
     for name, values in options:

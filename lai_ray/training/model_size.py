@@ -67,19 +67,19 @@ def _parameters(folder: Path) -> int:
     """Parameters of all safetensors of the model. Files in the folder that its index does not name do not count."""
     from safetensors import SafetensorError, safe_open
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for file in _files(folder):
         try:
             with safe_open(file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118  (it is no mapping)
                     tensor = opened.get_slice(name)
                     if tensor.get_dtype() in WIDTHS and not BUFFERS.search(name):
-                        found[name] = math.prod(tensor.get_shape())
+                        counts[name] = math.prod(tensor.get_shape())
         except (OSError, SafetensorError) as error:
             raise DataError(f"{file}: its header cannot be read ({error}). Is the file whole?") from error
-    if not found:
+    if not counts:
         raise DataError(f"{folder} has no weights in safetensors, so its parameters cannot be counted")
-    return found.total()
+    return counts.total()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -124,10 +124,10 @@ def failure(item: kinds.WordProblem, answer: str) -> Failure:
     taken = [_parts(statement) for statement in _STATEMENT.findall(answer)]
     for i, step in enumerate(kinds.solve(item.kind, item.numbers)):
         operands = (step.left, step.op, step.right)
-        found = next((result for numbers, result in taken if _same(numbers, operands)), None)
-        if found is None:
+        result = next((value for numbers, value in taken if _same(numbers, operands)), None)
+        if result is None:
             return Failure(i, "operation")
-        if found != step.result:
+        if result != step.result:
             return Failure(i, "arithmetic")
     return Failure(len(kinds.KINDS[item.kind].steps) - 1, "final")
 
@@ -250,8 +250,8 @@ def _answer(body: str) -> str:
 
 def _count(text: str) -> int:
     # The last one: the request closes the prompt, and a question shown before it may say "write" too.
-    found = _WANTED.findall(text) or _NEW.findall(text)
-    return min(MOST, int(found[-1])) if found else DEFAULT_COUNT
+    numbers = _WANTED.findall(text) or _NEW.findall(text)
+    return min(MOST, int(numbers[-1])) if numbers else DEFAULT_COUNT
 
 
 def _parts(statement: str) -> tuple[str, Any]:
