@@ -78,14 +78,15 @@ def check(
     """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused."""
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
+    from lai_ray.cli.check import names
     from lai_ray.cli.check import reuse as cli_reuse
 
     config = _config(job, overrides)
-    cli_run.check_names(config, asks=False)
+    names.check_names(config, asks=False)
     sources = cli_run.reusable(reuse or [], config.run_folder)
     cli_check.show(config, _console(), cli_run.existing(config))
     cli_reuse.show(config, sources, _console())
-    if problem := cli_run.key_problem(config):
+    if problem := names.key_problem(config):
         _print(f"note: {problem}", "yellow")
     if cluster:
         from lai_ray.distributed.cluster import capacity, storage_check
@@ -179,7 +180,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Make whole runs over any settings. The same command does only what is missing; sweep.csv has a row per run."""
-    from lai_ray.cli import run as cli_run
+    from lai_ray.cli.check.names import check_names
     from lai_ray.cli.sweep import costs, runs, table
     from lai_ray.cli.sweep import file as sweeps
     from lai_ray.storage.store import Store
@@ -187,7 +188,7 @@ def sweep(
     plan_of_runs = sweeps.read(file, overrides)
     for member in plan_of_runs.members:
         try:
-            cli_run.check_names(member.config, asks=not plan)
+            check_names(member.config, asks=not plan)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{file}, run {member.name}: {error}") from error
     failed = {} if plan else runs.run(plan_of_runs, _console()).failed

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lai_ray.cli import run
 from lai_ray.cli.check import check
+from lai_ray.cli.check.names import check_names
 from lai_ray.cli.main import app
 from lai_ray.common import plugins
 from lai_ray.config import job_file
@@ -51,7 +51,7 @@ def test_the_error_about_a_wrong_row_of_upstream_data_names_file_and_row(tmp_pat
 
 def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match="'gsm9k'.*'gsm8k'"):
-        run.check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
+        check_names(job(tmp_path, data={"gsm9k": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_data_for_a_benchmark_that_does_not_exist_is_an_error_with_a_suggestion(
 )
 def test_a_setting_that_would_fail_during_a_run_is_refused_before_it(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
-        run.check_names(job(tmp_path, **settings))
+        check_names(job(tmp_path, **settings))
 
 
 def test_an_empty_storage_and_a_file_as_storage_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="storage = .*file"):
-        run.check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
+        check_names(job(tmp_path).model_copy(update={"storage": str(tmp_path / "file")}))
     for key in ("storage", "data.gsm8k"):
         with pytest.raises(ConfigError, match=f"{key}: .*1 character"):
             job_file.read("jobs/quickstart.toml", [f"{key}="])

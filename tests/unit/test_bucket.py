@@ -11,6 +11,7 @@ import pytest
 
 from lai_ray.cli import main
 from lai_ray.cli import run as cli_run
+from lai_ray.cli.check.names import check_names
 from lai_ray.distributed.fit import object_store
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.storage import model_folders
@@ -158,7 +159,7 @@ def test_the_lines_of_a_large_file_come_in_pieces(bucket):  # noqa: F811
 ])  # fmt: skip
 def test_a_storage_that_cannot_be_is_refused_before_anything_starts(tmp_path, storage, changes, named):
     with pytest.raises(ConfigError, match=named):
-        cli_run.check_names(on(storage, tmp_path, **changes))
+        check_names(on(storage, tmp_path, **changes))
 
 
 def test_a_missing_bucket_and_one_without_write_access_are_reported(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lai_ray.cli import run
+from lai_ray.cli.check.names import check_names
 from lai_ray.common import plugins
 from lai_ray.config import config, job_file
 from lai_ray.errors import ConfigError
@@ -188,7 +189,7 @@ def test_a_plug_in_that_lacks_members_is_refused_with_their_names(tmp_path):
         ),
     ):
         with pytest.raises(ConfigError, match=lacks):
-            run.check_names(job(tmp_path, **settings))
+            check_names(job(tmp_path, **settings))
 
 
 @pytest.mark.parametrize("path", ["jobs/mistral_7b.toml", "jobs/llama3_8b.toml"])
@@ -206,7 +207,7 @@ def test_every_strategy_that_a_search_tries_is_looked_up_before_anything_is_aske
         search={"grid": {"schedule.strategy": ["lec", {"word_problems": "lec", PAPER: "lecc"}]}},
     )  # fmt: skip
     with pytest.raises(ConfigError, match="strategy .*'lecc'"):
-        run.check_names(tried)
+        check_names(tried)
 
 
 def test_an_edited_grader_is_other_code(tmp_path, monkeypatch):

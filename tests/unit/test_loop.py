@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from lai_ray.cli import run as cli_run
+from lai_ray.cli.check.names import check_names
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.storage.run import Run
@@ -241,4 +242,4 @@ def test_a_search_over_any_setting_of_the_improve_step_asks_once_for_each_way_to
 ])  # fmt: skip
 def test_what_a_search_cannot_list_is_said_before_anything_starts(tmp_path, grid, said):
     with pytest.raises(ConfigError, match=said):
-        cli_run.check_names(job(tmp_path, search__grid=grid))
+        check_names(job(tmp_path, search__grid=grid))

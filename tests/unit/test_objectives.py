@@ -114,7 +114,7 @@ def _without_objective() -> dict[str, object]:
 
 
 def test_a_name_that_is_none_is_refused_before_anything_starts_with_those_there_are(own):
-    from lai_ray.cli.run import check_names
+    from lai_ray.cli.check.names import check_names
 
     with pytest.raises(ConfigError, match=r"'sfft'.* Did you mean 'sft'\? There are: .*sft"):
         check_names(job_file.read(Path("jobs/quickstart.toml"), ["train.objective=sfft"]))

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import check, reuse
+from lai_ray.cli.check.names import check_names
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion
 from lai_ray.report import sections
@@ -125,7 +126,7 @@ def test_a_request_that_the_engine_refused_took_nothing(tmp_path):
 
 def test_the_plan_knows_neither_key_nor_pace_nor_money(tmp_path):
     config = job(tmp_path, limits__max_usd=1.0, instructor__api_key_env="NO_SUCH_KEY", **ITSELF)
-    cli_run.check_names(config)
+    check_names(config)
     told = shown(check.show, config)
     assert "runs in the cluster: no key, no limits per minute" in " ".join(told.split())
     [row] = [line for line in told.splitlines() if "word_problems" in line and "60%" in line]
@@ -146,6 +147,6 @@ def test_what_cannot_teach_is_refused_before_anything_starts(tmp_path):
         ({"instructor__engine": "vlm"}, r"engine .*'vlm'.*'vllm'"),
     ]:
         with pytest.raises(ConfigError, match=said):
-            cli_run.check_names(job(tmp_path, **changes))
+            check_names(job(tmp_path, **changes))
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    cli_run.check_names(job(tmp_path, instructor__model=str(tmp_path / "base"), **vllm))
+    check_names(job(tmp_path, instructor__model=str(tmp_path / "base"), **vllm))

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from lai_ray.cli import run
+from lai_ray.cli.check.names import check_names
 from lai_ray.common import plugins
 from lai_ray.common.intervals import sign_test
 from lai_ray.contracts import Model, Trained, TrainJob
@@ -329,7 +330,7 @@ def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over
     caught: list[Any] = []
 
     class Orphaned(Classroom):
-        def search(self, tried: Any, trials: Any, folder: str, heard: Any = None) -> Any:
+        def search(self, tried: Any, trials: Any, folder: str, on_result: Any = None) -> Any:
             caught.append((tried, trials))
             raise Crash("search")
 
@@ -421,7 +422,7 @@ def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(
     (tmp_path / "few.jsonl").write_text("\n".join(Path(DATA["train"]).read_text().splitlines()[:4]))
     table = {"benchmark": [few], "evaluate": {"learn_from": ["few"], "report_on": []}, "curate__keep_clear_of": []}
     with pytest.raises(DataError, match=r"few: \[search\].*dev"):
-        run.check_names(searching(tmp_path, **table))
+        check_names(searching(tmp_path, **table))
 
 
 def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path, capsys):
@@ -496,8 +497,8 @@ def plan(place: int, rate: float, seed: int) -> trial.Plan:
     return trial.Plan({"name": f"trial_{place}", "learning_rate": rate, "seed": seed}, str(place), "model", "pool", {})
 
 
-def result(dev: float) -> trial.Found:
-    return trial.Found("", {"mean": dev})
+def result(dev: float) -> trial.TrialResult:
+    return trial.TrialResult("", {"mean": dev})
 
 
 def test_the_mean_over_seeds_decides_and_its_best_seed_is_taken():

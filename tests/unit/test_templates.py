@@ -9,6 +9,7 @@ import pytest
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import check
+from lai_ray.cli.check.names import check_names
 from lai_ray.config import job_file
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.prompts import built_in, templates
@@ -106,15 +107,15 @@ def test_the_line_of_explain_goes_when_nothing_is_to_be_explained():
 )
 def test_a_prompt_that_cannot_work_is_refused_with_what_to_do(tmp_path, name, text, message):
     with pytest.raises(ConfigError, match=rf"instructor\.prompts: {name}\.txt.*{message}"):
-        cli_run.check_names(job(tmp_path, instructor__prompts={name: text}))
+        check_names(job(tmp_path, instructor__prompts={name: text}))
 
 
 @pytest.mark.parametrize(("setting", "slot"), [("show_reference", "reference"), ("explain", "explain")])
 def test_a_setting_whose_slot_is_missing_is_refused(tmp_path, setting, slot):
     change = {f"instructor__{setting}": True, "instructor__prompts": {"le": LE, "untargeted": PLAIN}}
     with pytest.raises(ConfigError, match=rf"le\.txt: instructor\.{setting} = true .*{{{slot}}}"):
-        cli_run.check_names(job(tmp_path, **change))
-    cli_run.check_names(job(tmp_path, **change | {"instructor__prompts": {"le": f"{LE} {{{slot}}}"}}))
+        check_names(job(tmp_path, **change))
+    check_names(job(tmp_path, **change | {"instructor__prompts": {"le": f"{LE} {{{slot}}}"}}))
 
 
 def test_the_folder_stands_beside_the_file_that_names_it(tmp_path, monkeypatch):
