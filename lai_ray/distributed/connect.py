@@ -53,10 +53,10 @@ def start(config: Config) -> bool:
             _start_here()
         else:
             _join(named, environment)
-    except LaiError:
-        raise
     except Exception as error:
-        _shut_down()
+        import ray
+
+        ray.shutdown()
         raise _explained(error, named, setting) from error
     if named is None:
         import ray
@@ -67,12 +67,6 @@ def start(config: Config) -> bool:
             ray.shutdown()
             raise
     return True
-
-
-def _shut_down() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _start_here() -> None:
