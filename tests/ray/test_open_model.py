@@ -53,10 +53,10 @@ def test_waves_of_requests_stay_within_the_budget_and_every_answer_is_recorded(t
         )
         most = 0
         for answer in asked(reservation.draw(request(i) for i in range(12)), logs):
-            most = max(most, len(reservation.out))
+            most = max(most, len(reservation.in_flight))
             assert reservation.settle(answer)
         assert most == 5
-        assert reservation.reached is None and not reservation.out
+        assert reservation.reached is None and not reservation.in_flight
         assert len(answers) == 12
     assert not [name for name in Store(str(tmp_path / "answers")).names() if name.startswith("sent/")]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import threading
 import traceback
@@ -59,7 +58,7 @@ def generate(
     refs, sizes = [], []
     for block in _blocks(requests, cluster.target_replicas):
         refs.append(ray.put(block))
-        sizes.append(block.num_rows)
+        sizes.append(len(block))
     if not refs:
         return
     needs = {"num_cpus": cluster.cpus_per_replica, "num_gpus": cluster.gpus_per_replica * settings.tensor_parallel}
@@ -82,8 +81,8 @@ def generate(
         batch_format="pyarrow",
         **needs,
     )
-    for block in blocks(answered, what, cluster.stall_seconds, needs):
-        yield from _answers(block)
+    for finished in blocks(answered, what, cluster.stall_seconds, needs):
+        yield from _answers(finished)
 
 
 def _pool(cluster: ClusterSettings) -> Any:
@@ -106,43 +105,13 @@ def _dataset(count: int, stall_seconds: float) -> Any:
     return quiet(from_items([{"block": i} for i in range(count)], override_num_blocks=count), stall_seconds)
 
 
-def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[pa.Table]:
-    """Tables of ROWS requests; the last few are cut evenly, so that all replicas have work to the end."""
+def _blocks(requests: Iterable[Request], replicas: int) -> Iterator[list[Request]]:
+    """Lists of ROWS requests; the last few are divided evenly, so that all replicas have work to the end."""
     drawn = iter(requests)
     while round_ := list(itertools.islice(drawn, ROWS * replicas)):
         size = -(-len(round_) // replicas)
         for i in range(0, len(round_), size):
-            yield _request_table(round_[i : i + size])
-
-
-def _request_table(rows: list[Request]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "id": pa.array([r.id for r in rows], pa.string()),
-            "key": pa.array([r.key for r in rows], pa.string()),
-            "messages": pa.array([json.dumps(r.messages, ensure_ascii=False) for r in rows], pa.string()),
-            "max_tokens": pa.array([r.max_tokens for r in rows], pa.int64()),
-            "temperature": pa.array([r.temperature for r in rows], pa.float64()),
-            # As text: a seed may have more than 63 bits.
-            "seed": pa.array([None if r.seed is None else str(r.seed) for r in rows], pa.string()),
-        }
-    )
-
-
-def _requests(block: pa.Table) -> list[Request]:
-    return [
-        Request(
-            id=row["id"],
-            key=row["key"],
-            messages=json.loads(row["messages"]),
-            max_tokens=row["max_tokens"],
-            temperature=row["temperature"],
-            seed=None if row["seed"] is None else int(row["seed"]),
-        )
-        for row in block.to_pylist()
-    ]
+            yield round_[i : i + size]
 
 
 def _answer_table(answers: list[Answer]) -> pa.Table:
@@ -191,7 +160,7 @@ class _Replica:
         plan: Plan = ray.get(self._isolation.plan.remote(number))
         if plan.failure:
             raise StageError(plan.failure)
-        requests = _requests(ray.get(plan.block))
+        requests: list[Request] = ray.get(plan.block)
         if plan.alone:
             print(f"block {number} crashed an engine: run again alone, in {len(plan.pieces)} pieces", flush=True)
         with self._lock.exclusive() if plan.alone else self._lock.shared():
