@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
@@ -64,17 +65,19 @@ def show(tables: list[Table], console: Console) -> None:
 
 
 def percent(interval: Interval | None) -> str:
-    """ "52.3" and below it "50.1–54.5", or a dash."""
+    """ "52.3" and below it "50.1–54.5"; only the value where the interval is infinite; a dash for None."""
     if interval is None:
         return "–"
-    return f"{100 * interval.value:.1f}\n{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+    bounds = "" if math.isinf(interval.high) else f"\n{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+    return f"{100 * interval.value:.1f}{bounds}"
 
 
 def points(interval: Interval | None) -> str:
-    """ "+3.4" and below it "+1.2 to +5.6", or a dash."""
+    """ "+3.4" and below it "+1.2 to +5.6", as `percent`."""
     if interval is None:
         return "–"
-    return f"{100 * interval.value:+.1f}\n{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    bounds = "" if math.isinf(interval.high) else f"\n{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    return f"{100 * interval.value:+.1f}{bounds}"
 
 
 def sizes_text(size: int | dict[str, int]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from lai_ray.cli.run import existing
 from lai_ray.cli.sweep.file import Member, Sweep
 from lai_ray.cli.sweep.runs import finished
-from lai_ray.common.intervals import Interval, mean_of
+from lai_ray.common.intervals import mean_of
 from lai_ray.report import facts
 from lai_ray.report.tables import Table, percent, points
 
@@ -78,10 +77,10 @@ def means(sweep: Sweep, results: list[dict[str, Any]], confidence: float) -> Tab
         groups.setdefault(_group(member), [])
         if row["state"] == "done":
             groups[_group(member)].append(row)
-    for title, done in groups.items():
+    for title, done in groups.items() if tests else ():
         cells = []
         for name in tests:
-            for what, text in (("after", _percent), ("change", _points)):
+            for what, text in (("after", percent), ("change", points)):
                 values = [row[f"{name}.{what}"] for row in done if f"{name}.{what}" in row]
                 cells.append(text(mean_of(values, confidence)) if values else "–")
         table.rows.append([title, str(len(done)), *cells])
@@ -99,11 +98,3 @@ def _cell(value: Any) -> Any:
 
 def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _percent(mean: Interval) -> str:
-    return f"{100 * mean.value:.1f}" if math.isinf(mean.high) else percent(mean)
-
-
-def _points(mean: Interval) -> str:
-    return f"{100 * mean.value:+.1f}" if math.isinf(mean.high) else points(mean)
