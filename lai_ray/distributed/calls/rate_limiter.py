@@ -20,7 +20,7 @@ from lai_ray.instructor.rate_limit.window import Lease, SlidingWindow
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave to send the first requests of a batch."""
+    """Permission to send the first requests of a batch."""
 
     leases: list[int]
     """One for each request, at least one."""
