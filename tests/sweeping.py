@@ -1,8 +1,8 @@
-"""`lai run` with the small honest parts of tests/local.py in place of Ray; what it asked is appended to asked.jsonl.
+"""`lai run` with the executor of tests/local.py in place of Ray; the keys of its requests are appended to asked.jsonl.
 
     python -m tests.sweeping run JOB key=value… [--until STAGE] [--reuse RUN]…
 
-LAI_TEST_BREAKS names a run that ends with an error when it comes to its training, or to what LAI_TEST_BREAKS_AT names.
+LAI_TEST_BREAKS names a run that fails at its training, or at the verb in LAI_TEST_BREAKS_AT.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.local import LocalExecutor
 
 
 def main() -> None:
-    """Runs, through the real command line."""
+    """The command line, with that executor."""
     whole = run.run_job
     executor = LocalExecutor()
 
