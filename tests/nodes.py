@@ -115,7 +115,7 @@ def main(folder: Path) -> None:
     from lai_ray.records import Request
     from tests.local import job
 
-    watchdog.FIRST_REPORT = 3.0
+    watchdog.FIRST_REPORT, watchdog.EVERY = 1.0, 0.5
     target = Model("tests.nodes:slowly", "x")
     settings = {
         "target": {"model": target.path, "engine": "scripted"}, "iterations": 0,
@@ -152,7 +152,7 @@ def main(folder: Path) -> None:
         nodes.lose(nodes.workers[0])
         with ThreadPoolExecutor(1) as waiting:  # A node is started by the main thread or not at all.
             answered = waiting.submit(lambda: len(list(executor.generate(requests(10), target))))
-            time.sleep(8)
+            until(lambda: watchdog.demands(watchdog.status()), 60, "the engines do not wait for resources")
             nodes.another()
             found["without resources"] = answered.result()
         executor.close()

@@ -71,7 +71,7 @@ def test_a_stall_names_what_waits_and_what_the_autoscaler_starts_and_could_not_s
 )
 def test_a_lost_node_is_reported_with_its_reason_unless_it_was_expected(monkeypatch, reason, message, reported):
     lines: list[str] = []
-    progress = SimpleNamespace(folder="", figures={}, say=lambda text, **_: lines.append(text))
+    progress = SimpleNamespace(folder="", figures={}, report=lambda text, **_: lines.append(text))
     node = {"NodeID": "a", "Alive": True, "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 1.0}}
     monkeypatch.setattr(watchdog.ray, "nodes", lambda: [node])
     monkeypatch.setattr(watchdog, "PeriodicTask", lambda *_: None)
@@ -86,7 +86,7 @@ def test_a_lost_node_is_reported_with_its_reason_unless_it_was_expected(monkeypa
 def test_what_waits_only_for_a_moment_is_not_reported(monkeypatch):
     """A search's own figures stand still for as long as a trial trains, and between two steps something waits."""
     lines: list[str] = []
-    progress = SimpleNamespace(folder="search", figures={}, say=lambda text, **_: lines.append(text))
+    progress = SimpleNamespace(folder="search", figures={}, report=lambda text, **_: lines.append(text))
     monkeypatch.setattr(watchdog, "FIRST_REPORT", 0.0)
     monkeypatch.setattr(watchdog.ray, "nodes", list)
     idle = SimpleNamespace(ray_task_actor_demand=[], placement_group_demand=[])
