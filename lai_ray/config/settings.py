@@ -393,5 +393,5 @@ class ReportSettings(Section):
     """How a report looks. These may change between two starts."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    sections: list[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]] = []
+    sections: list[str] = []
     """Parts of your own after the built-in ones, as "my_pkg.my_file:SECTION" (lai_ray/report/sections.py)."""

@@ -155,7 +155,9 @@ BUILT_IN: dict[str, Section] = {
 
 
 def load(name: str) -> Section:
-    """The section "module:ATTRIBUTE". Raises ConfigError when there is none, or it is no function."""
+    """The section "module:ATTRIBUTE". Raises ConfigError when there is none, or it is not a function."""
+    if ":" not in name:
+        raise ConfigError(f'report.sections: {name!r} must name a function by import: "my_pkg.my_file:SECTION"')
     section: Any = plugins.attribute(name, what="report.sections")
     if not callable(section):
         raise ConfigError(
