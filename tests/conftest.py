@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,10 @@ REPO = Path(__file__).parent.parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job begins so, and would hand it on to every child that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-MAIN_JOB = ("jobs/quickstart.toml", "evaluate.max_test_problems=900")
-"""All that is learned, and of the tests, which are answered three times, enough to see what was learned."""
 IN_FLIGHT = 8
-"""Calls at once of a run that is to be killed: so many may be paid for in vain each time."""
+"""Concurrent calls of a run that is killed: at most so many are paid for in vain."""
+MAIN_JOB = ("jobs/quickstart.toml", "evaluate.max_test_problems=900", f"limits.max_in_flight={IN_FLIGHT}")
+"""All training problems, and enough test problems, each answered three times, to measure what was learned."""
 
 
 def lai(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -104,25 +106,52 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def recorded(folder: Path) -> set[str]:
+    """Hashes of the replies in closed segments."""
+    texts = [row["completion"]["text"] for file in sorted(folder.glob("*.jsonl")) for row in records(file)]
+    return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
+
+
 @dataclass
 class Submitted:
-    """The main job, whole, run by `ray job submit`."""
+    """The main job, submitted twice: its driver was killed in the middle of instruct, and the second job resumed it."""
 
+    job: tuple[str, ...]
+    """Arguments of `lai run`."""
     folder: Path
     printed: str
+    killed: subprocess.CompletedProcess[str]
+    kept: set[str]
+    """Hashes of the replies that were recorded at the kill."""
+    asked_before: list[dict[str, Any]]
+    """The tutor's requests up to the kill."""
+    asked_after: list[dict[str, Any]]
     refused: subprocess.CompletedProcess[str]
     """Another job, whose storage is a relative path."""
 
 
 @pytest.fixture(scope="session")
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """Run once for all tests that look at it or compare with it; nothing disturbs it."""
+    """Run once for all tests that look at it."""
     storage = tmp_path_factory.mktemp("submitted")
-    with submitting.head(storage) as (address, environment):
-        done = submitting.submit(address, environment, *MAIN_JOB, f"storage={storage}")
+    with tutoring(storage / "tutor.jsonl") as tutor, submitting.head(storage) as (address, environment):
+        job = (*MAIN_JOB, f"storage={storage}", f"instructor.base_url={tutor.base_url}")
+        answers = storage / "quickstart/iteration_0/instruct/answers"
+        with ThreadPoolExecutor(1) as background:
+            first = background.submit(submitting.submit, address, environment, *job)
+            while not (first.done() or recorded(answers)):
+                time.sleep(0.1)
+            submitting.kill_driver(storage)
+            killed = first.result()
+        kept = recorded(answers)
+        before = len(tutor.requests())
+        done = submitting.submit(address, environment, *job)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
         refused = submitting.submit(address, environment, "jobs/quickstart.toml", "storage=runs")
-        return Submitted(storage / "quickstart", done.stdout, refused)
+        asked = tutor.requests()
+        return Submitted(
+            job, storage / "quickstart", done.stdout, killed, kept, asked[:before], asked[before:], refused
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A Ray head of the tests' own, and jobs submitted to it as a user does."""
+"""A Ray head for tests, and jobs submitted to it as a user does."""
 
 from __future__ import annotations
 
@@ -108,9 +108,17 @@ def submit(address: str, environment: dict[str, str], *arguments: str) -> subpro
         "python", "-m", "lai_ray", "run", *arguments,
     ]  # fmt: skip
     for _ in range(30):
-        done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
-        # The dashboard answers some seconds before it can start a job.
+        done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=900)
+        # The dashboard answers a few seconds before it can start a job.
         if not re.search("No available agent|RPC error", done.stderr):
             break
         time.sleep(2)
     return done
+
+
+def kill_driver(storage: Path) -> None:
+    """SIGKILL for the driver of a submitted run."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words[1:4] == ["-m", "lai_ray", "run"] and f"storage={storage}" in words:
+            process.kill()

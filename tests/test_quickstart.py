@@ -1,4 +1,7 @@
-"""The main job, whole, as a submitted job: real vLLM, Ray, FAISS, DeepSpeed and the openai client."""
+"""The main job, submitted, killed and resumed: real vLLM, Ray, FAISS, DeepSpeed and the openai client.
+
+Two logical CPUs, `ray job submit`, token authentication.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,31 @@ from lai_ray.storage.run import Run
 from lai_ray.strategies import le, lec, untargeted
 from lai_ray.world import rules
 from lai_ray.world import word_kinds as kinds
-from tests.conftest import MAIN_JOB, lai, records
+from tests.conftest import IN_FLIGHT, Submitted, lai, records
 from tests.distributions import by_chance, total_variation
+
+
+def test_a_killed_job_is_resumed_and_no_recorded_reply_is_asked_again(submitted: Submitted):
+    assert submitted.killed.returncode != 0 and "Test scores" not in submitted.killed.stdout
+    assert len(list((submitted.folder / "driver").glob("*.json"))) == 2
+    assert submitted.kept, "some replies were recorded before the kill"
+    assert not [each for each in submitted.asked_after if each["reply_sha256"] in submitted.kept]
+    calls = sum(
+        json.loads(file.read_text())["calls"] for file in submitted.folder.glob("iteration_*/instruct/usage.json")
+    )
+    asked = len(submitted.asked_before) + len(submitted.asked_after)
+    assert asked <= calls + IN_FLIGHT, "more was paid for in vain than was in flight at the kill"
+
+
+def test_the_whole_job_runs_on_two_logical_cpus(submitted: Submitted):
+    assert "Test scores" in submitted.printed
+    assert json.loads((submitted.folder / "run.json").read_text())["config"]["iterations"] == 2
+    assert (submitted.folder / "iteration_1/train/checkpoint/model.safetensors").is_file()
+
+
+def test_a_relative_storage_is_refused_since_ray_deletes_it(submitted: Submitted):
+    assert submitted.refused.returncode != 0
+    assert "storage = 'runs'" in submitted.refused.stdout + submitted.refused.stderr
 
 
 def test_the_target_gets_better_at_what_it_learned_from(quickstart):
@@ -65,9 +91,8 @@ def test_the_report_has_what_a_reader_looks_for(quickstart):
     assert "vllm" not in printed.lower(), "the engines' chatter belongs into logs/"
 
 
-def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(quickstart):
-    folder, _ = quickstart
-    command = ["run", *MAIN_JOB, f"storage={folder.parent}"]
+def test_the_same_command_on_the_finished_run_starts_no_ray_and_opens_no_model(submitted: Submitted):
+    command = ["run", *submitted.job]
     here = lai(*command)  # The job ran in a copy of this folder; the weights here are other files, looked at once.
     assert here.returncode == 0, here.stderr
     opened = (

@@ -1,63 +1,56 @@
-"""A driver killed in every stage, with real vLLM and DeepSpeed: the same command finishes, nothing is asked twice."""
+"""A driver killed in every stage, with real vLLM and DeepSpeed: the same command finishes, with the same samples.
+
+`make test` kills the submitted main job in instruct (tests/test_quickstart.py), and every stage without real parts
+(tests/unit/test_loop.py).
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import IN_FLIGHT, Submitted, Tutor, lai, records
+from tests.conftest import IN_FLIGHT, Tutor, lai, recorded, records
 
-ONE_STAGE = ("instruct",)
-"""Where calls that are paid for are in flight when the driver dies; the soak kills in every stage, and
-tests/unit/test_loop.py too, without real parts."""
 EVERY_STAGE = ("evaluate", "diagnose", "instruct", "curate", "train")
 NEAR_TIE = 1e-3
 
 
-def recorded(folder: Path) -> set[str]:
-    """Hashes of the replies in closed segments."""
-    texts = [row["completion"]["text"] for file in sorted(folder.glob("*.jsonl")) for row in records(file)]
-    return {hashlib.sha256(text.encode()).hexdigest() for text in texts}
-
-
-def first_iteration(storage: Path, tutor: Tutor) -> list[str]:
-    """Arguments of `lai run` for the first iteration of the main job; of its tests, which teach nothing, a few."""
+def first_iteration(storage: Path, tutor: Tutor, name: str) -> list[str]:
+    """Arguments of `lai run` for the first iteration of the main job, with a few test problems."""
     return [
-        "jobs/quickstart.toml", f"storage={storage}", "name=killed", f"instructor.base_url={tutor.base_url}",
+        "jobs/quickstart.toml", f"storage={storage}", f"name={name}", f"instructor.base_url={tutor.base_url}",
         "iterations=1", "evaluate.max_test_problems=100", "cluster.target_replicas=1",
         f"limits.max_in_flight={IN_FLIGHT}",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stages", [ONE_STAGE, pytest.param(EVERY_STAGE, marks=pytest.mark.soak)], ids=["1", "all"])
-def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(
-    tmp_path: Path, tutor: Tutor, submitted: Submitted, stages: tuple[str, ...]
-):
-    run = tmp_path / "killed"
+@pytest.mark.soak
+def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_samples(tmp_path: Path, tutor: Tutor):
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = lai("run", *first_iteration(tmp_path, tutor, "whole"))
+    assert undisturbed.returncode == 0, undisturbed.stdout[-1500:] + undisturbed.stderr[-1500:]
+    calls = len(tutor.requests())
     kept: set[str] = set()
     asked_before = 0
-    for stage in stages:
-        killed = lai("run", *first_iteration(tmp_path, tutor), MORTAL=stage)
+    for stage in EVERY_STAGE:
+        killed = lai("run", *first_iteration(tmp_path, tutor, "killed"), MORTAL=stage)
         assert killed.returncode == -9, f"not killed in {stage}: {killed.stdout[-1500:]}{killed.stderr[-1500:]}"
         if stage == "instruct":
             kept = recorded(run / "iteration_0/instruct/answers")
             asked_before = len(tutor.requests())
-    finished = lai("run", *first_iteration(tmp_path, tutor))
+    finished = lai("run", *first_iteration(tmp_path, tutor, "killed"))
     assert finished.returncode == 0, finished.stdout[-1500:] + finished.stderr[-1500:]
-    assert len(list((run / "driver").glob("*.json"))) == len(stages) + 1
+    assert len(list((run / "driver").glob("*.json"))) == len(EVERY_STAGE) + 1
 
     asked_again = [r for r in tutor.requests()[asked_before:] if r["reply_sha256"] in kept]
     assert kept, "some replies were recorded before the kill"
     assert not asked_again, "a recorded reply was asked for again"
-    turned = turned_answers(submitted.folder, run)
+    turned = turned_answers(whole, run)
     assert all(gap < NEAR_TIE for gap in turned), "an answer differs between the runs and is no greedy near-tie"
     if not turned:
-        undisturbed = json.loads((submitted.folder / "iteration_0/instruct/usage.json").read_text())["calls"]
-        assert len(tutor.requests()) <= undisturbed + IN_FLIGHT
-        one, other = (records(folder / "iteration_0/curate/samples.jsonl") for folder in (submitted.folder, run))
+        assert len(tutor.requests()) - calls <= calls + IN_FLIGHT
+        one, other = (records(folder / "iteration_0/curate/samples.jsonl") for folder in (whole, run))
         assert one == other
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import IN_FLIGHT, REPO, Tutor, lai, records, tutoring
-from tests.faults.test_kills import NEAR_TIE, recorded, turned_answers
+from tests.conftest import IN_FLIGHT, REPO, Tutor, lai, recorded, records, tutoring
+from tests.faults.test_kills import NEAR_TIE, turned_answers
 
 KEPT = REPO / "build" / "soak"
 DRIVER_KILLS = 20

@@ -20,8 +20,7 @@ from ray.util import get_node_ip_address
 from lai_ray.storage.store import Store
 from tests import nodes, submitting
 from tests.bucket import bucket  # noqa: F401
-from tests.conftest import REPO, Tutor, lai, tutoring
-from tests.faults.test_kills import recorded
+from tests.conftest import REPO, Tutor, lai, recorded, tutoring
 from tests.soak.test_kills import arguments, same_samples
 
 STAGES = {
