@@ -10,16 +10,15 @@ Seven kinds in two sizes, equally many of each in every split. The grammar, and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from lai_ray.benchmark_kinds.math import MathBenchmark
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
-from lai_ray.grading.arithmetic_check import false_statements
-from lai_ray.grading.numbers import MARKER, final_grade, final_number, marked_number
+from lai_ray.grading.numbers import final_grade, final_number
 from lai_ray.records import Grade, Message, Piece, Problem
 from lai_ray.world import word_kinds as kinds
 
@@ -31,13 +30,6 @@ Return a numbered list and nothing else. Each item is one new problem in this fo
 1. Question: <a word problem that can be solved with whole numbers>
 Answer: <one line for each step, as "a op b = c">
 #### <the final number>"""
-
-_QUESTION = re.compile(
-    r"^[\s>#*_\-]*(?:\(?\d{1,4}[.):]\)?)?[\s*_]*(?:(?:new\s+)?(?:question|problem)(?:\s+\d+)?)[\s*_]*:[\s*_]*", re.I
-)
-_NUMBERED = re.compile(r"^[\s>*_]*\(?\d{1,4}[.)]\)?[\s*_]+(?=\S)")
-_ANSWER = re.compile(r"^[\s>#*_\-]*(?:answer|solution)(?:\s+\d+)?[\s*_]*:[\s*_]*", re.I)
-_MARKED = re.compile(rf"{MARKER}\s*\**\s*(.*?)[\s*]*$")
 
 
 class WordProblems(MathBenchmark):
@@ -92,11 +84,8 @@ class WordProblems(MathBenchmark):
         return BRIEF
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples of a numbered list; numbering, bold, blank lines and text around the list are skipped.
-
-        Rejected: an item without a question, a solution or a final number (a reply cut off), or with a false statement.
-        """
-        return [_piece(lines) for lines in _items(reply)]
+        """The samples of a numbered list, as those of GSM8K, each question on one line, with its kind if it has one."""
+        return [_with_kind(piece) for piece in super().parse(reply)]
 
     def group(self, problem: Problem) -> str:
         """The kind; "unknown" for a problem outside the grammar."""
@@ -109,65 +98,11 @@ def _loaded(split: str) -> tuple[dict[str, Any], ...]:
     return tuple(BENCHMARK.records(split, COUNTS[split]))
 
 
-def _items(reply: str) -> list[list[str]]:
-    """The lines of each item, the question first. Lines before the first question are dropped."""
-    items: list[list[str]] = []
-    for line in reply.splitlines():
-        if _QUESTION.match(line):
-            items.append([_QUESTION.sub("", line)])
-        elif _NUMBERED.match(line) and _begins(line, items):
-            items.append([_NUMBERED.sub("", line)])
-        elif items:
-            items[-1].append(line)
-    return items
-
-
-def _begins(line: str, items: list[list[str]]) -> bool:
-    """Whether a numbered line without "Question:" begins an item: it is a question, and the previous item is complete.
-
-    The steps of a solution may be numbered too; they precede their item's "####".
-    """
-    complete = not items or any(MARKER in earlier for earlier in items[-1])
-    return complete and line.rstrip(" *_").endswith("?")
-
-
-def _piece(lines: list[str]) -> Piece:
-    answer_at = next((i for i, line in enumerate(lines) if i and _ANSWER.match(line)), None)
-    marker_at = next((i for i, line in enumerate(lines) if _MARKED.search(line)), None)
-    question = _tidy(lines[: answer_at or marker_at or len(lines)])
-    if not question:
-        return Piece("", "", "", rejected="no question")
-    if answer_at is None:
-        return Piece(question, "", "", rejected="no answer")
-    if marker_at is None:
-        return Piece(question, "", _steps(lines[answer_at:]), rejected=f"no final {MARKER} line (cut off?)")
-    return _complete(question, _steps(lines[answer_at:marker_at]), lines[marker_at])
-
-
-def _complete(question: str, steps: str, last: str) -> Piece:
-    before, _, stated = last.partition(MARKER)
-    if before.strip(" *_-"):
-        steps = "\n".join(filter(None, [steps, _ANSWER.sub("", before).strip(" *_")]))
-    final = marked_number(f"{MARKER} {stated}")
-    if final is None:
-        return Piece(question, "", steps, rejected=f"no number behind {MARKER} (cut off?)")
-    number = final.text.replace(",", "").replace("$", "").replace(" ", "")
-    response = "\n".join(filter(None, [steps, f"{MARKER} {number}"]))
-    false = false_statements(response)
+def _with_kind(piece: Piece) -> Piece:
+    question = " ".join(piece.question.split())
     known = kinds.recognise(question)
-    extra = {"solution": response} | (
-        {"kind": known.kind, "size": known.size, "numbers": list(known.numbers)} if known else {}
-    )
-    return Piece(question, number, response, extra, rejected=f"false statement: {false[0]}" if false else None)
-
-
-def _steps(lines: list[str]) -> str:
-    cleaned = [_ANSWER.sub("", line) if i == 0 else line for i, line in enumerate(lines)]
-    return "\n".join(text for line in cleaned if (text := line.strip(" *_\t")))
-
-
-def _tidy(lines: list[str]) -> str:
-    return " ".join(" ".join(lines).split()).strip("*_ ")
+    extra = {"kind": known.kind, "size": known.size, "numbers": list(known.numbers)} if known else {}
+    return replace(piece, question=question, extra=piece.extra | extra)
 
 
 BENCHMARK = WordProblems()

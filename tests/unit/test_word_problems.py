@@ -211,10 +211,10 @@ def test_the_layout_of_a_sample_does_not_matter(reply: str):
     ("reply", "reason"),
     [
         ("1. Question: How many?\nAnswer: 2 + 3", "no final #### line (cut off?)"),
-        ("1. Question: How many?\nAnswer: 2 + 3 = 5\n####", "no number behind #### (cut off?)"),
-        ("1. Question: How ma", "no answer"),
+        ("1. Question: How many?\nAnswer: 2 + 3 = 5\n####", "no final #### line (cut off?)"),
+        ("1. Question: How ma", "no answer (cut off?)"),
         ("1. Question:\nAnswer: 2 + 3 = 5\n#### 5", "no question"),
-        ("1. Question: How many?\nAnswer: 2 + 3 = 6\n#### 6", "false statement: 2 + 3 = 6"),
+        ("1. Question: How many?\nAnswer: 2 + 3 = 6\n#### 6", "false statement"),
     ],
 )
 def test_an_incomplete_item_is_rejected_with_the_reason(reply: str, reason: str):
@@ -224,7 +224,7 @@ def test_an_incomplete_item_is_rejected_with_the_reason(reply: str, reason: str)
 
 def test_a_truncated_last_sample_does_not_affect_the_others():
     pieces = parse("1. Question: How many?\nAnswer: 2 + 3 = 5\n#### 5\n2. Question: And how ma")
-    assert [piece.rejected for piece in pieces] == [None, "no answer"]
+    assert [piece.rejected for piece in pieces] == [None, "no answer (cut off?)"]
 
 
 def test_numbered_steps_are_not_new_questions():
