@@ -1,6 +1,6 @@
-"""What can be added, on one page: Benchmark, Strategy, Engine, Executor.
+"""The interfaces of what can be added: Benchmark, Strategy, Engine, Objective, Executor.
 
-A plug-in is one file found by import. `benchmarks/gsm8k.py` is "gsm8k" because of its name and holds `BENCHMARK`;
+A plug-in is one file found by import. `benchmarks/gsm8k.py` is named "gsm8k" and holds `BENCHMARK`;
 "my_pkg.my_file:BENCHMARK" works wherever a name does. Nothing is registered: a Ray worker finds what the driver finds.
 """
 
@@ -37,41 +37,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A target or encoder as engines and training see it: where its files are, and what it is."""
+    """A target, encoder or open instructor: where its files are, and what it is."""
 
     path: str
     """A folder on a disk, a hub name, or a URL in an object store, which `storage.model_folders.local_path` fetches."""
     identity: str
-    """Hash of what it is: weight files, hub commit, or the lineage of a trained one. Never a path."""
+    """Hash of its weight files, hub commit or lineage. Never a path."""
 
 
 @dataclass(frozen=True)
 class StrategySettings:
-    """What a strategy may know of one iteration of one dataset."""
+    """What a strategy gets for one iteration of one dataset."""
 
     iteration: int
     seed: int
     samples_per_request: int
-    """n: how many samples one request asks for."""
+    """n: samples wanted per request."""
     neighbours: int
-    """k: how many correct questions LEC shows."""
+    """k: correct questions that LEC shows."""
     encoder: Model
     count_cut_off: bool
     show_reference: bool
     contrast_text: Literal["question", "question_and_options", "question_and_response"] = "question"
     contrast_within: Literal["dataset", "subject"] = "dataset"
     show_answers: bool = False
-    """LEC shows the target's own right response below each correct question."""
+    """LEC shows the target's own response below each correct question."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """The job's own prompts, as `instructor.prompts` has them; see `lai_ray.instructor.prompts.templates`."""
     explain: bool = False
-    """LE and LEC have the instructor say first what the mistake is."""
+    """LE and LEC ask the instructor to name the mistake first."""
     own: Any = None
-    """The strategy's own settings, an instance of its `Settings`, from the job's table [strategy.NAME]."""
+    """The strategy's own settings: an instance of its `Settings`, from the job's table [strategy.NAME]."""
 
 
 Improve = StrategySettings
-"""Its name in earlier versions, which strategies of users' own may import."""
+"""The former name, for users' strategies that import it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Grading:
     """How verdicts are reached."""
 
     rules: Literal["default", "paper"] = "default"
-    """"paper": as the paper's official release grades, its defects kept; "default": those mended."""
+    """"paper": as the paper's official release grades, defects included; "default": with the defects fixed."""
     min_tier: str = "namespaces"
     """The weakest isolation level in which generated code may run; see `lai_ray.grading.sandbox.runner`."""
 
@@ -88,13 +88,13 @@ DEFAULT_GRADING = Grading()
 
 
 class Benchmark(Protocol):
-    """A set of questions that grades its own answers and can say what a new question of its kind must look like."""
+    """A set of questions that grades its own answers and describes what a new question must look like."""
 
     name: str
     splits: tuple[str, ...]
-    """Which of "train", "dev", "test" it has. Without "train" it can be reported on, not learned from."""
+    """Those of "train", "dev", "test" that it has. Without "train" it can be reported on but not learned from."""
     runs_code: bool
-    """Whether a verdict runs generated code, so that grading is worth spreading over the cluster."""
+    """Whether grading runs generated code and is spread over the cluster."""
     domain: str
     """"in" for the test of something learned from, "out" for a test of its transfer."""
     source: str | None
@@ -108,13 +108,13 @@ class Benchmark(Protocol):
         """One upstream record as a Problem with the stable id "<name>/<split>/<row, five digits>"."""
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The chat messages that put the problem to the target: in the test and in training alike."""
+        """The chat messages that ask the target this problem, in evaluation and in training."""
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """The verdict. An empty or absurd response is unparsed, not an exception."""
+        """The verdict. An empty or absurd response is unparsed; it never raises."""
 
     def reference(self, problem: Problem) -> str:
-        """A response that earns 1.0."""
+        """A response that is graded 1.0."""
 
     def show(self, problem: Problem) -> str:
         """The question as an instructor sees it."""
@@ -123,14 +123,14 @@ class Benchmark(Protocol):
         """What a new sample must look like, for the return format of an instructor's prompt."""
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples in an instructor's reply, in order; what is no sample comes back rejected, with the reason."""
+        """The samples in an instructor's reply, in order; what is no sample is a rejected piece with the reason."""
 
     def group(self, problem: Problem) -> str:
-        """The subject, type or kind that scores are broken down by."""
+        """The subject, type or kind by which scores are broken down."""
 
 
 class Strategy(Protocol):
-    """A dialogue with the instructor, the target or a judge, without state: pure functions of the replies so far.
+    """A dialogue with the instructor, the target or a judge. Stateless: pure functions of the replies so far.
 
     `instruct` calls them with live replies, `curate` again with the recorded ones.
     `lai_ray.instructor.one_request` has the base class of strategies that ask once.
@@ -138,57 +138,56 @@ class Strategy(Protocol):
 
     name: str
     uses_neighbours: bool
-    """Whether its requests depend on k, so that a search over k needs a pool of replies for each."""
+    """Whether its requests depend on k: a search over k then needs a pool of replies for each."""
     any_verdict: bool
-    """Whether its cases are all training problems, answered wrongly or not: then their number is known beforehand.
+    """Whether its cases are all training problems, right or wrong: their number is then known in advance.
     Default: False."""
     Settings: type | None
-    """Its own settings, a dataclass or pydantic model with a default for each: the job's table [strategy.NAME].
-    Default: None, it has none."""
+    """The type of its own settings (the table [strategy.NAME]): a dataclass or pydantic model in which each setting has
+    a default. Default: None."""
 
     def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
-        """Whatever `cases` will have embedded, so that the encoder starts once for all datasets. Default: nothing."""
+        """The texts that `cases` will embed, so that the encoder starts once for all datasets. Default: none."""
 
     def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
-        """The evidence for one dataset. `attempts` is re-iterable and holds training attempts of that dataset only."""
+        """The evidence for one dataset. attempts: re-iterable, the training attempts of that dataset."""
 
     def next(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
     ) -> Ask | None:
         """The next request of a case's dialogue, given its replies so far (one draw, in turn order); None ends it.
 
-        A reply that failed is among them, with `completion.error`. All requests of one turn go out together.
+        Failed replies are included, with `completion.error`. All requests of one turn are sent together.
         """
 
     def samples(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
     ) -> list[Sample]:
-        """The samples of one finished dialogue, rejected pieces included (`dropped` says why)."""
+        """The samples of one finished dialogue, including rejected pieces, with the reason in `dropped`."""
 
     def accepts(self, sample: Sample, grade: Grade) -> str | None:
-        """None to accept a sample whose own answer got this grade, else why not.
-        Default: only what is graded fully right."""
+        """None to accept a sample whose own answer got this grade, else the reason to drop it.
+        Default: accepts what is graded fully right."""
 
     def choose(self, samples: Iterable[Sample], most: int, settings: StrategySettings) -> Iterable[Sample]:
-        """Which samples of one dataset are learned from, at most so many, and in which order.
+        """The samples of one dataset to learn from, in order, at most `most`.
 
         samples: re-iterable, those that passed every check, in the seeded order of cases and draws. Default: the first.
         """
 
 
 class Engine(Protocol):
-    """Answers requests in one process. Lives inside an actor, is called from several threads; knows nothing of Ray.
-
-    A target's, or an instructor's that runs in the cluster.
+    """Runs a model in the cluster: a target, or an open instructor. Lives inside an actor and is called from several
+    threads, but does not use Ray itself.
     """
 
     def check(self, settings: InstructorSettings) -> None:
-        """Raises ConfigError before anything starts where an instructor's settings cannot work. Default: accepts."""
+        """Raises ConfigError, before anything starts, for instructor settings that cannot work. Default: none."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer a request, in any order. A request that fails comes back with `completion.error`.
+        """One answer per request, in any order. A request that fails gets one with `completion.error`.
 
-        A LaiError ends the stage. Anything else that is raised counts as the engine's death: another is started.
+        A LaiError ends the stage. Any other exception counts as the engine's death: another is started.
         """
 
 
@@ -200,9 +199,9 @@ class Answered:
     free: bool = False
     """Refused before any work was done on it."""
     limits: Headers | None = None
-    """What the reply's headers report of the provider's limits."""
+    """The provider's limits, from the reply's headers."""
     seconds: float | None = field(default=None, compare=False)
-    """From when the request left for the provider, as in the others; None where it never did."""
+    """Since the request was sent, here and below; None where it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +210,11 @@ class Retry:
 
     why: str
     after: float | None = None
-    """Seconds that the provider asks to wait; None where it does not report any."""
+    """Seconds that the provider asks to wait; None where it does not."""
     limited: bool = False
     """Refused for too many requests or tokens: no other caller should send meanwhile either."""
     reached: bool = True
-    """False when no connection came about: nothing was sent, and nothing paid for."""
+    """False when no connection was made: nothing was sent or paid for."""
     free: bool = False
     """Refused with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
     limits: Headers | None = None
@@ -235,16 +234,16 @@ Outcome: TypeAlias = Answered | Retry | Fatal
 
 
 class ApiEngine(Protocol):
-    """Sends requests to a server, one attempt a call. Lives inside an actor, in one event loop.
+    """Sends requests to a server, one attempt per call. Lives inside an actor, in one event loop.
 
-    Made with (settings, base_url), the address being resolved or None.
+    Made with (settings, base_url), the resolved address or None.
     """
 
     def check(self, settings: InstructorSettings) -> None:
-        """As an Engine's."""
+        """As in Engine."""
 
     async def call(self, request: Request) -> Outcome:
-        """One attempt, of at most `settings.timeout` seconds. Nothing that a provider does raises."""
+        """One attempt, of at most `settings.timeout` seconds. Never raises for what a provider does."""
 
 
 @dataclass(frozen=True)
@@ -257,24 +256,24 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Everything that decides a training: where from, on what, how, where to."""
+    """Everything that determines a training."""
 
     name: str
-    """Hash of what decides it: a reused name can never resume another training."""
+    """Hash of all that determines it, so that it never resumes another training."""
     model: Model
     examples: Sequence[Example]
     settings: TrainSettings
     learning_rate: float
     seed: int
     out: str
-    """Folder (or URL) for the final weights, tokenizer and metrics; appears whole or not at all."""
+    """Folder or URL for the final weights, tokenizer and metrics; appears complete or not at all."""
     lineage: dict[str, Any] = field(default_factory=dict)
-    """What the model comes from, for lineage.json beside the weights."""
+    """What the model is made from, for lineage.json beside the weights."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training reports: the folder written and its final figures."""
+    """The result of a training: the folder written and the final metrics."""
 
     path: str
     metrics: dict[str, float]
@@ -285,21 +284,21 @@ Again = Callable[[Request], bool]
 
 
 class Executor(Protocol):
-    """Where work happens. Stages ask for verbs and never for Ray; answers come back by key, in any order."""
+    """Runs the work of the stages, which never use Ray themselves. Answers have keys and come in any order."""
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
-        """The target's answers: sharded by Ray Data over engine actors."""
+        """The target's answers, from engine actors behind Ray Data."""
 
     def ask(
         self, requests: Iterable[Request | None], settings: InstructorSettings, limits: LimitSettings, again: Again
     ) -> Iterator[Answer]:
-        """The instructor's answers: a rate-limited actor pool. Requests are drawn only as calls become free to send.
+        """The instructor's answers, from a rate-limited actor pool. Requests are drawn only as they can be sent.
 
-        None among the requests means: nothing more now, draw again when an answer came home. `again` is asked before
-        a request that may have been paid for is sent once more; where it says no, the request comes back as failed.
+        None among the requests means that no more are available until one in flight is answered. `again` is called
+        before a possibly paid request is sent once more; if it returns False, the request is answered as failed.
 
-        Where `settings.in_cluster`, `settings.model` is the place of an open model, and its engines answer as the
-        target's do; whatever is drawn before None, or the end, goes through one lifetime of them.
+        Where `settings.in_cluster`, `settings.model` is the path of an open model whose engines answer as the target's
+        do; requests up to None, or the end, are answered in one engine lifetime.
         """
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
@@ -312,26 +311,26 @@ class Executor(Protocol):
         """`function` of each item, in order."""
 
     def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
-        """Full-parameter fine-tuning: Ray Train and DeepSpeed. `progress` hears (steps done, steps)."""
+        """Full-parameter fine-tuning by Ray Train and DeepSpeed. `progress` is called with (steps done, steps)."""
 
     def search(
         self,
         trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
         trials: Sequence[dict[str, Any]],
         folder: str,
-        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        on_result: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Ray Tune over picklable trials; one result a trial, with `error` where it failed.
+        """Runs picklable trials by Ray Tune; one result per trial, with `error` where it failed.
 
-        `heard` is called with a trial and its result as it ends.
+        `on_result` is called with the settings and the result of each trial as it ends.
         """
 
     def close(self) -> None:
-        """Give back everything held."""
+        """Release everything held."""
 
 
 class Objective(Protocol):
-    """What a training minimises: which tokens are targets, and the loss of each. Pure; torch is imported when used.
+    """What a training minimises: which tokens are targets, and the loss of each. Pure; imports torch only when used.
 
     The loop sums the losses of a step and divides by the number of its targets, over all workers.
     """
@@ -339,7 +338,7 @@ class Objective(Protocol):
     def tokens(self, tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> Tokens:
         """One example as ids and weights, at most `max_length` of each. A token with a weight other than 0 is a target.
 
-        An example without targets is left out, and counted. Raises DataError for one that cannot be learned from.
+        An example without targets is skipped and counted. Raises DataError for one that cannot be learned from.
         """
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

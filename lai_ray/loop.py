@@ -1,7 +1,7 @@
-"""The method, on one screen: Algorithm 1 of LLMs-as-Instructors (arXiv 2407.00497).
+"""The method on one page: Algorithm 1 of LLMs-as-Instructors (arXiv 2407.00497).
 
-The target answers problems, its mistakes are found, an instructor writes new problems for them, the target is
-fine-tuned on those, and is evaluated again. What `iteration_0/train` makes is the paper's model of iteration 1.
+The target answers problems, its mistakes are collected, an instructor writes new problems for them, the target is
+fine-tuned on those and evaluated again. The model of `iteration_0/train` is the paper's model of iteration 1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lai_ray.storage.run import Run
 
 
 def loop(run: Run, job: Job, target: Model, executor: Executor) -> Model:
-    """n iterations of {answer, find mistakes, instruct, learn}, then one last test; returns the last target.
+    """n iterations of {evaluate, diagnose, instruct, train}, then a last evaluation; returns the last target.
 
-    Every stage finds what an earlier start completed, so the same call resumes and a finished run asks for nothing.
+    Every stage skips what an earlier start completed, so the same call resumes a run.
     """
     for i in range(job.config.iterations + 1):
         parts = select(job, i)  # line 4
@@ -33,7 +33,7 @@ def loop(run: Run, job: Job, target: Model, executor: Executor) -> Model:
 
 
 def improve(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> Model:
-    """One iteration's learning: diagnose, instruct, curate, train; or a search over them."""
+    """Lines 7 to 12: diagnose, instruct, curate, train; or a search over them."""
     if job.config.search is not None:
         return search(run, i, attempts, target, job, executor)
     cases = diagnose(run.stage(i, "diagnose"), attempts, i, target, job, executor)

@@ -1,8 +1,8 @@
-"""The nouns of the method: frozen, plain, one JSON line each.
+"""The records of the method: frozen, plain, one JSON line each.
 
     Problem -> Attempt -> Case -> Reply -> Sample
 
-Every id begins with the id of the problem it came from, so one `grep` over a run prints a problem's whole life:
+Every id begins with the id of its problem, so one `grep` over a run prints all records of a problem:
     word_problems/train/00017            a problem
     word_problems/train/00017#0          the target's first draw on it, an attempt
     word_problems/train/00017#0>lec      the case that strategy `lec` made of the mistake
@@ -19,7 +19,7 @@ Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
 GENERATED = "generated"
-"""The split of a problem that an instructor wrote."""
+"""The split of problems written by an instructor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Problem:
     question: str
     answer: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """What this benchmark needs besides: choices, tests, subject, kind. Plain JSON values."""
+    """What else this benchmark needs: choices, tests, subject, kind. Plain JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine returned for one request. A failed request is data: `error` says why, and `text` is what came."""
+    """What an engine returned for one request. A failed one has `error`, and in `text` what was received."""
 
     text: str
     finish_reason: str
@@ -53,13 +53,13 @@ class Grade:
     score: float
     """0 to 1; below 1 the response is not right."""
     answer: str | None
-    """What was extracted from the response."""
+    """The answer extracted from the response."""
     rule: str
-    """Which rule found it."""
+    """The rule that extracted it."""
     status: Literal["graded", "unparsed", "error"]
     note: str = ""
     further: dict[str, float] = field(default_factory=dict)
-    """Scores by other rules of the same benchmark, beside the one that counts: strict and flexible of gsm8k."""
+    """Scores by further rules of the same benchmark, as gsm8k's strict and flexible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call to an engine. `key` is the hash of everything that decides the answer; `id` says whose answer it is."""
+    """One call to an engine. `key` is the hash of all that decides the answer; `id` names the record it is for."""
 
     id: str
     key: str
@@ -116,33 +116,33 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion of a request: they come in any order, and are looked up by `key`."""
+    """The completion of a request. Answers come in any order and are looked up by `key`."""
 
     id: str
     key: str
     completion: Completion
     free: bool = False
-    """The provider billed nothing for it: it was refused before any work, or never sent."""
+    """Not billed: refused before any work, or never sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A request about to be sent, and what is reserved for it; written down before it is sent.
+    """A request about to be sent, and what is reserved for it; written before it is sent.
 
-    Runs made before reservations were written have neither tokens nor price in theirs.
+    Older runs have neither tokens nor price in their marks.
     """
 
     key: str
     id: str = ""
     input: int | None = None
-    """Prompt tokens at most."""
+    """Most prompt tokens."""
     output: int | None = None
     price: tuple[float, float] | None = None
-    """US$ per million tokens in and out, where the job gave it."""
+    """US$ per million tokens in and out, where the job has it."""
 
 
 Receiver = Literal["instructor", "target", "judge"]
-"""Who can be asked. A judge is the instructor's model at temperature 0, its answers kept apart."""
+"""A model that can be asked. The judge is the instructor's model at temperature 0; its answers are kept apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The raw answer to one turn of one draw of one case; always kept as it came."""
+    """The raw answer to one turn of one draw of one case; kept unchanged."""
 
     id: str
     case_id: str
@@ -166,12 +166,12 @@ class Reply:
     messages: list[Message]
     completion: Completion
     to: Receiver = "instructor"
-    """Who was asked."""
+    """The model that was asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A text the target learns to say, and its weight in the loss."""
+    """A text that the target learns, and its weight in the loss."""
 
     text: str
     weight: float = 1.0
@@ -179,7 +179,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One element of D_train: a new problem and the turns to learn; `dropped` says why it is not used, or is None."""
+    """One element of D_train: a new problem and the turns to learn; `dropped` is None or the reason it is not used."""
 
     id: str
     reply_id: str | None
@@ -187,14 +187,14 @@ class Sample:
     turns: list[Turn]
     dropped: str | None = None
     note: str = ""
-    """What exactly the reason is about: the evaluation question it copies, the earlier sample it repeats."""
+    """Details of the reason: the evaluation question it copies, the earlier sample it repeats."""
     messages: list[Message] | None = None
-    """The prompt that the turns are learned after; None for the benchmark's own, as in the test."""
+    """The prompt before the turns; None for the benchmark's own, as in evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a benchmark reads from a reply: a new question with its worked response, or the reason it is no sample."""
+    """What a benchmark parses from a reply: a new question with its worked response, or the reason it is no sample."""
 
     question: str
     answer: str
@@ -202,4 +202,4 @@ class Piece:
     extra: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
     note: str = ""
-    """What exactly the reason is about: the statement that is false."""
+    """Details of the reason: the statement that is false."""

@@ -126,7 +126,7 @@ class LocalExecutor:
         trial: Callable[..., dict[str, Any]],
         trials: Sequence[dict[str, Any]],
         folder: str,
-        heard: Callable[..., None] | None = None,
+        on_result: Callable[..., None] | None = None,
     ) -> list[dict[str, Any]]:
         results = []
         for settings in trials:
@@ -134,8 +134,8 @@ class LocalExecutor:
                 results.append(trial(settings, self))
             except Exception as error:
                 results.append({"error": str(error)})
-            if heard:
-                heard(settings, results[-1])
+            if on_result:
+                on_result(settings, results[-1])
         return results
 
     def close(self) -> None:

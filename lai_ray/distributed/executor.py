@@ -116,14 +116,14 @@ class RayExecutor:
         trial: Callable[[dict[str, Any], Executor], dict[str, Any]],
         trials: Sequence[dict[str, Any]],
         folder: str,
-        heard: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        on_result: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> list[dict[str, Any]]:
         """See `lai_ray.distributed.search`."""
         self._start()
         from lai_ray.distributed.search import search
 
         return search(
-            trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, on_result=heard
+            trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, on_result=on_result
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a search tries: the combinations of `[search]`, the job each means, and the pool of replies it learns from.
+"""The grid of a search: the combinations of `[search]`, the job of each, and the pool of replies it learns from.
 
 config -> trials' settings, by their short names for the three lists and dotted for the rest (`search.grid`)
 """
@@ -34,25 +34,24 @@ ELSEWHERE = {
 
 
 def combinations(config: Config, iteration: int) -> list[dict[str, Any]]:
-    """Every trial's settings, named by their place in the grid; seeds innermost. Raises ConfigError for a wrong one."""
-    wanted = config.search
-    assert wanted is not None
-    for key, values in wanted.grid.items():
+    """Every trial's settings, numbered in grid order; seeds innermost. Raises ConfigError for a wrong one."""
+    search = config.search
+    assert search is not None
+    for key, values in search.grid.items():
         _check(key, values)
-    sizes = wanted.samples_per_dataset or [config.curate.samples_per_dataset]
     lists: dict[str, list[Any]] = {
-        "learning_rate": wanted.learning_rate or [config.learning_rate(iteration)],
-        "neighbours": wanted.neighbours or [config.contrast.neighbours],
-        "samples_per_dataset": sizes,
-        **wanted.grid,
-        "seed": [config.seed + seed for seed in wanted.seeds],
+        "learning_rate": search.learning_rate or [config.learning_rate(iteration)],
+        "neighbours": search.neighbours or [config.contrast.neighbours],
+        "samples_per_dataset": search.samples_per_dataset or [config.curate.samples_per_dataset],
+        **search.grid,
+        "seed": [config.seed + seed for seed in search.seeds],
     }
     trials = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     return [{"name": f"trial_{i}", **settings} for i, settings in enumerate(trials, 1)]
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """The job with one trial's settings in place. The learning rate listed is this iteration's own: no decay on top.
+    """The job with one trial's settings. Its learning rate is that of this iteration: no decay is applied.
 
     Raises ConfigError for a value that the setting cannot have.
     """
@@ -67,23 +66,23 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 
 
 def combination_of(settings: dict[str, Any]) -> str:
-    """Equal for trials that differ in their seeds alone."""
+    """Equal for trials that differ only in their seeds."""
     return key_of({name: value for name, value in settings.items() if name not in ("name", "seed")})
 
 
 def most(sizes: Sequence[int | dict[str, int]], datasets: Sequence[str]) -> int | dict[str, int]:
-    """The size that holds all of these: every trial learns from a prefix of it."""
+    """The size that includes all of these: every trial learns from a prefix of it."""
     largest = {dataset: max(of_dataset(size, dataset) for size in sizes) for dataset in datasets}
     return largest if len(set(largest.values())) > 1 else max(largest.values())
 
 
 def pool_of(job: Job, iteration: int, settings: dict[str, Any]) -> str:
-    """The name of the pool that a trial learns from: of whatever shapes a request, and nothing else."""
+    """The name of a trial's pool: made of the settings that shape a request, and of no other."""
     asked = with_settings(job.config, settings)
     names = [asked.schedule.name(iteration, dataset) for dataset in asked.evaluate.learn_from]
     uses_k = any(job.strategies[name].uses_neighbours for name in names)
-    parts = [f"k_{settings['neighbours']}"] if uses_k else []
     shapes = [key for key in sorted(GRID & set(settings)) if key == "schedule.strategy" or (uses_k and _asks(key))]
+    parts = [f"k_{settings['neighbours']}"] * uses_k
     parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in shapes]
     return "_".join(["pool", *parts])
 
@@ -98,15 +97,15 @@ def pools(job: Job, iteration: int) -> dict[str, list[dict[str, Any]]]:
 
 def _check(key: str, values: list[Any]) -> None:
     if key in ELSEWHERE:
-        raise ConfigError(f"search.grid lists {key}; that belongs into {ELSEWHERE[key]}")
+        raise ConfigError(f"search.grid lists {key}, which belongs in {ELSEWHERE[key]}")
     if key not in GRID:
         can = sorted(GRID - set(ELSEWHERE))
         raise ConfigError(
-            f"search.grid lists {key!r}, which is no setting of the improve step. {suggestion(key, can)}"
+            f"search.grid lists {key!r}, which cannot be searched over. {suggestion(key, can)}"
             f"It can list {', '.join(can)}; anything else is for `lai sweep`."
         )
     if not values:
-        raise ConfigError(f"search.grid lists no value for {key}; give at least one, or leave it out")
+        raise ConfigError(f"search.grid lists no value for {key}; give at least one, or remove it")
 
 
 def _asks(key: str) -> bool:

@@ -1,7 +1,7 @@
-"""Ray Tune over the improve step.  attempts -> pools -> trials -> the next target
+"""Hyperparameter search over the improve step.  attempts -> pools -> trials -> the next target
 
-Pools of replies come first, one for each distinct way to ask, at the largest size; a trial trains on a prefix of one
-and never calls the instructor. Chosen on the dev splits; the untouched target is trial 0 and stays unless beaten.
+First come pools of replies, one for each distinct way to ask, at the largest size; a trial trains on a prefix of one
+and never calls the instructor. The winner is chosen on the dev splits; trial 0 is the target itself.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from lai_ray.stages.job import Job
 from lai_ray.stages.train import content_of, examples_from, name_of
 from lai_ray.stages.trial import (  # fmt: skip
     UNTOUCHED,
-    Found,
     Plan,
     Trial,
+    TrialResult,
     best,
     dev_parts,
-    forget,
-    found,
     has_model,
     keep_only,
     metric_benchmarks,
     model_of,
+    remove_results,
+    result_of,
 )
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Run, Stage
 
 CONFIDENCE = 0.95
-"""Of the intervals by which a trial wins. Not the report's: how that looks may change, the next target may not."""
+"""Of the intervals that decide which trial wins: independent of the report's, which may change without effect."""
 Row = dict[str, Any]
 
 
 def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> Model:
-    """The trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise.
+    """Run the trials of one iteration; returns the winner on dev, or the target when none beats it beyond noise.
 
     Raises StageError when every trial failed.
     """
@@ -60,20 +60,20 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
         return target
     plans = _plans(i, target, job, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
-    if not (stage.done(key) and _winner_is_there(stage, i, plans)):
-        tried = _tried(stage, i, plans, target, job, executor)
-        rows = _rows(stage, attempts, job.config, tried)
-        won = _won(rows, tried)
-        while won != UNTOUCHED and not has_model(run, tried.results[won]):
-            # Its dev answers were known and its weights are gone; the next target needs them.
-            _train_again(stage, i, tried, won, target, job, executor)
-            rows = _rows(stage, attempts, job.config, tried)
-            won = _won(rows, tried)
+    if not (stage.done(key) and _winner_exists(stage, i, plans)):
+        outcomes = _outcomes(stage, i, plans, target, job, executor)
+        rows = _rows(stage, attempts, job.config, outcomes)
+        winner = _choose(rows, outcomes)
+        while winner != UNTOUCHED and not has_model(run, outcomes.results[winner]):
+            # Its dev answers were known, so it was not trained; the next target needs its weights.
+            _train_again(stage, i, outcomes, winner, target, job, executor)
+            rows = _rows(stage, attempts, job.config, outcomes)
+            winner = _choose(rows, outcomes)
         stage.store.put("trials.csv", _csv(rows))
-        stage.progress.report(_said(rows, won, tried.best))
+        stage.progress.report(_summary(rows, winner, outcomes.best))
         failed = sum("error" in row for row in rows)
         stage.store.put_json("trials.json", rows)
-        stage.finish(key, winner=won, tested=tried.best, confidence=CONFIDENCE, trials=len(rows), failed=failed)
+        stage.finish(key, winner=winner, tested=outcomes.best, confidence=CONFIDENCE, trials=len(rows), failed=failed)
     stage.check_until()
     chosen = _winner(stage, i, plans)
     if job.config.search and not job.config.search.keep_weights:
@@ -81,59 +81,60 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     return model_of(run, chosen) if chosen else target
 
 
-def _winner(stage: Stage, i: int, plans: list[Plan]) -> Found | None:
-    """The trial that won; None where the untouched target did, or what the trial came to is no longer there."""
-    won = stage.facts()["winner"]
-    return next((found(stage.run, i, plan) for plan in plans if plan.name == won), None)
+def _winner(stage: Stage, i: int, plans: list[Plan]) -> TrialResult | None:
+    """The result of the trial that won; None where the untouched target did, or the result was removed."""
+    winner = stage.facts()["winner"]
+    return next((result_of(stage.run, i, plan) for plan in plans if plan.name == winner), None)
 
 
-def _winner_is_there(stage: Stage, i: int, plans: list[Plan]) -> bool:
-    """Whether the next target can be gone on with, though somebody may have removed a trial's files."""
+def _winner_exists(stage: Stage, i: int, plans: list[Plan]) -> bool:
+    """Whether the winner's files still exist: a trial's folder may have been removed."""
     chosen = _winner(stage, i, plans)
     return stage.facts()["winner"] == UNTOUCHED or (chosen is not None and has_model(stage.run, chosen))
 
 
 def _pools(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> dict[str, Samples]:
-    """Samples by pool: each is asked for once, at the largest size that one of its trials learns from.
+    """Samples by pool, each asked for once, at the largest size that one of its trials learns from.
 
-    Raises StageError when there is not one sample in any.
+    Raises StageError when all pools are empty.
     """
-    made: dict[str, Samples] = {}
-    wanted = trials_by_pool(job, i)
-    for name, learning in wanted.items():
-        sizes = [settings["samples_per_dataset"] for settings in learning]
-        largest = learning[0] | {"samples_per_dataset": most(sizes, job.config.evaluate.learn_from)}
-        asked = job.changed(with_settings(job.config, largest))
+    pools: dict[str, Samples] = {}
+    by_pool = trials_by_pool(job, i)
+    for name, trials in by_pool.items():
+        sizes = [settings["samples_per_dataset"] for settings in trials]
+        largest = trials[0] | {"samples_per_dataset": most(sizes, job.config.evaluate.learn_from)}
+        pool_job = job.changed(with_settings(job.config, largest))
         folder = f"iteration_{i}/search/{name}"
-        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, asked, executor)
-        replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, asked, executor)
-        others = len(made) + 1 < len(wanted) or any(sum(pool.counts.values()) for pool in made.values())
-        made[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, asked, executor, may_be_none=others)
-    return made
+        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, pool_job, executor)
+        replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, pool_job, executor)
+        others = len(pools) + 1 < len(by_pool) or any(sum(pool.counts.values()) for pool in pools.values())
+        pools[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, pool_job, executor, may_be_none=others)
+    return pools
 
 
 def _plans(i: int, target: Model, job: Job, samples: Mapping[str, Samples]) -> list[Plan]:
-    """What each trial does. It is known by its samples' content: what leaves them as they are tries nothing anew."""
-    asked, contents, plans = key_for(dev_parts(job), target, job), {}, []
+    """The plan of each trial. Its key holds the samples' content: a change that keeps the samples re-runs nothing."""
+    dev_key, contents, plans = key_for(dev_parts(job), target, job), {}, []
     for settings in combinations(job.config, i):
-        name, wanted = pool_of(job, i, settings), with_settings(job.config, settings)
+        name, config = pool_of(job, i, settings), with_settings(job.config, settings)
         pool = samples[name]
-        counts = {dataset: min(kept, wanted.curate.most(dataset)) for dataset, kept in pool.counts.items()}
+        counts = {dataset: min(kept, config.curate.most(dataset)) for dataset, kept in pool.counts.items()}
         if (known := (name, *counts.items())) not in contents:
-            contents[known] = content_of(examples_from(pool, job.changed(wanted)))
-        model = name_of(target, contents[known], i, wanted, settings["seed"])
-        plans.append(Plan(settings, key_of(model, asked), model, f"iteration_{i}/search/{name}", counts))
+            contents[known] = content_of(examples_from(pool, job.changed(config)))
+        model = name_of(target, contents[known], i, config, settings["seed"])
+        plans.append(Plan(settings, key_of(model, dev_key), model, f"iteration_{i}/search/{name}", counts))
     return plans
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _Outcomes:
+    """By trial: its result, or its error, or the trial that does the same."""
+
     plans: list[Plan]
-    """All, in their order."""
-    results: dict[str, Found]
+    results: dict[str, TrialResult]
     errors: dict[str, str]
     same: dict[str, str]
-    """Trials that would do what another does: the pool has fewer samples than both would take, say."""
+    """As when the pool has fewer samples than both would take."""
 
     @property
     def best(self) -> str | None:
@@ -141,135 +142,137 @@ class _Tried:
         return best([plan for plan in self.plans if plan.name not in self.same], self.results)
 
 
-def _tried(stage: Stage, i: int, plans: list[Plan], target: Model, job: Job, executor: Executor) -> _Tried:
-    """Every trial tried, but for those that an earlier start did and those that would do what another does."""
+def _outcomes(stage: Stage, i: int, plans: list[Plan], target: Model, job: Job, executor: Executor) -> _Outcomes:
+    """Run every trial, except those that an earlier start ended and those that would do the same as another."""
     run, first = stage.run, {plan.key: plan.name for plan in reversed(plans)}
-    tried = _Tried(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
+    outcomes = _Outcomes(plans, {}, {}, {plan.name: first[plan.key] for plan in plans if first[plan.key] != plan.name})
     for line in _shortages(plans, job.config):
         stage.progress.report(line)
     todo = []
     for plan in plans:
-        if plan.name in tried.same:
+        if plan.name in outcomes.same:
             continue
         if not sum(plan.samples.values()):
-            tried.errors[plan.name] = "there is no sample to learn from in its pool of replies"
-        elif before := found(run, i, plan):
-            tried.results[plan.name] = before
+            outcomes.errors[plan.name] = "there is no sample to learn from in its pool of replies"
+        elif before := result_of(run, i, plan):
+            outcomes.results[plan.name] = before
         else:
             todo.append(plan)
     assert job.config.search is not None
-    _try(stage, i, tried, todo, todo if job.config.search.keep_weights else [], target, job, executor)
-    _refuse_nothing(stage, tried)
-    return tried
+    _run(stage, i, outcomes, todo, todo if job.config.search.keep_weights else [], target, job, executor)
+    _refuse_nothing(stage, outcomes)
+    return outcomes
 
 
-def _train_again(stage: Stage, i: int, tried: _Tried, name: str, target: Model, job: Job, executor: Executor) -> None:
-    """Make the model of a trial whose result is known. Raises StageError when no trial is left."""
-    again = [plan for plan in tried.plans if plan.name == name]
-    forget(stage.run, i, again[0])  # Else it would go on beating others, should it fail this time.
-    _try(stage, i, tried, again, again, target, job, executor)
-    if name in tried.results and not has_model(stage.run, tried.results[name]):
-        del tried.results[name]
-        tried.errors[name] = "its model is not where it was written"
-    _refuse_nothing(stage, tried)
+def _train_again(
+    stage: Stage, i: int, outcomes: _Outcomes, name: str, target: Model, job: Job, executor: Executor
+) -> None:
+    """Train a trial whose result is known but whose model is missing. Raises StageError when no trial is left."""
+    again = [plan for plan in outcomes.plans if plan.name == name]
+    remove_results(stage.run, i, again[0])  # Else it would still beat the others if it fails this time.
+    _run(stage, i, outcomes, again, again, target, job, executor)
+    if name in outcomes.results and not has_model(stage.run, outcomes.results[name]):
+        del outcomes.results[name]
+        outcomes.errors[name] = "its model is not where it was written"
+    _refuse_nothing(stage, outcomes)
 
 
-def _refuse_nothing(stage: Stage, tried: _Tried) -> None:
-    if not tried.results:
-        name, why = next(iter(tried.errors.items()))
+def _refuse_nothing(stage: Stage, outcomes: _Outcomes) -> None:
+    if not outcomes.results:
+        name, why = next(iter(outcomes.errors.items()))
         raise StageError(
-            f"{stage.folder}: all {len(tried.errors)} trials failed; {name}: {why} Replies and answers are kept; mend "
-            "the cause and start the same command again."
+            f"{stage.folder}: all {len(outcomes.errors)} trials failed; {name}: {why} Replies and answers are kept; "
+            "fix the cause and start the same command again."
         )
 
 
-def _try(
-    stage: Stage, i: int, tried: _Tried, todo: list[Plan], needed: list[Plan],
+def _run(
+    stage: Stage, i: int, outcomes: _Outcomes, todo: list[Plan], needed: list[Plan],
     target: Model, job: Job, executor: Executor,
 ) -> None:  # fmt: skip
-    """Try these, and note what came of each. The needed ones must have a model afterwards."""
+    """Run these trials and record their outcomes. Those needed must have a model afterwards."""
     if not todo:
         return
     run, must = stage.run, frozenset(plan.name for plan in needed)
     reuse = tuple(other.store.where for other in run.reuse)
-    trial = Trial(run.store.where, run.start, i, target, job, {p.name: p for p in tried.plans}, reuse, must)
+    trial = Trial(run.store.where, run.start, i, target, job, {p.name: p for p in outcomes.plans}, reuse, must)
     with stage.progress.track(f"{stage.folder}: trials", len(todo)) as tracker:
 
-        def heard(settings: Row, result: Row) -> None:
+        def on_result(settings: Row, result: Row) -> None:
             dev = result.get("mean")
-            words = f"failed: {result.get('error')}" if dev is None else f"{100 * dev:.1f}% on dev"
-            stage.progress.report(f"  {settings['name']}: {words}")
+            text = f"failed: {result.get('error')}" if dev is None else f"{100 * dev:.1f}% on dev"
+            stage.progress.report(f"  {settings['name']}: {text}")
             tracker.advance()
 
-        ended = executor.search(trial, [plan.settings for plan in todo], stage.path("tune"), heard)
+        ended = executor.search(trial, [plan.settings for plan in todo], stage.path("tune"), on_result)
     for plan, result in zip(todo, ended, strict=True):
-        tried.results.pop(plan.name, None)
-        made = None if result.get("error") else found(run, i, plan)
-        if made:
-            tried.results[plan.name] = made
+        outcomes.results.pop(plan.name, None)
+        written = None if result.get("error") else result_of(run, i, plan)
+        if written:
+            outcomes.results[plan.name] = written
         else:
-            tried.errors[plan.name] = str(result.get("error", "it left no result"))
+            outcomes.errors[plan.name] = str(result.get("error", "it wrote no result"))
 
 
 def _shortages(plans: list[Plan], config: Config) -> Iterable[str]:
-    """Sizes that a pool cannot give, each said once."""
-    said: dict[tuple[str, str], tuple[int, int]] = {}
+    """A line for each size that a pool is too small for."""
+    short: dict[tuple[str, str], tuple[int, int]] = {}
     for plan in plans:
         wanted = with_settings(config, plan.settings).curate
         for dataset, there in plan.samples.items():
             if there < wanted.most(dataset):
-                asked = max(wanted.most(dataset), said.get((plan.pool, dataset), (0, 0))[0])
-                said[plan.pool, dataset] = asked, there
-    for (pool, dataset), (asked, there) in said.items():
+                asked = max(wanted.most(dataset), short.get((plan.pool, dataset), (0, 0))[0])
+                short[plan.pool, dataset] = asked, there
+    for (pool, dataset), (asked, there) in short.items():
         yield (
-            f"  {pool.rpartition('/')[2]} has {there} samples of {dataset}, not {asked}: trials that want more learn "
-            "from these"
+            f"  {pool.rpartition('/')[2]} has {there} samples of {dataset}, not {asked}: trials that ask for more use "
+            "these"
         )
 
 
-def _rows(stage: Stage, attempts: Attempts, config: Config, tried: _Tried) -> list[Row]:
-    """What trials.csv says: a row a trial, the untouched target first.
+def _rows(stage: Stage, attempts: Attempts, config: Config, outcomes: _Outcomes) -> list[Row]:
+    """The rows of trials.csv, one per trial, the untouched target first.
 
-    The gains' intervals hold for all trials together (Bonferroni): the best of many is picked, and looks better than
-    it is.
+    The gains' intervals hold for all trials together (Bonferroni), since the best of many looks better than it is.
     """
-    names, together = metric_benchmarks(config), 1 - (1 - CONFIDENCE) / max(len(tried.results), 1)
+    names, together = metric_benchmarks(config), 1 - (1 - CONFIDENCE) / max(len(outcomes.results), 1)
     before = {name: _right(attempts.of(name, "dev")) for name in names}
 
     def row(settings: Row, scores: Mapping[str, Row], gain: Interval) -> Row:
         dev = mean_over([score(scores[f"{n}.dev"]["right"], scores[f"{n}.dev"]["n"], CONFIDENCE) for n in names])
-        said = {"dev": dev.value, "dev_low": dev.low, "dev_high": dev.high}
-        return {**settings, **said, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+        scored = {"dev": dev.value, "dev_low": dev.low, "dev_high": dev.high}
+        return {**settings, **scored, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
 
     rows = [row({"name": UNTOUCHED}, attempts.scores(), Interval(0.0, 0.0, 0.0))]
-    for plan in tried.plans:
+    for plan in outcomes.plans:
         settings = {**plan.settings, "samples": sum(plan.samples.values())}
-        if plan.name in tried.same:
-            rows.append({**settings, "same_as": tried.same[plan.name]})
-        elif plan.name in tried.errors:
-            rows.append({**settings, "error": tried.errors[plan.name]})
+        if plan.name in outcomes.same:
+            rows.append({**settings, "same_as": outcomes.same[plan.name]})
+        elif plan.name in outcomes.errors:
+            rows.append({**settings, "error": outcomes.errors[plan.name]})
         else:
-            trial = tried.results[plan.name]
-            sat = Attempts(Stage(stage.run, f"{trial.folder}/evaluate"), "", "")
-            after = {name: _right(sat.of(name, "dev")) for name in names}
+            trial = outcomes.results[plan.name]
+            answers = Attempts(Stage(stage.run, f"{trial.folder}/evaluate"), "", "")
+            after = {name: _right(answers.of(name, "dev")) for name in names}
             gains = [paired(before[name], after[name], together) for name in names]
-            made = {key: trial.result[key] for key in ("loss", "seconds", "gpu_seconds")}
+            training = {key: trial.result[key] for key in ("loss", "seconds", "gpu_seconds")}
             changed = {"gained": _changed(before, after), "lost": _changed(after, before)}
-            rows.append(row(settings, trial.result["dev"], mean_over(gains)) | changed | made)
+            rows.append(row(settings, trial.result["dev"], mean_over(gains)) | changed | training)
     return rows
 
 
 def _changed(before: Mapping[str, Mapping[str, bool]], after: Mapping[str, Mapping[str, bool]]) -> int:
-    """Problems that were not right before and are after."""
+    """How many problems were wrong before and are right after."""
     return sum(right and not before[name].get(key, True) for name in after for key, right in after[name].items())
 
 
-def _won(rows: list[Row], tried: _Tried) -> str:
-    """The best trial where it beats the target beyond noise: by its interval, and by McNemar's exact test as well,
-    since an interval from a handful of changed answers is narrower than it should be."""
-    leader = next(row for row in rows if row["name"] == tried.best)
+def _choose(rows: list[Row], outcomes: _Outcomes) -> str:
+    """The best trial if it beats the target beyond noise: by its interval and by McNemar's exact test, since an
+    interval from a few changed answers is too narrow.
+    """
+    leader = next(row for row in rows if row["name"] == outcomes.best)
     chance = sign_test(leader["gained"], leader["lost"])
-    beyond = leader["gain_low"] > 0 and chance <= (1 - CONFIDENCE) / len(tried.results)
+    beyond = leader["gain_low"] > 0 and chance <= (1 - CONFIDENCE) / len(outcomes.results)
     return str(leader["name"]) if beyond else UNTOUCHED
 
 
@@ -277,17 +280,17 @@ def _right(attempts: Iterable[Attempt]) -> dict[str, bool]:
     return {attempt.id: attempt.right for attempt in attempts}
 
 
-def _said(rows: list[Row], won: str, tested: str | None) -> str:
-    told = next(row for row in rows if row["name"] == tested)
-    gain = f"{100 * told['gain']:+.1f} points on dev, {100 * told['gain_low']:+.1f} to {100 * told['gain_high']:+.1f}"
-    if won == UNTOUCHED:
-        return f"  no trial beats the untouched target beyond noise (best: {told['name']}, {gain}); it stays"
-    return f"  {won} wins: {gain}"
+def _summary(rows: list[Row], winner: str, tested: str | None) -> str:
+    row = next(row for row in rows if row["name"] == tested)
+    gain = f"{100 * row['gain']:+.1f} points on dev, {100 * row['gain_low']:+.1f} to {100 * row['gain_high']:+.1f}"
+    if winner == UNTOUCHED:
+        return f"  no trial beats the target beyond noise (best: {row['name']}, {gain}); it stays the target"
+    return f"  {winner} wins: {gain}"
 
 
 def _csv(rows: list[Row]) -> bytes:
     text = io.StringIO()
-    # From the last on: the untouched target has no settings, and they come first.
+    # From the last row on, so that the settings come first: the untouched target has none.
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in reversed(rows) for key in row)), restval="")
     writer.writeheader()
     writer.writerows(rows)

@@ -1,9 +1,9 @@
-"""One trial of a search: it trains on a prefix of a pool and sits the dev splits.  settings -> result
+"""One trial of a search: trains on a prefix of a pool and is evaluated on the dev splits.  settings -> result
 
     search/trial_3/start_1/   train/   evaluate/   result.json, written last: the trial is not run again
 
-Every start of the run that tries it has a folder of its own, so that a trial whose driver was killed, and which may
-live on for a while, never writes where its successor does. That one takes over what is whole: answers, a model, states.
+Each start of the run has a folder of its own, so that a trial whose driver was killed, but which still runs for a
+while, never writes where its successor does. The successor reuses what is complete: answers, model, checkpoints.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lai_ray.storage.run import Run, Stage
 from lai_ray.training import checkpoints
 
 UNTOUCHED = "trial_0"
-"""The target as it is, which every trial is held against."""
+"""The target itself, with which every trial is compared."""
 RESULT = "result.json"
 MODEL = "train/checkpoint"
 
@@ -41,28 +41,28 @@ class Plan:
     """What one trial does."""
 
     settings: dict[str, Any]
-    """`name`, then where it stands in the grid."""
+    """`name`, then its values in the grid."""
     key: str
-    """Hash of what decides its result: the model that it makes, and what that is asked on dev and how it is graded."""
+    """Hash of what decides its result: the model it trains, the dev questions and their grading."""
     model: str
-    """The identity of the model that it makes, known beforehand."""
+    """The identity of the model it trains, known in advance."""
     pool: str
-    """The folder of the pool that it learns from."""
+    """The folder of its pool."""
     samples: dict[str, int]
-    """What it learns from, by dataset: never more than the pool has."""
+    """How many samples it learns from, by dataset: at most what the pool has."""
 
     @property
     def name(self) -> str:
-        """ "trial_3"."""
+        """As "trial_3"."""
         return str(self.settings["name"])
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a trial came to."""
+class TrialResult:
+    """The result of an ended trial."""
 
     folder: str
-    """Below the run's, as everything here: a run may be moved."""
+    """Relative to the run's folder, as everything here: a run may be moved."""
     result: dict[str, Any]
 
     @property
@@ -73,23 +73,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Trial:
-    """Every trial of one search. Picklable: called with one's settings in the process where Ray Tune runs it."""
+    """The trials of one search. Picklable: called with the settings of one in the process where Ray Tune runs it."""
 
     where: str
     """The run's folder."""
     start: int
-    """Which start of the run this is."""
+    """The number of this start of the run."""
     iteration: int
     target: Model
     job: Job
     plans: Mapping[str, Plan]
     reuse: tuple[str, ...]
-    """The runs that are taken over from."""
+    """The folders of the runs whose results are reused."""
     needed: frozenset[str]
-    """The trials that must have a model at their end. Any other need not be trained where its dev answers are known."""
+    """Trials that must end with a model. Others are not trained where their dev answers are known."""
 
     def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
-        """Dev scores and the new target of one trial. It never calls the instructor, and reads no test."""
+        """Train and evaluate one trial. It never calls the instructor and reads no test."""
         began, plan = time.monotonic(), self.plans[settings["name"]]
         run = Run(self.where, fence=Fence(self.where, self.start) if self.start else None)
         run.reuse = [Run.read(where) for where in self.reuse]
@@ -97,36 +97,36 @@ class Trial:
         job = self.job.changed(with_settings(self.job.config, settings))
         pool = Stage(run, f"{plan.pool}/curate")
         samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
-        training, sitting = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
-        made, parts = Model(training.path("checkpoint"), plan.model), dev_parts(self.job)
+        training, evaluating = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
+        model, parts = Model(training.path("checkpoint"), plan.model), dev_parts(self.job)
         run.check_fence()
-        if plan.name in self.needed or not answered(sitting, parts, made, job):
-            self._take_over_states(run, plan)
+        if plan.name in self.needed or not answered(evaluating, parts, model, job):
+            self._take_over_checkpoints(run, plan)
             if not training.store.exists("checkpoint/lineage.json"):
                 training.store.remove(["done.json"])  # The model was removed since.
-            made = train(training, samples, self.target, self.iteration, job, executor, seed=settings["seed"])
-        attempts = evaluate(sitting, parts, made, job, executor)
+            model = train(training, samples, self.target, self.iteration, job, executor, seed=settings["seed"])
+        attempts = evaluate(evaluating, parts, model, job, executor)
         scores = attempts.scores()
         result = {
-            "identity": made.identity,
+            "identity": model.identity,
             "dev": {name: {"right": part["right"], "n": part["n"]} for name, part in scores.items()},
             "mean": statistics.fmean(part["right"] / part["n"] for part in scores.values()),
             "loss": training.facts().get("loss"),
             "seconds": round(time.monotonic() - began, 1),
-            "gpu_seconds": _gpu_seconds(job.config, training, sitting),
+            "gpu_seconds": _gpu_seconds(job.config, training, evaluating),
         }
         Stage(run, folder).store.put_json(RESULT, {"key": plan.key, "settings": settings, "result": result})
         if (search := job.config.search) and not search.keep_weights:
             remove_beaten(run, self.iteration, list(self.plans.values()))
         return result
 
-    def _take_over_states(self, run: Run, plan: Plan) -> None:
-        """Go on from what an earlier start of this trial kept."""
-        if run.store.local:  # States are kept on disks alone.
+    def _take_over_checkpoints(self, run: Run, plan: Plan) -> None:
+        """Resume from the checkpoints of an earlier start of this trial."""
+        if run.store.local:  # An object store holds none.
             out, *before = (
                 str(run.store.local / self._attempt(plan, start) / MODEL) for start in range(self.start, 0, -1)
             )
-            for earlier in before:  # The newest is there first, and stays.
+            for earlier in before:  # The newest first: it is not overwritten.
                 checkpoints.take_over(out, earlier)
 
     def _attempt(self, plan: Plan, start: int) -> str:
@@ -134,7 +134,7 @@ class Trial:
 
 
 def dev_parts(job: Job) -> list[Part]:
-    """The dev splits that candidates are compared on: cut from training data, so that no test has a say."""
+    """The dev splits on which trials are compared: cut from training data, so that no test is used."""
     return [part(job, name, "dev") for name in metric_benchmarks(job.config)]
 
 
@@ -144,56 +144,53 @@ def metric_benchmarks(config: Config) -> list[str]:
     return config.evaluate.learn_from if config.search.metric == "dev" else [config.search.metric]
 
 
-def forget(run: Run, iteration: int, plan: Plan) -> None:
-    """What the trial came to is to be found out again."""
-    run.store.remove(_results(run, iteration, plan))
+def remove_results(run: Run, iteration: int, plan: Plan) -> None:
+    """Remove the trial's results, so that it is run again."""
+    run.store.remove(_result_files(run, iteration, plan))
 
 
-def _results(run: Run, iteration: int, plan: Plan) -> list[str]:
-    """What its attempts have written, whatever they did."""
+def _result_files(run: Run, iteration: int, plan: Plan) -> list[str]:
     return [name for name in run.store.names(f"{_search(iteration)}/{plan.name}") if name.endswith(f"/{RESULT}")]
 
 
-def found(run: Run, iteration: int, plan: Plan) -> Found | None:
-    """What the trial came to, in this start or an earlier one; None where it has not ended."""
-    names = _results(run, iteration, plan)
+def result_of(run: Run, iteration: int, plan: Plan) -> TrialResult | None:
+    """The trial's result, from this start or an earlier one; None where it has not ended."""
+    names = _result_files(run, iteration, plan)
     for name in sorted(names, key=lambda name: int(name.split("/")[-2].removeprefix("start_")), reverse=True):
         written = run.store.get_json(name)
         if written["key"] == plan.key:
-            return Found(name.removesuffix(f"/{RESULT}"), written["result"])
+            return TrialResult(name.removesuffix(f"/{RESULT}"), written["result"])
     return None
 
 
-def model_of(run: Run, trial: Found) -> Model:
+def model_of(run: Run, trial: TrialResult) -> Model:
     """The trial's model, wherever the run is now."""
     return Model(Stage(run, trial.folder).path(MODEL), trial.result["identity"])
 
 
-def has_model(run: Run, trial: Found) -> bool:
-    """Whether its weights are still there."""
+def has_model(run: Run, trial: TrialResult) -> bool:
+    """Whether its weights still exist."""
     return run.store.exists(f"{trial.folder}/{MODEL}/lineage.json")
 
 
-def best(plans: Iterable[Plan], results: Mapping[str, Found]) -> str | None:
-    """The name of the best seed of the best combination, by its mean over seeds; the first of equals.
+def best(plans: Iterable[Plan], results: Mapping[str, TrialResult]) -> str | None:
+    """The name of the best seed of the combination with the best mean over seeds; the first of equals.
 
-    Combinations of which a seed has no result come last.
+    Combinations with a seed that has no result come last.
     """
     ranked = _ranked(plans, results)
     return ranked[0] if ranked else None
 
 
 def remove_beaten(run: Run, iteration: int, plans: Sequence[Plan]) -> None:
-    """Remove the weights of trials that another is better than, while the search goes on: none of them can win."""
-    results = {plan.name: one for plan in plans if (one := found(run, iteration, plan))}
-    kept = _unbeaten(plans, results)
-    for name, trial in results.items():
-        if name not in kept:
-            _remove_model(run, trial.folder)
+    """Remove, during the search, the weights of trials that can no longer win."""
+    results = {plan.name: one for plan in plans if (one := result_of(run, iteration, plan))}
+    for name in results.keys() - _unbeaten(plans, results):
+        _remove_model(run, results[name].folder)
 
 
-def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
-    """The search is over: remove all weights and states but the winner's, of failed and unfinished attempts too."""
+def keep_only(run: Run, iteration: int, winner: TrialResult | None) -> None:
+    """Remove, after the search, all weights and checkpoints but the winner's, also of failed and unfinished trials."""
     parts = [name.partition("/train/") for name in run.store.names(_search(iteration))]
     holding = {folder for folder, _, inside in parts if inside.startswith(("checkpoint/", ".checkpoint"))}
     for folder in sorted(holding - ({winner.folder} if winner else set())):
@@ -201,28 +198,28 @@ def keep_only(run: Run, iteration: int, winner: Found | None) -> None:
 
 
 def _remove_model(run: Run, folder: str) -> None:
-    """An attempt's model, and what stands beside it: states, half-written ones."""
+    """A trial's model, its checkpoints, and what was half written."""
     run.check_fence()
-    place = Stage(run, folder).path(MODEL)
-    model_folders.remove(place)
+    model = Stage(run, folder).path(MODEL)
+    model_folders.remove(model)
     if run.store.local:
-        for beside in Path(place).parent.glob(f".{Path(place).name}.*"):
+        for beside in Path(model).parent.glob(f".{Path(model).name}.*"):
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _unbeaten(plans: Sequence[Plan], results: Mapping[str, Found]) -> set[str | None]:
-    """The best of the combinations that are whole, and the best seed so far of each that is not."""
-    whole: list[Plan] = []
+def _unbeaten(plans: Sequence[Plan], results: Mapping[str, TrialResult]) -> set[str | None]:
+    """The best of the combinations that are complete, and the best seed so far of each that is not."""
+    complete: list[Plan] = []
     kept: set[str | None] = set()
     for group in _groups(plans).values():
         if all(plan.name in results for plan in group):
-            whole += group
+            complete += group
         else:
             kept.add(best(group, results))
-    return {*kept, best(whole, results)}
+    return {*kept, best(complete, results)}
 
 
-def _ranked(plans: Iterable[Plan], results: Mapping[str, Found]) -> list[str]:
+def _ranked(plans: Iterable[Plan], results: Mapping[str, TrialResult]) -> list[str]:
     order: list[tuple[bool, float, float, int, str]] = []
     for group in _groups(plans).values():
         ended = [(results[plan.name].dev, plan.name) for plan in group if plan.name in results]
@@ -233,7 +230,7 @@ def _ranked(plans: Iterable[Plan], results: Mapping[str, Found]) -> list[str]:
 
 
 def _groups(plans: Iterable[Plan]) -> dict[str, list[Plan]]:
-    """By combination: the trials of one differ in their seeds alone."""
+    """By combination: its trials differ only in their seeds."""
     groups: dict[str, list[Plan]] = {}
     for plan in plans:
         groups.setdefault(combination_of(plan.settings), []).append(plan)
@@ -244,10 +241,10 @@ def _search(iteration: int) -> str:
     return f"iteration_{iteration}/search"
 
 
-def _gpu_seconds(config: Config, training: Stage, sitting: Stage) -> float:
-    """GPUs held, times how long: by the workers, then by the engines."""
+def _gpu_seconds(config: Config, training: Stage, evaluating: Stage) -> float:
+    """GPUs held times seconds, by the workers and by the engines."""
     cluster = config.cluster
     workers = cluster.train_workers * cluster.gpus_per_worker
     engines = cluster.target_replicas * cluster.gpus_per_replica * config.target.tensor_parallel
-    seconds = [float(stage.facts().get("seconds", 0)) for stage in (training, sitting)]
+    seconds = [float(stage.facts().get("seconds", 0)) for stage in (training, evaluating)]
     return round(seconds[0] * workers + seconds[1] * engines, 1)

@@ -1,4 +1,4 @@
-"""A search over the improve step: what it asks, what it keeps, how it chooses, and how it goes on."""
+"""A search over the improve step: its requests, its choice of a winner, what it keeps, and how it resumes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Made = Callable[[TrainJob], int]
 
 
 class Classroom(LocalExecutor):
-    """Trains to the skill that a function of the training says."""
+    """Trains to the skill that a function of the training returns."""
 
     def __init__(self, made: Made, **how: Any) -> None:
         super().__init__(**how)
@@ -61,7 +61,7 @@ DATA: dict[str, str] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_problems(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The built-in word problems as somebody's own data, and few of them: a search reads them over and over."""
+    """A few of the built-in word problems as a user's own data: a search reads them many times."""
     folder, built_in = tmp_path_factory.mktemp("own"), plugins.load("benchmarks", "word_problems")
     train, test = built_in.load("train"), built_in.load("test")
     for name, rows in (("train", islice(train, TRAIN)), ("dev", islice(train, DEV)), ("test", islice(test, TEST))):
@@ -72,7 +72,7 @@ def _few_problems(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def searching(tmp_path: Path, **changes: Any) -> Any:
     table = {"evaluate": {"learn_from": ["own"], "report_on": ["own"]}, "search__learning_rate": RATES}
-    table["curate__keep_clear_of"] = ["own"]  # The built-in tests are many, and are not what is looked at here.
+    table["curate__keep_clear_of"] = ["own"]  # The built-in tests are many and not tested here.
     return job(tmp_path, **{"benchmark": [{"name": "own", "kind": "number", **DATA}], **table, **changes})
 
 
@@ -119,20 +119,20 @@ def test_when_nothing_beats_the_target_it_stays_and_no_weights_do(tmp_path):
     assert "it stays" in table.note and "Dev is flat for 4" in table.note
 
 
-def test_the_report_says_what_was_seen_of_a_search_that_fell(tmp_path):
+def test_the_report_explains_a_search_without_gains(tmp_path):
     stage = searched(tmp_path, Classroom(lambda job: 20 if job.learning_rate == 1e-5 else 2))
     [found] = report.searches(stage.run)
-    said = " ".join(report.reasons(found))
-    assert "Dev is falling" in said and "The lowest learning rate (1e-05) does best" in said
+    reasons = " ".join(report.reasons(found))
+    assert "Dev is falling" in reasons and "The lowest learning rate (1e-05) does best" in reasons
     assert report.plot(stage.run) == ["iteration_0/search/trials.png"]
     assert stage.store.get("trials.png").startswith(b"\x89PNG")
 
 
-def test_more_samples_and_failing_checks_are_named(tmp_path):
+def test_the_report_mentions_more_samples_and_failing_checks(tmp_path):
     sizes = {"search__samples_per_dataset": [5, 25], "search__learning_rate": [1e-5]}
     stage = searched(tmp_path / "a", Classroom(lambda job: len(job.examples)), **sizes)
-    said = " ".join(report.reasons(next(report.searches(stage.run))))
-    assert "Every larger training set did better" in said
+    reasons = " ".join(report.reasons(next(report.searches(stage.run))))
+    assert "Every larger training set did better" in reasons
 
     def mostly_wrong(request: Any) -> str:
         text = LocalExecutor().reply(request)
@@ -197,7 +197,7 @@ def test_another_runs_search_is_taken_over_and_only_the_winner_may_be_trained(tm
     assert weights(outcome.run.stage(0, "search")) == ["trial_2"]
 
 
-def test_other_dev_questions_are_sat_and_compared_anew(tmp_path):
+def test_other_dev_questions_are_answered_and_compared_again(tmp_path):
     searched(tmp_path)
     lines = Path(DATA["dev"]).read_text().splitlines()
     (tmp_path / "dev.jsonl").write_text("\n".join(lines[:50]))
@@ -255,7 +255,7 @@ def test_when_every_trial_fails_so_does_the_search_and_a_second_start_tries_agai
     def made(job: TrainJob) -> int:
         raise StageError("no room on the disk.")
 
-    with pytest.raises(StageError, match=r"all 4 trials failed; trial_1: no room on the disk\."):
+    with pytest.raises(StageError, match=r"iteration_0/search: .* 4 .*trial_1: no room on the disk\."):
         searched(tmp_path, Classroom(made))
     executor = Classroom(by_rate)
     assert searched(tmp_path, executor).facts()["winner"] == "trial_2"
@@ -279,7 +279,7 @@ def test_killed_between_trials_the_rest_are_tried_with_the_settings_they_would_h
 
 
 def test_a_second_attempt_has_a_folder_of_its_own_and_takes_over_what_is_whole(tmp_path):
-    # Dies while the second trial sits dev.
+    # Killed while the second trial is evaluated on dev.
     die = Classroom(by_rate, die_after={"generate": TRAIN + TEST + DEV + DEV + 5})
     with pytest.raises(Crash):
         searched(tmp_path / "cut", die)
@@ -323,7 +323,7 @@ def test_a_finished_search_whose_winner_was_removed_makes_it_again(tmp_path):
     assert [j.learning_rate for j in executor.jobs] == [2e-5]
 
 
-def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over(tmp_path):
+def test_a_trial_of_a_killed_driver_writes_nothing_once_another_driver_runs(tmp_path):
     config = searching(tmp_path)
     run.run_job(config, until="0/evaluate", executor=LocalExecutor())
     where = config.run_folder
@@ -339,7 +339,7 @@ def test_an_orphan_of_a_killed_driver_writes_nothing_once_another_has_taken_over
     orphan, trials = caught[0]
     Driver(where).close()
     before = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
-    with pytest.raises(StageError, match="a newer driver has taken over"):
+    with pytest.raises(StageError, match="driver"):
         orphan(trials[0], Classroom(by_rate))
     after = sorted(path for path in Path(where).rglob("*") if path.is_file() and "driver" not in str(path))
     assert after == before
@@ -388,7 +388,7 @@ def _some_request(tmp_path: Path) -> Any:
 @pytest.mark.parametrize("until", ["diagnose", "0/instruct", "train"])
 def test_a_part_of_a_search_is_no_place_to_stop(tmp_path, until):
     executor = Classroom(by_rate)
-    with pytest.raises(ConfigError, match=f"--until {until}: in a job with .search. that is a part of it"):
+    with pytest.raises(ConfigError, match=f"--until {until}: .*search"):
         run.run_job(searching(tmp_path), until=until, executor=executor)
     assert not executor.asked
 
@@ -413,11 +413,11 @@ def test_a_pool_without_a_sample_leaves_the_search_to_the_others(tmp_path):
     assert rows(stage)["trial_1"]["error"] == "there is no sample to learn from in its pool of replies"
     assert stage.facts()["winner"] == "trial_2"
     executor = Classroom(by_rate, reply=lambda request: "Nothing comes to mind.")
-    with pytest.raises(StageError, match="no usable sample"):
+    with pytest.raises(StageError, match=r"replies\.jsonl"):
         searched(tmp_path / "none", executor, search__grid=grid, search__learning_rate=[2e-5])
 
 
-def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(tmp_path):
+def test_too_few_problems_for_a_dev_split_are_refused_before_anything_is_asked(tmp_path):
     few = {"name": "few", "kind": "number", "train": str(tmp_path / "few.jsonl")}
     (tmp_path / "few.jsonl").write_text("\n".join(Path(DATA["train"]).read_text().splitlines()[:4]))
     table = {"benchmark": [few], "evaluate": {"learn_from": ["few"], "report_on": []}, "curate__keep_clear_of": []}
@@ -425,7 +425,7 @@ def test_too_few_problems_to_lend_any_for_dev_are_said_before_anything_is_asked(
         check_names(searching(tmp_path, **table))
 
 
-def test_sizes_that_the_pool_cannot_give_are_said_and_not_trained_twice(tmp_path, capsys):
+def test_sizes_larger_than_the_pool_are_reported_and_not_trained_twice(tmp_path, capsys):
     one_reply = LocalExecutor().reply(_some_request(tmp_path / "other"))
     executor = Classroom(lambda job: 60, reply=lambda request: one_reply)
     sizes = [1, 400, 500]
@@ -449,7 +449,7 @@ def test_a_size_may_have_a_number_for_each_dataset(tmp_path):
     assert most([2, 3], ["a", "b"]) == 3
 
 
-@pytest.mark.parametrize(("changes", "said"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"search__learning_rate": []}, "search.learning_rate is an empty list"),
     ({"search__neighbours": []}, "search.neighbours is an empty list"),
     ({"search__seeds": []}, "search.seeds is an empty list"),
@@ -463,8 +463,8 @@ def test_a_size_may_have_a_number_for_each_dataset(tmp_path):
     ({"search__learning_rate": [0]}, "learning_rate.0: input should be greater than 0"),
     ({"search__max_concurrent": 0}, "search.max_concurrent"),
 ])  # fmt: skip
-def test_a_list_that_means_nothing_is_refused(tmp_path, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_list_that_means_nothing_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
         searching(tmp_path, **changes)
 
 
@@ -486,7 +486,7 @@ def test_no_trial_is_asked_a_test_and_without_tests_the_same_one_wins(tmp_path):
     assert {n: r.get("dev") for n, r in rows(without).items()} == {n: r.get("dev") for n, r in rows(with_tests).items()}
 
 
-def test_how_many_go_on_at_once_may_change_between_two_starts(tmp_path):
+def test_the_number_of_concurrent_trials_may_change_between_two_starts(tmp_path):
     with pytest.raises(Crash):
         searched(tmp_path, Classroom(by_rate, die_after={"train": 1}), search__max_concurrent=1)
     stage = searched(tmp_path, search__max_concurrent=4, search__keep_weights=True)
@@ -535,20 +535,20 @@ LARGE, SMALL = {"CPU": 16, "GPU": 8}, {"CPU": 4, "GPU": 1}
     ([LARGE], [], 100, 4),
     ([LARGE], [Group("large", LARGE, 1)], 100, 8),
     ([LARGE], [Group("large", LARGE, 1)], None, 4),
-    ([SMALL], None, None, 1),  # Nobody tells what may be added: the job's own number counts, if it names one.
+    ([SMALL], None, None, 1),  # Unknown what may be added: the job's own number counts, if it has one.
     ([SMALL], None, 5, 5),
-    ([SMALL], [], None, 1),  # Too small for one: its stage says so.
+    ([SMALL], [], None, 1),  # Too small for one: its stage raises.
     ([SMALL] * 5, [], None, 2),
     ([{"CPU": 3, "GPU": 64}], [], None, 1),
     ([LARGE] * 99, [], None, 9),
 ])  # fmt: skip
-def test_no_more_trials_go_on_than_the_nodes_hold(tmp_path, nodes, groups, wanted, at_once):
+def test_no_more_trials_run_at_once_than_the_nodes_hold(tmp_path, nodes, groups, wanted, at_once):
     changes = {"search__max_concurrent": wanted} if wanted else {}
     config = searching(tmp_path, cluster__train_workers=2, cluster__gpus_per_worker=1, **changes)
     assert at_most(config, nodes, groups, 9) == at_once
 
 
-def test_the_model_of_the_winner_is_made_again_where_somebody_removed_it(tmp_path):
+def test_the_model_of_the_winner_is_made_again_where_it_was_removed(tmp_path):
     with pytest.raises(Crash):
         searched(tmp_path, Classroom(by_rate, die_after={"train": 3}))
     for folder in (tmp_path / "small").glob("**/trial_2/**/checkpoint"):
