@@ -20,7 +20,7 @@ from lai_ray.stages.curation import evaluation_sets, rouge
 from lai_ray.stages.curation.contamination import INSIDE, OVERLAP, SAME, EvaluationSets, frame
 from lai_ray.stages.curation.duplicates import Kept, fingerprint
 from lai_ray.stages.curation.nearness import Nearness, distribution
-from lai_ray.stages.curation.rouge import References, code_of, coded, rouge_l, rouge_l_of_pairs
+from lai_ray.stages.curation.rouge import References, code_of, coded, rouge_l
 from lai_ray.stages.curation.words import normalised, options, words
 from lai_ray.stages.select import Part
 from lai_ray.storage.store import View
@@ -78,7 +78,7 @@ def test_rouge_l_equals_the_rouge_score_package():
     rng = random.Random(2)
     queries, references = texts(rng, 200), texts(rng, 200)
     code = code_of(references)
-    found = rouge_l_of_pairs([coded(t, code) for t in queries], [coded(t, code) for t in references])
+    found = rouge_l([coded(t, code) for t in queries], [coded(t, code) for t in references]).diagonal()
     for score, one, other in zip(found, queries, references, strict=True):
         assert score == pytest.approx(scorer._score_lcs(other, one).fmeasure, abs=1e-12)
 
@@ -213,14 +213,14 @@ def test_a_near_duplicate_is_dropped_only_with_a_threshold_and_the_nearest_is_na
         memory.add("second", problem(LONG.replace("Lyon", "Nice").replace("hotel", "inn")))
     near = problem(LONG.replace("Lyon", "Nice").replace("hotel", "inn").replace("market", "fair"))
     twin = kept.twin(near)
-    assert twin is not None and twin.id == "second" and 0.9 < twin.likeness < 1 and not twin.same
+    assert twin is not None and twin.id == "second" and 0.9 < twin.similarity < 1 and not twin.same
     assert lax.twin(near) is None
     assert kept.twin(problem("Something else altogether.")) is None
     same = lax.twin(problem(LONG.upper()))
     assert same is not None and same.id == "first" and same.same
 
 
-def test_a_likeness_of_exactly_the_threshold_counts():
+def test_a_similarity_of_exactly_the_threshold_counts():
     kept = Kept(threshold=0.75)
     kept.add("first", problem("one two three four"))
     assert kept.twin(problem("one two three five")) is not None

@@ -1,4 +1,4 @@
-"""When two questions count as the same, and which of the samples kept so far a new one repeats.  problem -> its twin"""
+"""Finds duplicates among the samples kept so far.  problem -> the sample it repeats"""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from lai_ray.stages.curation.rouge import MOST, UNKNOWN, coded
 from lai_ray.stages.curation.words import normalised, options, whole, words
 
 ROUNDING = 1e-9
-"""A likeness of exactly the threshold counts, however it was rounded."""
+"""So that a similarity of exactly the threshold counts, however it was rounded."""
 
 
 def fingerprint(problem: Problem) -> bytes:
-    """Eight bytes that two problems share when they ask the same: question and, where there are any, options."""
+    """Eight bytes that two problems share when they ask the same: the question and any options."""
     return fingerprint_of(problem.question, *options(problem))
 
 
 def fingerprint_of(*texts: str) -> bytes:
-    """The same of bare texts."""
+    """The same for plain texts."""
     text = "\n".join(map(normalised, texts))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 @dataclass(frozen=True)
 class Twin:
-    """The earlier sample that a new one repeats, and how alike they are (ROUGE-L F1; 1 for the same question)."""
+    """The earlier sample that a new one repeats, and their similarity (ROUGE-L F1; 1 for the same question)."""
 
     id: str
-    likeness: float
+    similarity: float
     same: bool = False
 
 
 @dataclass
 class Kept:
-    """The samples kept so far, in order. `threshold`: a ROUGE-L F1 from which on a sample repeats one; None for never.
+    """The samples kept so far, in order. threshold: the ROUGE-L F1 from which a sample is a near-duplicate, or None.
 
-    The texts are held only with a threshold, one character a word.
+    Texts are held only with a threshold, as one character per word.
     """
 
     threshold: float | None = None
@@ -51,15 +51,15 @@ class Kept:
     _texts: list[str] = field(default_factory=list)
 
     def copy(self) -> Kept:
-        """Another memory that begins with the same samples."""
+        """A copy to which further samples can be added."""
         return Kept(self.threshold, dict(self._marks), dict(self._code), list(self._ids), list(self._texts))
 
     def identity(self) -> str:
-        """Hash of what is remembered, for the key of a stage that depends on it."""
+        """Hash of the questions, for the key of a stage that depends on them."""
         return hashlib.blake2b(b"".join(sorted(self._marks)), digest_size=8).hexdigest()
 
     def add(self, sample_id: str, problem: Problem) -> None:
-        """Remember a kept sample. Raises DataError past 1,114,111 distinct words."""
+        """Add a kept sample. Raises DataError past 1,114,111 distinct words."""
         self._marks.setdefault(fingerprint(problem), sample_id)
         if self.threshold is None:
             return
@@ -73,7 +73,7 @@ class Kept:
         self._texts.append(coded(tokens, self._code))
 
     def twin(self, problem: Problem) -> Twin | None:
-        """The sample that asks the same, else (with a threshold) the most alike at or above it, the first of equals."""
+        """The sample with the same question, else (with a threshold) the most similar, the first of equals."""
         same = self._marks.get(fingerprint(problem))
         if same is not None:
             return Twin(same, 1.0, same=True)
@@ -83,7 +83,7 @@ class Kept:
         if not text.strip(UNKNOWN):
             return None
         # The normalised indel similarity, 1 - (m + n - 2 LCS) / (m + n), is the F1 of ROUGE-L.
-        found = process.extractOne(
+        match = process.extractOne(
             text, self._texts, scorer=Indel.normalized_similarity, score_cutoff=self.threshold - ROUNDING
         )
-        return None if found is None else Twin(self._ids[found[2]], float(found[1]))
+        return None if match is None else Twin(self._ids[match[2]], float(match[1]))

@@ -1,4 +1,4 @@
-"""The evaluation sets that nothing learned from may copy, and how near samples come to them.
+"""The evaluation sets that samples may not copy, and the samples' nearness to them.
 
 job -> evaluation sets; samples -> the paper's Table 5
 """
@@ -20,24 +20,21 @@ from lai_ray.stages.select import Part, part
 from lai_ray.storage.keys import key_of
 
 TOKENS = "words and numbers of the question, case and Unicode forms folded, no stemming"
-"""What ROUGE-L is computed on, for the report."""
+"""The tokens of ROUGE-L, for the report."""
 _made: dict[str, EvaluationSets] = {}
 
 
 def set_names(job: Job) -> list[str]:
-    """The benchmarks to keep clear of. "all": those of the job, and every other one whose questions are at hand.
+    """The benchmarks to keep clear of. "all": those of the job and its [data], and those made by code.
 
-    At hand without being named in the job or its [data] are only those made by code: no run downloads a benchmark in
-    order to keep clear of it.
+    No other, as no run downloads a benchmark only to keep clear of it.
     """
-    config = job.config
-    wanted = config.curate.keep_clear_of
+    config, wanted = job.config, job.config.curate.keep_clear_of
     if wanted == "none":
         return []
     if wanted != "all":
         return list(dict.fromkeys(wanted))
-    built_in = plugins.available("benchmarks")
-    by_code = [name for name in built_in if plugins.load("benchmarks", name).source is None]
+    by_code = [x for x in plugins.available("benchmarks") if plugins.load("benchmarks", x).source is None]
     return list(dict.fromkeys([*config.evaluate.report_on, *config.evaluate.learn_from, *config.data, *by_code]))
 
 
@@ -48,12 +45,12 @@ def not_checked(job: Job) -> list[str]:
 
 
 def evaluation_sets(job: Job) -> EvaluationSets:
-    """Every dev and test question to keep clear of; read once a process."""
+    """Every dev and test question to keep clear of; read once per process."""
     config, names = job.config, set_names(job)
     own = [settings.model_dump() for settings in config.benchmark]
     key = key_of(names, config.data, own, config.dev_wanted)
     if key not in _made:
-        _made.clear()  # one job a process, mostly
+        _made.clear()  # Mostly one job per process.
         _made[key] = sets_of([each for name in names for each in _evaluation_parts(job, name)])
     return _made[key]
 
@@ -65,10 +62,10 @@ def _evaluation_parts(job: Job, name: str) -> list[Part]:
 
 
 def sets_of(parts: list[Part]) -> EvaluationSets:
-    """Whole splits of benchmarks, with the frames of their prompts and the form in which options are written down."""
+    """Whole splits of benchmarks, with the frames of their prompts and the questions as shown with their options."""
     firsts = [(part.benchmark, problem) for part in parts for problem in islice(part, 1)]
     frames = [text for b, problem in firsts for text in frame([m["content"] for m in b.prompt(problem)], problem)]
-    # One that is for testing only has no brief for an instructor.
+    # A benchmark without a training split has no brief.
     frames += [part.benchmark.brief() for part in parts if "train" in part.benchmark.splits]
     shown = {part.name: map(part.benchmark.show, part) for part in parts if any(map(options, islice(part, 1)))}
     return EvaluationSets.of({part.name: part for part in parts}, frames=frames, shown=shown)
@@ -77,13 +74,13 @@ def sets_of(parts: list[Part]) -> EvaluationSets:
 def nearness(
     problems: Callable[[], Iterable[tuple[Problem, bool]]], sets: EvaluationSets, each: Map = map
 ) -> dict[str, dict[str, Any]]:
-    """Table 5 for these problems, of which some were kept, against each set; with the texts of the closest pairs.
+    """Table 5 for these problems and for those kept, against each set, with the texts of the closest pairs.
 
-    problems: begins a new pass at each call. `each` spreads the comparing, as an executor's `map` does.
+    problems: begins a new pass at each call.  each: spreads the work, as an executor's `map`.
     """
     counted = Nearness()
-    found = sets.closest((problem.question for problem, _ in problems()), each)
-    for (problem, kept), near in zip(problems(), found, strict=True):
+    closest = sets.closest((problem.question for problem, _ in problems()), each)
+    for (problem, kept), near in zip(problems(), closest, strict=True):
         counted.add(problem.id, near, kept=kept)
     table = counted.table()
     wanted = {pair["sample"] for of_set in table.values() for pair in of_set["closest"]}

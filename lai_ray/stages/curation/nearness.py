@@ -1,4 +1,4 @@
-"""How near a set of samples comes to each evaluation set: the paper's Table 5, its distribution, the closest pairs.
+"""The paper's Table 5: the distribution of ROUGE-L to each evaluation set, and the closest pairs.
 
 samples with their greatest ROUGE-L -> numbers
 """
@@ -25,20 +25,20 @@ class _OfSet:
 
 @dataclass
 class Nearness:
-    """Counts one sample after another; holds a number for each, and the ten closest pairs of each set."""
+    """Counts samples; holds one number for each, and the closest pairs of each set."""
 
     _sets: dict[str, _OfSet] = field(default_factory=dict)
     _seen: int = 0
 
-    def add(self, sample_id: str, found: dict[str, tuple[float, int]], *, kept: bool) -> None:
-        """found: by set, the greatest ROUGE-L F1 and the row of that question."""
+    def add(self, sample_id: str, near: dict[str, tuple[float, int]], *, kept: bool) -> None:
+        """near: by set, the greatest ROUGE-L F1 and the row of that question."""
         self._seen += 1
-        for name, (score, row) in found.items():
+        for name, (score, row) in near.items():
             of_set = self._sets.setdefault(name, _OfSet())
             of_set.everything.append(score)
             if kept:
                 of_set.kept.append(score)
-            # The first of equals stays: a later one has a smaller second number.
+            # Of equals the first is kept: a later one has a smaller second number.
             entry = (score, -self._seen, sample_id, row)
             if len(of_set.closest) < CLOSEST:
                 heapq.heappush(of_set.closest, entry)
@@ -61,11 +61,11 @@ class Nearness:
 
 
 def distribution(scores: array[float]) -> dict[str, Any]:
-    """Number, mean, quantiles, and how many lie in each tenth (the last tenth holds 1.0 too)."""
+    """Number, mean, quantiles, and the count in each tenth (the last includes 1.0)."""
     if not scores:
         return {"n": 0}
     values = np.frombuffer(scores, np.float64)
-    # A tenth is decided after rounding: 2 * 3 / 20 is 0.3, whatever float64 makes of it.
+    # Rounded first: in float64, 2 * 3 / 20 may be below 0.3.
     tenths = np.bincount(np.minimum(np.floor(np.round(values, 9) * 10), 9).astype(int), minlength=10)
     return {
         "n": len(values),

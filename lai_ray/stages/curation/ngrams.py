@@ -1,7 +1,7 @@
-"""Runs of 13 words as 64-bit hashes, and which of them tell one question from all others.  texts -> hashes
+"""13-grams of words as 64-bit hashes, and those that identify one question.  texts -> hashes
 
-The hashes are the same on every machine. A run tells nothing when ten or more questions of a set have it, or when it is
-put together from their stock phrases ("which of the following is the most likely cause of this patient's …").
+The hashes are the same on every machine. A 13-gram that ten or more questions of a set have, or that consists of their
+stock phrases ("which of the following is the most likely cause of this patient's …"), identifies none.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 N = 13
-"""Words in a row that two texts seldom share by chance (GPT-3, appendix C)."""
+"""Words in a row that two texts rarely share by chance (GPT-3, appendix C)."""
 PHRASE = 3
-"""Words of a phrase; a number counts as any number."""
+"""Words of a phrase; all numbers count as equal."""
 OWN = 6
-"""Of the 11 phrases in a run, those that must be fewer than COMMON questions' for the run to tell anything."""
+"""Of the 11 phrases in a 13-gram, how many must be in fewer than COMMON questions for it to identify one."""
 COMMON = 10
-"""Questions of one set from which on what they share is a manner of speaking."""
+"""What this many questions of a set share is a stock phrase."""
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
@@ -43,20 +43,20 @@ def numbers_of(tokens: Sequence[str]) -> Hashes:
 def runs(numbers: Hashes, n: int = N) -> Hashes:
     """A hash of each n words in a row, in order; empty for a shorter text."""
     count = max(len(numbers) - n + 1, 0)
-    found = np.zeros(count, np.uint64)
-    for place in range(n):
-        found += numbers[place : place + count] * _FACTORS[place]  # modulo 2^64
-    return found
+    hashes = np.zeros(count, np.uint64)
+    for i in range(n):
+        hashes += numbers[i : i + count] * _FACTORS[i]  # modulo 2^64
+    return hashes
 
 
 def telling(texts: Sequence[Sequence[str]], framed: Hashes) -> tuple[Hashes, Rows]:
-    """The runs of a set of questions that tell which one they are from, sorted, each with the first text that has it.
+    """The 13-grams of a set of questions that identify one, sorted, each with the row of the first text that has it.
 
-    framed: runs that are part of a prompt and never tell anything.
+    framed: 13-grams of prompt frames, which identify none.
     """
     lengths = np.fromiter((len(text) for text in texts), np.int64, len(texts))
     whose = np.repeat(np.arange(len(texts)), lengths)
-    # All texts in one array, so that numpy does the work; `left` is how many words its text still has at each.
+    # All texts in one array; `left`: how many words the text still has from each word on.
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(whose))
     at_run, at_phrase = np.flatnonzero(left >= N), np.flatnonzero(left >= PHRASE)
     grams = runs(numbers_of([word for text in texts for word in text]))[at_run]

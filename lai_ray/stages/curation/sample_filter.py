@@ -1,7 +1,7 @@
-"""Which samples may be learned from; `instruct` asks as replies come, `curate` at the end.  samples -> kept, dropped
+"""Filters samples: during `instruct` as replies come, and in `curate`.  samples -> kept, dropped
 
-First each by itself, once: its own grade, copies of evaluation questions; spread over the cluster where that runs code.
-Then beside those kept before it, in seeded order.
+First each sample alone, once: its own grade, copies of evaluation questions; spread over the cluster where that runs
+code. Then against those kept before it, in seeded order.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from lai_ray.stages.job import Job
 from lai_ray.storage.run import Stage
 
 COPY = "copy of "
-"""How the reason of every copy of an evaluation question begins: "copy of gsm8k.test: same question"."""
-TOGETHER = 512
-"""Samples whose programs are spread over the cluster at once."""
+"""The prefix of the reason for a copy of an evaluation question: "copy of gsm8k.test: same question"."""
+BATCH = 512
+"""Samples with programs that are graded over the cluster at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a sample is dropped, in words that the funnel counts, and what exactly it is too near to."""
+    """Why a sample is dropped: the reason that the funnel counts, and in `note` what it is too near to."""
 
     text: str
     note: str = ""
 
 
 Verdicts = dict[str, Reason | None]
-"""By sample id: why it is dropped for what it is by itself; None where it is not."""
+"""By sample id: the reason it is dropped by the checks of each sample alone; None where it passes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SampleGrader:
 
 @dataclass
 class SampleFilter:
-    """Judges the samples of one dataset."""
+    """Filters the samples of one dataset."""
 
     benchmark: Benchmark
     strategy: Strategy
@@ -62,39 +62,35 @@ class SampleFilter:
     verdicts: Verdicts = field(default_factory=dict)
     max_rouge_l: float | None = None
     kept: Kept = field(default_factory=Kept)
-    """Earlier iterations' samples, and then this one's."""
+    """Samples of earlier iterations, and those kept of this one."""
 
     @classmethod
-    def of(
-        cls, job: Job, dataset: str, strategy: Strategy, executor: Executor, verdicts: Verdicts | None = None
-    ) -> SampleFilter:
-        """The filter of one dataset; what is judged is added to `verdicts`."""
-        known = {} if verdicts is None else verdicts
-        most = job.config.curate.max_rouge_l
-        return cls(job.benchmark(dataset), strategy, evaluation_sets(job), job.grading, executor, known, most)
+    def of(cls, job: Job, dataset: str, strategy: Strategy, executor: Executor, verdicts: Verdicts) -> SampleFilter:
+        """The filter of one dataset; it adds to `verdicts`."""
+        limit, sets = job.config.curate.max_rouge_l, evaluation_sets(job)
+        return cls(job.benchmark(dataset), strategy, sets, job.grading, executor, verdicts, limit)
 
     def start(self, kept: Kept) -> None:
-        """Begin anew beside these samples, which it adds to."""
+        """Restart with these kept samples, to which it adds."""
         self.kept = kept
 
     def judged(self, dialogues: Iterable[tuple[Case, list[Reply]]], settings: StrategySettings) -> Iterator[Sample]:
-        """Every sample of these dialogues in their order, kept ones and dropped ones."""
-        found = (
+        """Every sample of these dialogues in order, kept or dropped with a reason."""
+        return self.filtered(
             sample
             for case, replies in dialogues
             for sample in self.strategy.samples(case, replies, self.benchmark, settings)
         )
-        yield from self.filtered(found)
 
     def filtered(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """These samples in their order, each kept or with the reason why not."""
+        """These samples in order, kept or dropped with a reason."""
         rest = iter(samples)
-        while some := list(itertools.islice(rest, TOGETHER if self.benchmark.runs_code else 1)):
-            self._judge([sample for sample in some if not sample.dropped and sample.id not in self.verdicts])
-            yield from map(self._kept_or_dropped, some)
+        while batch := list(itertools.islice(rest, BATCH if self.benchmark.runs_code else 1)):
+            self._judge([sample for sample in batch if not sample.dropped and sample.id not in self.verdicts])
+            yield from map(self._kept_or_dropped, batch)
 
     def _judge(self, samples: list[Sample]) -> None:
-        """Reach the verdict on each by itself."""
+        """Check each sample alone."""
         spread = self.executor.map if self.benchmark.runs_code else map
         for sample, grade in zip(samples, spread(SampleGrader(self.benchmark, self.how), samples), strict=True):
             refused = self.strategy.accepts(sample, grade)
@@ -116,7 +112,7 @@ class SampleFilter:
             return Reason(f"{COPY}{copy.set}: {copy.why}", f"{copy.question}: {copy.words}".rstrip(": "))
         if self.max_rouge_l is None:
             return None
-        # Only when it is asked for: every sample against every evaluation question.
+        # Optional, as it compares every sample with every evaluation question.
         for near in self.keep_clear_of.nearest(sample.problem.question):
             if near.rouge_l > self.max_rouge_l:
                 return Reason(f"too near to {near.set}", f"{near.question}: ROUGE-L {near.rouge_l:.3f}")
@@ -128,19 +124,17 @@ class SampleFilter:
             return None
         if twin.same:
             return Reason("duplicate", twin.id)
-        return Reason("near-duplicate", f"{twin.id}: ROUGE-L {twin.likeness:.3f}")
+        return Reason("near-duplicate", f"{twin.id}: ROUGE-L {twin.similarity:.3f}")
 
 
 def kept_before(stage: Stage, iteration: int, dataset: str, config: Config) -> Kept:
-    """What earlier iterations of this run kept of one dataset; of a search, every pool's samples."""
+    """The samples of one dataset that earlier iterations of this run kept; for a search, those of every pool."""
     kept = Kept(config.curate.near_duplicates)
     for earlier in range(iteration):
         folder = f"iteration_{earlier}"
-        for name in stage.run.store.names(folder):
-            place = name.removesuffix("/samples.jsonl")
-            if place == name or not place.endswith("/curate") or not Stage(stage.run, place).facts():
-                continue
-            for sample in Stage(stage.run, place).view("samples.jsonl", Sample):
+        names = (n for n in stage.run.store.names(folder) if n.endswith("/curate/samples.jsonl"))
+        for curate in (Stage(stage.run, name.removesuffix("/samples.jsonl")) for name in names):
+            for sample in curate.view("samples.jsonl", Sample) if curate.facts() else ():
                 if sample.problem.benchmark == dataset:
                     kept.add(f"{folder}: {sample.id}", sample.problem)
     return kept
