@@ -72,8 +72,7 @@ class AnyVerdict(OneRequest):
 
     def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
         """Every training attempt."""
-        for attempt in attempts:
-            yield Case(case_id(attempt, self.name), self.name, attempt)
+        return (Case(case_id(attempt, self.name), self.name, attempt) for attempt in attempts)
 
 
 CUT_OFF = "cut off by the reply's length"

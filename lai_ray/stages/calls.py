@@ -1,7 +1,7 @@
-"""Asks the instructor, the target or a judge.  asks -> recorded answers
+"""Calls the instructor, the target or a judge.  asks -> recorded answers
 
-Every answer is looked up first; what is missing is reserved in the budget where somebody bills for it, marked as sent,
-sent, settled, and recorded. The same stage started again asks nothing twice, whoever was asked.
+Every answer is looked up first. A missing one is reserved in the budget where it is billed, marked as sent, sent,
+settled and recorded, so that a stage started again asks nothing twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOLDERS: dict[Receiver, str] = {
     "judge": "judge_answers",
     "target": "target_answers",
 }
-"""Where a stage keeps the answers of each receiver."""
+"""The folder of a stage with each receiver's answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,15 @@ class Call:
 
 @dataclass
 class Recorded:
-    """What was answered in one stage, by receiver, and what failed in this start."""
+    """The answers of one stage by receiver, and the calls that failed in this start."""
 
     answers: Mapping[Receiver, Answers]
     failed: dict[str, Completion] = field(default_factory=dict)
 
     def get(self, call: Call) -> Completion | None:
-        """The completion of a call; None where it is still to be asked."""
-        key = call.request.key
-        if key in self.answers[call.to]:
-            return self.answers[call.to].get(key)
-        return self.failed.get(key)
+        """The completion of a call; None where it is still to ask."""
+        key, answers = call.request.key, self.answers[call.to]
+        return answers.get(key) if key in answers else self.failed.get(key)
 
     @property
     def count(self) -> int:
@@ -62,36 +60,36 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Receivers:
-    """Who can be asked in one iteration, and the key of each one's answers."""
+    """The models that can be asked in one iteration, and the keys of their answers."""
 
     job: Job
     target: Model
 
     def call(self, ask: Ask, *, id: str, seed: int) -> Call:
-        """The request that an ask becomes. Its key is the hash of everything that decides the answer."""
+        """The request for an ask. Its key is the hash of all that decides the answer."""
         if ask.to == "target":
             return Call(ask.to, self._to_target(ask, id, seed))
         asked, open_model, messages = self.job.config.instructor, self.instructor, self.messages(ask)
         default = asked.temperature if ask.to == "instructor" else 0.0
         temperature = default if ask.temperature is None else ask.temperature
-        who = [open_model.identity, asked.max_model_len] if open_model else asked.model
-        key = key_of(asked.engine, who, messages, temperature, asked.max_tokens, seed)
+        model = [open_model.identity, asked.max_model_len] if open_model else asked.model
+        key = key_of(asked.engine, model, messages, temperature, asked.max_tokens, seed)
         return Call(ask.to, Request(id, key, messages, asked.max_tokens, temperature, seed))
 
     def messages(self, ask: Ask) -> list[Message]:
-        """As they are sent."""
+        """The messages as they are sent."""
         return ask.messages if ask.to == "target" or self.instructor is None else without_system(ask.messages)
 
     def _to_target(self, ask: Ask, id: str, seed: int) -> Request:
         settings, temperature = self.job.config.target, ask.temperature or 0.0
         parts = [self.target.identity, ask.messages, settings.max_new_tokens, settings.max_model_len, temperature]
-        if not temperature:  # Greedy: the seed decides nothing, and the key is an evaluation's.
+        if not temperature:  # Greedy: no seed, and the key is that of an evaluation.
             return Request(id, key_of(*parts), ask.messages, settings.max_new_tokens)
         return Request(id, key_of(*parts, seed), ask.messages, settings.max_new_tokens, temperature, seed)
 
     @property
     def instructor(self) -> Model | None:
-        """The open model that is asked; None where a server is."""
+        """The open model that is asked; None for a server."""
         return self.job.instructor_for(self.target)
 
 
@@ -102,7 +100,7 @@ class Calls:
         self.recorded, self.seconds = recorded, dict[str, float]()
         self._stage, self._receivers, self._executor = stage, receivers, executor
         config = receivers.job.config
-        # What every earlier start and every other stage of the run has spent, possibly paid calls at their worst.
+        # By all earlier starts and other stages of the run, possibly paid calls at their worst.
         spent = sum(spent_in(stage.run, config.instructor.max_tokens).values(), start=Spent())
         self._budget = Budget(caps_of(config.limits.model_dump(), config.instructor.model_dump()), spent.at_most)
         self._reservations = {
@@ -116,10 +114,10 @@ class Calls:
     def ask(
         self, what: str, pending: Callable[[], Iterable[Call]], on_answer: Callable[[str], int] = lambda id: 0
     ) -> None:
-        """Ask what is pending until nothing is, all calls of one turn to one receiver together.
+        """Ask the pending calls until there are none, all calls of one turn to one receiver together.
 
-        on_answer: gets the id of each request as it is answered; returns how many samples that brought.
-        Raises StageError when the budget ends before, or too many calls fail; calls in flight are recorded by then.
+        on_answer: called with the id of each request as it is answered; returns how many samples that brought.
+        Raises StageError when the budget ends or too many calls fail, after recording the calls in flight.
         """
         while waiting := Counter(call.to for call in pending()):
             for to in (to for to in FOLDERS if waiting[to]):
@@ -146,7 +144,7 @@ class Calls:
             raise DataError(f"{what}: {count} requests were sent and the engine answered none of them")
 
     def _answers(self, to: Receiver, requests: Iterator[Request], stack: ExitStack) -> Iterator[Answer]:
-        """The answers as they come, each recorded."""
+        """Send the requests; yields the answers as they come, each recorded."""
         config = self._receivers.job.config
         if to == "target":
             for answer in self._executor.generate(requests, self._receivers.target):
@@ -174,9 +172,9 @@ class Calls:
 
 @contextmanager
 def recording(stage: Stage, *, rows: int) -> Iterator[Recorded]:
-    """The answers of one stage, to be added to. rows: so many at most can be lost by a kill."""
+    """The answers of one stage, opened for adding. rows: the most that a kill can lose."""
     with ExitStack() as stack:
-        evaluated = {"target": ["evaluate/answers"]}  # The target may have answered the same prompt there.
+        evaluated = {"target": ["evaluate/answers"]}  # The target may have answered the same prompt.
         yield Recorded(
             {
                 to: stack.enter_context(stage.answers(folder=folder, rows=rows, also=evaluated.get(to, [])))
@@ -186,7 +184,7 @@ def recording(stage: Stage, *, rows: int) -> Iterator[Recorded]:
 
 
 def without_system(messages: list[Message]) -> list[Message]:
-    """A system message at the head of the user's: the chat templates of many open models know no system role."""
+    """With the system message at the start of the user's: many open models' chat templates have no system role."""
     match messages:
         case [{"role": "system", "content": system}, {"role": "user", "content": user}, *rest]:
             return [{"role": "user", "content": f"{system}\n\n{user}"}, *rest]

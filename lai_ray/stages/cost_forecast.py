@@ -1,8 +1,8 @@
-"""What an iteration's instructor calls will come to, before they are paid for.  cases -> calls and tokens
+"""Forecasts the instructor calls of an iteration.  cases -> calls and tokens
 
-Prompts are rendered, so their characters are known. A token is taken for four of them, a sample in a reply to be 1.8
-times as long as a training problem with its reference answer (`LONGER`), and every sample to be accepted, until an
-earlier iteration of the run has shown how this provider counts and how this instructor answers.
+Prompts are rendered, so their characters are known. Until an earlier iteration of the run has shown this provider's
+counts and this instructor's replies, a token is taken for four characters, a sample to be 1.8 times as long as a
+training problem with its reference answer (`LONGER`), and every sample to be accepted.
 """
 
 from __future__ import annotations
@@ -26,60 +26,60 @@ from lai_ray.storage.run import Run, Stage
 from lai_ray.storage.store import View
 
 ACCURACIES = (0.3, 0.6, 0.9)
-"""Accuracies on the training problems for which the calls are worked out before any mistake is known."""
-LOOKED_AT = 200
-"""Training problems whose length is taken."""
+"""Accuracies on the training problems for which calls are forecast before any mistake is known."""
+PROBLEMS = 200
+"""Training problems whose length is measured."""
 LONGER = 1.8
-"""A model's samples beside the training problems: GPT-4's for GSM8K, 4,000 of which the paper's authors published, have
-questions of 335 characters and answers of 584, and GSM8K's own have 235 and 287."""
+"""Length of a model's samples relative to training problems: of the 4,000 for GSM8K by GPT-4 that the paper's authors
+published, questions have 335 characters and answers 584; GSM8K's own have 235 and 287."""
 AROUND_A_SAMPLE = 24
-"""Characters of a reply beside question and answer: "1. Question: ", "Answer: ", empty lines."""
+"""Characters of a sample besides question and answer: "1. Question: ", "Answer: ", empty lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRates:
-    """How a provider counts tokens, and how long an instructor's answers are."""
+    """A provider's tokens per character, and the length of an instructor's samples."""
 
     tokens_per_character: float
-    """Of what is sent."""
+    """Of prompts."""
     tokens_per_sample: float
-    """Of a reply."""
+    """Of replies."""
     accepted: float = 1.0
-    """Accepted samples for each that is asked for."""
+    """Accepted samples per sample asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of one dataset in one iteration."""
+    """The calls for one dataset in one iteration."""
 
     mistakes: int
     samples_per_request: int
     fit: int
-    """So many of them a reply has room for (instructor.max_tokens)."""
+    """How many of them fit into a reply (instructor.max_tokens)."""
     likely: Amount
     worst: Amount
     """The same calls, each at its worst."""
 
 
 def usual_rates(job: Job, dataset: str) -> TokenRates:
-    """Before anything was asked: a quarter of a token a character, samples like the training problems, or longer."""
+    """The rates before any call: four characters per token, samples as long as the training problems, or longer."""
     benchmark = job.benchmark(dataset)
-    some = list(itertools.islice(part(job, dataset, "train"), LOOKED_AT))
-    length = sum(len(benchmark.show(p)) + len(benchmark.reference(p)) for p in some) / max(len(some), 1)
+    problems = list(itertools.islice(part(job, dataset, "train"), PROBLEMS))
+    length = sum(len(benchmark.show(p)) + len(benchmark.reference(p)) for p in problems) / max(len(problems), 1)
     longer = LONGER if by_a_model(job.config) else 1.0
     return TokenRates(1 / CHARACTERS_PER_TOKEN, (length * longer + AROUND_A_SAMPLE) / CHARACTERS_PER_TOKEN)
 
 
 def by_a_model(config: Config) -> bool:
-    """Whether a language model writes the samples, as far as the job tells: a "module:serve" may be anything."""
+    """Whether a language model writes the samples, as far as the job shows; a "module:serve" may be anything."""
     url = config.instructor.base_url
     return url is None or "://" in url
 
 
 def observed_rates(run: Run, dataset: str, before: int, solved_again: bool = False) -> TokenRates | None:
-    """As the last iteration below `before` that asked for this dataset has shown them; None where none has.
+    """The rates of the last iteration below `before` that asked for this dataset; None where none did.
 
-    solved_again: later turns of a dialogue solve what the first wrote, and say nothing of how samples are written.
+    solved_again: only first turns count, as later ones solve samples instead of writing them.
     """
     for i in reversed(range(before)):
         stage, kept = run.stage(i, "instruct"), run.stage(i, "curate").facts().get("kept", {})
@@ -104,25 +104,25 @@ def _observed(replies: Iterable[Reply], samples_per_request: int, kept: int) -> 
 
 
 def samples_wanted(config: Config, dataset: str) -> int:
-    """Of one dataset; in a search, the largest that is tried."""
+    """Samples wanted of one dataset; in a search, the largest size."""
     listed = (config.search.samples_per_dataset if config.search else None) or [config.curate.samples_per_dataset]
     return max(of_dataset(size, dataset) for size in listed)
 
 
 def calls_wanted(wanted: int, samples_per_request: int, rates: TokenRates, config: Config) -> int:
-    """Calls until so many samples are accepted, further rounds included."""
+    """Calls until `wanted` samples are accepted, including further rounds."""
     return math.ceil(wanted / _fit(samples_per_request, rates, config) / max(rates.accepted, 0.01))
 
 
 def _fit(samples_per_request: int, rates: TokenRates, config: Config) -> int:
-    """Of so many samples those for which a reply has room; one is always cut off in the middle."""
+    """How many of the samples fit into a reply, at least 1."""
     return max(1, min(samples_per_request, int(config.instructor.max_tokens / max(rates.tokens_per_sample, 1))))
 
 
 def forecast_of(
     dataset: str, prompts: list[list[Message]], numbers: dict[str, int], job: Job, rates: TokenRates
 ) -> Forecast:
-    """What these prompts will come to, and the paid check of their samples. numbers: a dataset's in plan.json."""
+    """The forecast for these prompts, including the paid check of samples. numbers: the dataset's in plan.json."""
     config, each = job.config, numbers["samples_per_request"]
     fit = _fit(each, rates, config)
     sent = sum(map(characters, prompts))
@@ -130,23 +130,17 @@ def forecast_of(
     likely = Amount(len(prompts), round(sent * rates.tokens_per_character), round(len(prompts) * reply))
     worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
     if config.curate.solve_again:
-        problems, calls = _problems(job, dataset), len(prompts) * fit
-        usual, longest = problems[len(problems) // 2], problems[-1]
+        problems = itertools.islice(part(job, dataset, "train"), PROBLEMS)
+        checks, calls = sorted(map(job.benchmark(dataset).prompt, problems), key=characters), len(prompts) * fit
+        sent = characters(checks[len(checks) // 2]) * calls
         solution = round(min(rates.tokens_per_sample, config.instructor.max_tokens) * calls)
-        likely += Amount(calls, round(characters(usual) * rates.tokens_per_character * calls), solution)
-        worst += worst_case(longest, config.instructor.max_tokens).times(calls)
+        likely += Amount(calls, round(sent * rates.tokens_per_character), solution)
+        worst += worst_case(checks[-1], config.instructor.max_tokens).times(calls)
     return Forecast(numbers["cases"], each, fit, likely, worst)
 
 
-def _problems(job: Job, dataset: str) -> list[list[Message]]:
-    """The prompts of the first training problems, the longest last."""
-    problems = itertools.islice(part(job, dataset, "train"), LOOKED_AT)
-    some = [job.benchmark(dataset).prompt(problem) for problem in problems]
-    return sorted(some, key=characters)
-
-
 def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecast]]:
-    """By dataset, for the cases that the finished `diagnose` beside this `instruct` stage holds. Nothing is asked."""
+    """The forecast by dataset for the cases of the finished `diagnose` beside this `instruct` stage."""
     diagnosed = Stage(stage.run, f"{stage.folder.rpartition('/')[0]}/diagnose")
     counts: dict[str, int] = diagnosed.facts().get("cases", {})
     plans, config = kept_plans(stage), job.config
@@ -164,10 +158,10 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
 def _prompts(
     cases: View[Case], iteration: int, job: Job, dataset: str, samples_per_request: int, calls: int
 ) -> list[list[Message]]:
-    """The first requests of so many dialogues, in the order in which they are asked."""
+    """The first requests of `calls` dialogues, in the order in which they are asked."""
     order = seeded_order(cases, dataset, job.config, iteration)
-    first = (case for case, _ in taken_in_order(cases, order, calls))
-    return [_first_prompt(case, job, iteration, dataset, samples_per_request) for case in first]
+    pairs = taken_in_order(cases, order, calls)
+    return [_first_prompt(case, job, iteration, dataset, samples_per_request) for case, _ in pairs]
 
 
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
@@ -177,7 +171,7 @@ def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_pe
 
 
 def before_evaluation(job: Job, accuracy: float) -> dict[str, Forecast]:
-    """One iteration by dataset, if the target gets this part of its training problems right."""
+    """The forecast of one iteration by dataset, if the target is right on this share of its training problems."""
     forecasts, config = {}, job.config
     for name in config.evaluate.learn_from:
         wanted = samples_wanted(config, name)
@@ -185,28 +179,28 @@ def before_evaluation(job: Job, accuracy: float) -> dict[str, Forecast]:
         cases = n if job.strategy(0, name).any_verdict else max(round(n * (1 - accuracy)), 1)
         numbers = planned([], wanted, cases)
         rates = usual_rates(job, name)
-        asked = calls_wanted(wanted, numbers["samples_per_request"], rates, config) * pools(job)
-        prompts = [example_prompt(job, name, numbers["samples_per_request"])] * asked
+        calls = calls_wanted(wanted, numbers["samples_per_request"], rates, config) * pools(job)
+        prompts = [example_prompt(job, name, numbers["samples_per_request"])] * calls
         forecasts[name] = forecast_of(name, prompts, numbers, job, rates)
     return forecasts
 
 
 def pools(job: Job) -> int:
-    """How often an iteration asks: once, or once for each pool of replies that a search learns from."""
+    """How often an iteration asks: once, or once for each pool of a search."""
     return len(grid.pools(job, 0)) if job.config.search is not None else 1
 
 
 def example_prompt(job: Job, name: str, n: int, iteration: int = 0) -> list[Message]:
-    """A strategy's first request, made from the first training problems as if the first had been answered wrongly."""
+    """A strategy's first request, from the first training problems as if the first was answered wrongly."""
     benchmark, strategy = job.benchmark(name), job.strategy(iteration, name)
-    some = list(itertools.islice(part(job, name, "train"), job.config.contrast.neighbours + 1))
-    contrasts = [Contrast(_attempt(benchmark, problem, right=True), 0.1) for problem in some[1:]]
-    attempt = _attempt(benchmark, some[0], right=False)
+    first, *others = itertools.islice(part(job, name, "train"), job.config.contrast.neighbours + 1)
+    contrasts = [Contrast(_attempt(benchmark, problem, right=True), 0.1) for problem in others]
+    attempt = _attempt(benchmark, first, right=False)
     case = Case(f"{attempt.id}>{strategy.name}", strategy.name, attempt, contrasts if strategy.uses_neighbours else [])
     return _first_prompt(case, job, iteration, name, n)
 
 
 def _attempt(benchmark: Benchmark, problem: Problem, *, right: bool) -> Attempt:
-    text = benchmark.reference(problem) if right else "(the target's wrong answer stands here)"
+    text = benchmark.reference(problem) if right else "(here comes the target's wrong answer)"
     grade = Grade(float(right), None, "none", "graded")
     return Attempt(f"{problem.id}#0", problem, benchmark.prompt(problem), Completion(text, "stop"), grade)

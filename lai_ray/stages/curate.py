@@ -1,6 +1,6 @@
-"""What may be learned from: parsed, checked, chosen.  cases, replies -> samples
+"""Parses, checks and chooses the samples to learn from.  cases, replies -> samples
 
-Pure, in one seeded order of cases and draws, never by arrival: a killed and resumed run keeps the same samples.
+In the seeded order of cases and draws, never by arrival: a killed and resumed run keeps the same samples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lai_ray.storage.store import View
 
 OVER_THE_CAP = "over the cap"
 Funnel = dict[str, dict[str, int]]
-"""By dataset: samples, how many were kept, and how many dropped for each reason."""
+"""By dataset: the counts of samples, of those kept, and of those dropped for each reason."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Samples:
 def curate(
     stage: Stage, cases: Cases, replies: Replies, job: Job, executor: Executor, *, may_be_none: bool = False
 ) -> Samples:
-    """The samples kept, the dropped with their reasons, the funnel, and how near all of them come to the tests.
+    """Write the samples kept, those dropped with their reasons, the funnel, and their nearness to the tests.
 
-    Raises StageError when none is left, unless there may be none.
+    Raises StageError when none is kept, unless `may_be_none`.
     """
     config, datasets = job.config, job.config.evaluate.learn_from
     before = {d: kept_before(stage, cases.iteration, d, config) for d in datasets}
@@ -72,10 +72,10 @@ def _code(job: Job, iteration: int) -> str:
 
 @dataclass
 class Judged:
-    """Every sample of one dataset with its verdict, judged once and read for both files."""
+    """Every sample of one dataset with its verdict; judged once, read for both files."""
 
     dataset: str
-    everything: Spool[Sample]
+    samples: Spool[Sample]
     strategy: Strategy
     settings: StrategySettings
     most: int
@@ -84,23 +84,23 @@ class Judged:
         self._chosen = [sample.id for sample in self.chosen()]
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample for sample in self.everything if sample.dropped is None)
+        return (sample for sample in self.samples if sample.dropped is None)
 
     def chosen(self) -> Iterable[Sample]:
-        """Those to learn from, in the strategy's order."""
+        """The samples to learn from, in the strategy's order."""
         return self.strategy.choose(self, self.most, self.settings)
 
     def dropped(self) -> Iterator[Sample]:
-        """The others, each with its reason, in the seeded order."""
+        """The others with their reasons, in the seeded order."""
         chosen = set(self._chosen)
-        for sample in self.everything:
+        for sample in self.samples:
             if sample.dropped:
                 yield sample
             elif sample.id not in chosen:
                 yield replace(sample, dropped=OVER_THE_CAP)
 
     def funnel(self) -> dict[str, int]:
-        """How many there are, were kept, and were dropped for each reason."""
+        """Counts of all samples, of those kept, and of those dropped for each reason."""
         reasons = Counter(str(sample.dropped) for sample in self.dropped())
         counts = {"samples": len(self._chosen) + reasons.total(), "kept": len(self._chosen), **reasons}
         return {reason: count for reason, count in counts.items() if count}
@@ -109,14 +109,14 @@ class Judged:
 def _judged(dataset: str, replies: Replies, before: Kept, job: Job, executor: Executor) -> Judged:
     iteration = replies.cases.iteration
     strategy, settings = job.dialogue(iteration, dataset), job.settings_for(iteration, dataset)
-    judge = SampleFilter.of(job, dataset, strategy, executor, replies.verdicts)
-    judge.start(before.copy())
-    everything = Spool(judge.judged(replies.dialogues(dataset), settings), Sample)
-    return Judged(dataset, everything, strategy, settings, job.config.curate.most(dataset))
+    sample_filter = SampleFilter.of(job, dataset, strategy, executor, replies.verdicts)
+    sample_filter.start(before.copy())
+    samples = Spool(sample_filter.judged(replies.dialogues(dataset), settings), Sample)
+    return Judged(dataset, samples, strategy, settings, job.config.curate.most(dataset))
 
 
 def _contamination(stage: Stage, funnel: Funnel, job: Job, executor: Executor) -> dict[str, Any]:
-    """How many copies were dropped, and Table 5 of the paper for all parsed samples and for those kept."""
+    """Counts of the copies dropped, and Table 5 of the paper for all parsed samples and for those kept."""
     sets = evaluation_sets(job)
     reasons = sum((Counter(counts) for counts in funnel.values()), Counter[str]())
 
@@ -135,18 +135,18 @@ def _contamination(stage: Stage, funnel: Funnel, job: Job, executor: Executor) -
 
 
 def _copies(reasons: Counter[str], name: str) -> dict[str, int]:
-    """Copies of one evaluation set, by how they were known."""
-    begins = f"{COPY}{name}: "
-    return {reason.removeprefix(begins): n for reason, n in reasons.items() if reason.startswith(begins)}
+    """Copies of one evaluation set, by the rule that found them."""
+    prefix = f"{COPY}{name}: "
+    return {reason.removeprefix(prefix): n for reason, n in reasons.items() if reason.startswith(prefix)}
 
 
 def _refuse_nothing(view: View[Sample], funnel: Funnel, cases: Cases) -> None:
     if any(counts.get("kept") for counts in funnel.values()) or not any(cases.counts.values()):
         return
     reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r != "samples"})
-    listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample was found in any reply"
+    listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample in any reply"
     raise StageError(
-        f"no usable sample was found in the instructor's replies ({listed}). They are kept in "
-        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl: read one, correct the prompt or the "
-        "parser, and start the same command again."
+        f"no usable sample in the instructor's replies ({listed}). Read some in "
+        f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl, correct the prompt or the parser, and "
+        "start the same command again."
     )

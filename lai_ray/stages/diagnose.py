@@ -1,4 +1,4 @@
-"""The target's mistakes, each beside what it can already do.  attempts -> cases"""
+"""Collects the target's mistakes and the evidence beside each.  attempts -> cases"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lai_ray.storage.store import View
 
 @dataclass(frozen=True)
 class Cases:
-    """The evidence of one iteration: `counts` is by dataset."""
+    """The cases of one iteration; `counts` by dataset."""
 
     iteration: int
     view: View[Case]
@@ -30,13 +30,13 @@ class Cases:
 
 
 def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, job: Job, executor: Executor) -> Cases:
-    """Each strategy's choice of evidence, dataset by dataset, from training attempts alone."""
+    """The cases that each dataset's strategy makes of its training attempts."""
     datasets = job.config.evaluate.learn_from
     strategies = {name: job.strategy(iteration, name) for name in datasets}
     settings = {name: job.settings_for(iteration, name, target=target) for name in datasets}
     key = key_of(
         attempts.learning_key,
-        # The encoder by what it is: a run may be moved.
+        # The encoder by its identity: a run may be moved.
         [replace(one, encoder=Model("", one.encoder.identity)) for one in settings.values()],
         [job.config.schedule.name(iteration, name) for name in datasets],
         job.config.curate.keep_clear_of,
@@ -46,7 +46,10 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
     if not stage.done(key):
         copies = {name: _in_tests(attempts, name, job) for name in datasets}
         for dataset in (name for name in datasets if copies[name]):
-            stage.progress.report(_left_out(dataset, copies[dataset]))
+            stage.progress.report(
+                f"  {dataset}: {len(copies[dataset])} training problems that are also in a test are left out "
+                "(copies.json); evaluate.learn_from_copies = true keeps them"
+            )
         views = {name: Without(attempts.of(name, "train"), frozenset(copies[name])) for name in datasets}
         cache = _embedding_cache(stage, executor)
         _embed_together(strategies, views, settings, cache)
@@ -73,22 +76,22 @@ def _embedding_cache(stage: Stage, executor: Executor) -> Executor:
 
 
 def nothing_to_learn(stage: Stage) -> str:
-    """The line about a finished diagnosis without a case."""
+    """The progress line for an iteration without cases."""
     left_out = sum(stage.facts().get("in_tests", {}).values())
     why = (
-        f"no mistake is left beside the {left_out} training problems that also stand in a test "
+        f"no mistakes except among the {left_out} training problems that are also in a test "
         "(evaluate.learn_from_copies = true keeps them)"
         if left_out
-        else "no mistakes anywhere"
+        else "no mistakes"
     )
-    return f"  {why}: nothing to learn from; the target stays as it is"
+    return f"  {why}: nothing to learn from; the target stays the same"
 
 
 def _embed_together(
     strategies: dict[str, Strategy], views: dict[str, Without], settings: dict[str, StrategySettings],
     cache: Executor,
 ) -> None:  # fmt: skip
-    """The texts that more than one dataset's cases will have embedded, in one start of the encoder."""
+    """Embed the texts of all datasets in one start of the encoder, where more than one has any."""
     texts = {name: strategy.texts(views[name], settings[name]) for name, strategy in strategies.items()}
     if sum(map(bool, texts.values())) > 1:
         encoder = next(iter(settings.values())).encoder
@@ -97,7 +100,7 @@ def _embed_together(
 
 @dataclass(frozen=True)
 class Without:
-    """Attempts, read anew at each pass, but for some problems'."""
+    """Attempts, read again at each pass, without those of some problems."""
 
     view: View[Attempt]
     problems: frozenset[str]
@@ -107,27 +110,16 @@ class Without:
 
 
 def _in_tests(attempts: Attempts, dataset: str, job: Job) -> dict[str, str]:
-    """The training problems that are also in a test set: id -> "<test question>: <why>"; none where that is allowed."""
+    """The training problems that are also in a test set: id -> "<question>: <why>"; none where allowed."""
     if job.config.evaluate.learn_from_copies:
         return {}
     tests = evaluation_sets(job).only("test")
-    found = {}
-    for attempt in attempts.of(dataset, "train"):
-        copy = tests.copied(attempt.problem)
-        if copy is not None:
-            found[attempt.problem.id] = f"{copy.question}: {copy.why}"
-    return found
-
-
-def _left_out(dataset: str, copies: dict[str, str]) -> str:
-    return (
-        f"  {dataset}: {len(copies)} training problems also stand in a test and are left out (copies.json); "
-        "evaluate.learn_from_copies = true keeps them"
-    )
+    copies = ((a.problem.id, tests.copied(a.problem)) for a in attempts.of(dataset, "train"))
+    return {problem_id: f"{copy.question}: {copy.why}" for problem_id, copy in copies if copy is not None}
 
 
 def _count(attempts: Iterable[Attempt]) -> Counter[str]:
-    """right, wrong, unparsed, error, and how many of the not right were cut off."""
+    """Counts of right, wrong, unparsed and error, and of those not right that were cut off."""
     counts: Counter[str] = Counter()
     for attempt in attempts:
         verdict = "right" if attempt.right else "wrong" if attempt.grade.status == "graded" else attempt.grade.status
@@ -138,37 +130,37 @@ def _count(attempts: Iterable[Attempt]) -> Counter[str]:
 
 @dataclass
 class ContrastQuality:
-    """Whether the neighbours shown are near, of the same subject, and not always the same few."""
+    """Measures whether the contrasts are near, of the same subject, and not always the same few."""
 
     distances: list[list[float]] = field(default_factory=list)
     subjects: list[bool] = field(default_factory=list)
-    served: Counter[str] = field(default_factory=Counter)
+    shown: Counter[str] = field(default_factory=Counter)
 
     def add(self, case: Case) -> None:
-        """Look at one case."""
+        """Count one case."""
         if case.contrasts:
             self.distances.append([contrast.distance for contrast in case.contrasts])
         subject = case.attempt.problem.extra.get("subject")
         for contrast in case.contrasts:
-            self.served[contrast.attempt.problem.id] += 1
+            self.shown[contrast.attempt.problem.id] += 1
             if subject is not None:
                 self.subjects.append(contrast.attempt.problem.extra.get("subject") == subject)
 
     def table(self) -> dict[str, float]:
-        """Mean squared distance of the nearest and the farthest shown, shares, and the busiest correct question."""
+        """Mean squared distances of the nearest and farthest, counts of questions shown, share of the same subject."""
         n = len(self.distances)
         table = {
             "nearest": sum(row[0] for row in self.distances) / n,
             "farthest": sum(row[-1] for row in self.distances) / n,
-            "questions_shown": float(len(self.served)),
-            "most_often": float(max(self.served.values())),
+            "questions_shown": float(len(self.shown)),
+            "most_often": float(max(self.shown.values())),
         }
         return table | ({"same_subject": sum(self.subjects) / len(self.subjects)} if self.subjects else {})
 
 
 @dataclass
 class Diagnosed:
-    """One dataset: its attempts, and what was counted while its cases were made."""
+    """One dataset: its attempts, and counts of its cases as they are made."""
 
     dataset: str
     strategy: Strategy
@@ -179,7 +171,7 @@ class Diagnosed:
     quality: ContrastQuality = field(default_factory=ContrastQuality)
 
     def cases(self, stage: Stage, executor: Executor) -> Iterator[Case]:
-        """Its cases, one by one."""
+        """The cases of the dataset."""
         short = 0
         stage.progress.report(_summary(self.dataset, self.counts, self.strategy.name))
         for case in self.strategy.cases(self.attempts, self.settings, executor):
@@ -188,14 +180,14 @@ class Diagnosed:
             short += self.strategy.uses_neighbours and len(case.contrasts) < self.settings.neighbours
             yield case
         if short:
-            stage.progress.report(_clamped(self.dataset, self.counts["right"], self.settings.neighbours, short))
+            stage.progress.report(_few_correct(self.dataset, self.counts["right"], self.settings.neighbours, short))
 
 
-def _clamped(dataset: str, right: int, k: int, short: int) -> str:
+def _few_correct(dataset: str, right: int, k: int, short: int) -> str:
     if right >= k:
         return f"  {dataset}: {short} mistakes have fewer than {k} correct cases in their subject"
     if right == 0:
-        return f"  {dataset}: no correct case to contrast with; every mistake is shown alone, as LE does"
+        return f"  {dataset}: no correct case to contrast with; each mistake is shown alone, as by LE"
     return (
         f"  {dataset}: only {right} correct cases for contrast.neighbours = {k}; each mistake is shown beside {right}"
     )
@@ -203,5 +195,5 @@ def _clamped(dataset: str, right: int, k: int, short: int) -> str:
 
 def _summary(dataset: str, counts: Counter[str], strategy: str) -> str:
     wrong = counts["wrong"] + counts["unparsed"]
-    note = "" if wrong else ": no mistakes, nothing to learn here"
+    note = "" if wrong else ": no mistakes, nothing to learn"
     return f"  {dataset}: {counts.total() - counts['cut off']} attempts, {wrong} mistakes, strategy {strategy}{note}"

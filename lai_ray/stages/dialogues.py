@@ -1,6 +1,6 @@
-"""Dialogues of cases, replayed from what is recorded.  case, draw -> replies, and the call that is still to be answered
+"""Replays the dialogues of cases from recorded answers.  case, draw -> replies, and the call still to be answered
 
-No state: the same answers give the same dialogues, so a resumed stage continues where the last one stopped.
+Stateless: the same answers give the same dialogues, so a resumed stage continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from lai_ray.stages.calls import Call, Receivers, Recorded
 from lai_ray.storage.keys import key_of, number_of
 
 MOST_TURNS = 500
-"""After which a dialogue counts as one that never ends."""
+"""A longer dialogue is taken to be endless."""
 Pair = tuple[Case, int]
 """A case and the number of the draw: one dialogue."""
 
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Those of one dataset in one iteration."""
+    """The dialogues of one dataset in one iteration."""
 
     strategy: Strategy
     benchmark: Benchmark
@@ -36,16 +36,16 @@ class Dialogues:
         if ask is None:
             return None
         if len(replies) >= MOST_TURNS:
-            raise StageError(f"{case.id}: strategy {self.strategy.name} asks without end, {MOST_TURNS} times so far")
+            raise StageError(f"{case.id}: strategy {self.strategy.name} does not end after {MOST_TURNS} requests")
         run_seed = None if self.receivers.job.config.instructor.reuse_across_seeds else self.settings.seed
-        # The iteration is part of it, so that a mistake made again is met with new problems, not with last round's.
-        # A later turn counts by what it asks: an edited parser finds other samples before it, and must not pay again.
-        place = key_of(self.receivers.messages(ask)) if replies else 0
-        seed = number_of(run_seed, self.settings.iteration, case.id, place, draw)
+        # With the iteration, so that a repeated mistake gets new problems. A later turn counts by its messages, not its
+        # number: an edited parser may find other samples before it, and the call must not be paid for again.
+        turn = key_of(self.receivers.messages(ask)) if replies else 0
+        seed = number_of(run_seed, self.settings.iteration, case.id, turn, draw)
         return self.receivers.call(ask, id=f"{case.id}@{len(replies)}.{draw}", seed=seed)
 
     def replay(self, case: Case, draw: int) -> tuple[list[Reply], Call | None]:
-        """The replies so far, and the call that is still to be answered."""
+        """The replies so far, and the call still to be answered; None when the dialogue is over."""
         replies: list[Reply] = []
         while (call := self.call(case, replies, draw)) is not None:
             completion = self.recorded.get(call)
@@ -56,7 +56,7 @@ class Dialogues:
         return replies, None
 
     def pending(self, pairs: Iterable[Pair]) -> Iterator[Call]:
-        """The next calls of those dialogues that are not over."""
+        """The next calls of the dialogues that are not over."""
         for case, draw in pairs:
             if (call := self.replay(case, draw)[1]) is not None:
                 yield call

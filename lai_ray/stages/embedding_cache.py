@@ -1,4 +1,4 @@
-"""Embeddings, kept by encoder and text, so that an iteration embeds only what is new.  texts -> vectors"""
+"""Caches embeddings by encoder and text, so that an iteration embeds only new texts.  texts -> vectors"""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ DIGEST = 16
 
 
 class EmbeddingCache:
-    """An executor that keeps every vector it computes in a store: `<store>/<encoder>/00000.npz`, …
+    """An executor that writes every vector it computes to a store: `<store>/<encoder>/00000.npz`, …
 
-    A file holds `digests` (n, 16) uint8, of the texts, and `vectors` (n, dim) float32. All other verbs are the
-    executor's own.
+    A file holds `digests` (n, 16) uint8, of the texts, and `vectors` (n, dim) float32. Other methods: the executor.
     """
 
     def __init__(self, executor: Executor, store: Store, others: Sequence[Store] = ()) -> None:
-        """others: stores of the same form that are only read."""
+        """others: further such stores, only read."""
         self._executor, self._store, self._others = executor, store, others
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
-        """(n, dim) float32, in the order of `texts`. Each text is embedded once, however often it is named."""
+        """(n, dim) float32, in the order of `texts`. Each distinct text is embedded once."""
         name = key_of(encoder.identity)
         digests = [
             hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest() for text in texts

@@ -1,7 +1,7 @@
 """The target answers the problems.  parts -> attempts
 
-Training, dev and test problems go through one engine lifetime. Answers are kept as they come; grading is pure and
-repeated whenever a grader's code changes.
+Training, dev and test problems share one engine lifetime. Answers are written as they come; grading is pure and
+repeated when the code of a grader changes.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from lai_ray.training import model_card
 
 @dataclass(frozen=True)
 class Attempts:
-    """The attempts of one iteration, one file a part, read anew at each pass."""
+    """The attempts of one iteration, one file per part, read again at each pass."""
 
     stage: Stage
     key: str
     learning_key: str
-    """Of the training attempts alone: a test set added later changes nothing in what is learned."""
+    """The key of the training attempts alone: a test set added later does not change what is learned."""
 
     def of(self, benchmark: str, split: str) -> View[Attempt]:
         """The attempts of one benchmark's split."""
         return self.stage.view(_file(f"{benchmark}.{split}"), Attempt)
 
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Right and all, by part and by group, without opening the attempts."""
+        """Counts by part and group, without reading the attempts."""
         scores: dict[str, dict[str, Any]] = self.stage.store.get_json("scores.json")
         return scores
 
 
 @dataclass
 class Tally:
-    """Counts of one part, while its attempts are written."""
+    """Counts the attempts of one part as they are written."""
 
     n: int = 0
     right: int = 0
@@ -62,10 +62,10 @@ class Tally:
     groups: dict[str, list[int]] = field(default_factory=dict)
     further: Counter[str] = field(default_factory=Counter)
     ungraded: list[str] = field(default_factory=list)
-    """Why the grader reached no verdict on an answer, the first few."""
+    """The first few answers that could not be graded, with the error."""
     ungraded_n: int = 0
     levels: set[str] = field(default_factory=set)
-    """Isolations that generated code ran in."""
+    """Isolation levels at which generated code ran."""
 
     def add(self, attempt: Attempt, group: str) -> None:
         """Count one attempt."""
@@ -82,7 +82,7 @@ class Tally:
             self.ungraded = [*self.ungraded, f"{attempt.id}: {attempt.grade.note}"][:3]
 
     def table(self) -> dict[str, Any]:
-        """As it stands in scores.json."""
+        """As in scores.json."""
         groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
         further: dict[str, Any] = {"further": dict(self.further)} if self.further else {}
         if self.levels:
@@ -97,9 +97,9 @@ def _file(part: str) -> str:
 
 
 def request_for(problem: Problem, benchmark: Benchmark, target: Model, settings: TargetSettings) -> Request:
-    """The one greedy request for a problem. Its key holds what decides the answer: model, messages, sampling."""
+    """The greedy request for a problem. Its key holds what decides the answer: model, messages, sampling."""
     messages = benchmark.prompt(problem)
-    # Greedy: a mistake is counted once, so the target must not be lucky on a second try.
+    # Greedy: each problem is tried once, so chance must not decide.
     key = key_of(target.identity, messages, settings.max_new_tokens, settings.max_model_len, 0.0)
     return Request(id=f"{problem.id}#0", key=key, messages=messages, max_tokens=settings.max_new_tokens)
 
@@ -113,15 +113,15 @@ class Asked:
 
 
 class Prompts:
-    """The requests of one part in the order of its problems, as often as wanted; `key` is a hash of all.
+    """The requests of one part in the order of its problems, re-iterable; `key` is a hash of all.
 
-    keep: keep them aside, so that each is rendered once.
+    keep: keep them in a file, so that each is rendered once.
     """
 
     def __init__(self, part: Part, target: Model, settings: TargetSettings, *, keep: bool) -> None:
         self.part, self._target, self._settings = part, target, settings
         self._kept: Spool[Asked] | None = None
-        if isinstance(part, RecordedPart):  # Its answers are known by their files, which the target is named by.
+        if isinstance(part, RecordedPart):  # The target's identity is the hash of its files of answers.
             self.key = key_of(target.identity, part.limit, part.seed)
             return
         self._kept = Spool(self._rendered(), Asked) if keep else None
@@ -137,27 +137,27 @@ class Prompts:
 
 
 def grade_of(benchmark: Benchmark, problem: Problem, response: str, how: Grading) -> Grade:
-    """The verdict. A grader that fails returns `error`, never "wrong": a false mistake buys instructor tokens.
+    """The verdict. A grader that fails returns `error`, never "wrong": a false mistake costs instructor tokens.
 
-    Raises ConfigError where the job asks for what this machine does not have: then no row can be graded.
+    Raises ConfigError where this machine lacks what the job requires: then no row can be graded.
     """
     try:
         return benchmark.grade(problem, response, how)
     except ConfigError:
         raise
-    except Exception as error:  # A plug-in's bug is data about that row, not the end of the stage.
+    except Exception as error:  # A plug-in's bug fails that row, not the stage.
         return Grade(0.0, None, "none", "error", f"the grader failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
 class Grader:
-    """Grades what was answered, in this process or in a worker of the cluster."""
+    """Grades an answer, in this process or in a worker of the cluster."""
 
     benchmark: Benchmark
     how: Grading
 
     def __call__(self, answered: tuple[Problem, Request, Completion]) -> tuple[Attempt, str | None]:
-        """The attempt, and the isolation level at which its code ran, if any did."""
+        """The attempt, and the isolation level at which its code ran, if it has any."""
         problem, request, completion = answered
         if completion.error is not None:
             grade = Grade(0.0, None, "none", "error", completion.error)
@@ -168,9 +168,8 @@ class Grader:
 
 
 def evaluate(stage: Stage, parts: list[Part], target: Model, job: Job, executor: Executor) -> Attempts:
-    """Every problem answered once and graded. Raises StageError past limits.max_failed_fraction."""
-    keep = not stage.store.exists("done.json")
-    prompts = [Prompts(part, target, job.config.target, keep=keep) for part in parts]
+    """Answer every problem once and grade it. Raises StageError past limits.max_failed_fraction."""
+    prompts = _prompts(parts, target, job, keep=not stage.store.exists("done.json"))
     key = _key(prompts, job.grading)
     if not stage.done(key):
         limit = job.config.limits.max_failed_fraction
@@ -188,24 +187,26 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, job: Job, executor:
 
 
 def key_for(parts: list[Part], target: Model, job: Job) -> str:
-    """Of what these parts' attempts and verdicts depend on: questions, sampling, grading, and who is asked."""
-    return _key([Prompts(part, target, job.config.target, keep=False) for part in parts], job.grading)
+    """Hash of what decides these parts' attempts: questions, sampling, grading, and the target."""
+    return _key(_prompts(parts, target, job), job.grading)
 
 
 def answered(stage: Stage, parts: list[Part], target: Model, job: Job) -> bool:
-    """Whether there is an answer to every question already, here or wherever answers are taken over from."""
-    prompts = [Prompts(part, target, job.config.target, keep=False) for part in parts]
-    return next(_missing(prompts, stage.answers()), None) is None
+    """Whether every question has an answer already, in this stage or in one whose answers are reused."""
+    return next(_missing(_prompts(parts, target, job), stage.answers()), None) is None
+
+
+def _prompts(parts: list[Part], target: Model, job: Job, *, keep: bool = False) -> list[Prompts]:
+    return [Prompts(part, target, job.config.target, keep=keep) for part in parts]
 
 
 def _key(prompts: Iterable[Prompts], how: Grading) -> str:
-    """Of what these parts' attempts and verdicts depend on."""
     asked = [(each.part.name, each.key) for each in prompts]
     return key_of(asked, how, code_hash(*(each.part.benchmark for each in prompts)))
 
 
 def _missing(prompts: Iterable[Prompts], answers: Answers) -> Iterator[Request]:
-    asked: set[bytes] = set()  # Half as large as the digits: there may be millions.
+    asked: set[bytes] = set()  # Packed: half as large as the digits, and there may be millions.
     for request in (one.request for each in prompts for one in each):
         packed = bytes.fromhex(request.key)
         if request.key not in answers and packed not in asked:
@@ -216,7 +217,7 @@ def _missing(prompts: Iterable[Prompts], answers: Answers) -> Iterator[Request]:
 def _generate(
     stage: Stage, answers: Answers, prompts: list[Prompts], target: Model, limit: float, executor: Executor
 ) -> tuple[dict[str, Completion], dict[str, float]]:
-    """Ask what is not answered yet; returns the failures, by key, and the seconds it took."""
+    """Ask what is not answered yet; returns the failures by key, and the seconds taken."""
     total = sum(1 for _ in _missing(prompts, answers))
     failed: dict[str, Completion] = {}
     if not total:
@@ -229,7 +230,7 @@ def _generate(
             else:
                 failed[answer.key] = answer.completion
             now = time.monotonic()
-            meter = meter or Meter(now)  # From the first answer: engines take their time to start.
+            meter = meter or Meter(now)  # From the first answer: engines are slow to start.
             meter.add(now, answer.completion.completion_tokens)
             stage.progress.figures["tokens_per_second"] = meter.per_minute(now)[1] / MINUTE
             tracker.advance()
@@ -243,8 +244,8 @@ def stop_past_limit(failed: int, total: int, limit: float, example: Completion |
     if failed > limit * total:
         raise StageError(
             f"{failed} of {total} requests failed, more than limits.max_failed_fraction = {limit:g} allows. "
-            f"The first error: {example.error if example else 'none was given'}. The answers that came are kept; "
-            "remove the cause, or raise the limit, and start the same command again."
+            f"The first error: {example.error if example else 'none was given'}. All answers are kept; fix the cause "
+            "or raise the limit, and start the same command again."
         )
 
 
@@ -258,7 +259,7 @@ def _answered(
     for problem, request in ((asked.problem, asked.request) for asked in prompts):
         if request.key not in failed and request.key not in answers:
             raise DataError(
-                f"{request.id} was asked and never answered: the engine lost it. Start the same command again."
+                f"{request.id} was sent and never answered: the engine lost it. Start the same command again."
             )
         yield problem, request, failed.get(request.key) or answers.get(request.key)
 
@@ -268,7 +269,7 @@ def _grade(
     executor: Executor,
 ) -> Tally:  # fmt: skip
     part, tally = prompts.part, Tally()
-    # Code takes milliseconds each and is worth spreading; everything else is graded faster than it is sent.
+    # Running code takes milliseconds each, so it is spread; all else is graded faster than it is sent.
     spread = executor.map if part.benchmark.runs_code else map
 
     def attempts() -> Iterator[Attempt]:
@@ -281,14 +282,14 @@ def _grade(
     if part.benchmark.runs_code and tally.ungraded_n > limit * tally.n:
         raise StageError(
             f"{part.name}: {tally.ungraded_n} of {tally.n} answers could not be graded, more than "
-            f"limits.max_failed_fraction = {limit:g} allows. The first: {'; '.join(tally.ungraded)}. The answers "
-            "are kept; remove the cause, or raise the limit, and start the same command again."
+            f"limits.max_failed_fraction = {limit:g} allows. The first: {'; '.join(tally.ungraded)}. All answers "
+            "are kept; fix the cause or raise the limit, and start the same command again."
         )
     return tally
 
 
 def _write_card(run: Run, target: Model, scores: dict[str, Any]) -> None:
-    """The scores go onto the card of a model of this run, and no other's."""
+    """Add the scores to the model card, if the model was trained in this run."""
     if run.store.local:
         if Path(target.path).absolute().is_relative_to(run.store.local):
             model_card.write(target.path, scores)

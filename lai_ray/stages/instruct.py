@@ -1,7 +1,7 @@
-"""An instructor reads the mistakes and writes samples.  cases -> replies
+"""Asks the instructor for samples.  cases -> replies
 
-In rounds: ask for what is wanted, count what passes the checks, ask for the shortfall. What is recorded is never asked
-again, so the same command continues where a killed one stopped.
+In rounds: ask for the samples wanted, count those that pass the checks, ask for the shortfall. A recorded answer is
+never asked for again, so the same command resumes a killed run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from lai_ray.storage.run import Stage
 from lai_ray.storage.store import View
 
 ROUNDS = 10
-"""Rounds after which the samples there are have to do."""
+"""Most rounds of one iteration."""
 WORTH_ASKING = 10
-"""A further round is asked for while of so many replies at least one brought a sample that is kept."""
+"""Rounds end when fewer than one in so many replies brings a new accepted sample."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Replies:
     view: View[Reply]
     key: str
     verdicts: Verdicts = field(default_factory=dict)
-    """On samples that were judged already, so that `curate` does not grade them again."""
+    """On the samples judged so far, so that `curate` does not grade them again."""
 
     def dialogues(self, dataset: str) -> Iterator[tuple[Case, list[Reply]]]:
-        """Each dialogue of a dataset with its case, in order."""
-        mine = (r for r in self.view if r.case_id.partition("/")[0] == dataset)
+        """The dialogues of a dataset, each with its case, in order."""
         wanted = {reply.case_id for reply in self.view if reply.case_id.partition("/")[0] == dataset}
         cases = {case.id: case for case in self.cases.view if case.id in wanted}
-        for (case_id, _), replies in itertools.groupby(mine, key=lambda reply: (reply.case_id, reply.draw)):
-            yield cases[case_id], list(replies)
+        replies = (reply for reply in self.view if reply.case_id in wanted)
+        for (case_id, _), dialogue in itertools.groupby(replies, key=lambda reply: (reply.case_id, reply.draw)):
+            yield cases[case_id], list(dialogue)
 
 
 def samples_per_request(wanted: int, cases: int) -> int:
-    """n of the paper's prompts: enough that one request a mistake would do, and one more (official scripts)."""
+    """n of the paper's prompts: enough for one request per mistake, and one more (as in the official scripts)."""
     return math.ceil(wanted / cases) + 1
 
 
@@ -64,7 +64,7 @@ def seeded_order(cases: Iterable[Case], dataset: str, config: Config, iteration:
 
 
 def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Executor) -> Replies:
-    """Replies enough for `curate.samples_per_dataset` accepted samples, or as many as the limits allow."""
+    """Replies with `curate.samples_per_dataset` accepted samples, or as many as the limits allow."""
     curate = job.config.curate
     plan = _plan(stage, cases, job)
     receivers, verdicts = Receivers(job, target), Verdicts()
@@ -76,7 +76,7 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
             replies = _ask_all(stage, cases, plan, calls, receivers, executor, verdicts)
         usage = _usage(replies, recorded, job)
         if usage["inherited"]:
-            stage.progress.report(f"  {usage['inherited']} replies were taken over from what was asked before")
+            stage.progress.report(f"  {usage['inherited']} replies were reused from earlier calls")
         stage.store.put_json("usage.json", usage)
         stage.finish(key, **usage, **calls.seconds)
     stage.check_until()
@@ -84,16 +84,15 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
 
 
 def _deciding(receivers: Receivers) -> dict[str, Any]:
-    """The instructor's settings as far as replies depend on them, an open model by what it is."""
-    settings = receivers.job.config.instructor
+    """The instructor settings that replies depend on; an open model by its identity."""
+    settings, common = receivers.job.config.instructor, {"api_key_env", "timeout"}
     if receivers.instructor is None:
-        return settings.model_dump(exclude={"api_key_env", "timeout", "max_model_len", "tensor_parallel", "dtype"})
-    server = {"api_key_env", "timeout", "base_url"}
-    return settings.model_dump(exclude=server) | {"model": receivers.instructor.identity}
+        return settings.model_dump(exclude={*common, "max_model_len", "tensor_parallel", "dtype"})
+    return settings.model_dump(exclude={*common, "base_url"}) | {"model": receivers.instructor.identity}
 
 
 def _plan(stage: Stage, cases: Cases, job: Job) -> dict[str, dict[str, int]]:
-    """Decided once per dataset and iteration, and kept by a resume and by --reuse: it shapes every request."""
+    """The plan by dataset, written as plan.json; kept by a resume and by --reuse, as it shapes every request."""
     plans, most = kept_plans(stage), job.config.curate.most
     plan = {d: planned([kept.get(d) for kept in plans], most(d), n) for d, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)
@@ -101,15 +100,15 @@ def _plan(stage: Stage, cases: Cases, job: Job) -> dict[str, dict[str, int]]:
 
 
 def kept_plans(stage: Stage) -> list[dict[str, dict[str, int]]]:
-    """What was decided before: in this run, and in those that are reused."""
+    """The plans of this run so far and of the runs that are reused."""
     others = (run.store.get_json(f"{stage.folder}/plan.json") for run in stage.run.reuse)
     return [plan for plan in (stage.store.get_json("plan.json"), *others) if plan]
 
 
 def planned(before: Iterable[dict[str, int] | None], wanted: int, cases: int) -> dict[str, int]:
-    """More samples than were wanted before come of further draws of the same requests, whose replies still apply.
+    """The plan of one dataset. One that exists keeps its samples per request, so that recorded replies still apply.
 
-    before: what was decided for this dataset elsewhere, the nearest first; a plan for other cases does not count.
+    before: existing plans for this dataset, this run's first; one for another number of cases does not count.
     """
     kept = next((plan for plan in before if plan and plan["cases"] == cases), None)
     each = kept["samples_per_request"] if kept else samples_per_request(wanted, cases)
@@ -123,29 +122,24 @@ def _ask_all(
     job = receivers.job
     asked: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
-        dialogues = Dialogues(
-            job.dialogue(cases.iteration, dataset),
-            job.benchmark(dataset),
-            job.settings_for(
-                cases.iteration, dataset, target=receivers.target, samples_per_request=numbers["samples_per_request"]
-            ),
-            receivers,
-            calls.recorded,
-        )
+        each = numbers["samples_per_request"]
+        settings = job.settings_for(cases.iteration, dataset, target=receivers.target, samples_per_request=each)
+        strategy, benchmark = job.dialogue(cases.iteration, dataset), job.benchmark(dataset)
+        dialogues = Dialogues(strategy, benchmark, settings, receivers, calls.recorded)
         order = seeded_order(cases.view, dataset, job.config, cases.iteration)
-        judge = SampleFilter.of(job, dataset, dialogues.strategy, executor, verdicts)
-        asked.append((dialogues, order, _rounds(stage, dialogues, cases, order, numbers["wanted"], calls, judge)))
-    return stage.write("replies.jsonl", _in_order(asked, cases), Reply)
-
-
-def _in_order(asked: list[tuple[Dialogues, list[str], int]], cases: Cases) -> Iterator[Reply]:
-    for dialogues, order, count in asked:
-        for case, draw in taken_in_order(cases.view, order, count):
-            yield from dialogues.replay(case, draw)[0]
+        checks = SampleFilter.of(job, dataset, strategy, executor, verdicts)
+        asked.append((dialogues, order, _rounds(stage, dialogues, cases, order, numbers["wanted"], calls, checks)))
+    replies = (
+        reply
+        for dialogues, order, count in asked
+        for case, draw in taken_in_order(cases.view, order, count)
+        for reply in dialogues.replay(case, draw)[0]
+    )
+    return stage.write("replies.jsonl", replies, Reply)
 
 
 def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Iterator[Pair]:
-    """The first `count` (case, draw) of the seeded order: every case once, then every case a second time, …"""
+    """The first `count` pairs of case and draw: every case once in the seeded order, then every case again, …"""
     wanted = set(order[:count])
     held = {case.id: case for case in cases if case.id in wanted}
     for i in range(count):
@@ -153,63 +147,63 @@ def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Itera
 
 
 def _rounds(
-    stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], wanted: int, calls: Calls, judge: SampleFilter
+    stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], wanted: int, calls: Calls, checks: SampleFilter
 ) -> int:
-    """Ask, check, ask for the shortfall; returns how many (case, draw) were asked."""
+    """Ask, check, ask for the shortfall; returns how many dialogues were asked."""
     dataset = dialogues.benchmark.name
     asked = math.ceil(wanted / dialogues.settings.samples_per_request)
     before = kept_before(stage, cases.iteration, dataset, dialogues.receivers.job.config)
     accepted, had, new = 0, 0, asked
-    others = stage.progress.figures.get("samples_accepted", 0)  # Of the datasets before this one.
+    others = stage.progress.figures.get("samples_accepted", 0)  # Of earlier datasets.
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
         by_id = {case.id: case for case, _ in pairs}
-        judge.start(before.copy())
+        checks.start(before.copy())
         calls.ask(
             f"{stage.folder}: {dataset}, round {round_number}",
             lambda pairs=pairs: dialogues.pending(pairs),  # type: ignore[misc]
-            _counter(dialogues, by_id, judge),
+            _counter(dialogues, by_id, checks),
         )
-        judge.start(before.copy())
-        had, accepted = accepted, min(_accepted(dialogues, pairs, judge), wanted)
+        checks.start(before.copy())
+        had, accepted = accepted, min(_accepted(dialogues, pairs, checks), wanted)
         stage.progress.figures["samples_accepted"] = others + accepted
         stage.progress.report(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
         if accepted >= wanted:
             break
         if (accepted - had) * WORTH_ASKING < new:
-            stage.progress.report(f"  {dataset}: {accepted - had} new samples in {new} replies: no more are asked for")
+            stage.progress.report(f"  {dataset}: {accepted - had} new samples in {new} replies: asking for no more")
             break
-        # Never more than were asked so far: where most are dropped, thousands of calls would not change that.
+        # At most as many as so far: where most samples are dropped, thousands of calls would not change that.
         new = min(math.ceil((wanted - accepted) / (accepted / asked)), asked)
         asked += new
     return asked
 
 
-def _accepted(dialogues: Dialogues, pairs: Iterable[Pair], judge: SampleFilter) -> int:
-    """Samples that pass, of those dialogues that are over."""
+def _accepted(dialogues: Dialogues, pairs: Iterable[Pair], checks: SampleFilter) -> int:
+    """How many samples of the finished dialogues pass."""
     replayed = ((case, dialogues.replay(case, draw)) for case, draw in pairs)
     finished = ((case, replies) for case, (replies, call) in replayed if call is None)
-    return sum(sample.dropped is None for sample in judge.judged(finished, dialogues.settings))
+    return sum(sample.dropped is None for sample in checks.judged(finished, dialogues.settings))
 
 
-def _counter(dialogues: Dialogues, cases: dict[str, Case], judge: SampleFilter) -> Callable[[str], int]:
-    """Counts a round's samples as they come, for the progress line; the count that decides is made in seeded order."""
-    if dialogues.benchmark.runs_code:  # Its checks take long; they are made once, after the round.
+def _counter(dialogues: Dialogues, cases: dict[str, Case], checks: SampleFilter) -> Callable[[str], int]:
+    """Counts a round's samples as they arrive, for the progress line; the count that decides is in seeded order."""
+    if dialogues.benchmark.runs_code:  # Its checks are slow; they run once, after the round.
         return lambda request_id: 0
 
     def count(request_id: str) -> int:
         case_id, _, turn = request_id.rpartition("@")
-        return _accepted(dialogues, [(cases[case_id], int(turn.partition(".")[2]))], judge)
+        return _accepted(dialogues, [(cases[case_id], int(turn.partition(".")[2]))], checks)
 
     return count
 
 
 def _usage(replies: View[Reply], recorded: Recorded, job: Job) -> dict[str, Any]:
-    """What one iteration's replies cost: paid in this run, and (`inherited…`) in the run it takes over from.
+    """The cost of one iteration's replies: paid in this run, and (`inherited…`) in the runs it reuses.
 
-    `calls`, tokens and `usd` are what the provider counted, of failed rows too; `unknown…` is the most that the calls
-    without a count may have taken beside it. Money is None where the job gives no price. The entries of the ledger
-    (`lai_ray.instructor.spending.ledger`) add up to these figures. What the target was asked costs nothing.
+    `calls`, tokens and `usd` are as the provider counted, failed calls included; `unknown…` is the most that calls
+    without a count may have used. Money is None without a price. The entries of the ledger
+    (`lai_ray.instructor.spending.ledger`) add up to these figures. Calls to the target cost nothing.
     """
     price, longest = job.price, job.config.instructor.max_tokens
     answers = [one for one in recorded.answers.values() if one.store.where.rpartition("/")[2] in PAID]

@@ -1,6 +1,6 @@
-"""A job resolved, once: every name in its settings is an object.  config -> Job
+"""A job with every name in its settings resolved to an object.  config -> Job
 
-Stages take what they use of it. Making one loads plug-ins and reads no model; `located` adds what has to be looked for.
+Making one loads plug-ins but no model; `located` adds the models that have to be looked up.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from lai_ray.storage import models
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a job names. Picklable: a search's trials run in other processes."""
+    """The objects that a job names. Picklable: a search's trials run in other processes."""
 
     config: Config
     benchmarks: Mapping[str, Benchmark]
-    """Those the job asks, and those that it keeps clear of."""
+    """Those that are evaluated, and those that curate.keep_clear_of names."""
     strategies: Mapping[str, Strategy]
     strategy_settings: Mapping[str, Any]
-    """Each strategy's own, by its name; None where it has none."""
+    """Each strategy's own settings by its name; None where it has none."""
     grading: Grading
     price: Price | None
-    """US$ per million tokens of the instructor; None where the job does not give it whole."""
+    """US$ per million tokens of the instructor; None unless the job has both halves."""
     encoder: Model | None = None
-    """The model whose embeddings are compared; None where it is the target of each iteration, or not located."""
+    """The model that embeds; None where it is each iteration's target, or not yet located."""
     instructor: Model | None = None
-    """An open model that runs in the cluster; None where it is the target of each iteration, or a server is asked."""
+    """The open model that is asked; None where it is each iteration's target, or a server is asked."""
 
     @classmethod
     def of(cls, config: Config) -> Job:
-        """Raises ConfigError for a name that means nothing, with the names there are."""
+        """Raises ConfigError for an unknown name, with the known ones."""
         strategies = {name: plugins.load("strategies", name) for name in config.strategies}
         return cls(
             config=config,
@@ -53,62 +53,57 @@ class Job:
         )
 
     def changed(self, config: Config) -> Job:
-        """The same models for other settings, as a trial of a search has them."""
+        """This job with other settings and the same models, for a trial of a search."""
         return replace(Job.of(config), encoder=self.encoder, instructor=self.instructor)
 
     @property
     def uses_neighbours(self) -> bool:
-        """Whether any strategy that may ask wants an encoder."""
+        """Whether any strategy of the job needs an encoder."""
         return bool(self.config.iterations) and any(strategy.uses_neighbours for strategy in self.strategies.values())
 
     @property
     def names_encoder(self) -> bool:
-        """Whether there is an encoder beside the target."""
+        """Whether the encoder is another model than the target."""
         return self.config.contrast.encoder != "target" and self.uses_neighbours
 
     @property
     def names_instructor(self) -> bool:
-        """Whether there is an instructor in the cluster beside the target."""
+        """Whether an open model other than the target is the instructor."""
         asked = self.config.instructor
         return bool(self.config.iterations) and asked.in_cluster and asked.model != "target"
 
     def located(self, known: dict[str, Any]) -> Job:
-        """With its encoder and its open instructor. `known` holds hashes of files, and is added to.
+        """With its encoder and its open instructor. known: hashes of files, which this adds to.
 
-        Raises ConfigError where one of them is not there.
+        Raises ConfigError for a model that does not exist.
         """
-        encoder, instructor = self.config.contrast.encoder, self.config.instructor.model
-        return replace(
-            self,
-            encoder=models.resolve(encoder, setting="contrast.encoder", known=known) if self.names_encoder else None,
-            instructor=models.resolve(instructor, setting="instructor.model", known=known)
-            if self.names_instructor
-            else None,
-        )
+        wanted = {"encoder": ("contrast.encoder", self.config.contrast.encoder)} if self.names_encoder else {}
+        if self.names_instructor:
+            wanted["instructor"] = ("instructor.model", self.config.instructor.model)
+        located = {role: models.resolve(name, setting=of, known=known) for role, (of, name) in wanted.items()}
+        return replace(self, encoder=located.get("encoder"), instructor=located.get("instructor"))
 
     def benchmark(self, name: str) -> Benchmark:
-        """The benchmark that the job means by a name. Raises ConfigError with the names there are."""
+        """The benchmark of that name. Raises ConfigError for an unknown one, with the known ones."""
         return self.benchmarks[name] if name in self.benchmarks else _benchmark(self.config, name)
 
     def strategy(self, iteration: int, dataset: str) -> Strategy:
-        """The strategy that the schedule names."""
+        """The strategy in the schedule."""
         return self.strategies[self.config.schedule.name(iteration, dataset)]
 
     def dialogue(self, iteration: int, dataset: str) -> Strategy:
-        """The same as it is asked and judged: with the paid check where the job wants it."""
+        """The same, with the paid check around it where curate.solve_again is set."""
         strategy = self.strategy(iteration, dataset)
-        if not self.config.curate.solve_again:
-            return strategy
-        return cast(Strategy, SolvedAgain(strategy, self.grading))
+        return cast(Strategy, SolvedAgain(strategy, self.grading)) if self.config.curate.solve_again else strategy
 
     def instructor_for(self, target: Model) -> Model | None:
-        """The open model that is asked in an iteration; None where a server is asked."""
+        """The open model that is asked in an iteration; None for a server."""
         return (self.instructor or target) if self.config.instructor.in_cluster else None
 
     def settings_for(
         self, iteration: int, dataset: str | None = None, *, target: Model | None = None, samples_per_request: int = 0
     ) -> StrategySettings:
-        """What strategies may know of an iteration; with a dataset, its strategy's own settings too."""
+        """The settings that strategies get for an iteration; with a dataset, its strategy's own too."""
         config = self.config
         return StrategySettings(
             iteration=iteration,
@@ -149,7 +144,7 @@ def _benchmark(config: Config, name: str) -> Benchmark:
 
 
 def _own_settings(config: Config, strategies: Mapping[str, Strategy]) -> dict[str, Any]:
-    """Each strategy's own settings. Raises ConfigError for a table without its strategy, and for a wrong setting."""
+    """Each strategy's own settings. Raises ConfigError for a table without a strategy, or a wrong setting."""
     known = {strategy.name: name for name, strategy in strategies.items()} | {name: name for name in strategies}
     for name in config.strategy:
         if name not in known:

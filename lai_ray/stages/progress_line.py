@@ -1,4 +1,4 @@
-"""The progress line while a stage asks: samples, pace, money.  answers -> a short note"""
+"""The progress line of a stage's calls: samples, rates, money.  answers -> a short note"""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lai_ray.records import Answer
 
 @dataclass
 class ProgressLine:
-    """Counts the answers to one group of calls."""
+    """Counts the answers to a group of calls."""
 
     limits: LimitSettings | None
-    """None where the pace is not limited."""
+    """None where the rate is not limited."""
     budget: Budget
     accepted: int = 0
     used: Amount = NOTHING
     meter: Meter = field(default_factory=lambda: Meter(time.monotonic()))
 
     def add(self, answer: Answer) -> None:
-        """Count one more answer."""
+        """Count one answer."""
         used = amount_used(answer.completion) or Amount(1)
         self.used += used
         self.meter.add(time.monotonic(), used.tokens)
 
     def note(self, left: int) -> str:
-        """Accepted samples; the last minute's requests and tokens against the limits; spent, and after `left` more."""
+        """Accepted samples; requests and tokens a minute, with limits; spent now and after `left` more calls."""
         requests, tokens = self.meter.per_minute(time.monotonic())
         limits, spent = self.limits, self.budget.spent
         most = (f"/{short(limits.requests_per_minute)}", f"/{short(limits.tokens_per_minute)}") if limits else ("", "")
@@ -45,7 +45,7 @@ class ProgressLine:
         return "; ".join(parts)
 
     def figures(self) -> dict[str, float]:
-        """The same for machines: rates beside their limits, and what the whole run has spent."""
+        """As numbers, for status files: rates and their limits, and what the whole run has spent."""
         requests, tokens = self.meter.per_minute(time.monotonic())
         spent, price = self.budget.spent, self.budget.caps.price
         rates: dict[str, float] = {"requests_per_minute": requests, "tokens_per_minute": tokens}

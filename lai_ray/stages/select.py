@@ -1,4 +1,4 @@
-"""Which problems the target is asked: Algorithm 1, line 4.  job, iteration -> parts"""
+"""Selects the problems that the target is asked: Algorithm 1, line 4.  job, iteration -> parts"""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lai_ray.storage.keys import number_of
 T = TypeVar("T")
 
 DEV_SHARE, DEV_LEAST = 0.2, 200
-"""A dev split made of training problems: the smaller of a fifth of them and 200."""
+"""The size of a dev split cut from training problems: a fifth of them, at most 200."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split of one benchmark, read anew at each pass; with `limit`, a seeded choice of its rows.
+    """One split of one benchmark, read again at each pass; with `limit`, a seeded choice of its rows.
 
-    A benchmark without a dev split of its own lends one of its training split: `slice` says which side this part is.
+    For a benchmark without a dev split one is cut from its training split: `slice` is the side of this part.
     """
 
     benchmark: Benchmark
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The name of its files: "gsm8k.train"."""
+        """As in its files' names: "gsm8k.train"."""
         return f"{self.benchmark.name}.{self.split}"
 
     def __iter__(self) -> Iterator[Problem]:
@@ -45,17 +45,17 @@ class Part:
             yield _problem(self.benchmark, record, self.split, row)
 
     def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every record of the part under its number in the split that it comes from."""
+        """Every record of the part with its row number in the split it comes from."""
         if self.slice == "whole":
             yield from enumerate(self.benchmark.load(self.split))
             return
-        lent = _lent(self.benchmark)
+        dev = _dev_rows(self.benchmark)
         for row, record in enumerate(self.benchmark.load("train")):
-            if (row in lent) == (self.slice == "dev"):
+            if (row in dev) == (self.slice == "dev"):
                 yield row, record
 
     def chosen(self, numbered: Callable[[], Iterable[tuple[int, T]]]) -> Iterator[tuple[int, T]]:
-        """All rows, or a seeded choice of `limit` of them, in their own order."""
+        """All rows, or a seeded choice of `limit` of them, in their order."""
         wanted = None
         if self.limit is not None:
             rows = [row for row, _ in numbered()]
@@ -65,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RecordedPart(Part):
-    """Training problems out of files that hold the target's answers to them; ids "<benchmark>/recorded/<row>"."""
+    """Training problems from files with the target's answers to them; ids "<benchmark>/recorded/<row>"."""
 
     files: tuple[Path, ...] = ()
 
@@ -73,15 +73,15 @@ class RecordedPart(Part):
         return (problem for problem, _, _ in self.answered())
 
     def answered(self) -> Iterator[tuple[Problem, list[Message], Completion]]:
-        """Each problem, what was sent (empty where the row does not say) and the answer.
+        """Each problem, its messages (empty where the row has none) and its answer.
 
         Raises DataError with file and line for a row that is no record of the benchmark, or has no `response`.
         """
         for number, row in self.chosen(self._rows):
             record, response = row.record, row.record.get("response")
             if not isinstance(response, str):
-                had = ", ".join(record) or "nothing"
-                raise DataError(f"{row.where}: no text in field 'response'; the row has {had}")
+                fields = ", ".join(record) or "nothing"
+                raise DataError(f"{row.where}: no text in field 'response'; the row has {fields}")
             try:
                 problem = self.benchmark.problem(record, RECORDED, number)
             except (LaiError, KeyError, TypeError, ValueError) as error:
@@ -95,7 +95,7 @@ class RecordedPart(Part):
 
 
 def _problem(benchmark: Benchmark, record: dict[str, Any], split: str, row: int) -> Problem:
-    """One record's problem. Raises DataError that names the row and the data where it is none."""
+    """One record's problem. Raises DataError with row and source for a record that is none."""
     try:
         return benchmark.problem(record, split, row)
     except DataError as error:
@@ -104,39 +104,36 @@ def _problem(benchmark: Benchmark, record: dict[str, Any], split: str, row: int)
 
 
 RECORDED = "recorded"
-"""The split in the ids of problems that came with their answers."""
+"""The split in the ids of problems with recorded answers."""
 
 
-def _lent(benchmark: Benchmark) -> set[int]:
-    """Training rows that serve as dev: those whose question hashes lowest, so that equal questions stay together.
+def _dev_rows(benchmark: Benchmark) -> set[int]:
+    """Training rows used as dev split: those whose question hashes lowest, so that equal questions stay together.
 
-    The same in every run: a dev score compares across seeds.
+    The same for every seed, so that dev scores can be compared.
     """
     rows = enumerate(benchmark.load("train"))
-    marks = [number_of("dev", benchmark.show(_problem(benchmark, record, "train", row))) for row, record in rows]
-    wanted = min(DEV_LEAST, int(DEV_SHARE * len(marks)))
+    hashes = [number_of("dev", benchmark.show(_problem(benchmark, record, "train", row))) for row, record in rows]
+    wanted = min(DEV_LEAST, int(DEV_SHARE * len(hashes)))
     if not wanted:
         return set()
-    last = sorted(marks)[wanted - 1]
-    return {row for row, mark in enumerate(marks) if mark <= last}
+    last = sorted(hashes)[wanted - 1]
+    return {row for row, value in enumerate(hashes) if value <= last}
 
 
 def part(job: Job, name: str, split: str, limit: int | None = None) -> Part:
-    """One split as the job uses it: the training split whole, unless it lends a dev split that is wanted."""
+    """One split as the job uses it: the training split without the dev split, where that is cut from it."""
     benchmark, config = job.benchmark(name), job.config
-    lends = "dev" not in benchmark.splits and "train" in benchmark.splits
-    if split == "dev" and lends:
-        return Part(benchmark, split, limit, config.seed, "dev")
-    if split == "train" and lends and config.dev_wanted:
-        return Part(benchmark, split, limit, config.seed, "rest")
-    return Part(benchmark, split, limit, config.seed)
+    cut = "dev" not in benchmark.splits and "train" in benchmark.splits
+    side: Literal["whole", "dev", "rest"] = "dev" if split == "dev" else "rest"
+    used = split == "dev" or (split == "train" and config.dev_wanted)
+    return Part(benchmark, split, limit, config.seed, side if cut and used else "whole")
 
 
 def select(job: Job, iteration: int) -> list[Part]:
-    """The parts of one iteration: training and (when something is chosen) dev splits, and test splits to report.
+    """The parts of one iteration: training and test splits, and the dev splits of a search.
 
-    After the last iteration nothing is learned any more, so only the tests are sat. Raises ConfigError for a benchmark
-    that lacks the split it is named for.
+    After the last iteration only the tests. Raises ConfigError for a benchmark without the split it is used for.
     """
     config = job.config
     if iteration == 0 and config.target.attempts:
@@ -155,7 +152,7 @@ def select(job: Job, iteration: int) -> list[Part]:
 
 
 def recorded(job: Job) -> list[Part]:
-    """The training parts whose answers the job gives. Tests are not evaluated: this target cannot be asked."""
+    """The training parts with recorded answers. No tests: such a target cannot be asked."""
     limit, seed = job.config.evaluate.max_train_problems, job.config.seed
     return [
         RecordedPart(job.benchmark(name), "train", limit, seed, files=tuple(recorded_files(name, named)))
@@ -166,7 +163,7 @@ def recorded(job: Job) -> list[Part]:
 def _missing(part: Part) -> str:
     name, splits = part.benchmark.name, ", ".join(part.benchmark.splits)
     if part.split == "test":
-        return f"{name} cannot be reported on: it has no test split, only {splits}. Take it out of evaluate.report_on."
+        return f"{name} cannot be reported on: it has no test split, only {splits}. Remove it from evaluate.report_on."
     return (
         f"{name} can be reported on but not learned from: it has no {part.split} split, only {splits}. "
         "Move it from evaluate.learn_from to evaluate.report_on."

@@ -1,4 +1,4 @@
-"""The target studies.  samples, target -> the next target"""
+"""Fine-tunes the target.  samples, target -> the next target"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lai_ray.training import checkpoints
 
 
 def examples_from(samples: Samples, job: Job) -> list[Example]:
-    """At most curate.samples_per_dataset samples of each dataset, each with the prompt that the test has."""
+    """At most curate.samples_per_dataset samples of each dataset, with their own prompts or those of evaluation."""
     return [_example(sample, job) for sample in _first(samples, job.config.curate)]
 
 
@@ -39,7 +39,7 @@ def _example(sample: Sample, job: Job) -> Example:
 def training_key(
     samples: Samples, target: Model, iteration: int, job: Job, seed: int | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Hash of what decides a training, which is the new model's name, and its lineage in plain words."""
+    """Hash of what decides a training, which is the new model's name, and its lineage in plain values."""
     config = job.config
     settings, rate = config.train, config.learning_rate(iteration)
     seed = config.seed if seed is None else seed
@@ -59,25 +59,24 @@ def training_key(
 
 
 def content_of(examples: Iterable[Example]) -> str:
-    """Hash of what is learned."""
+    """Hash of the training examples."""
     return key_of([(e.messages, e.turns) for e in examples])
 
 
 def name_of(target: Model, content: str, iteration: int, config: Config, seed: int) -> str:
-    """The name of the model that a training makes, known before it."""
+    """The name of the model that a training makes, known in advance."""
     return key_of(target.identity, config.train.identity(), config.learning_rate(iteration), seed, content)
 
 
 def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
-    """The metrics of this very training where its model is here already, or in a run that is reused; else None."""
-    taken = False
-    made = stage.store.get_json("checkpoint/lineage.json")
-    if not (made and made.get("name") == key):
-        if not (taken := stage.take_over(key, "checkpoint")):
+    """The metrics of this training where its model exists, in this run or one that is reused; else None."""
+    lineage, reused = stage.store.get_json("checkpoint/lineage.json"), False
+    if not (lineage and lineage.get("name") == key):
+        if not (reused := stage.take_over(key, "checkpoint")):
             return None
-        made = stage.store.get_json("checkpoint/lineage.json")
-    stage.progress.report("  the checkpoint was " + ("taken over from what is reused" if taken else "made before"))
-    metrics: dict[str, float] = made.get("metrics", {})
+        lineage = stage.store.get_json("checkpoint/lineage.json")
+    stage.progress.report("  the checkpoint was " + ("reused from another run" if reused else "made before"))
+    metrics: dict[str, float] = lineage.get("metrics", {})
     return metrics
 
 
@@ -85,7 +84,7 @@ def train(
     stage: Stage, samples: Samples, target: Model, iteration: int, job: Job, executor: Executor,
     seed: int | None = None,
 ) -> Model:  # fmt: skip
-    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage, not its path."""
+    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage's hash."""
     key, lineage = training_key(samples, target, iteration, job, seed)
     settings, rate = job.config.train, lineage["learning_rate"]
     if not stage.done(key):
@@ -97,7 +96,7 @@ def train(
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(training, tracker.at).metrics
         if stage.store.local:
-            checkpoints.remove(training.out)  # Should the training have died between its model's birth and this.
+            checkpoints.remove(training.out)  # Left by a training that died after writing its model.
         stage.store.put_json("lineage.json", lineage)
         stage.finish(key, samples=len(examples), **metrics)
     stage.check_until()

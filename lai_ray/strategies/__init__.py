@@ -1,1 +1,1 @@
-"""How an instructor is shown a mistake: one file each, found by name."""
+"""Strategies: what an instructor is shown and asked, one file each, found by name."""

@@ -1,7 +1,7 @@
 """The paper's baseline AugGPT: training problems of any verdict, each rewritten into variants of itself.
 
-As `untargeted` it is blind to mistakes: the same cases in the same seeded order. `untargeted` has the instructor write
-other problems of the course's kind; here it stays with the question it is shown, and says that one anew.
+Like `untargeted` it ignores mistakes and has the same cases in the same seeded order. `untargeted` asks for other
+problems of the same kind; this one for variants of the question that is shown.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from lai_ray.records import Case, Message
 
 
 class AugGPT(AnyVerdict):
-    """The question, said anew."""
+    """One request per training problem, for variants of it."""
 
     name = "auggpt"
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
-        """The question, and its right answer where the job shows it; never what the target said."""
+        """The question, and its reference where the job shows it; never the target's answer."""
         problem = case.attempt.problem
         return built_in.auggpt(
             brief=benchmark.brief(),

@@ -1,4 +1,4 @@
-"""Learning from Error: the instructor sees the question and the wrong answer alone (§3.2 of arXiv 2407.00497)."""
+"""Learning from Error: the instructor sees the question and the wrong answer only (§3.2 of arXiv 2407.00497)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from lai_ray.records import Attempt, Case, Message
 
 
 class LearningFromError(OneRequest):
-    """One request a mistake."""
+    """One request per mistake."""
 
     name = "le"
 
     def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
-        """Every mistake, by itself."""
-        for attempt in attempts:
-            if is_mistake(attempt, settings):
-                yield Case(case_id(attempt, self.name), self.name, attempt)
+        """Every mistake, without further evidence."""
+        return (Case(case_id(a, self.name), self.name, a) for a in attempts if is_mistake(a, settings))
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The question and the wrong answer."""

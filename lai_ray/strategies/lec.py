@@ -1,4 +1,4 @@
-"""Learning from Error by Contrast: beside the mistake, the k most similar questions that the target got right.
+"""Learning from Error by Contrast: each mistake with the k most similar questions that the target got right.
 
 Similar by the embedding of the question, squared L2, within the same dataset (§3.3 and eq. 2 of arXiv 2407.00497).
 """
@@ -19,35 +19,36 @@ from lai_ray.records import Attempt, Case, Contrast, Message
 
 
 class LearningFromErrorByContrast(OneRequest):
-    """One request a mistake, with its nearest successes."""
+    """One request per mistake, with its nearest correct questions."""
 
     name = "lec"
     uses_neighbours = True
 
     def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
-        """What `cases` compares: every mistake and every success; nothing where one of them is missing."""
+        """The texts that `cases` compares: all mistakes and all correct ones; none where either is missing."""
         wrong, right = _wrong_and_right(attempts, settings)
         return [one.text for one in (*wrong, *right)] if wrong and right else []
 
     def cases(self, attempts: Iterable[Attempt], settings: StrategySettings, executor: Executor) -> Iterator[Case]:
-        """Every mistake with its neighbours. With no correct case there is nothing to contrast: bare mistakes."""
+        """Every mistake with its neighbours; without any where no attempt was correct."""
         wrong, right = _wrong_and_right(attempts, settings)
         if not wrong:
             return
-        found = _nearest(wrong, right, settings, executor)
+        nearest = _nearest(wrong, right, settings, executor)
         near = {
             one.id: [(right[row].id, float(distance)) for row, distance in zip(*pair, strict=True) if distance < APART]
-            for one, pair in zip(wrong, zip(found.ids, found.distances, strict=True), strict=True)
+            for one, pair in zip(wrong, zip(nearest.ids, nearest.distances, strict=True), strict=True)
         }
-        shown = _by_id(attempts, {contrast for pairs in near.values() for contrast, _ in pairs})
+        wanted = {contrast for pairs in near.values() for contrast, _ in pairs}
+        shown = {attempt.id: attempt for attempt in attempts if attempt.id in wanted}
         for attempt in attempts:
             if attempt.id in near:
                 contrasts = [Contrast(shown[contrast], distance) for contrast, distance in near[attempt.id]]
                 yield Case(case_id(attempt, self.name), self.name, attempt, contrasts)
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
-        """The correct questions (alone, as in the paper's experiments, or with the target's responses), the failed one,
-        the wrong answer.
+        """The correct questions (alone, as in the paper's experiments, or with the target's responses), then the failed
+        question and the wrong answer.
         """
         problem = case.attempt.problem
         responses = [contrast.attempt.completion.text for contrast in case.contrasts]
@@ -66,7 +67,7 @@ class LearningFromErrorByContrast(OneRequest):
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What stays in memory of an attempt: its id, the text that is embedded, and where its neighbours may be."""
+    """An attempt in memory: its id, the text that is embedded, and the subject of its neighbours ("" for any)."""
 
     id: str
     text: str
@@ -92,7 +93,7 @@ def _compared(attempt: Attempt, settings: StrategySettings) -> _Compared:
     if settings.contrast_within == "subject":
         if "subject" not in problem.extra:
             raise ConfigError(
-                f'contrast.within = "subject": the problems of {problem.benchmark} name no subject; set it to "dataset"'
+                f'contrast.within = "subject": the problems of {problem.benchmark} have no subject; set it to "dataset"'
             )
         subject = str(problem.extra["subject"])
     return _Compared(attempt.id, text, subject)
@@ -111,22 +112,18 @@ def _nearest(
 
 
 APART = 8.0
-"""More than the squared distance of any two embeddings of length 1, which is 4 at most."""
+"""More than the squared distance of two embeddings of length 1, which is 4 at most."""
 
 
 def _by_subject(subjects: list[str]) -> np.ndarray:
-    """(n, subjects) float32: equal for two of one subject, and 2 * APART apart, squared, for all others.
+    """(n, subjects) float32, one-hot: equal within a subject; between subjects the squared distance is 2 * APART.
 
-    Beside the embeddings these columns leave distances within a subject as they are, and one search does for all.
+    Appended to the embeddings, so that one search finds the neighbours within each subject.
     """
     names = {name: column for column, name in enumerate(sorted(set(subjects)))}
     columns = np.zeros((len(subjects), len(names)), np.float32)
     columns[np.arange(len(subjects)), [names[subject] for subject in subjects]] = np.sqrt(APART)
     return columns
-
-
-def _by_id(attempts: Iterable[Attempt], wanted: set[str]) -> dict[str, Attempt]:
-    return {attempt.id: attempt for attempt in attempts if attempt.id in wanted}
 
 
 STRATEGY = LearningFromErrorByContrast()

@@ -1,4 +1,4 @@
-"""The control: training problems of any verdict, no answer shown. Same instructor, same count."""
+"""The control of LE and LEC: training problems of any verdict, no answer shown, the same number of samples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from lai_ray.records import Case, Message
 
 
 class Untargeted(AnyVerdict):
-    """More like the question."""
+    """One request per training problem, for others like it."""
 
     name = "untargeted"
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The question alone."""
-        question = benchmark.show(case.attempt.problem)
         return built_in.untargeted(
             brief=benchmark.brief(),
-            question=question,
+            question=benchmark.show(case.attempt.problem),
             n=settings.samples_per_request,
             own=own_for(settings.prompts, benchmark.name),
         )

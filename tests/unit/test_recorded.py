@@ -89,7 +89,7 @@ def test_a_dataset_without_mistakes_is_skipped_and_logged(tmp_path, capsys):
     (tmp_path / "right.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = recorded(tmp_path, str(tmp_path / "right.jsonl"))
     outcome = cli_run.run_job(config, executor=LocalExecutor(), console=Console(width=200))
-    assert "no mistakes, nothing to learn here" in capsys.readouterr().out
+    assert "no mistakes" in capsys.readouterr().out
     assert outcome.target is not None
 
 
