@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from lai_ray.config import job_file as jobs
+from lai_ray.config import job_file
 from lai_ray.errors import ConfigError
 from lai_ray.stages.curation.evaluation_sets import evaluation_sets
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
 
 
@@ -26,13 +27,13 @@ def job(tmp_path):
             "evaluate": {"learn_from": ["gsm8k"], "report_on": ["gsm8k"]},
             "data": {"gsm8k": str(tmp_path)},
         }
-        return jobs.parse(table | sections)
+        return Job.of(job_file.parse(table | sections))
 
     return make
 
 
-def ids(config) -> dict[str, list[str]]:
-    return {part.name: [problem.id for problem in part] for part in select(config, 0)}
+def ids(job) -> dict[str, list[str]]:
+    return {part.name: [problem.id for problem in part] for part in select(job, 0)}
 
 
 def test_without_a_search_the_training_split_is_whole(job):
@@ -42,14 +43,14 @@ def test_without_a_search_the_training_split_is_whole(job):
 
 
 def test_with_a_search_a_fifth_of_it_is_dev_and_no_question_is_on_both_sides(job):
-    config = job(search={"learning_rate": [1e-5]})
-    parts = {part.name: list(part) for part in select(config, 0)}
+    searching = job(search={"learning_rate": [1e-5]})
+    parts = {part.name: list(part) for part in select(searching, 0)}
     dev, train = parts["gsm8k.dev"], parts["gsm8k.train"]
     assert len(dev) + len(train) == 300
     assert 60 <= len(dev) <= 62
     assert not {p.question for p in dev} & {p.question for p in train}
     assert all(p.id.startswith("gsm8k/dev/") for p in dev)
-    assert len(list(evaluation_sets(config).problems["gsm8k.dev"])) == len(dev)
+    assert len(list(evaluation_sets(searching).problems["gsm8k.dev"])) == len(dev)
 
 
 def test_the_dev_side_is_the_same_for_every_seed_and_limit(job):
@@ -63,5 +64,5 @@ def test_the_dev_side_is_the_same_for_every_seed_and_limit(job):
 
 @pytest.mark.parametrize("name", ["arc_challenge", "gsm_plus", "bbh"])
 def test_a_test_of_transfer_is_not_learned_from(job, name):
-    with pytest.raises(ConfigError, match="reported on but not learned from"):
+    with pytest.raises(ConfigError, match=f"{name}.*evaluate.learn_from"):
         select(job(evaluate={"learn_from": [name]}), 0)
