@@ -9,7 +9,7 @@ import itertools
 import json
 
 from lai_ray.common import plugins
-from lai_ray.contracts import StrategySettings, Model
+from lai_ray.contracts import Model, StrategySettings
 from lai_ray.records import Case
 from lai_ray.report import facts
 from lai_ray.storage.run import Run
