@@ -5,6 +5,7 @@ In the seeded order of cases and draws, never by arrival: a killed and resumed r
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 from lai_ray.common import plugins
 from lai_ray.contracts import Executor, Strategy, StrategySettings
 from lai_ray.errors import StageError
-from lai_ray.records import Problem, Sample
+from lai_ray.records import Sample
 from lai_ray.stages.curation.duplicates import Kept
 from lai_ray.stages.curation.evaluation_sets import TOKENS, evaluation_sets, nearness, not_checked, parsed
 from lai_ray.stages.curation.sample_filter import COPY, SampleFilter, kept_before
@@ -117,14 +118,9 @@ def _judged(dataset: str, replies: Replies, before: Kept, job: Job, executor: Ex
 
 def _contamination(stage: Stage, funnel: Funnel, job: Job, executor: Executor) -> dict[str, Any]:
     """Counts of the copies dropped, and Table 5 of the paper for all parsed samples and for those kept."""
-    sets = evaluation_sets(job)
+    sets, views = evaluation_sets(job), [stage.view(name, Sample) for name in ("samples.jsonl", "dropped.jsonl")]
     reasons = sum((Counter(counts) for counts in funnel.values()), Counter[str]())
-
-    def problems() -> Iterator[tuple[Problem, bool]]:
-        for name in ("samples.jsonl", "dropped.jsonl"):
-            yield from parsed(stage.view(name, Sample))
-
-    table = nearness(problems, sets, executor.map)
+    table = nearness(lambda: itertools.chain.from_iterable(map(parsed, views)), sets, executor.map)
     return {
         "questions": sets.sizes,
         "copies_dropped": {name: _copies(reasons, name) for name in sets.sizes},

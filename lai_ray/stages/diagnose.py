@@ -51,7 +51,8 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
                 "(copies.json); evaluate.learn_from_copies = true keeps them"
             )
         views = {name: Without(attempts.of(name, "train"), frozenset(copies[name])) for name in datasets}
-        cache = _embedding_cache(stage, executor)
+        others = [run.store.inside("embeddings") for run in stage.run.reuse]
+        cache = cast(Executor, EmbeddingCache(executor, stage.run.store.inside("embeddings"), others))
         _embed_together(strategies, views, settings, cache)
         diagnosed = [
             Diagnosed(name, strategies[name], views[name], settings[name], _count(views[name])) for name in datasets
@@ -68,11 +69,6 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
         )
     stage.check_until()
     return Cases(iteration, stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
-
-
-def _embedding_cache(stage: Stage, executor: Executor) -> Executor:
-    others = [run.store.inside("embeddings") for run in stage.run.reuse]
-    return cast(Executor, EmbeddingCache(executor, stage.run.store.inside("embeddings"), others))
 
 
 def nothing_to_learn(stage: Stage) -> str:

@@ -81,7 +81,8 @@ def pool_of(job: Job, iteration: int, settings: dict[str, Any]) -> str:
     asked = with_settings(job.config, settings)
     names = [asked.schedule.name(iteration, dataset) for dataset in asked.evaluate.learn_from]
     uses_k = any(job.strategies[name].uses_neighbours for name in names)
-    shapes = [key for key in sorted(GRID & set(settings)) if key == "schedule.strategy" or (uses_k and _asks(key))]
+    listed = [key for key in sorted(GRID & set(settings)) if not key.startswith("train.")]
+    shapes = [key for key in listed if uses_k or key == "schedule.strategy"]
     parts = [f"k_{settings['neighbours']}"] * uses_k
     parts += [f"{key.partition('.')[2]}_{_slug(settings[key])}" for key in shapes]
     return "_".join(["pool", *parts])
@@ -106,10 +107,6 @@ def _check(key: str, values: list[Any]) -> None:
         )
     if not values:
         raise ConfigError(f"search.grid lists no value for {key}; give at least one, or remove it")
-
-
-def _asks(key: str) -> bool:
-    return not key.startswith("train.")
 
 
 def _slug(value: Any) -> str:

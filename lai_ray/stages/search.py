@@ -62,13 +62,11 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     key = key_of(target.identity, [plan.key for plan in plans])
     if not (stage.done(key) and _winner_exists(stage, i, plans)):
         outcomes = _outcomes(stage, i, plans, target, job, executor)
-        rows = _rows(stage, attempts, job.config, outcomes)
-        winner = _choose(rows, outcomes)
-        while winner != UNTOUCHED and not has_model(run, outcomes.results[winner]):
+        while (winner := _choose(rows := _rows(stage, attempts, job.config, outcomes), outcomes)) != UNTOUCHED:
+            if has_model(run, outcomes.results[winner]):
+                break
             # Its dev answers were known, so it was not trained; the next target needs its weights.
             _train_again(stage, i, outcomes, winner, target, job, executor)
-            rows = _rows(stage, attempts, job.config, outcomes)
-            winner = _choose(rows, outcomes)
         stage.store.put("trials.csv", _csv(rows))
         stage.progress.report(_summary(rows, winner, outcomes.best))
         failed = sum("error" in row for row in rows)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from lai_ray.common.chat_template import Example
 from lai_ray.config.config import Config
-from lai_ray.config.settings import CurateSettings
 from lai_ray.contracts import Executor, Model, TrainJob
-from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.job import Job
 from lai_ray.storage.keys import key_of
@@ -19,21 +18,14 @@ from lai_ray.training import checkpoints
 
 def examples_from(samples: Samples, job: Job) -> list[Example]:
     """At most curate.samples_per_dataset samples of each dataset, with their own prompts or those of evaluation."""
-    return [_example(sample, job) for sample in _first(samples, job.config.curate)]
-
-
-def _first(samples: Samples, curate: CurateSettings) -> Iterator[Sample]:
-    taken: dict[str, int] = {}
+    examples, taken = [], Counter[str]()
     for sample in samples.view:
         name = sample.problem.benchmark
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] <= curate.most(name):
-            yield sample
-
-
-def _example(sample: Sample, job: Job) -> Example:
-    messages = sample.messages or job.benchmark(sample.problem.benchmark).prompt(sample.problem)
-    return Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns])
+        taken[name] += 1
+        if taken[name] <= job.config.curate.most(name):
+            messages = sample.messages or job.benchmark(name).prompt(sample.problem)
+            examples.append(Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns]))
+    return examples
 
 
 def training_key(

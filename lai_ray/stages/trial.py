@@ -8,6 +8,7 @@ while, never writes where its successor does. The successor reuses what is compl
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import statistics
 import time
@@ -178,8 +179,13 @@ def best(plans: Iterable[Plan], results: Mapping[str, TrialResult]) -> str | Non
 
     Combinations with a seed that has no result come last.
     """
-    ranked = _ranked(plans, results)
-    return ranked[0] if ranked else None
+    order: list[tuple[bool, float, float, int, str]] = []
+    for group in _groups(plans).values():
+        ended = [(results[plan.name].dev, plan.name) for plan in group if plan.name in results]
+        for dev, name in ended:
+            mean = statistics.fmean(one for one, _ in ended)
+            order.append((len(ended) < len(group), -mean, -dev, len(order), name))
+    return min(order)[-1] if order else None
 
 
 def remove_beaten(run: Run, iteration: int, plans: Sequence[Plan]) -> None:
@@ -209,24 +215,10 @@ def _remove_model(run: Run, folder: str) -> None:
 
 def _unbeaten(plans: Sequence[Plan], results: Mapping[str, TrialResult]) -> set[str | None]:
     """The best of the combinations that are complete, and the best seed so far of each that is not."""
-    complete: list[Plan] = []
-    kept: set[str | None] = set()
-    for group in _groups(plans).values():
-        if all(plan.name in results for plan in group):
-            complete += group
-        else:
-            kept.add(best(group, results))
-    return {*kept, best(complete, results)}
-
-
-def _ranked(plans: Iterable[Plan], results: Mapping[str, TrialResult]) -> list[str]:
-    order: list[tuple[bool, float, float, int, str]] = []
-    for group in _groups(plans).values():
-        ended = [(results[plan.name].dev, plan.name) for plan in group if plan.name in results]
-        for dev, name in ended:
-            mean = statistics.fmean(one for one, _ in ended)
-            order.append((len(ended) < len(group), -mean, -dev, len(order), name))
-    return [name for *_, name in sorted(order)]
+    groups = list(_groups(plans).values())
+    complete = [group for group in groups if all(plan.name in results for plan in group)]
+    others = [best(group, results) for group in groups if group not in complete]
+    return {*others, best(itertools.chain.from_iterable(complete), results)}
 
 
 def _groups(plans: Iterable[Plan]) -> dict[str, list[Plan]]:

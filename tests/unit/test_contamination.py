@@ -83,7 +83,7 @@ def test_rouge_l_equals_the_rouge_score_package():
         assert score == pytest.approx(scorer._score_lcs(other, one).fmeasure, abs=1e-12)
 
 
-def test_more_distinct_words_than_sixteen_bits_are_still_told_apart():
+def test_more_distinct_words_than_sixteen_bits_are_still_distinguished():
     many = [[f"word{i}"] for i in range(70_000)]
     references = References.of({"s": many})
     found = list(references.nearest([["word69999"], ["word3", "word65535"], ["unknown"]]))
@@ -268,7 +268,7 @@ def instructed(*questions: str):
     return LocalExecutor(reply=reply)
 
 
-def test_a_copied_test_question_is_dropped_and_the_report_says_how_near_the_rest_comes(tmp_path):
+def test_a_copied_test_question_is_dropped_and_the_report_shows_the_nearness_of_the_rest(tmp_path):
     words_ = plugins.load("benchmarks", "word_problems")
     question = words_.problem(next(words_.load("test")), "test", 0)
     with_answer = f"{question.question}\nAnswer: so\n#### {question.answer}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ def samples(run: Run, iteration: int = 0) -> list[Sample]:
     return list(View(run.stage(iteration, "curate").store, "samples.jsonl", Sample))
 
 
-def test_one_iteration_learns_from_mistakes_and_the_next_target_sits_the_test(tmp_path):
+def test_one_iteration_learns_from_mistakes_and_the_next_target_is_tested(tmp_path):
     executor = LocalExecutor()
     outcome = cli_run.run_job(job(tmp_path), executor=executor)
     scores = [outcome.run.stage(i, "evaluate").store.get_json("scores.json")["word_problems.test"] for i in (0, 1)]
@@ -100,7 +101,7 @@ def test_a_further_round_asks_for_the_shortfall_and_then_stops(tmp_path):
     assert executor.asked["ask"] > first_round
 
 
-def test_replies_without_one_usable_sample_stop_the_run_and_say_why(tmp_path):
+def test_replies_without_one_usable_sample_stop_the_run_with_the_reason(tmp_path):
     executor = LocalExecutor(reply=lambda request: "Question: How many?\nAnswer: no idea")
     with pytest.raises(StageError, match=r"no usable sample.*replies\.jsonl"):
         cli_run.run_job(job(tmp_path), executor=executor)
@@ -166,7 +167,7 @@ def test_until_a_stage_that_is_skipped_stops_there_too(tmp_path):
     assert outcome.stopped_at == "iteration_0/curate"
 
 
-def test_when_all_training_problems_stand_in_a_test_that_is_the_reason_given(tmp_path, capsys):
+def test_when_all_training_problems_are_in_a_test_that_is_the_reason_reported(tmp_path, capsys):
     rows = [
         {"question": f"Ann has {i} red rings and finds {i} more. How many?", "answer": str(2 * i)} for i in range(40)
     ]
@@ -179,10 +180,11 @@ def test_when_all_training_problems_stand_in_a_test_that_is_the_reason_given(tmp
     }
     table = {"benchmark": [mine], "evaluate__learn_from": ["mine"], "evaluate__report_on": ["mine"]}
     cli_run.run_job(job(tmp_path, **table), executor=LocalExecutor(), console=Console(width=200))
-    assert "40 training problems" in capsys.readouterr().out
+    output = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"40 training problems [^:]*: nothing to learn", output)
 
 
-def test_until_stops_after_the_stage_and_the_same_command_goes_on(tmp_path):
+def test_until_stops_after_the_stage_and_the_same_command_continues(tmp_path):
     executor = LocalExecutor()
     outcome = cli_run.run_job(job(tmp_path), until="diagnose", executor=executor)
     assert outcome.stopped_at == "iteration_0/diagnose"
@@ -190,7 +192,7 @@ def test_until_stops_after_the_stage_and_the_same_command_goes_on(tmp_path):
     assert cli_run.run_job(job(tmp_path), executor=LocalExecutor()).stopped_at is None
 
 
-def test_reaching_max_calls_stops_and_a_raised_limit_goes_on_without_asking_again(tmp_path):
+def test_reaching_max_calls_stops_and_a_raised_limit_continues_without_asking_again(tmp_path):
     first, second = LocalExecutor(), LocalExecutor()
     with pytest.raises(StageError, match=r"max_calls = 3\b"):
         cli_run.run_job(job(tmp_path, limits__max_calls=3), executor=first)

@@ -76,7 +76,7 @@ def test_killed_and_started_again_asks_only_what_was_not_recorded(tmp_path):
     assert run.stage(0, "instruct").store.get_json("usage.json")["possibly_paid"] == 0
 
 
-def test_an_open_model_is_known_by_its_weights_not_by_its_folder(tmp_path):
+def test_an_open_model_is_identified_by_its_weights_not_by_its_folder(tmp_path):
     named = teacher(tmp_path / "teacher")
     executor = Recording()
     cli_run.run_job(job(tmp_path, instructor__model=named, **HERE), executor=executor)
@@ -94,7 +94,7 @@ def test_an_open_model_is_known_by_its_weights_not_by_its_folder(tmp_path):
     assert recorded == applying != "0"
 
 
-def test_another_length_or_model_asks_anew_under_another_name(tmp_path):
+def test_another_length_or_model_asks_again_under_another_name(tmp_path):
     run = cli_run.run_job(job(tmp_path, **ITSELF), executor=LocalExecutor()).run
     cases = [({}, False), ({"instructor__max_model_len": 900}, True), ({"instructor__dtype": "float16"}, False)]
     for number, (changes, new) in enumerate(cases):

@@ -116,7 +116,7 @@ def test_one_problem_is_asked_for_in_the_singular():
     assert "answers the first question below correctly" in lec(correct=["A?"])[1]["content"]
 
 
-def test_an_empty_answer_is_said_to_be_none():
+def test_an_empty_answer_is_shown_as_none():
     assert f"[WRONG ANSWER]\n{built_in.NO_ANSWER}\n" in le(wrong_answer=" \n")[1]["content"]
 
 

@@ -33,7 +33,7 @@ def test_the_request_after_the_last_of_a_minute_waits_until_the_first_is_a_minut
     assert q.acquire(60.0, 1) == 10.0
 
 
-def test_tokens_are_reserved_and_what_was_not_used_comes_back():
+def test_tokens_are_reserved_and_what_was_not_used_is_freed():
     q = window(tokens=100)
     lease = granted(q.acquire(0.0, 90))
     assert q.acquire(1.0, 20) == 59.0

@@ -294,7 +294,7 @@ def test_a_second_attempt_has_a_folder_of_its_own_and_takes_over_what_is_whole(t
     assert model.startswith("trial_2/start_2/")
 
 
-def test_a_second_attempt_goes_on_from_the_state_that_the_first_one_kept(tmp_path):
+def test_a_second_attempt_resumes_from_the_checkpoint_of_the_first_one(tmp_path):
     class Dying(Classroom):
         def train(self, job: TrainJob, progress: Any = None) -> Trained:
             if job.learning_rate == 2e-5:
@@ -345,7 +345,7 @@ def test_a_trial_of_a_killed_driver_writes_nothing_once_another_driver_runs(tmp_
     assert after == before
 
 
-def test_a_finished_search_of_a_later_iteration_is_done_in_another_folder_too(tmp_path):
+def test_a_finished_search_of_a_later_iteration_is_finished_in_another_folder_too(tmp_path):
     model = tmp_path / "model"
     pretend_model(model, skill=40)
     wanted = {"target__model": str(model), "iterations": 2, "search__learning_rate": RATES[:2]}
@@ -357,7 +357,7 @@ def test_a_finished_search_of_a_later_iteration_is_done_in_another_folder_too(tm
     assert not executor.asked
 
 
-def test_a_moved_run_goes_on_where_it_is_now_and_writes_nothing_where_it_was(tmp_path):
+def test_a_moved_run_continues_in_its_new_folder_and_writes_nothing_to_the_old_one(tmp_path):
     model = tmp_path / "model"
     pretend_model(model, skill=40)
     old, new = tmp_path / "old", tmp_path / "new"
@@ -386,7 +386,7 @@ def _some_request(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("until", ["diagnose", "0/instruct", "train"])
-def test_a_part_of_a_search_is_no_place_to_stop(tmp_path, until):
+def test_a_run_cannot_stop_at_a_part_of_a_search(tmp_path, until):
     executor = Classroom(by_rate)
     with pytest.raises(ConfigError, match=f"--until {until}: .*search"):
         run.run_job(searching(tmp_path), until=until, executor=executor)

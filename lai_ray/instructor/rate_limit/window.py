@@ -111,9 +111,7 @@ class SlidingWindow:
         self._next_id = first_id
         self._charges: dict[int, _Charge] = {}  # Oldest first: dicts keep the order of insertion, and ids only grow.
         self._young: deque[int] = deque()  # Leases granted in the last minute, oldest first.
-        self._granted: deque[int] = deque()  # In the order granted; a settled one is dropped when it comes first.
-        self._open: set[int] = set()
-        self._granted_at: dict[int, float] = {}
+        self._open: dict[int, float] = {}  # Leases in flight -> when they were granted, oldest first.
         self._paused_until = float("-inf")
 
     def set_limits(self, requests: int, tokens: int, in_flight: int) -> None:
@@ -144,9 +142,7 @@ class SlidingWindow:
         self._count(1, estimate)
         self._charges[lease.id] = _Charge(now, estimate, (self._requests.young, self._tokens.young))
         self._young.append(lease.id)
-        self._granted.append(lease.id)
-        self._open.add(lease.id)
-        self._granted_at[lease.id] = now
+        self._open[lease.id] = now
         return lease
 
     def room(self, now: float, estimate: int) -> int:
@@ -163,7 +159,7 @@ class SlidingWindow:
         used: None where it is unknown, which keeps the estimate.  sent_at: when it left for the provider, where known:
         its window begins then. An unknown lease is ignored: it had expired, or the process was restarted since.
         """
-        self._open.discard(lease_id)
+        self._open.pop(lease_id, None)
         charge = self._charges.get(lease_id)
         if charge is not None and sent_at is not None:
             charge.at = max(charge.at, sent_at)
@@ -173,7 +169,7 @@ class SlidingWindow:
 
     def release(self, lease_id: int) -> None:
         """The request was never sent and does not count."""
-        self._open.discard(lease_id)
+        self._open.pop(lease_id, None)
         charge = self._charges.pop(lease_id, None)
         if charge is not None:
             self._count(-1, -charge.tokens, young=not charge.old)
@@ -212,12 +208,8 @@ class SlidingWindow:
                 break
             charge = self._charges.pop(oldest)
             self._count(-1, -charge.tokens, young=not charge.old)
-        while self._granted and (
-            self._granted[0] not in self._open or now >= self._granted_at[self._granted[0]] + self.lease_seconds
-        ):
-            lease_id = self._granted.popleft()
-            self._open.discard(lease_id)
-            del self._granted_at[lease_id]
+        while self._open and now >= self._oldest_open() + self.lease_seconds:
+            self._open.pop(next(iter(self._open)))
 
     def _count(self, requests: int, tokens: int, *, young: bool = True) -> None:
         for resource, amount in ((self._requests, requests), (self._tokens, tokens)):
@@ -228,5 +220,7 @@ class SlidingWindow:
         """Until the oldest open lease expires; settling one is sooner, and the caller then tries again."""
         if len(self._open) < self.in_flight:
             return 0.0
-        oldest = next(lease_id for lease_id in self._granted if lease_id in self._open)
-        return self._granted_at[oldest] + self.lease_seconds - now
+        return self._oldest_open() + self.lease_seconds - now
+
+    def _oldest_open(self) -> float:
+        return next(iter(self._open.values()))
