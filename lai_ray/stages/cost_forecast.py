@@ -23,7 +23,6 @@ from lai_ray.stages.instruct import kept_plans, planned, seeded_order, taken_in_
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import part
 from lai_ray.storage.run import Run, Stage
-from lai_ray.storage.store import View
 
 ACCURACIES = (0.3, 0.6, 0.9)
 """Accuracies on the training problems for which calls are forecast before any mistake is known."""
@@ -151,17 +150,10 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
             observed = observed_rates(stage.run, dataset, iteration, config.curate.solve_again)
             rates = observed or usual_rates(job, dataset)
             calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], rates, config)
-            prompts = _prompts(view, iteration, job, dataset, numbers["samples_per_request"], calls)
+            pairs = taken_in_order(view, seeded_order(view, dataset, config, iteration), calls)
+            each = numbers["samples_per_request"]
+            prompts = [_first_prompt(case, job, iteration, dataset, each) for case, _ in pairs]
             yield dataset, forecast_of(dataset, prompts, numbers, job, rates)
-
-
-def _prompts(
-    cases: View[Case], iteration: int, job: Job, dataset: str, samples_per_request: int, calls: int
-) -> list[list[Message]]:
-    """The first requests of `calls` dialogues, in the order in which they are asked."""
-    order = seeded_order(cases, dataset, job.config, iteration)
-    pairs = taken_in_order(cases, order, calls)
-    return [_first_prompt(case, job, iteration, dataset, samples_per_request) for case, _ in pairs]
 
 
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:

@@ -120,12 +120,11 @@ class Prompts:
 
     def __init__(self, part: Part, target: Model, settings: TargetSettings, *, keep: bool) -> None:
         self.part, self._target, self._settings = part, target, settings
-        self._kept: Spool[Asked] | None = None
+        self._kept = Spool(self._rendered(), Asked) if keep else None
         if isinstance(part, RecordedPart):  # The target's identity is the hash of its files of answers.
             self.key = key_of(target.identity, part.limit, part.seed)
-            return
-        self._kept = Spool(self._rendered(), Asked) if keep else None
-        self.key = key_of_all(asked.request.key for asked in self)
+        else:
+            self.key = key_of_all(asked.request.key for asked in self)
 
     def __iter__(self) -> Iterator[Asked]:
         return iter(self._rendered() if self._kept is None else self._kept)

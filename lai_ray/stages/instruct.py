@@ -66,9 +66,10 @@ def seeded_order(cases: Iterable[Case], dataset: str, config: Config, iteration:
 def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Executor) -> Replies:
     """Replies with `curate.samples_per_dataset` accepted samples, or as many as the limits allow."""
     curate = job.config.curate
-    plan = _plan(stage, cases, job)
-    receivers, verdicts = Receivers(job, target), Verdicts()
-    wanted = curate.samples_per_dataset
+    plans, most = kept_plans(stage), curate.most
+    plan = {d: planned([kept.get(d) for kept in plans], most(d), n) for d, n in cases.counts.items() if n}
+    stage.store.put_json("plan.json", plan)  # Kept by a resume and by --reuse, as it shapes every request.
+    receivers, verdicts, wanted = Receivers(job, target), Verdicts(), curate.samples_per_dataset
     key = key_of(cases.key, plan, _deciding(receivers), wanted, *["solve again"] * curate.solve_again)
     if not stage.done(key):
         with recording(stage, rows=min(job.config.limits.max_in_flight, 500)) as recorded:
@@ -89,14 +90,6 @@ def _deciding(receivers: Receivers) -> dict[str, Any]:
     if receivers.instructor is None:
         return settings.model_dump(exclude={*common, "max_model_len", "tensor_parallel", "dtype"})
     return settings.model_dump(exclude={*common, "base_url"}) | {"model": receivers.instructor.identity}
-
-
-def _plan(stage: Stage, cases: Cases, job: Job) -> dict[str, dict[str, int]]:
-    """The plan by dataset, written as plan.json; kept by a resume and by --reuse, as it shapes every request."""
-    plans, most = kept_plans(stage), job.config.curate.most
-    plan = {d: planned([kept.get(d) for kept in plans], most(d), n) for d, n in cases.counts.items() if n}
-    stage.store.put_json("plan.json", plan)
-    return plan
 
 
 def kept_plans(stage: Stage) -> list[dict[str, dict[str, int]]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lai_ray.records import Problem
 from lai_ray.stages.curation.duplicates import fingerprint, fingerprint_of
-from lai_ray.stages.curation.ngrams import COMMON, Hashes, N, Rows, numbers_of, runs, telling
+from lai_ray.stages.curation.ngrams import COMMON, Hashes, N, Rows, identifying, numbers_of, runs
 from lai_ray.stages.curation.rouge import Map, References
 from lai_ray.stages.curation.words import normalised, options, whole, words
 
@@ -117,7 +117,7 @@ class EvaluationSets:
             if len(grams) and counts[tuple(stem)] < COMMON:
                 self.openings.setdefault(int(grams[0]), []).append((len(grams), _hash(grams), index))
         self.sizes[name] = len(texts)
-        grams, owners = telling(texts, framed)
+        grams, owners = identifying(texts, framed)
         return grams, owners + first
 
     def only(self, split: str) -> EvaluationSets:

@@ -49,7 +49,7 @@ def runs(numbers: Hashes, n: int = N) -> Hashes:
     return hashes
 
 
-def telling(texts: Sequence[Sequence[str]], framed: Hashes) -> tuple[Hashes, Rows]:
+def identifying(texts: Sequence[Sequence[str]], framed: Hashes) -> tuple[Hashes, Rows]:
     """The 13-grams of a set of questions that identify one, sorted, each with the row of the first text that has it.
 
     framed: 13-grams of prompt frames, which identify none.
@@ -65,10 +65,10 @@ def telling(texts: Sequence[Sequence[str]], framed: Hashes) -> tuple[Hashes, Row
     own = np.zeros(len(whose) + 1, np.int64)
     own[at_phrase + 1] = ~np.isin(phrases, _common(phrases, whose[at_phrase]))
     own = np.cumsum(own)
-    tells = own[at_run + N - PHRASE + 1] - own[at_run] >= OWN
-    tells &= ~np.isin(grams, _common(grams, whose[at_run])) & ~np.isin(grams, framed)
-    kept, first = np.unique(grams[tells], return_index=True)
-    return kept, whose[at_run][tells][first]
+    identifies = own[at_run + N - PHRASE + 1] - own[at_run] >= OWN
+    identifies &= ~np.isin(grams, _common(grams, whose[at_run])) & ~np.isin(grams, framed)
+    kept, first = np.unique(grams[identifies], return_index=True)
+    return kept, whose[at_run][identifies][first]
 
 
 def _common(hashes: Hashes, whose: Rows) -> Hashes:
