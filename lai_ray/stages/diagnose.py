@@ -59,12 +59,11 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
         ]
         stage.write("cases.jsonl", (case for one in diagnosed for case in one.cases(stage, cache)), Case)
         stage.store.put_json("copies.json", copies)
-        by_name = dict(zip(datasets, diagnosed, strict=True))
         stage.finish(
             key,
-            cases={name: one.cases_count for name, one in by_name.items()},
-            attempts={name: dict(one.counts) for name, one in by_name.items()},
-            contrasts={name: one.quality.table() for name, one in by_name.items() if one.quality.distances},
+            cases={one.dataset: one.cases_count for one in diagnosed},
+            attempts={one.dataset: dict(one.counts) for one in diagnosed},
+            contrasts={one.dataset: one.quality.table() for one in diagnosed if one.quality.distances},
             in_tests={name: len(ids) for name, ids in copies.items()},
         )
     stage.check_until()
