@@ -31,6 +31,7 @@ problem = mbpp.BENCHMARK.problem(ROW, "train", 0)
         ("```\nfrom math import sqrt\n```\nthen\n```\ndef root(n):\n    return sqrt(n)\n```\n```\nprint(root(9) / 0)\n```", "fenced"),
         ("```python\ndef helper(n):\n    return n ** 0.5\n\ndef root(n):\n    return helper(n)\n\nassert root(4) == 3\n```", "fenced"),
         (f"Here it is:\n\ndef root(n):\n{BODY}\n\nThis takes the root.", "unfenced"),
+        ("```python\ndef root(n):\n    return helper(n)\n\nif True:\n    def helper(n):\n        return n ** 0.5\n\nif __name__ in ('__main__', __name__):\n    print(root(9) / 0)\n```", "fenced"),
         (f"```python\ndef square_root(n):\n{BODY}\n```", "other_name"),
         (BODY, "body"),
     ],

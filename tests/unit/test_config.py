@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -282,3 +283,82 @@ def test_a_job_made_of_another_names_the_limits_that_it_named_and_no_more(tmp_pa
     for made in (grid.with_settings(named, one), run.small(named), run.only_tests(named)):
         assert made.limits.model_fields_set == {"tokens_per_minute"}
         assert made.limits == named.limits
+
+
+BOUNDS = [
+    ("target.max_new_tokens", [1], [0]),
+    ("target.max_model_len", [1], [0]),
+    ("contrast.neighbours", [1], [0]),
+    ("instructor.temperature", [0, 2], [-0.01, 2.01]),
+    ("instructor.timeout", [0.01], [0]),
+    ("instructor.usd_per_million_input", [0], [-0.01]),
+    ("instructor.usd_per_million_output", [0], [-0.01]),
+    ("curate.samples_per_dataset", [1], [0]),
+    ("curate.max_rouge_l", [0.01, 1], [0, 1.01]),
+    ("curate.near_duplicates", [0.01, 1], [0, 1.01]),
+    ("train.learning_rate", [1e-9, 1], [0, 1.01]),
+    ("train.learning_rate_decay", [0.01, 1], [0, 1.01]),
+    ("train.warmup_steps", [0], [-1]),
+    ("train.weight_decay", [0], [-0.01]),
+    ("train.clip", [0.01], [0]),
+    ("search.learning_rate", ["[1]"], ["[0]", "[1.01]", "[]"]),
+    ("search.seeds", ["[-1]"], ["[]"]),
+    ("limits.max_usd", [0.01], [0]),
+    ("limits.max_failed_fraction", [0, 1], [-0.01, 1.01]),
+    ("cluster.gpus_per_replica", [0], [-0.01]),
+    ("cluster.cpus_per_replica", [0.01], [0]),
+    ("cluster.gpus_per_worker", [0], [-0.01]),
+    ("cluster.cpus_per_worker", [0.01], [0]),
+    ("cluster.train_state_every", [0], [-1]),
+    ("cluster.stall_seconds", [0.01], [0]),
+    ("report.confidence", [0.51, 0.99], [0.5, 1]),
+]
+
+
+@pytest.mark.parametrize(("setting", "accepted", "refused"), BOUNDS, ids=[row[0] for row in BOUNDS])
+def test_the_bounds_of_a_setting(write, setting, accepted, refused):
+    path = write(MINIMAL + "[search]\nneighbours = [1]\n" * setting.startswith("search."))
+    for value in accepted:
+        job_file.read(path, ["limits.unknown_price_is_free=true", f"{setting}={value}"])
+    for value in refused:
+        with pytest.raises(ConfigError, match=rf"{setting}\b"):
+            job_file.read(path, ["limits.unknown_price_is_free=true", f"{setting}={value}"])
+
+
+def test_the_numbers_of_a_job_that_sets_none_are_those_of_earlier_versions(write):
+    """They are part of a run's identity: a changed default would ask and train again."""
+    job = job_file.read(write(MINIMAL)).model_dump()
+    numbers = {
+        section: {name: value for name, value in job[section].items() if type(value) in (int, float)}
+        for section in ("target", "evaluate", "contrast", "instructor", "curate", "train", "limits", "cluster")
+    }
+    assert (job["seed"], job["iterations"]) == (0, 3)
+    assert numbers == {
+        "target": {"max_new_tokens": 1024, "tensor_parallel": 1},
+        "evaluate": {},
+        "contrast": {"neighbours": 3},
+        "instructor": {"tensor_parallel": 1, "temperature": 0.8, "max_tokens": 4096, "timeout": 120.0},
+        "curate": {"samples_per_dataset": 3000},
+        "train": {
+            "learning_rate": 5e-6, "learning_rate_decay": 0.5, "epochs": 1, "sequences_per_step": 32,
+            "sequences_per_device": 1, "max_length": 1024, "warmup_steps": 100, "weight_decay": 0.0, "clip": 1.0,
+            "zero_stage": 2,
+        },
+        "limits": {
+            "requests_per_minute": 500, "tokens_per_minute": 300_000, "max_in_flight": 64, "max_failed_fraction": 0.05,
+        },
+        "cluster": {
+            "target_replicas": 1, "gpus_per_replica": 1, "cpus_per_replica": 1, "train_workers": 1,
+            "gpus_per_worker": 1, "cpus_per_worker": 1, "instructor_workers": 2, "instructor_replicas": 1,
+            "train_state_every": 0, "stall_seconds": 600,
+        },
+    }  # fmt: skip
+
+
+def test_the_folder_of_a_jobs_own_prompts_is_beside_the_file_that_names_it(write, tmp_path):
+    (tmp_path / "below").mkdir()
+    write(MINIMAL.replace("[instructor]", '[instructor]\nprompts = "mine"'), "base.toml")
+    above = write('extends = "../base.toml"\n', "below/job.toml")
+    assert job_file.prompts_folder(write(MINIMAL)) == ""
+    assert Path(job_file.prompts_folder(above)).resolve() == tmp_path / "mine"
+    assert job_file.prompts_folder(above, ["instructor.prompts=elsewhere"]) == "elsewhere"

@@ -161,6 +161,7 @@ def test_a_question_written_down_with_its_options_is_the_same_question():
     asked = sets(question, shown={"b.test": ["Which is prime?\nA. 4\nB. 5"]})
     copy = asked.copied(problem("WHICH is prime? (A) 4 (B) 5"))
     assert copy is not None and copy.why == SAME
+    assert asked.copied(problem("Which is odd? (A) 4 (B) 5")) is None
 
 
 def test_words_that_ten_questions_share_do_not_make_a_copy_but_the_whole_question_does():
