@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import tracemalloc
 from pathlib import Path
@@ -76,6 +77,34 @@ def test_one_write_that_fails_stops_the_stage_and_loses_no_answer(tmp_path, monk
     assert len(recorded) < 50
     again = Answers(Store(str(tmp_path)))
     assert [again.get(key_of(i)).text for i in recorded] == [f"text {i}" for i in recorded]
+
+
+def test_an_answer_of_another_run_is_copied_at_its_first_use_and_stays_when_that_run_is_gone(tmp_path):
+    with Answers(Store(str(tmp_path / "other")), rows=2) as other:
+        for i in range(5):
+            other.record(answer(i))
+    with Answers(Store(str(tmp_path / "mine")), others=[Store(str(tmp_path / "other"))]) as answers:
+        answers.record(answer(9))
+        assert len(answers) == 1 and key_of(3) in answers and key_of(8) not in answers
+        assert answers.keys() == {key_of(i) for i in (0, 1, 2, 3, 4, 9)}
+        assert answers.get(key_of(3)).text == "text 3"
+        assert [each.id for each in answers.inherited()] == ["p3#0"]
+    shutil.rmtree(tmp_path / "other")
+    again = Answers(Store(str(tmp_path / "mine")))
+    assert again.get(key_of(3)).text == "text 3"
+    assert ([each.id for each in again.inherited()], [each.id for each in again.paid()]) == (["p3#0"], ["p9#0"])
+    with pytest.raises(KeyError):
+        again.get(key_of(4))
+
+
+def test_answers_are_read_in_any_order_from_many_segments(tmp_path):
+    with Answers(Store(str(tmp_path)), rows=2) as answers:
+        for i in range(41):
+            answers.record(answer(i))
+        order = [40, 0, *range(1, 40, 3), *range(39, -1, -2), 0]
+        assert [answers.get(key_of(i)).text for i in order] == [f"text {i}" for i in order]
+    assert len(Store(str(tmp_path)).names()) == 21
+    assert [each.id for each in Answers(Store(str(tmp_path))).paid()] == [f"p{i}#0" for i in range(41)]
 
 
 def test_what_was_sent_and_never_recorded_is_possibly_paid(tmp_path):
