@@ -160,8 +160,25 @@ def quickstart(submitted: Submitted) -> tuple[Path, str]:
     return submitted.folder, submitted.printed
 
 
+DURATIONS = REPO / ".test_durations.tsv"
+"""Seconds and name of every test that ran here, the longest first; of one that ran again, the last seconds."""
+
+
+def keep_durations(seconds: dict[str, float], path: Path = DURATIONS) -> None:
+    """Add what was measured to the file. seconds: by test, set-up and clean-up included."""
+    rows = (line.split("\t", 1) for line in path.read_text().splitlines()) if path.exists() else ()
+    known = {name: float(took) for took, name in rows} | seconds
+    longest_first = sorted(known.items(), key=lambda row: (-row[1], row[0]))
+    path.write_text("".join(f"{took:.2f}\t{name}\n" for name, took in longest_first))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was not tested, and why, after everything else."""
+    """Report what was not tested, and why, after everything else; keep the durations."""
+    seconds: dict[str, float] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if hasattr(report, "duration"):
+            seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
+    keep_durations(seconds)
     skipped = terminalreporter.stats.get("skipped", [])
     terminalreporter.section("skipped, and why")
     for report in skipped:

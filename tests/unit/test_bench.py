@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from tests.conftest import keep_durations
 from tests.perf.bench import Figure, benches, interval, line_of, table
 
 
@@ -37,3 +38,10 @@ def test_a_line_holds_the_median_of_the_pairs_ratios():
     assert (line["value"], line["baseline"], line["ratio"], line["low"], line["high"]) == (90, 100, 0.9, 0.5, 1.0)
     assert line["pairs"] == 3 and line["ratios"] == [0.9, 0.5, 1.0]
     assert "0.900" in table([line]) and "≥ 0.95" in table([line])
+
+
+def test_durations_are_kept_the_longest_first_and_the_last_of_each(tmp_path):
+    path = tmp_path / "durations.tsv"
+    keep_durations({"a::one": 1.0, "b::two[x y]": 3.5}, path)
+    keep_durations({"a::one": 5.25, "c::three": 0.001}, path)
+    assert path.read_text() == "5.25\ta::one\n3.50\tb::two[x y]\n0.00\tc::three\n"
