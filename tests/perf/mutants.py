@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import ast
 import builtins
+import functools
+import gc
 import importlib.util
 import json
 import os
@@ -31,10 +33,12 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
+from types import CodeType, FunctionType
 from typing import Any
 
 import hypothesis
@@ -57,7 +61,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 TRUTH = ast.Compare | ast.BoolOp | ast.UnaryOp
 TEXT = {str, ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp}
 """What is joined with + rather than added."""
-SLOW, START, BUDGET = 20.0, 3.0, 90.0
+SLOW, START, BUDGET = 20.0, 1.0, 25.0
 """Seconds: the longest test, what a file costs however few of its tests run, and all tests of a mutant."""
 MEMORY = 16 << 30
 
@@ -199,18 +203,24 @@ class Recorder:
         self.failed += [report.nodeid] if report.failed else []
 
 
-def run(root: Path, files: list[str], *, limit: float = 900, wanted: set[str] | None = None) -> dict[str, Any]:
-    """Runs test files in a forked process: what failed, and without `wanted` what was recorded. limit: seconds."""
+def forked(task: Callable[[], dict[str, Any]], root: Path, limit: float) -> dict[str, Any]:
+    """What a task returns in a process of its own, which may end in any way within `limit` seconds."""
     out = root.with_suffix(".result")
     out.unlink(missing_ok=True)
     if not (child := os.fork()):
         with suppress(BaseException):
-            _run_here(root, files, wanted, out)
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, _too_slow)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            for number in (0, 1, 2):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            out.write_text(json.dumps(task()))
         os._exit(0)
     until, running = time.monotonic() + limit, True
     try:
         while running and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.01)
             running = os.waitpid(child, os.WNOHANG)[0] == 0
     finally:
         with suppress(ProcessLookupError):
@@ -225,26 +235,26 @@ def _too_slow(*_: Any) -> None:
     raise TimeoutError
 
 
-def _run_here(root: Path, files: list[str], wanted: set[str] | None, out: Path) -> None:
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, _too_slow)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for number in (0, 1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+def run_files(root: Path, files: list[str], plugin: Any, *options: str) -> int:
+    """Pytest in the copied tree, which this process has not imported yet."""
     os.chdir(root)
     sys.path.insert(0, str(root))
     os.environ |= {"PYTHONPATH": str(root), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
+    always = ["-q", "-p", "no:cacheprovider", f"--basetemp={root.with_suffix('.tmp')}"]
+    return pytest.main([*always, *options, *files], plugins=[plugin])
+
+
+def recorded(root: Path, files: list[str], wanted: set[str] | None) -> dict[str, Any]:
+    """What failed in test files, how long their tests took, and which functions they called."""
     recorder = Recorder(wanted)
     vars(builtins)["called"] = recorder.called
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={root.with_suffix('.tmp')}"]
-    code = pytest.main([*options, *(["-x"] if wanted else []), *files], plugins=[recorder])
+    code = run_files(root, files, recorder)
     if code not in (0, 1, 5) and not recorder.failed:
         recorder.failed.append(f"pytest ended with {code!r}")
     calls = {test: sorted(names) for test, names in recorder.calls.items()}
-    out.write_text(json.dumps({"failed": recorder.failed, "seconds": recorder.seconds, "calls": calls}))
+    return {"failed": recorder.failed, "seconds": recorder.seconds, "calls": calls}
 
 
 def chosen(mutant: dict[str, Any], tests: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -292,24 +302,112 @@ def prepare(checkout: Path, root: Path, patterns: str, kept: Path, without: str)
         found = (path for room in ("unit", "contracts") for path in (root / "tests" / room).glob("test_*.py"))
         for file in sorted(str(path.relative_to(root)) for path in found):
             if file not in tests and Path(file).name not in without:
-                tests[file] = run(root, [file])
+                tests[file] = forked(partial(recorded, root, [file], None), root, 900)
                 kept.write_text(json.dumps(tests))
                 print(f"{sum(tests[file]['seconds'].values()):6.1f} s  {file}  {tests[file]['failed'] or ''}")
     return modules, tests
 
 
-def killers(root: Path, file: str, source: str, wanted: list[Any], tests: dict[str, Any]) -> list[str]:
-    """What fails with a mutant: the first of the test files alone, then all others at once."""
+class Mutating:
+    """A pytest plugin: in place of running the tests collected, runs mutants with them, each in a fork.
+
+    A mutant's code takes the place of its function's, so that nothing is imported anew. What stands outside functions
+    is left to `imported`.
+    """
+
+    def __init__(
+        self, root: Path, tests: dict[str, Any], todo: Iterator[tuple[dict[str, Any], str]], out: Path
+    ) -> None:
+        self.root, self.tests, self.todo, self.out = root, tests, todo, out
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.session, self.items = session, {item.nodeid: item for item in session.items}
+        kinds, objects = (FunctionType, functools._lru_cache_wrapper), gc.get_objects()
+        own = [one for one in objects if type(one) in kinds and str(one.__module__).startswith("lai_ray")]
+        self.functions = [one for one in own if type(one) is FunctionType]
+        self.caches = [one for one in own if type(one) is not FunctionType]
+        gc.freeze()  # A collection in a fork would copy all memory.
+        for mutant, source in self.todo:
+            if targets := self.targets(mutant, source):
+                keep(mutant, self.killers(mutant, source, targets), self.out)
+        return True
+
+    def targets(self, mutant: dict[str, Any], source: str) -> list[tuple[FunctionType, CodeType]]:
+        """The function that a mutant changes, with its new code; none where only the import of the module does."""
+        path, name = str(self.root / mutant["file"]), mutant["function"].split(".<locals>")[0]
+        before, after = (code_of(text, path, name) for text in (ast.unparse(ast.parse(Path(path).read_text())), source))
+        if before is None or after is None or before == after:
+            return []
+        functions = [one for one in self.functions if one.__code__.co_filename == path]
+        return [(one, after) for one in functions if one.__code__.co_qualname == name]
+
+    def killers(self, mutant: dict[str, Any], source: str, targets: list[Any]) -> list[str]:
+        """The first test that fails with a mutant and passes without it."""
+        while True:
+            names = [name for _, found in chosen(mutant, self.tests) for name in found if name in self.items]
+            limit = 60 + 5 * sum(self.tests[name.split("::")[0]]["seconds"][name] for name in names)
+            with written(self.root / mutant["file"], source):
+                failed: list[str] = forked(partial(self.attempt, names, targets), self.root, limit)["failed"]
+            suspects = names if failed in (["timeout"], ["crash"]) else failed
+            if not failed or not forked(partial(self.attempt, suspects, []), self.root, limit)["failed"]:
+                return failed
+            if suspects is names:
+                return []
+            self.tests[failed[0].split("::")[0]]["failed"].append(failed[0])
+
+    def attempt(self, names: list[str], targets: list[tuple[FunctionType, CodeType]]) -> dict[str, Any]:
+        """Runs tests up to the first that fails."""
+        for function, code in targets:
+            function.__code__ = code
+        for one in self.caches:
+            one.cache_clear()
+        recorder = Recorder(set(names))
+        self.session.config.pluginmanager.register(recorder)
+        items = [self.items[name] for name in names]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            if not recorder.failed:
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        return {"failed": recorder.failed}
+
+
+def code_of(source: str, path: str, name: str) -> CodeType | None:
+    """The code of one function of a module, by its qualified name."""
+    found = [compile(source, path, "exec")]
+    for code in found:
+        found += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return next((code for code in found if code.co_qualname == name), None)
+
+
+def imported(root: Path, mutant: dict[str, Any], source: str, tests: dict[str, Any]) -> list[str]:
+    """The first test that fails where the mutant's module is imported anew."""
+    wanted = chosen(mutant, tests)
     for part in filter(None, (wanted[:1], wanted[1:])):
         files, names = [test for test, _ in part], {name for _, found in part for name in found}
         limit = 60 + 5 * sum(tests[test]["seconds"][name] for test, found in part for name in found)
-        with written(root / file, source):
-            failed: list[str] = run(root, files, limit=limit, wanted=names)["failed"]
+        with written(root / mutant["file"], source):
+            failed: list[str] = forked(partial(recorded, root, files, names), root, limit)["failed"]
         if failed == ["timeout"]:  # Of the mutant, or of a busy machine?
-            failed = failed if not run(root, files, limit=limit, wanted=names)["failed"] else []
+            failed = [] if forked(partial(recorded, root, files, names), root, limit)["failed"] else failed
         if failed:
             return failed
     return []
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """What was found so far."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def is_done(mutant: dict[str, Any], out: Path) -> bool:
+    """Whether it was run before."""
+    return any(mutant.items() <= one.items() for one in results(out))
+
+
+def keep(mutant: dict[str, Any], failed: list[str], out: Path) -> None:
+    """Writes and prints one result."""
+    print(("killed " if failed else "ALIVE  ") + "{file}:{line}  {before}  ->  {after}".format(**mutant), flush=True)
+    with out.open("a") as lines:
+        lines.write(json.dumps(mutant | {"killed": failed[:1]}) + "\n")
 
 
 def main() -> None:
@@ -327,16 +425,17 @@ def main() -> None:
     out = options.out.resolve()
     root = out.with_suffix(".tree")
     modules, tests = prepare(Path(options.tree), root, options.modules, out.with_suffix(".tests"), options.without)
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    for mutant, source in sample(root, modules, seed=options.seed, count=options.count):
-        if any(mutant.items() <= one.items() for one in done):
-            continue
-        wanted = chosen(mutant, tests)
-        failed = killers(root, mutant["file"], source, wanted, tests)
-        done.append(mutant | {"killed": failed[:1], "files": len(wanted)})
-        print(("killed " if failed else "ALIVE  ") + "{file}:{line}  {before}  ->  {after}".format(**mutant))
-        with out.open("a") as lines:
-            lines.write(json.dumps(done[-1]) + "\n")
+    drawn = list(sample(root, modules, seed=options.seed, count=options.count))
+    if not (child := os.fork()):
+        todo = (pair for pair in drawn if not is_done(pair[0], out))
+        files = [file for file in tests if tests[file]["seconds"]]
+        run_files(root, files, Mutating(root, tests, todo, out), "-s")
+        os._exit(0)
+    os.waitpid(child, 0)
+    for mutant, source in drawn:
+        if not is_done(mutant, out):
+            keep(mutant, imported(root, mutant, source, tests), out)
+    done = results(out)
     alive = sorted((one["file"], one["line"], one["before"], one["after"]) for one in done if not one["killed"])
     print(f"\n{len(done) - len(alive)} of {len(done)} killed; alive:")
     print(*("{}:{}  {}  ->  {}".format(*one) for one in alive), sep="\n")

@@ -47,6 +47,7 @@ from tests.perf import arithmetic
         "20 + 5 = 25 * 2 = 50",
         "180 * 2/3 = 180 * 0.6667",
         "2 ^ 3 = 8 and 2 ^ 21 = 5 and 2 ^ -1 = 5 and 2 - 3 = -1",
+        "3 * 2 ^ 21 = 5 and 3 + 2 ^ 0.5 = 5",
         "50 cents * 3 = $1.50",
         "3 feet * 2 = 72 inches",
         "1 hour + 20 minutes = 21",

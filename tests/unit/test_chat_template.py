@@ -119,6 +119,16 @@ def test_each_turn_is_learned_with_its_own_weight_and_the_end_with_the_last(styl
     assert example.weights[-1] == 2.0
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_white_space_around_a_response_moves_no_weight_to_another_turn(style):
+    tokenizer = made(style)
+    turns = [(" \n  She has 8.", 0.0), (" No: she has 7.", 2.0), (" The answer is 7. \n", 1.0)]
+    example = chat_template.render_example(tokenizer, QUESTION, turns, max_length=500)
+    assert learned(tokenizer, example).startswith(" No: she has 7. The answer is 7.")
+    last = [i for i, w in zip(example.ids, example.weights, strict=True) if w == 1.0]
+    assert tokenizer.decode(last).startswith(" The answer is 7.")
+
+
 def test_non_ascii_text_is_learned_whole():
     tokenizer = made("chatml")
     example = chat_template.render_example(tokenizer, QUESTION, [("答えは七 🍎", 1.0)], max_length=500)

@@ -362,3 +362,18 @@ def test_the_folder_of_a_jobs_own_prompts_is_beside_the_file_that_names_it(write
     assert job_file.prompts_folder(write(MINIMAL)) == ""
     assert Path(job_file.prompts_folder(above)).resolve() == tmp_path / "mine"
     assert job_file.prompts_folder(above, ["instructor.prompts=elsewhere"]) == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (['target.engine="recorded"'], r"target\.attempts"),
+        (['target.attempts={word_problems = "a"}'], r"target\.engine"),
+        (['target.engine="recorded"', 'target.attempts={mmlu = "a"}'], r"mmlu.*word_problems"),
+        (['target.engine="recorded"', 'target.attempts={word_problems = "a"}', "search.neighbours=[1]"], r"\[search\]"),
+        (["search.neighbours=[1]", "search.metric=mmlu"], r"search\.metric.*mmlu.*word_problems"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(write, overrides, named):
+    with pytest.raises(ConfigError, match=named):
+        job_file.read(write(MINIMAL), overrides)

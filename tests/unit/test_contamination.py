@@ -145,6 +145,15 @@ def test_a_copy_is_found_with_the_question_it_copies(question, why):
     assert copy.why == why
 
 
+def test_thirteen_words_in_a_row_make_a_copy_wherever_in_the_question_they_are_and_twelve_do_not():
+    asked, tokens = sets(problem(SHORT), problem(LONG, id="long")), LONG.split()
+    for part in (tokens[:13], tokens[-13:], tokens[5:18]):
+        copy = asked.copied(problem(f"Well then. {' '.join(part)} Or not?"))
+        assert copy is not None and (copy.question, copy.why) == ("long", OVERLAP), part
+        assert asked.copied(problem(f"Well then. {' '.join(part[1:])} Or not?")) is None
+        assert asked.copied(problem(f"Well then. {' '.join(part[:-1])} Or not?")) is None
+
+
 @pytest.mark.parametrize("question", ["What is the capital of Chile?", "Yes or no?", "", "🙂", "= ="])
 def test_a_short_question_is_not_a_copy(question):
     assert sets(problem(LONG), problem(SHORT), problem("- -")).copied(problem(question)) is None
