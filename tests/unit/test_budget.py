@@ -53,6 +53,12 @@ def test_money_is_computed_from_tokens_and_needs_both_prices():
     assert caps_of({"max_usd": 1.0}, {"usd_per_million_input": 0.0, "usd_per_million_output": 0.0}).price == Price(0, 0)
 
 
+def test_amounts_are_added_and_subtracted_part_by_part():
+    assert Amount(3, 20, 10) - Amount(1, 5, 4) == Amount(2, 15, 6)
+    assert Amount(3, 20, 10) + Amount(1, 5, 4) == Amount(4, 25, 14)
+    assert (Amount(3, 20, 10).times(2), Amount(3, 20, 10).tokens) == (Amount(6, 40, 20), 30)
+
+
 @dataclass
 class Call:
     """What was reserved, what the provider really charges once it is sent, and what is written to the files."""

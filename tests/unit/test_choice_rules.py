@@ -43,6 +43,26 @@ def test_the_choice_a_response_commits_to(response, letter):
 
 
 @pytest.mark.parametrize(
+    ("response", "letter", "rule"),
+    [
+        ("Answer: B", "B", "lead"),
+        ("The answer is A raw apple.", "A", "answer"),
+        ("The answer is A good one, namely cherry pie.", "C", "text"),
+        ("The answer is B. But if it were cold, the answer would be C.", "B", "answer"),
+        ("$\\boxed{\\text{D}}$", "D", "answer"),
+        ("C. cherry pie. If there were no pies, the answer would be A.", "C", "lead"),
+        ("What fits is D. all of the above, as A and B and C do", "D", "quoted"),
+        ("So pear (B) fits better than C or D", "B", "quoted"),
+        ("It is described by:\n\nB. pear\n\nPears grow on trees.", "B", "quoted"),
+        ("I would take B here", "B", "letter"),
+        ("It must be the cherry pie that he meant.", "C", "text"),
+    ],
+)
+def test_the_rule_that_found_the_choice_is_recorded(response, letter, rule):
+    assert default_choice(response, CHOICES) == (letter, rule)
+
+
+@pytest.mark.parametrize(
     "response",
     [
         "", "\n", "E", "Answer: E", "Answer: F - fig", "x" * 1000, "None of the options A, B, C, or D is right.",

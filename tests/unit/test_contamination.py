@@ -22,6 +22,7 @@ from lai_ray.stages.curation.duplicates import Kept, fingerprint
 from lai_ray.stages.curation.nearness import Nearness, distribution
 from lai_ray.stages.curation.rouge import References, code_of, coded, rouge_l
 from lai_ray.stages.curation.words import normalised, options, words
+from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part
 from lai_ray.storage.store import View
 from tests.conftest import lai
@@ -207,6 +208,12 @@ def test_a_benchmark_without_a_brief_can_be_an_evaluation_set():
 
     sets = evaluation_sets.sets_of([Part(TestingOnly(), "test", None, 0)])
     assert sets.sizes == {"word_problems_plus.test": 1008}
+
+
+def test_the_built_in_benchmarks_that_a_job_does_not_keep_clear_of_are_named(tmp_path):
+    config = job(tmp_path, curate__keep_clear_of=["word_problems"])
+    others = [name for name in plugins.available("benchmarks") if name != "word_problems"]
+    assert evaluation_sets.not_checked(Job.of(config)) == others
 
 
 def test_only_the_test_splits_can_be_asked():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lai_ray.instructor.parsing.headings import reply_lines
 from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
 
 PLUMS = "Nia has 3 bags of 4 plums. How many plums has she?"
@@ -87,6 +88,38 @@ def test_a_choice_reply_is_parsed_in_every_layout(layout, around):
     assert piece.extra == {"choices": FOUR}
     assert piece.response.startswith("Answer: B")
     assert ("grows on a tree." in piece.response) == (layout != "answer by its text")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "rejected"),
+    [
+        ("It grows.", "It grows on a", "mid-sentence"),
+        ("It grows", "It grows on a", "None"),
+        ("It grows.", "It grows.", "None"),
+        ("It grows", "It grows on a tree and it", "None"),
+        ("It grows", "It grows on a tree and it is", "mid-sentence"),
+    ],
+)
+def test_a_last_explanation_without_a_full_stop_is_cut_off_where_the_others_have_one_or_it_is_long(
+    first, last, rejected
+):
+    reply = f"1. Question: {STEM}\n{LINES}\nAnswer: B - {first}\n\n2. Question: Is it?\n{LINES}\nAnswer: B - {last}"
+    one, other = choice_pieces(reply)
+    assert one.rejected is None and rejected in str(other.rejected)
+
+
+@pytest.mark.parametrize(
+    ("reply", "lines"),
+    [
+        ("```\nx = 1\n```\n1. Question: a", ["```", "x = 1", "```", "1. Question: a"]),
+        ("```\n1. Question: a\n```", ["1. Question: a"]),
+        ("```text\n1. Question: a", ["1. Question: a"]),
+        ("1. Question: a\n```\n2. x\n```", ["1. Question: a", "```", "2. x", "```"]),
+        ("> 1. Question: a\n> Answer: b", ["1. Question: a", "Answer: b"]),
+    ],
+)
+def test_only_what_encloses_the_whole_reply_is_removed(reply, lines):
+    assert reply_lines(reply) == lines
 
 
 def test_several_choice_items_in_a_row():
