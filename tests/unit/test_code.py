@@ -32,6 +32,7 @@ problem = mbpp.BENCHMARK.problem(ROW, "train", 0)
         ("```python\ndef helper(n):\n    return n ** 0.5\n\ndef root(n):\n    return helper(n)\n\nassert root(4) == 3\n```", "fenced"),
         (f"Here it is:\n\ndef root(n):\n{BODY}\n\nThis takes the root.", "unfenced"),
         ("```python\ndef root(n):\n    return helper(n)\n\nif True:\n    def helper(n):\n        return n ** 0.5\n\nif __name__ in ('__main__', __name__):\n    print(root(9) / 0)\n```", "fenced"),
+        ("```python\ndef root(n):\n    return n ** 0.5\nprint(root(9) / 0)\nunittest.main()\ndoctest.testmod()\nassert root(9) == 1\n```", "fenced"),
         (f"```python\ndef square_root(n):\n{BODY}\n```", "other_name"),
         (BODY, "body"),
     ],

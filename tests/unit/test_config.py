@@ -371,9 +371,37 @@ def test_the_folder_of_a_jobs_own_prompts_is_beside_the_file_that_names_it(write
         (['target.attempts={word_problems = "a"}'], r"target\.engine"),
         (['target.engine="recorded"', 'target.attempts={mmlu = "a"}'], r"mmlu.*word_problems"),
         (['target.engine="recorded"', 'target.attempts={word_problems = "a"}', "search.neighbours=[1]"], r"\[search\]"),
+        (["schedule.strategy=[]"], r"schedule\.strategy"),
         (["search.neighbours=[1]", "search.metric=mmlu"], r"search\.metric.*mmlu.*word_problems"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(write, overrides, named):
     with pytest.raises(ConfigError, match=named):
         job_file.read(write(MINIMAL), overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "until", "named"),
+    [
+        ([], None, None),
+        ([], "train", None),
+        ([], "iteration_2/train", None),
+        ([], "iteration_3/evaluate", None),
+        ([], "iteration_3/train", "iterations 0 to 2"),
+        ([], "iteration_4/evaluate", "iterations 0 to 3"),
+        ([], "search", "search"),
+        (["iterations=1"], "iteration_1/train", "iteration 0 only"),
+        (["iterations=0"], "evaluate", None),
+        (["iterations=0"], "train", "iterations = 0"),
+        (["iterations=0"], "iteration_0/train", "no iteration"),
+        (["search.neighbours=[1]"], "search", None),
+        (["search.neighbours=[1]"], "train", "search"),
+    ],
+)
+def test_a_run_stops_only_after_a_stage_that_it_has(write, overrides, until, named):
+    job = job_file.read(write(MINIMAL), overrides)
+    if named is None:
+        job_file.check_until(job, until)
+    else:
+        with pytest.raises(ConfigError, match=f"--until {until}: .*{named}"):
+            job_file.check_until(job, until)

@@ -15,7 +15,7 @@ from lai_ray.cli import contamination
 from lai_ray.cli import run as cli_run
 from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError
-from lai_ray.records import Problem, Sample
+from lai_ray.records import Problem, Sample, Turn
 from lai_ray.stages.curation import evaluation_sets, rouge
 from lai_ray.stages.curation.contamination import INSIDE, OVERLAP, SAME, EvaluationSets, frame
 from lai_ray.stages.curation.duplicates import Kept, fingerprint
@@ -172,6 +172,25 @@ def test_a_question_written_down_with_its_options_is_the_same_question():
     copy = asked.copied(problem("WHICH is prime? (A) 4 (B) 5"))
     assert copy is not None and copy.why == SAME
     assert asked.copied(problem("Which is odd? (A) 4 (B) 5")) is None
+
+
+def test_a_question_written_down_with_its_options_is_named_with_its_own_set():
+    question = problem("Which is prime?", {"A": "4", "B": "5"}, id="second")
+    shown = {"b.test": ["Which is odd?\nA. 2\nB. 3", "Which is prime?\nA. 4\nB. 5"]}
+    both = {"a.test": [problem(LONG, id="long")], "b.test": [problem("Which is odd?", {"A": "2", "B": "3"}), question]}
+    copy = EvaluationSets.of(both, shown=shown).copied(problem("WHICH is prime? (A) 4 (B) 5"))
+    assert copy is not None and (copy.set, copy.question) == ("b.test", "second")
+
+
+def test_a_sample_without_a_question_or_without_a_text_is_not_compared():
+    samples = [
+        Sample("0", None, problem("q", id="kept"), [Turn("a")]),
+        Sample("1", None, problem("q", id="dropped"), [Turn(" "), Turn("a")], dropped="duplicate"),
+        Sample("2", None, problem(" ", id="none"), [Turn("a")]),
+        Sample("3", None, problem("q", id="none"), [Turn(" ")]),
+        Sample("4", None, problem("q", id="none"), []),
+    ]
+    assert [(p.id, kept) for p, kept in evaluation_sets.parsed(samples)] == [("kept", True), ("dropped", False)]
 
 
 def test_words_that_ten_questions_share_do_not_make_a_copy_but_the_whole_question_does():
