@@ -8,12 +8,14 @@ slice without one of its bounds. Left out: docstrings, annotations, the errors r
 
 Nothing is written to the working tree: the files that git tracks are copied to FILE.tree. There every test file of
 tests/unit and tests/contracts runs once without a mutant; how long each of its tests takes and which functions it calls
-is kept in FILE.tests. A mutant is run with the tests that call its function (of its module, when it stands outside
-functions), quick files first, up to BUDGET seconds. Tests that take longer than SLOW seconds, or fail without a mutant,
-are left out; a timeout kills. Started again, it continues. To try survivors again after a change of the tests,
-remove their lines from FILE, remove FILE.tree and FILE.tests, and start again. For another tree give --tree and use
-that tree's Python; --modules names the files to change (patterns below lai_ray), --without test
-files that take too long.
+is kept in FILE.tests. A mutant is run with the tests that call its function (of its module, when it is outside
+functions), many in a short time first, up to BUDGET seconds. Tests that take longer than SLOW seconds, or fail without
+a mutant, are left out. A test that fails, and a timeout, kill only where the same tests pass without the mutant. In
+FILE "killed" is the test that failed, empty for a survivor.
+
+Started again, it continues. To try survivors again after a change of the tests, remove their lines from FILE, remove
+FILE.tree and FILE.tests, and start again. For another tree give --tree and use that tree's Python; --modules names the
+files to change (patterns below lai_ray), --without test files that take too long.
 """
 
 from __future__ import annotations
