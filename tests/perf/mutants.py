@@ -266,12 +266,15 @@ def chosen(mutant: dict[str, Any], tests: dict[str, Any]) -> list[tuple[str, lis
         calls = {test for test, names in seen["calls"].items() if any(name.startswith(function) for name in names)}
         quick = {test: took for test, took in seen["seconds"].items() if took <= SLOW and test not in seen["failed"]}
         if wanted := [test for test in quick if test in calls or "" in calls]:
-            seconds = sum(quick[test] for test in wanted)
-            files.append(((seconds + START) / len(wanted), seconds, file, wanted))
-    kept = []
-    for _, seconds, file, wanted in sorted(files):
-        if seconds <= budget:
-            budget, kept = budget - seconds, [*kept, (file, wanted)]
+            files.append(((sum(quick[test] for test in wanted) + START) / len(wanted), file, wanted))
+    kept: list[tuple[str, list[str]]] = []
+    for _, file, wanted in sorted(files):
+        taken = []
+        for test in sorted(wanted, key=tests[file]["seconds"].__getitem__):
+            if tests[file]["seconds"][test] <= budget:
+                budget -= tests[file]["seconds"][test]
+                taken.append(test)
+        kept += [(file, taken)] if taken else []
     return kept
 
 
