@@ -162,7 +162,8 @@ class VirtualRay(RayRuntime):
 
     def scheduler(
         self, requests: Any, provider: Provider | str, *, times: RetryTimes | None = None, stall_seconds: float = 60.0,
-        workers: int = 2, timeout: float = 20.0, may_resend: Any = None, report: Any = None, **limits: Any,
+        workers: int = 2, timeout: float = 20.0, may_resend: Any = None, report: Any = None, run: str | None = None,
+        **limits: Any,
     ) -> Scheduler:  # fmt: skip
         """A scheduler of calls to this provider, with limits that never bind unless they are given."""
         url = provider if isinstance(provider, str) else provider.base_url
@@ -171,7 +172,7 @@ class VirtualRay(RayRuntime):
         cluster = ClusterSettings(instructor_workers=workers, stall_seconds=stall_seconds)
         return Scheduler(
             iter(requests), settings, LimitSettings(**(unbound | limits)), cluster, url, times,
-            may_resend=may_resend, report=report, runtime=self,
+            may_resend=may_resend, report=report, runtime=self, run=run,
         )  # fmt: skip
 
 

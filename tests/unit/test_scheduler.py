@@ -276,6 +276,15 @@ def test_a_scheduler_that_is_closed_early_leaves_no_lease_open(ray):
     assert ray.now() - began < 5
 
 
+def test_a_start_after_a_killed_one_of_the_same_run_does_not_wait_for_its_leases(ray):
+    with ray.serving(latency=0.1) as p:
+        for _ in range(3):  # Each is killed with calls in flight: never closed.
+            next(ray.scheduler(requests(50), p, max_in_flight=3, run="runs/mine/logs").answers())
+        began = ray.now()
+        answered(list(ray.scheduler(requests(10), p, max_in_flight=3, run="runs/mine/logs").answers()), 10)
+    assert ray.now() - began < 5
+
+
 def test_a_permit_that_grew_old_while_the_reader_was_busy_is_not_used(ray):
     with ray.serving(requests_per_window=6, **MINUTE) as p:
         answers = []
@@ -311,6 +320,19 @@ def test_permits_are_given_first_come_first_served():
 
     with_limiter(work)
     assert granted == ["large", "small", "tiny"]
+
+
+def test_another_run_waits_for_the_leases_of_a_killed_one_until_they_expire():
+    limits = LimitSettings(requests_per_minute=10**6, tokens_per_minute=10**9, max_in_flight=2)
+
+    async def work(limiter: RateLimiter) -> list[float]:
+        times = []
+        for job in ("mine/first", "mine/second", "other/first"):
+            await limiter.acquire(job, limits, [1, 1])
+            times.append(limiter._clock())
+        return times
+
+    assert with_limiter(work) == [0.0, 0.0, 60.0]
 
 
 def test_one_call_gets_permits_for_many_requests():

@@ -38,8 +38,8 @@ def ask(
     ahead of the rate limit. None among the requests means that none is available until a call in flight finishes.
     `again` decides whether a request that may have been paid for is sent once more (see Executor.ask). Ray must be
     initialised; `base_url` must be reachable from its workers, and the key's variable set in their environment. `logs`:
-    a folder for one line about each failed attempt. `report` gets messages about dead callers and long waits for the
-    rate limit; without it they are warnings of Python's logging.
+    the run's folder for them, with one line about each failed attempt. `report` gets messages about dead callers and
+    long waits for the rate limit; without it they are warnings of Python's logging.
 
     Raises StageError, with the provider's message where there is one, when no request can succeed (wrong key, unknown
     model, empty account), the address does not answer, callers keep dying, or nothing finishes for
@@ -47,7 +47,7 @@ def ask(
     """
     with _logged(logs):
         scheduler = Scheduler(
-            iter(requests), settings, limits, cluster, base_url, times, may_resend=again, report=report
+            iter(requests), settings, limits, cluster, base_url, times, may_resend=again, report=report, run=logs
         )
         try:
             yield from scheduler.answers()

@@ -64,6 +64,8 @@ class RateLimiter:
             first_id=random.getrandbits(40) << 20,
         )  # fmt: skip
         self._limits = SharedLimits(window)
+        self._held: dict[str, set[int]] = {}
+        """Leases that were granted and not ended, by job."""
         self._queue = asyncio.Lock()  # asyncio's locks are first come, first served.
         self._changed = asyncio.Event()
         self._clock, self._idle_seconds, self._waiting, self._used_at = clock, idle_seconds, 0, clock()
@@ -71,8 +73,13 @@ class RateLimiter:
             self._window.penalise(clock() + window)
 
     async def acquire(self, job: str, limits: LimitSettings, estimates: Sequence[int]) -> Permit:
-        """Wait for a lease for the first of these requests, and take as many more as are free at once."""
+        """Wait for a lease for the first of these requests, and take as many more as are free at once.
+
+        job: "RUN/START". The first request of a start ends the leases of the run's earlier starts: a run has one live
+        driver, so those were killed. Their tokens still count.
+        """
         self._waiting += 1
+        await self._end_earlier_starts(job)
         self._limits.enter(job, limits, self._clock())
         try:
             async with self._queue:
@@ -82,11 +89,19 @@ class RateLimiter:
                     if isinstance(lease, float):
                         break
                     leases.append(lease.id)
+                self._held[job] |= set(leases)
                 return Permit(leases, self._window.room(self._clock(), estimates[-1]))
         finally:
             self._waiting -= 1
             self._used_at = self._clock()
             self._limits.leave(job, self._used_at)
+
+    async def _end_earlier_starts(self, job: str) -> None:
+        if job not in self._held:
+            run = job.partition("/")[0]
+            for earlier in [other for other in self._held if other.partition("/")[0] == run]:
+                await self.settle([Finished(lease) for lease in self._held.pop(earlier)])
+            self._held[job] = set()
 
     async def _first(self, tokens: int) -> Lease:
         """Wait for a lease: time, a finished call or the provider's headers may free one."""
@@ -113,6 +128,8 @@ class RateLimiter:
                 self._limits.observe(call.limits.requests.limit, call.limits.tokens.limit)
                 self._window.observe(now, call.lease, call.limits.requests, call.limits.tokens)
         for call in calls:
+            for held in self._held.values():
+                held.discard(call.lease)
             if call.counted:
                 self._window.settle(call.lease, call.tokens, None if call.seconds is None else now - call.seconds)
             else:

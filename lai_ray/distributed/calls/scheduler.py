@@ -62,7 +62,9 @@ class Scheduler:
         self, requests: Iterator[Request | None], settings: InstructorSettings, limits: LimitSettings,
         cluster: ClusterSettings, base_url: str | None = None, times: RetryTimes | None = None, *,
         may_resend: Again | None = None, report: Callable[[str], None] | None = None, runtime: RayRuntime | None = None,
+        run: str | None = None,
     ) -> None:  # fmt: skip
+        """run: a name that only starts of the same run share, so that this one ends the leases of a killed one."""
         self.requests, self.limits = requests, limits
         self.times, self.runtime = times or RetryTimes(), runtime or RayRuntime()
         self.may_resend, self.report = may_resend or (lambda request: True), report or log.warning
@@ -78,7 +80,8 @@ class Scheduler:
         self.deaths = self.possibly_paid = 0
         self.limiter_up = self.wait_reported = False
         self.acquiring: Any = None
-        self.job = secrets.token_hex(8)
+        run_digest = hashlib.blake2b(run.encode(), digest_size=8).hexdigest() if run else secrets.token_hex(8)
+        self.job = f"{run_digest}/{secrets.token_hex(8)}"
         self.limiter_arguments = (
             _limiter_name(settings, base_url, self.times), self.times.window + self.times.slack, self.times.slack,
             settings.timeout + MINUTE, self.times.limiter_idle,
