@@ -10,6 +10,7 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.stages.curate import curate
 from lai_ray.stages.diagnose import diagnose, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, evaluate
+from lai_ray.stages.forgetting import report_changes
 from lai_ray.stages.instruct import instruct
 from lai_ray.stages.job import Job
 from lai_ray.stages.search import search
@@ -23,9 +24,11 @@ def loop(run: Run, job: Job, target: Model, executor: Executor) -> Model:
 
     Every stage skips what an earlier start completed, so the same call resumes a run.
     """
+    attempts: Attempts | None = None
     for i in range(job.config.iterations + 1):
         parts = select(job, i)  # line 4
-        attempts = evaluate(run.stage(i, "evaluate"), parts, target, job, executor)  # lines 5, 6: one engine lifetime
+        before, attempts = attempts, evaluate(run.stage(i, "evaluate"), parts, target, job, executor)  # lines 5, 6
+        report_changes(run, before, attempts, parts, job)
         if i == job.config.iterations:
             break
         target = improve(run, i, attempts, target, job, executor)  # lines 7 to 12
@@ -44,4 +47,4 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execu
         return target
     replies = instruct(run.stage(i, "instruct"), cases, target, job, executor)
     samples = curate(run.stage(i, "curate"), cases, replies, job, executor)
-    return train(run.stage(i, "train"), samples, target, i, job, executor)
+    return train(run.stage(i, "train"), samples, attempts, target, i, job, executor)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -126,7 +126,8 @@ class Admission:
 
 def admission(config: Config, known: dict[str, Any]) -> Admission:
     """Resolve a job and hash its models and data. known: hashes of files computed before; new ones are added to it."""
-    target, job = _first_target(config, known), Job.of(config).located(known)
+    target = _first_target(config, known)
+    job = replace(Job.of(config), target=target).located(known)
     wording = built_in.content_hash(
         config.strategies, explain=config.instructor.explain, show_answers=config.contrast.show_answers
     )

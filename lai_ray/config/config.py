@@ -166,6 +166,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_its_own_answers_are_replayed(self) -> Config:
+        if self.target.attempts and self.train.replay:
+            raise ValueError(
+                f"train.replay = {self.train.replay} replays the target's own answers, and target.attempts are answers "
+                "from files. Set train.replay = 0, or let target.engine be vllm"
+            )
+        if self.search is not None and self.train.data == "cumulative":
+            raise ValueError(
+                'train.data = "cumulative" learns the samples of earlier iterations, which a [search] has in several '
+                'pools. Set it to "iteration", or remove [search]'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_can_be_counted(self) -> Config:
         names = ("usd_per_million_input", "usd_per_million_output")
         unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]

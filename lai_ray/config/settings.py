@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -236,6 +237,20 @@ class CurateSettings(Section):
     """Drop a sample whose ROUGE-L with an earlier sample is at least this; None drops equal questions only."""
 
 
+def _replay(given: Any) -> float | str:
+    if given in ("all", "gold"):
+        return str(given)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise ValueError('give a share from 0 to 1.0, a count above 1, "all" or "gold"')
+    if given > 1 and given != int(given):
+        raise ValueError(f"{given:g} is neither a share (at most 1.0) nor a count (a whole number)")
+    return given
+
+
+Replay = Annotated[float | str, PlainValidator(_replay)]
+"""A share of the right answers, a count of them, "all" or "gold"."""
+
+
 class TrainSettings(Section):
     """Full-parameter fine-tuning."""
 
@@ -261,14 +276,22 @@ class TrainSettings(Section):
     gradient_checkpointing: bool = True
     offload: bool = False
     """Optimizer states, and the step itself, in the memory of the hosts: slower, and far less of the GPUs'."""
+    replay: Replay = 0
+    """The target's own right answers to this iteration's training problems, learned again beside the samples so that
+    nothing is forgotten: a share up to 1.0, a count above 1, "all", or "gold" for all with the reference texts."""
+    start_from: Literal["previous", "base"] = "previous"
+    """The weights that each iteration trains: the last iteration's, or those the run started from."""
+    data: Literal["iteration", "cumulative"] = "iteration"
+    """The samples that are learned: this iteration's, or those of all iterations so far."""
     objective: str = "sft"
     """The training objective: a built-in name or "my_pkg.my_file:OBJECTIVE" (`docs/training.md`)."""
 
     def identity(self) -> dict[str, Any]:
         """What goes into a trained model's name. A setting added later counts only where it is used."""
         table = self.model_dump()
-        if not self.offload:
-            del table["offload"]
+        defaults = {"offload": False, "replay": 0, "start_from": "previous", "data": "iteration"}
+        for name in (name for name, default in defaults.items() if table[name] == default):
+            del table[name]
         if self.objective == "sft":
             del table["objective"]
         elif ":" in self.objective:  # The user's file counts by its content.

@@ -60,6 +60,11 @@ class Iteration:
         """scores.json by part ("gsm8k.test"); empty before the evaluation is complete."""
         return self.stage("evaluate").store.get_json("scores.json") or {}
 
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """ledger.json by part: what was learned and forgotten since the last iteration; empty for the first."""
+        ledger = self.stage("evaluate").store.get_json("ledger.json") or {}
+        return dict(ledger.get("parts", {}))
+
     @property
     def tested(self) -> bool:
         """Whether it has a test score."""
@@ -190,8 +195,17 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "replies": pool.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),
+                "replayed": _replayed(pool, dataset),
                 "dropped": funnel,
             }
+
+
+def _replayed(pool: Pool, dataset: str) -> int | None:
+    """Right answers of one dataset that were learned again; None where nothing was replayed, or a search chose."""
+    lineage = Stage(pool.run, f"{pool.folder}/train").store.get_json("lineage.json") or {}
+    if pool.searched or not (replay := lineage.get("replay")):
+        return None
+    return sum(int(count) for group, count in replay["groups"].items() if group.startswith(f"{dataset}/"))
 
 
 def strategies(run: Run) -> str:

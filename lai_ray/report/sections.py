@@ -76,12 +76,27 @@ def by_group(run: Run, confidence: float) -> list[Table]:
     return tables
 
 
+def forgetting(run: Run, confidence: float) -> list[Table]:
+    """What each iteration learned and forgot: rates of eq. 4 of the paper (its Figure 5), and the length of answers."""
+    columns = ["part", "iterations", "n", "learned", "kept", "forgotten", "never", "change", "characters"]
+    table = Table("Learned and forgotten, percent of the problems answered both times", columns)
+    for one in facts.iterations(run):
+        for part, counts in one.changes().items():
+            fates = (f"{100 * counts[fate] / counts['n']:.1f}" for fate in columns[3:7])
+            lengths = " → ".join(f"{length:.0f}" for length in counts["characters"])
+            change = f"{100 * counts['change'][0]:+.1f}"
+            table.rows.append([part, f"{one.number - 1} → {one.number}", str(counts["n"]), *fates, change, lengths])
+    return [table]
+
+
 def funnel(run: Run, confidence: float) -> list[Table]:
     """Attempts to samples, by iteration and dataset."""
+    rows = list(facts.funnel_rows(run))
     columns = ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"]
+    columns += ["replayed"] if any(row["replayed"] is not None for row in rows) else []
     table = Table("From attempts to samples", columns)
     dropped: dict[str, int] = {}
-    for row in facts.funnel_rows(run):
+    for row in rows:
         for reason, n in row["dropped"].items():
             dropped[reason] = dropped.get(reason, 0) + n
         table.rows.append(["–" if row[name] is None else str(row[name]) for name in columns])
@@ -144,6 +159,7 @@ def costs(run: Run, confidence: float) -> list[Table]:
 BUILT_IN: dict[str, Section] = {
     "scores": scores,
     "by_group": by_group,
+    "forgetting": forgetting,
     "funnel": funnel,
     "contrasts": contrasts,
     "times": times,

@@ -51,6 +51,11 @@ class Attempts:
         return scores
 
 
+def attempts_in(stage: Stage) -> Attempts:
+    """The attempts of a finished evaluation, to be read."""
+    return Attempts(stage, "", "")
+
+
 @dataclass
 class Tally:
     """Counts the attempts of one part as they are written."""

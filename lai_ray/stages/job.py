@@ -34,6 +34,8 @@ class Job:
     grading: Grading
     price: Price | None
     """US$ per million tokens of the instructor; None unless the job has both halves."""
+    target: Model | None = None
+    """The model that the job starts from; None while it is not yet located."""
     encoder: Model | None = None
     """The model that embeds; None where it is each iteration's target, or not yet located."""
     instructor: Model | None = None
@@ -54,7 +56,7 @@ class Job:
 
     def changed(self, config: Config) -> Job:
         """This job with other settings and the same models, for a trial of a search."""
-        return replace(Job.of(config), encoder=self.encoder, instructor=self.instructor)
+        return replace(Job.of(config), target=self.target, encoder=self.encoder, instructor=self.instructor)
 
     @property
     def uses_neighbours(self) -> bool:
@@ -95,6 +97,10 @@ class Job:
         """The same, with the paid check around it where curate.solve_again is set."""
         strategy = self.strategy(iteration, dataset)
         return cast(Strategy, SolvedAgain(strategy, self.grading)) if self.config.curate.solve_again else strategy
+
+    def base(self, target: Model) -> Model:
+        """The model that an iteration trains: its target, or the one that the job started from."""
+        return self.target if self.config.train.start_from == "base" and self.target else target
 
     def instructor_for(self, target: Model) -> Model | None:
         """The open model that is asked in an iteration; None for a server."""

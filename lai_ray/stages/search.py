@@ -19,12 +19,12 @@ from lai_ray.errors import StageError
 from lai_ray.records import Attempt
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, nothing_to_learn
-from lai_ray.stages.evaluate import Attempts, key_for
+from lai_ray.stages.evaluate import Attempts, attempts_in, key_for
 from lai_ray.stages.grid import combinations, most, pool_of, with_settings
 from lai_ray.stages.grid import pools as trials_by_pool
 from lai_ray.stages.instruct import instruct
 from lai_ray.stages.job import Job
-from lai_ray.stages.train import content_of, examples_from, name_of
+from lai_ray.stages.train import name_of, training_set
 from lai_ray.stages.trial import (  # fmt: skip
     UNTOUCHED,
     Plan,
@@ -58,7 +58,7 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
         one = f"iteration_{i}/search/{next(iter(pools))}/diagnose"
         run.progress.report(nothing_to_learn(Stage(run, one)), style="green")
         return target
-    plans = _plans(i, target, job, pools)
+    plans = _plans(i, attempts, target, job, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
     if not (stage.done(key) and _winner_exists(stage, i, plans)):
         outcomes = _outcomes(stage, i, plans, target, job, executor)
@@ -110,16 +110,17 @@ def _pools(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     return pools
 
 
-def _plans(i: int, target: Model, job: Job, samples: Mapping[str, Samples]) -> list[Plan]:
+def _plans(i: int, attempts: Attempts, target: Model, job: Job, samples: Mapping[str, Samples]) -> list[Plan]:
     """The plan of each trial. Its key holds the samples' content: a change that keeps the samples re-runs nothing."""
     dev_key, contents, plans = key_for(dev_parts(job), target, job), {}, []
     for settings in combinations(job.config, i):
         name, config = pool_of(job, i, settings), with_settings(job.config, settings)
         pool = samples[name]
         counts = {dataset: min(kept, config.curate.most(dataset)) for dataset, kept in pool.counts.items()}
-        if (known := (name, *counts.items())) not in contents:
-            contents[known] = content_of(examples_from(pool, job.changed(config)))
-        model = name_of(target, contents[known], i, config, settings["seed"])
+        trial_job = job.changed(config)
+        if (known := (name, config.train.replay, *counts.items())) not in contents:
+            contents[known] = training_set(pool, attempts, i, trial_job).content
+        model = name_of(trial_job.base(target), contents[known], i, config, settings["seed"])
         plans.append(Plan(settings, key_of(model, dev_key), model, f"iteration_{i}/search/{name}", counts))
     return plans
 
@@ -250,7 +251,7 @@ def _rows(stage: Stage, attempts: Attempts, config: Config, outcomes: _Outcomes)
             rows.append({**settings, "error": outcomes.errors[plan.name]})
         else:
             trial = outcomes.results[plan.name]
-            answers = Attempts(Stage(stage.run, f"{trial.folder}/evaluate"), "", "")
+            answers = attempts_in(Stage(stage.run, f"{trial.folder}/evaluate"))
             after = {name: _right(answers.of(name, "dev")) for name in names}
             gains = [paired(before[name], after[name], together) for name in names]
             training = {key: trial.result[key] for key in ("loss", "seconds", "gpu_seconds")}

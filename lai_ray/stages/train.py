@@ -3,56 +3,90 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.common.chat_template import Example
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model, TrainJob
+from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
+from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
+from lai_ray.stages.replay import replay
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
+from lai_ray.storage.store import Store, View
 from lai_ray.training import checkpoints
 
 
-def examples_from(samples: Samples, job: Job) -> list[Example]:
-    """At most curate.samples_per_dataset samples of each dataset, with their own prompts or those of evaluation."""
-    examples, taken = [], Counter[str]()
-    for sample in samples.view:
-        name = sample.problem.benchmark
-        taken[name] += 1
-        if taken[name] <= job.config.curate.most(name):
-            messages = sample.messages or job.benchmark(name).prompt(sample.problem)
-            examples.append(Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns]))
-    return examples
+@dataclass(frozen=True)
+class TrainingSet:
+    """The examples of one training: new samples, and what is replayed beside them."""
+
+    examples: list[Example]
+    samples: int
+    """How many of the examples are samples."""
+    replay: dict[str, Any] | None = None
+    """What is replayed, for the lineage; None where nothing is."""
+
+    @property
+    def content(self) -> str:
+        """Hash of the examples."""
+        return key_of([(e.messages, e.turns) for e in self.examples])
+
+    def summary(self) -> str:
+        """For the progress line."""
+        if self.replay is None:
+            return f"{self.samples} samples"
+        return f"{self.samples} samples and {self.replay['count']} of the target's {self.replay['of']} right answers"
+
+
+def training_set(samples: Samples, attempts: Attempts, iteration: int, job: Job) -> TrainingSet:
+    """The samples that train.data asks for, with their own prompts or those of evaluation, and the replay.
+
+    Of each iteration and dataset at most curate.samples_per_dataset. attempts: the iteration's evaluation.
+    """
+    examples = []
+    for view in (*_earlier(samples, iteration, job), samples.view):
+        taken = Counter[str]()
+        for sample in view:
+            name = sample.problem.benchmark
+            taken[name] += 1
+            if taken[name] <= job.config.curate.most(name):
+                messages = sample.messages or job.benchmark(name).prompt(sample.problem)
+                examples.append(Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns]))
+    if (replayed := replay(attempts, iteration, job)) is None:
+        return TrainingSet(examples, len(examples))
+    return TrainingSet([*examples, *replayed.examples], len(examples), replayed.facts)
+
+
+def _earlier(samples: Samples, iteration: int, job: Job) -> list[View[Sample]]:
+    """The samples of earlier iterations of the run, where train.data is "cumulative"."""
+    if job.config.train.data == "iteration":
+        return []
+    root = samples.view.store.where.rpartition(f"/iteration_{iteration}/")[0]
+    stores = (Store(f"{root}/iteration_{i}/curate") for i in range(iteration))
+    return [View(store, "samples.jsonl", Sample) for store in stores if store.exists("samples.jsonl")]
 
 
 def training_key(
-    samples: Samples, target: Model, iteration: int, job: Job, seed: int | None = None
+    learned: TrainingSet, base: Model, iteration: int, job: Job, seed: int | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Hash of what decides a training, which is the new model's name, and its lineage in plain values."""
-    config = job.config
-    settings, rate = config.train, config.learning_rate(iteration)
+    config, content = job.config, learned.content
     seed = config.seed if seed is None else seed
-    examples = examples_from(samples, job)
-    content = content_of(examples)
-    key = name_of(target, content, iteration, config, seed)
+    key = name_of(base, content, iteration, config, seed)
     lineage = {
         "name": key,
-        "base": target.identity,
+        "base": base.identity,
         "iteration": iteration + 1,
-        "learning_rate": rate,
+        "learning_rate": config.learning_rate(iteration),
         "seed": seed,
-        "settings": settings.model_dump(mode="json"),
-        "samples": {"count": len(examples), "hash": content},
+        "settings": config.train.model_dump(mode="json"),
+        "samples": {"count": learned.samples, "hash": content},
     }
-    return key, lineage
-
-
-def content_of(examples: Iterable[Example]) -> str:
-    """Hash of the training examples."""
-    return key_of([(e.messages, e.turns) for e in examples])
+    return key, lineage if learned.replay is None else lineage | {"replay": learned.replay}
 
 
 def name_of(target: Model, content: str, iteration: int, config: Config, seed: int) -> str:
@@ -73,23 +107,29 @@ def _made_before(stage: Stage, key: str) -> dict[str, float] | None:
 
 
 def train(
-    stage: Stage, samples: Samples, target: Model, iteration: int, job: Job, executor: Executor,
+    stage: Stage, samples: Samples, attempts: Attempts, target: Model, iteration: int, job: Job, executor: Executor,
     seed: int | None = None,
 ) -> Model:  # fmt: skip
-    """Full-parameter fine-tuning from the previous weights; the new target's identity is its lineage's hash."""
-    key, lineage = training_key(samples, target, iteration, job, seed)
+    """Full-parameter fine-tuning; the new target's identity is its lineage's hash.
+
+    attempts: the iteration's evaluation, of which train.replay takes right answers.
+    """
+    learned, base = training_set(samples, attempts, iteration, job), job.base(target)
+    key, lineage = training_key(learned, base, iteration, job, seed)
     settings, rate = job.config.train, lineage["learning_rate"]
     if not stage.done(key):
-        examples = examples_from(samples, job)
-        training = TrainJob(key, target, examples, settings, rate, lineage["seed"], stage.path("checkpoint"), lineage)
+        training = TrainJob(
+            key, base, learned.examples, settings, rate, lineage["seed"], stage.path("checkpoint"), lineage
+        )
         metrics = _made_before(stage, key)
         if metrics is None:
-            stage.progress.report(f"  {len(examples)} samples, learning rate {rate:g}, {settings.epochs} epochs")
+            stage.progress.report(f"  {learned.summary()}, learning rate {rate:g}, {settings.epochs} epochs")
             with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
                 metrics = executor.train(training, tracker.at).metrics
         if stage.store.local:
             checkpoints.remove(training.out)  # Left by a training that died after writing its model.
         stage.store.put_json("lineage.json", lineage)
-        stage.finish(key, samples=len(examples), **metrics)
+        replayed = {"replayed": learned.replay["count"]} if learned.replay else {}
+        stage.finish(key, samples=learned.samples, **replayed, **metrics)
     stage.check_until()
     return Model(path=stage.path("checkpoint"), identity=key)

@@ -21,7 +21,7 @@ from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
-from lai_ray.stages.evaluate import answered, evaluate
+from lai_ray.stages.evaluate import answered, attempts_in, evaluate
 from lai_ray.stages.grid import combination_of, with_settings
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, part
@@ -105,7 +105,9 @@ class Trial:
             self._take_over_checkpoints(run, plan)
             if not training.store.exists("checkpoint/lineage.json"):
                 training.store.remove(["done.json"])  # The model was removed since.
-            model = train(training, samples, self.target, self.iteration, job, executor, seed=settings["seed"])
+            before = attempts_in(run.stage(self.iteration, "evaluate"))
+            seed = settings["seed"]
+            model = train(training, samples, before, self.target, self.iteration, job, executor, seed=seed)
         attempts = evaluate(evaluating, parts, model, job, executor)
         scores = attempts.scores()
         result = {

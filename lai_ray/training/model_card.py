@@ -35,6 +35,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
     settings: Mapping[str, Any] = lineage.get("settings", {})
     metrics: Mapping[str, Any] = lineage.get("metrics", {})
     samples: Mapping[str, Any] = lineage.get("samples", {})
+    replay: Mapping[str, Any] | None = lineage.get("replay")
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- lai-ray", "---",
         f"# {lineage.get('name', 'A model')}", "",
@@ -44,6 +45,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
             "base": lineage.get("base"),
             "iteration": lineage.get("iteration"),
             "samples": samples.get("count"),
+            "right answers replayed": replay and f"{replay['count']} of {replay['of']}, {replay['texts']} texts",
             "hash of the samples": samples.get("hash"),
             "dropped, no room for a response": _whole(metrics.get("dropped")),
             "truncated": _whole(metrics.get("truncated")),

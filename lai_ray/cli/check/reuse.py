@@ -19,11 +19,11 @@ from lai_ray.report.tables import Table
 from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.dialogues import Dialogues
-from lai_ray.stages.evaluate import request_for
+from lai_ray.stages.evaluate import attempts_in, request_for
 from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
-from lai_ray.stages.train import training_key
+from lai_ray.stages.train import training_key, training_set
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
 from lai_ray.storage.run import Run, Stage
@@ -185,8 +185,9 @@ def _short(line: str | None) -> str:
 def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
     """The name of the model that this job would make of the samples there, and its first difference (or "")."""
     curated = run.stage(i, "curate")
+    attempts = attempts_in(run.stage(i, "evaluate"))
     samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])
-    name, mine = training_key(samples, target, i, job)
+    name, mine = training_key(training_set(samples, attempts, i, job), job.base(target), i, job)
     if name == lineage["name"]:
         return name, ""
     there, now = flat(lineage), flat(mine)
