@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lai_ray.common.plugins import code_hash, load, runs_in_cluster
-
-Positive = Annotated[int, Field(ge=1)]
+from lai_ray.config.values import PerDataset, Positive, Replay, of_dataset
 
 
 class Section(BaseModel):
@@ -199,22 +197,6 @@ class InstructorSettings(Section):
         return self
 
 
-def _per_dataset(given: Any) -> int | dict[str, int]:
-    numbers = given.values() if isinstance(given, dict) else [given]
-    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
-        raise ValueError("give a whole number of at least 1, or a table with one for each dataset, as { gsm8k = 2000 }")
-    return given  # type: ignore[no-any-return]
-
-
-PerDataset = Annotated[int | dict[str, int], PlainValidator(_per_dataset)]
-"""One number for every dataset, or a table with a number for each."""
-
-
-def of_dataset(number: int | dict[str, int], dataset: str) -> int:
-    """The number of one dataset."""
-    return number[dataset] if isinstance(number, dict) else number
-
-
 class CurateSettings(Section):
     """What a sample must be to be learned from."""
 
@@ -235,20 +217,6 @@ class CurateSettings(Section):
     for each sample that passes the checks of its own reply; copies, repeats and samples over the cap are paid for."""
     near_duplicates: float | None = Field(None, gt=0, le=1)
     """Drop a sample whose ROUGE-L with an earlier sample is at least this; None drops equal questions only."""
-
-
-def _replay(given: Any) -> float | str:
-    if given in ("all", "gold"):
-        return str(given)
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        raise ValueError('give a share from 0 to 1.0, a count above 1, "all" or "gold"')
-    if given > 1 and given != int(given):
-        raise ValueError(f"{given:g} is neither a share (at most 1.0) nor a count (a whole number)")
-    return given
-
-
-Replay = Annotated[float | str, PlainValidator(_replay)]
-"""A share of the right answers, a count of them, "all" or "gold"."""
 
 
 class TrainSettings(Section):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.common.intervals import Interval
-from lai_ray.config.settings import of_dataset
+from lai_ray.config.values import of_dataset
 from lai_ray.report import facts
 from lai_ray.report.tables import Table, percent, points, sizes_text
 from lai_ray.stages.trial import UNTOUCHED

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lai_ray.config.config import Config
-from lai_ray.config.settings import of_dataset
+from lai_ray.config.values import of_dataset
 from lai_ray.contracts import Benchmark
 from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.instructor.spending.tokens import CHARACTERS_PER_TOKEN, characters, worst_case

@@ -13,7 +13,8 @@ from typing import Any
 from lai_ray.common.plugins import suggestion
 from lai_ray.config import job_file
 from lai_ray.config.config import Config
-from lai_ray.config.settings import ContrastSettings, TrainSettings, of_dataset
+from lai_ray.config.settings import ContrastSettings, TrainSettings
+from lai_ray.config.values import of_dataset
 from lai_ray.errors import ConfigError
 from lai_ray.stages.job import Job
 from lai_ray.storage.keys import key_of
