@@ -40,9 +40,7 @@ def train(folder: Path) -> dict[str, Any]:
     from lai_ray.training import loop
     from tests.tiny_model import recipe
 
-    learned = [
-        Example(p.id, BENCHMARK.prompt(p), [(BENCHMARK.reference(p), 1.0)]) for p in problems("train", TRAINED)
-    ]
+    learned = [Example(p.id, BENCHMARK.prompt(p), [(BENCHMARK.reference(p), 1.0)]) for p in problems("train", TRAINED)]
     job = recipe(
         STUDENT, folder / "out", learning_rate=1e-3, epochs=1, sequences_per_step=16, sequences_per_device=16,
         max_length=256,
