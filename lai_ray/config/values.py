@@ -26,7 +26,7 @@ def of_dataset(number: int | dict[str, int], dataset: str) -> int:
     return number[dataset] if isinstance(number, dict) else number
 
 
-def _replay(given: Any) -> float | str:
+def _replay(given: Any) -> int | float | str:
     if given in ("all", "gold"):
         return str(given)
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
@@ -36,5 +36,5 @@ def _replay(given: Any) -> float | str:
     return given
 
 
-Replay = Annotated[float | str, PlainValidator(_replay)]
+Replay = Annotated[int | float | str, PlainValidator(_replay)]
 """A share of the right answers, a count of them, "all" or "gold"."""
