@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lai_ray.errors import ConfigError
@@ -87,7 +87,8 @@ class WithDefaults:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_plugin" not in self.__dict__:
             raise AttributeError(name)
-        if hasattr(self._plugin, name) or name not in DEFAULTS[self._kind]:
+        earlier = name == "next" and hasattr(self._plugin, "next_messages")  # Also where a base class has `next`.
+        if not earlier and (hasattr(self._plugin, name) or name not in DEFAULTS[self._kind]):
             return getattr(self._plugin, name)
         default = DEFAULTS[self._kind][name]
         return functools.partial(default, self._plugin) if callable(default) else default
@@ -113,12 +114,12 @@ def load(kind: str, name: str) -> Any:
     if ":" in name:
         plugin = attribute(name, what=kind)
         lacking = [one for one in SHAPES[kind] if not any(hasattr(plugin, member) for member in one.split("|"))]
-        if lacking:
+        if lacking and not (kind == "engines" and isinstance(plugin, FunctionType)):  # It makes engines.
             raise ConfigError(
                 f"{name!r} is no {SINGULAR[kind]}: it has no {', '.join(lacking).replace('|', ' or ')}; "
                 "lai_ray/contracts.py describes what one must have."
             )
-        whole = all(hasattr(plugin, member) for member in DEFAULTS[kind])
+        whole = all(hasattr(plugin, member) for member in DEFAULTS[kind]) and not hasattr(plugin, "next_messages")
         return plugin if whole else WithDefaults(plugin, kind)
     known = available(kind)
     if name not in known:
@@ -210,16 +211,27 @@ def _imports(name: str, path: Path, source: bytes) -> tuple[str, ...]:
     """The modules of the same top-level package that a module imports; of a lone file, those in its folder."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     modules: list[str] = []
-    for node in _outside_type_checking(ast.parse(source)):
+    tree = ast.parse(source)
+    tried = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
+    for node in _outside_type_checking(tree):
+        optional = id(node) in tried  # What is not there is the module's own affair.
         if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names if _belongs(alias.name, name, path)]
+            names = [alias.name for alias in node.names if _belongs(alias.name, name, path)]
+            modules += [one for one in names if not (optional and _missing(one))]
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
-            if _belongs(base, name, path):
+            if _belongs(base, name, path) and not (optional and _missing(base)):
                 # Only a package has modules for members; looking into anything else would import it.
                 below = {module.name for module in pkgutil.iter_modules(_spec(base).submodule_search_locations or [])}
                 modules += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name in below)]
     return tuple(module for module in modules if (_spec(module).origin or "").endswith(".py"))
+
+
+def _missing(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is None
+    except ModuleNotFoundError:
+        return True
 
 
 def _spec(name: str) -> ModuleSpec:
@@ -241,4 +253,4 @@ def _belongs(module: str, importer: str, path: Path) -> bool:
     top = module.partition(".")[0]
     if "." in importer or path.name == "__init__.py":
         return top == importer.partition(".")[0]
-    return (path.parent / f"{top}.py").is_file() or (path.parent / top).is_dir()
+    return (path.parent / f"{top}.py").is_file() or (path.parent / top / "__init__.py").is_file()

@@ -29,7 +29,7 @@ from lai_ray.distributed.cluster.resources import Group, Resources
 from lai_ray.errors import LaiError
 from lai_ray.storage.store import is_url
 
-DRIVER_MEMORY = 256 * 2**20
+DRIVER_MEMORY = 448 * 2**20
 """Bytes for a trial's own process. It asks for no CPU: it waits, and its training must fit on two logical CPUs."""
 DIED = "its process died: it was killed, or ran out of memory; see logs/"
 TUNE_ENV = {

@@ -14,7 +14,7 @@ from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.report import contamination, facts, search
 from lai_ray.report.tables import Table, percent, points, sizes_text
-from lai_ray.stages.job import Job
+from lai_ray.stages.job import benchmark_of
 from lai_ray.storage.run import STAGES, Run
 
 
@@ -51,7 +51,7 @@ def scores(run: Run, confidence: float) -> list[Table]:
     for name in facts.tests(run):
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, confidence) if len(measured) > 1 else None
-        domain = {"in": "in-domain", "out": "out-of-domain"}[Job.of(config).benchmark(name).domain]
+        domain = {"in": "in-domain", "out": "out-of-domain"}[benchmark_of(config, name).domain]
         cells = ["not measured"] * len(unmeasured) + [percent(facts.score_on(i, name, confidence)) for i in measured]
         table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
     return [table]

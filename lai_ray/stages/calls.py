@@ -46,6 +46,8 @@ class Recorded:
 
     answers: Mapping[Receiver, Answers]
     failed: dict[str, Completion] = field(default_factory=dict)
+    failures: Counter[Receiver] = field(default_factory=Counter)
+    """Calls that failed, by receiver."""
 
     def get(self, call: Call) -> Completion | None:
         """The completion of a call; None where it is still to ask."""
@@ -103,13 +105,16 @@ class Calls:
         # By all earlier starts and other stages of the run, possibly paid calls at their worst.
         spent = sum(spent_in(stage.run, config.instructor.max_tokens).values(), start=Spent())
         self._budget = Budget(caps_of(config.limits.model_dump(), config.instructor.model_dump()), spent.at_most)
-        self._reservations = {
-            to: BudgetReservation(
-                self._budget, answers, config.limits.max_in_flight, marks=not config.instructor.in_cluster
-            )
-            for to, answers in recorded.answers.items()
-            if to != "target"
-        }
+        self._reservations: dict[Receiver, BudgetReservation] = {}
+
+    def _reservation(self, to: Receiver) -> BudgetReservation:
+        if to not in self._reservations:
+            config = self._receivers.job.config
+            self._reservations[to] = BudgetReservation(
+                self._budget, self.recorded.answers[to], config.limits.max_in_flight,
+                marks=not config.instructor.in_cluster,
+            )  # fmt: skip
+        return self._reservations[to]
 
     def ask(
         self, what: str, pending: Callable[[], Iterable[Call]], on_answer: Callable[[str], int] = lambda id: 0
@@ -121,9 +126,9 @@ class Calls:
         """
         while waiting := Counter(call.to for call in pending()):
             for to in (to for to in FOLDERS if waiting[to]):
-                requests = (call.request for call in pending() if call.to == to)
-                self._send(to, f"{what}, {to}" if to != "instructor" else what, waiting[to], requests, on_answer)
-                self._check(to, [call.request for call in pending() if call.to == to])
+                title = what if to == "instructor" else f"{what}, {to}"
+                self._send(to, title, waiting[to], _distinct(to, pending()), on_answer)
+                self._check(to, lambda to=to: list(_distinct(to, pending())))  # type: ignore[misc]
 
     def _send(
         self, to: Receiver, what: str, count: int, requests: Iterator[Request], on_answer: Callable[[str], int]
@@ -151,35 +156,60 @@ class Calls:
                 if answer.completion.error is None:
                     self.recorded.answers[to].record(answer)
                 else:
-                    self.recorded.failed[answer.key] = answer.completion
+                    self._failed(to, answer)
                 yield answer
             return
-        settings, reservation = config.instructor, self._reservations[to]
+        settings, reservation = config.instructor, self._reservation(to)
         if (open_model := self._receivers.instructor) is not None:
             settings = settings.model_copy(update={"model": open_model.path})
         drawn = stack.enter_context(closing(reservation.draw(requests)))
         for answer in self._executor.ask(drawn, settings, config.limits, reservation.again):
             if reservation.settle(answer) and answer.completion.error is not None:
-                self.recorded.failed[answer.key] = answer.completion
+                self._failed(to, answer)
             yield answer
 
-    def _check(self, to: Receiver, left: list[Request]) -> None:
-        failed, limit = self.recorded.failed, self._receivers.job.config.limits.max_failed_fraction
-        stop_past_limit(len(failed), self.recorded.count, limit, next(iter(failed.values()), None))
-        if to != "target" and self._reservations[to].reached:
-            raise StageError(self._reservations[to].exhausted(left))
+    def _failed(self, to: Receiver, answer: Answer) -> None:
+        self.recorded.failed[answer.key] = answer.completion
+        self.recorded.failures[to] += 1
+
+    def _check(self, to: Receiver, left: Callable[[], list[Request]]) -> None:
+        failed, limit = self.recorded.failures[to], self._receivers.job.config.limits.max_failed_fraction
+        example = next(reversed(self.recorded.failed.values()), None)
+        stop_past_limit(failed, len(self.recorded.answers[to]) + failed, limit, example)
+        if to != "target" and self._reservation(to).reached:
+            raise StageError(self._reservation(to).exhausted(left()))
+
+
+def _distinct(to: Receiver, calls: Iterable[Call]) -> Iterator[Request]:
+    """The requests to one receiver, each once: two greedy ones may be the same."""
+    keys: set[str] = set()
+    for call in calls:
+        if call.to == to and call.request.key not in keys:
+            keys.add(call.request.key)
+            yield call.request
+
+
+class _Opened(dict[Receiver, Answers]):
+    """The answers of each receiver, opened when it is first asked."""
+
+    def __init__(self, open_answers: Callable[[Receiver], Answers]) -> None:
+        super().__init__()
+        self._open_answers = open_answers
+
+    def __missing__(self, to: Receiver) -> Answers:
+        self[to] = self._open_answers(to)
+        return self[to]
 
 
 @contextmanager
 def recording(stage: Stage, *, rows: int) -> Iterator[Recorded]:
     """The answers of one stage, opened for adding. rows: the most that a kill can lose."""
+    evaluated = {"target": ["evaluate/answers"]}  # The target may have answered the same prompt.
     with ExitStack() as stack:
-        evaluated = {"target": ["evaluate/answers"]}  # The target may have answered the same prompt.
         yield Recorded(
-            {
-                to: stack.enter_context(stage.answers(folder=folder, rows=rows, also=evaluated.get(to, [])))
-                for to, folder in FOLDERS.items()
-            }
+            _Opened(
+                lambda to: stack.enter_context(stage.answers(folder=FOLDERS[to], rows=rows, also=evaluated.get(to, [])))
+            )
         )
 
 

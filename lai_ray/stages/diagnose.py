@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 from lai_ray.common import plugins
 from lai_ray.contracts import Executor, Model, Strategy, StrategySettings
@@ -37,7 +37,7 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
     key = key_of(
         attempts.learning_key,
         # The encoder by its identity: a run may be moved.
-        [replace(one, encoder=Model("", one.encoder.identity)) for one in settings.values()],
+        [replace(one, encoder=Model("", one.encoder.identity), own=_plain(one.own)) for one in settings.values()],
         [job.config.schedule.name(iteration, name) for name in datasets],
         job.config.curate.keep_clear_of,
         job.config.evaluate.learn_from_copies,
@@ -68,6 +68,11 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
         )
     stage.check_until()
     return Cases(iteration, stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
+
+
+def _plain(own: Any) -> Any:
+    """A strategy's own settings as values that can be hashed."""
+    return own.model_dump(mode="json") if hasattr(own, "model_dump") else own
 
 
 def nothing_to_learn(stage: Stage) -> str:

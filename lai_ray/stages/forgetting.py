@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lai_ray.common.intervals import paired
+from lai_ray.common.intervals import paired, sign_test
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part
@@ -18,6 +18,8 @@ from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Run
 
 FILE = "ledger.json"
+CHANCE = 0.05
+"""A loss that chance explains with at least this probability (McNemar's exact test) is not reported."""
 SHRUNK = 2 / 3
 """Answers shorter than this share of what they were are reported."""
 FATES = {(False, True): "learned", (True, True): "kept", (True, False): "forgotten", (False, False): "never"}
@@ -102,7 +104,8 @@ def warnings(ledger: dict[str, Any]) -> Iterator[str]:
     for part, table in ledger.items():
         for group, counts in table["groups"].items():
             value, _, high = counts["change"]
-            if high < 0:
+            # A few changed answers have an interval that is narrower than it should be.
+            if high < 0 and sign_test(counts["learned"], counts["forgotten"]) <= CHANCE:
                 lost = f"{counts['forgotten']} of {counts['n']} forgotten"
                 yield f"  {part}: {group} lost {-100 * value:.1f} points ({lost})"
         before, after = table["characters"]

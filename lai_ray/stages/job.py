@@ -47,7 +47,7 @@ class Job:
         strategies = {name: plugins.load("strategies", name) for name in config.strategies}
         return cls(
             config=config,
-            benchmarks={name: _benchmark(config, name) for name in _benchmark_names(config)},
+            benchmarks={name: benchmark_of(config, name) for name in _benchmark_names(config)},
             strategies=strategies,
             strategy_settings=_own_settings(config, strategies),
             grading=Grading(rules=config.evaluate.rules, min_tier=config.sandbox.min_tier),
@@ -87,7 +87,7 @@ class Job:
 
     def benchmark(self, name: str) -> Benchmark:
         """The benchmark of that name. Raises ConfigError for an unknown one, with the known ones."""
-        return self.benchmarks[name] if name in self.benchmarks else _benchmark(self.config, name)
+        return self.benchmarks[name] if name in self.benchmarks else benchmark_of(self.config, name)
 
     def strategy(self, iteration: int, dataset: str) -> Strategy:
         """The strategy in the schedule."""
@@ -133,7 +133,8 @@ def _benchmark_names(config: Config) -> Iterable[str]:
     return dict.fromkeys([*config.evaluate.learn_from, *config.evaluate.report_on, *config.data, *named])
 
 
-def _benchmark(config: Config, name: str) -> Benchmark:
+def benchmark_of(config: Config, name: str) -> Benchmark:
+    """The benchmark that a job means by a name. Raises ConfigError with the names there are."""
     mine = next((settings for settings in config.benchmark if settings.name == name), None)
     if mine is not None:
         return user_benchmark(mine)
@@ -152,13 +153,14 @@ def _benchmark(config: Config, name: str) -> Benchmark:
 def _own_settings(config: Config, strategies: Mapping[str, Strategy]) -> dict[str, Any]:
     """Each strategy's own settings. Raises ConfigError for a table without a strategy, or a wrong setting."""
     known = {strategy.name: name for name, strategy in strategies.items()} | {name: name for name in strategies}
-    for name in config.strategy:
-        if name not in known:
+    for name in (name for name in config.strategy if name not in known):
+        # Another arm of a sweep, or a trial, may use it; what is like a name in use is a typo.
+        if name not in plugins.available("strategies") and (meant := plugins.suggestion(name, list(known))):
             raise ConfigError(
-                f"[strategy.{name}]: no strategy of this job has that name. {plugins.suggestion(name, list(known))}"
+                f"[strategy.{name}]: no strategy of this job has that name. {meant}"
                 f"schedule.strategy names {', '.join(strategies)}."
             )
-    tables = {known[name]: table for name, table in config.strategy.items()}
+    tables = {known[name]: table for name, table in config.strategy.items() if name in known}
     return {name: _settings_of(strategy, tables.get(name, {})) for name, strategy in strategies.items()}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from lai_ray.common.chat_template import Example
 from lai_ray.records import Attempt
+from lai_ray.stages.curation.evaluation_sets import evaluation_sets
+from lai_ray.stages.curation.words import options
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
 from lai_ray.storage.keys import number_of
@@ -33,7 +35,8 @@ def replay(attempts: Attempts, iteration: int, job: Job) -> Replay | None:
     """The right answers that `train.replay` asks for; None where it asks for none.
 
     A share is of all right answers; of a count no more are taken than there are. Every group gets its part, at least
-    one, and within a group the choice is seeded. Answers cut off at the token limit are left out.
+    one, and within a group the choice is seeded. Left out are answers cut off at the token limit and, unless
+    evaluate.learn_from_copies is set, problems that are in a test too.
     """
     wanted = job.config.train.replay
     if not wanted:
@@ -42,7 +45,7 @@ def replay(attempts: Attempts, iteration: int, job: Job) -> Replay | None:
     available = sum(map(len, right.values()))
     gold = wanted == "gold"
     share = available if isinstance(wanted, str) else wanted * available if wanted <= 1 else wanted
-    count = min(math.ceil(share), available)
+    count = min(math.ceil(share - 1e-9), available)
     parts = apportioned({group: len(ids) for group, ids in right.items()}, count)
     order = job.config.seed, iteration, "replay"
     chosen = {
@@ -72,12 +75,15 @@ def _right(attempts: Attempts, job: Job) -> tuple[dict[Group, list[str]], float]
     """
     right: dict[Group, list[str]] = {}
     luck = 0.0
+    tests = None if job.config.evaluate.learn_from_copies else evaluation_sets(job).only("test")
     for attempt in _train_attempts(attempts, job):
         benchmark = attempt.problem.benchmark
-        if attempt.right and not attempt.cut_off:
+        if attempt.right:
+            if attempt.cut_off or (tests is not None and tests.copied(attempt.problem)):
+                continue
             group = benchmark, job.benchmark(benchmark).group(attempt.problem)
             right.setdefault(group, []).append(attempt.id)
-        elif attempt.grade.status == "graded" and (choices := len(attempt.problem.extra.get("choices") or ())) > 1:
+        elif attempt.grade.status == "graded" and (choices := len(options(attempt.problem))) > 1:
             luck += 1 / (choices - 1)
     return right, min(luck, float(sum(map(len, right.values()))))
 

@@ -14,7 +14,7 @@ from lai_ray.stages.curate import Samples
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
 from lai_ray.stages.replay import replay
-from lai_ray.storage.keys import key_of
+from lai_ray.storage.keys import key_of, key_of_all
 from lai_ray.storage.run import Stage
 from lai_ray.storage.store import Store, View
 from lai_ray.training import checkpoints
@@ -33,7 +33,7 @@ class TrainingSet:
     @property
     def content(self) -> str:
         """Hash of the examples."""
-        return key_of([(e.messages, e.turns) for e in self.examples])
+        return key_of_all((e.messages, e.turns) for e in self.examples)
 
     def summary(self) -> str:
         """For the progress line."""

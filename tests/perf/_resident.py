@@ -44,7 +44,7 @@ class Watch(threading.Thread):
 def main(job: str, out: str) -> None:
     from lai_ray.training import deepspeed_engine, loop, sft
 
-    sft._join()
+    loop._join()
     deepspeed_engine._deepspeed()
     importlib.import_module("transformers.models.llama.modeling_llama")
     importlib.import_module("transformers.modeling_utils")

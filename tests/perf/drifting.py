@@ -8,9 +8,9 @@ from tests import drift
 from tests.unit.test_drift import judged
 
 
-def show(name: str, replies: Iterable[drift.Drifted], *, told: bool = True) -> None:
+def show(name: str, replies: Iterable[drift.Drifted], *, reported: bool = True) -> None:
     """One line of counts, and what went wrong."""
-    counts, wrong = judged(list(replies), told=told)
+    counts, wrong = judged(list(replies), reported=reported)
     print(f"{name}: {counts['replies']} replies, {counts['read']} of {counts['wanted']} read, {counts['false']} false")
     for line in wrong:
         print("   ", line)
@@ -23,7 +23,7 @@ def main() -> None:
     show("mixed, seeds 0 to 11", (reply for seed in range(12) for reply in drift.mixed(seed)))
     show("mixed, seeds 100 to 109", (reply for seed in range(100, 110) for reply in drift.mixed(seed)))
     cut = (reply for seed in range(5) for reply in drift.replies(seed, each=6) if reply.cut)
-    show("cut, nobody says so", cut, told=False)
+    show("cut, not reported as such", cut, reported=False)
 
 
 if __name__ == "__main__":

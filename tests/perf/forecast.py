@@ -9,22 +9,24 @@ sent), which is also taken for the replies: what a tokenizer of English text wou
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check.budget import known_pools
-from lai_ray.config import config
+from lai_ray.config import job_file
 from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.instructor.spending.tokens import characters
 from lai_ray.records import Reply
+from lai_ray.stages.job import Job
 
 
 def main() -> None:
     """One line a pool of replies and way of counting."""
-    job = config.read(sys.argv[1], sys.argv[2:])
+    job = job_file.read(Path(sys.argv[1]), sys.argv[2:])
     run = cli_run.existing(job)
     assert run is not None, "no such run yet"
     print("iteration  counted by          estimate in, out        used in, out      estimate / used: in, out, all")
-    for pool in known_pools(run, job):
+    for pool in known_pools(run, Job.of(job)):
         if not pool.stage.facts():
             continue
         replies = list(pool.stage.view("replies.jsonl", Reply))

@@ -181,3 +181,34 @@ def test_a_strategys_setting_is_part_of_the_runs_identity(tmp_path):
         cli_run.run_job(
             dialogue(tmp_path, strategy={"second_try": {"temperature": 0.5}}), executor=LocalExecutor(reply=reply)
         )
+
+
+def test_settings_may_be_a_pydantic_model(tmp_path, monkeypatch):
+    import second_try
+    from pydantic import BaseModel
+
+    class Settings(BaseModel):
+        temperature: float = 0.5
+
+    monkeypatch.setattr(second_try.SecondTry, "Settings", Settings)
+    executor = LocalExecutor(reply=reply)
+    cli_run.run_job(dialogue(tmp_path), executor=executor, until="instruct")
+    assert {r.temperature for r in executor.requests["generate"]} == {0.0, 0.5}
+
+
+def test_a_table_of_a_strategy_that_another_arm_uses_is_no_error(tmp_path):
+    from lai_ray.stages.job import Job
+
+    table = {"second_try": {"temperature": 0.5}, "lec": {}}
+    searched = job(
+        tmp_path, schedule__strategy=DIALOGUE, strategy=table, search={"grid": {"schedule.strategy": ["le", DIALOGUE]}}
+    )
+    made = Job.of(searched)
+    arm = made.changed(job(tmp_path, schedule__strategy="untargeted", strategy={"second_try": {"temperature": 0.5}}))
+    assert list(arm.strategies) == ["untargeted"] and made.strategy_settings[DIALOGUE].temperature == 0.5
+
+
+def test_answers_of_a_receiver_that_is_never_asked_are_not_opened(tmp_path):
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor(), until="instruct")
+    names = {path.name for path in (tmp_path / "small/iteration_0/instruct").iterdir()}
+    assert "answers" in names and not {"target_answers", "judge_answers"} & names

@@ -78,3 +78,9 @@ def test_the_lines_are_one_table_under_80_columns():
     table = list(lines(part([-0.19, -0.25, -0.1])))
     assert len({len(line) for line in table}) == 1 and len(table[0]) <= 80
     assert table[1].split() == ["t.test", "100", "1", "60", "20", "19", "-19.0"]
+
+
+def test_a_group_of_a_few_problems_raises_no_alarm():
+    few = part([-1.0, -1.0, -1.0])
+    few["t.test"]["groups"]["add"] |= {"n": 2, "learned": 0, "kept": 0, "forgotten": 2, "never": 0}
+    assert list(warnings(few)) == []

@@ -17,7 +17,7 @@ from lai_ray.contracts import ApiEngine, Benchmark, Engine, Objective, Strategy
 from lai_ray.engines.openai import OpenAIEngine
 from lai_ray.errors import ConfigError
 from lai_ray.grading import numbers
-from lai_ray.records import Case, Completion, Grade, Message, Reply, Sample
+from lai_ray.records import Ask, Case, Completion, Grade, Message, Reply, Sample
 from lai_ray.strategies import le
 from tests.conftest import records
 from tests.local import LocalExecutor, job
@@ -192,3 +192,47 @@ def test_each_sample_is_graded_once_and_each_problem_rendered_once(tmp_path, mon
 def test_word_problems_and_gsm8k_read_numbers_with_one_reader():
     sources = plugins.sources(plugins.load("benchmarks", "word_problems"))
     assert numbers.__name__ in sources and numbers.__name__ in plugins.sources(gsm8k.BENCHMARK)
+
+
+class Overriding(le.LearningFromError):
+    """An earlier plug-in on a base class that has `next` today."""
+
+    def next_messages(self, case, replies, benchmark, settings):
+        return None if replies else [{"role": "user", "content": "in its own words"}]
+
+
+OVERRIDING = Overriding()
+
+
+def test_an_overridden_next_messages_is_what_is_asked():
+    strategy = plugins.load("strategies", "tests.unit.test_plugins:OVERRIDING")
+    assert strategy.next(None, [], None, None) == Ask("instructor", [{"role": "user", "content": "in its own words"}])
+
+
+def test_a_function_that_makes_engines_is_an_engine():
+    made = plugins.load("engines", "tests.unit.test_plugins:make_engine")("model", "settings", 0)
+    assert made == ("model", "settings", 0)
+
+
+def make_engine(path, settings, gpus):
+    return path, settings, gpus
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("optional_a", "from .gone import fast"),
+        ("optional_b", "import optional_b.gone"),
+        ("optional_c", "from optional_c.gone import fast"),
+    ],
+)
+def test_an_import_that_may_fail_is_the_plug_ins_own_affair(tmp_path, monkeypatch, name, text):
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "plug.py").write_text(f"try:\n    {text}\nexcept ImportError:\n    fast = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(plugins.sources(f"{name}.plug")) <= {name, f"{name}.plug"}
+    (package / "plug.py").write_text(f"{text}\n")
+    with pytest.raises(ModuleNotFoundError):
+        plugins.sources(f"{name}.plug")

@@ -154,3 +154,14 @@ def test_iterations_may_start_from_the_base_and_learn_all_samples_so_far(tmp_pat
     assert first.model.identity == second.model.identity
     assert {e.id for e in first.examples} < {e.id for e in second.examples}
     assert len(second.examples) == 60
+
+
+def test_a_training_problem_that_is_also_in_a_test_is_not_replayed_unless_such_are_learned(tmp_path):
+    from lai_ray.benchmarks.word_problems import BENCHMARK
+
+    (test, *_) = BENCHMARK.load("test")
+    copied = attempt(7, "add", right=True)
+    copied = Attempt(copied.id, BENCHMARK.problem(test, "train", 7), [], copied.completion, copied.grade)
+    some = [copied, *ATTEMPTS[10:20]]
+    assert drawn(tmp_path, some, "gold").facts["of"] == 10
+    assert drawn(tmp_path, some, "gold", evaluate__learn_from_copies=True).facts["of"] == 11

@@ -335,6 +335,23 @@ def test_another_run_waits_for_the_leases_of_a_killed_one_until_they_expire():
     assert with_limiter(work) == [0.0, 0.0, 60.0]
 
 
+def test_what_a_killed_start_still_waits_for_is_not_granted_after_a_new_start():
+    limits = LimitSettings(requests_per_minute=10**6, tokens_per_minute=10**9, max_in_flight=1)
+
+    async def work(limiter: RateLimiter) -> list[Any]:
+        held = await limiter.acquire("other/1", limits, [1])
+        killed = asyncio.ensure_future(limiter.acquire("mine/1", limits, [1, 1, 1]))
+        await asyncio.sleep(0)
+        resumed = asyncio.ensure_future(limiter.acquire("mine/2", limits, [1]))
+        await asyncio.sleep(0)
+        await limiter.settle([Finished(lease) for lease in held.leases])
+        results = await asyncio.gather(killed, resumed, return_exceptions=True)
+        return [*results, limiter._clock()]
+
+    killed, resumed, now = with_limiter(work)
+    assert isinstance(killed, StageError) and len(resumed.leases) == 1 and now == 0.0
+
+
 def test_one_call_gets_permits_for_many_requests():
     limits = LimitSettings(requests_per_minute=5, tokens_per_minute=10**9, max_in_flight=8)
 

@@ -185,7 +185,10 @@ def _short(line: str | None) -> str:
 def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
     """The name of the model that this job would make of the samples there, and its first difference (or "")."""
     curated = run.stage(i, "curate")
-    attempts = attempts_in(run.stage(i, "evaluate"))
+    evaluated = run.stage(i, "evaluate")
+    attempts = attempts_in(evaluated)
+    if any(not evaluated.store.exists(f"attempts/{name}.train.jsonl") for name in job.config.evaluate.learn_from):
+        return "", "evaluate.learn_from names benchmarks that were not attempted there."
     samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])
     name, mine = training_key(training_set(samples, attempts, i, job), job.base(target), i, job)
     if name == lineage["name"]:

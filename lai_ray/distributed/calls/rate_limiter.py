@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ray
 
 from lai_ray.config.settings import LimitSettings
+from lai_ray.errors import StageError
 from lai_ray.instructor.rate_limit.headers import Headers
 from lai_ray.instructor.rate_limit.limits import SharedLimits
 from lai_ray.instructor.rate_limit.window import Lease, SlidingWindow
@@ -66,6 +67,8 @@ class RateLimiter:
         self._limits = SharedLimits(window)
         self._held: dict[str, set[int]] = {}
         """Leases that were granted and not ended, by job."""
+        self._ended: set[str] = set()
+        """Jobs that a later start of their run has ended: what they still wait for is not granted."""
         self._queue = asyncio.Lock()  # asyncio's locks are first come, first served.
         self._changed = asyncio.Event()
         self._clock, self._idle_seconds, self._waiting, self._used_at = clock, idle_seconds, 0, clock()
@@ -83,7 +86,10 @@ class RateLimiter:
         self._limits.enter(job, limits, self._clock())
         try:
             async with self._queue:
-                leases = [(await self._first(estimates[0])).id]
+                first = await self._first(job, estimates[0])
+                if first is None:
+                    raise StageError("another start of this run asks the instructor now; this one stops")
+                leases = [first.id]
                 for tokens in estimates[1:]:
                     lease = self._window.acquire(self._clock(), tokens)
                     if isinstance(lease, float):
@@ -97,19 +103,22 @@ class RateLimiter:
             self._limits.leave(job, self._used_at)
 
     async def _end_earlier_starts(self, job: str) -> None:
-        if job not in self._held:
+        if job not in self._held and job not in self._ended:
             run = job.partition("/")[0]
             for earlier in [other for other in self._held if other.partition("/")[0] == run]:
+                self._ended.add(earlier)
                 await self.settle([Finished(lease) for lease in self._held.pop(earlier)])
             self._held[job] = set()
 
-    async def _first(self, tokens: int) -> Lease:
-        """Wait for a lease: time, a finished call or the provider's headers may free one."""
-        while isinstance(lease := self._try(tokens), float):
+    async def _first(self, job: str, tokens: int) -> Lease | None:
+        """Wait for a lease: time, a finished call or the provider's headers may free one. None for a job that ended."""
+        while job not in self._ended:
+            if not isinstance(lease := self._try(tokens), float):
+                return lease
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), lease)
-        return lease
+        return None
 
     def _try(self, tokens: int) -> Lease | float:
         now = self._clock()

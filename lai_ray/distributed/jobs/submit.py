@@ -27,6 +27,8 @@ NOT_YET = "already exists|No available agent|RPC error"
 POLL_SECONDS = 2.0
 LOG_BYTES_PER_SECOND = 1 << 20
 """Every poll reads the whole log; a long one is polled less often."""
+LAST_READS = 15
+"""Attempts to read the log of a job that has ended."""
 LOST_SECONDS = 300.0
 """Without any answer of the cluster before it is given up."""
 SUCCEEDED, STOPPED = "SUCCEEDED", "STOPPED"
@@ -99,16 +101,21 @@ class Server:
 
         Raises InterruptedRunError on Ctrl-C, which does not stop the job; StageError when the cluster is lost.
         """
-        printed, shown = 0, ""
+        printed, shown, last_reads = 0, "", 0
         try:
             while True:
                 job = self._job(job_id, say)
+                read = False
                 with contextlib.suppress(OSError, RuntimeError):  # The next poll reads it again.
                     log = self.client.get_job_logs(job_id)
                     write(log[printed:])
-                    printed = max(printed, len(log))
+                    printed, read = max(printed, len(log)), True
                 if job.status.is_terminal():
-                    break
+                    last_reads += 1
+                    if read or last_reads >= LAST_READS:
+                        break
+                    time.sleep(POLL_SECONDS)
+                    continue
                 if not printed and str(job.status) == "PENDING" and job.message and job.message != shown:
                     shown = job.message
                     say(f"{job_id} is pending: {job.message}")

@@ -31,6 +31,8 @@ def normalised(text: str) -> str:
 def options(problem: Problem) -> list[str]:
     """The options of a multiple-choice problem, in order; none for others."""
     choices = problem.extra.get("choices") or []
+    if not isinstance(choices, dict | list | tuple):
+        return []
     return [str(option) for option in (choices.values() if isinstance(choices, dict) else choices)]
 
 
