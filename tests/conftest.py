@@ -27,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job begins so, and would hand it on to every child that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 IN_FLIGHT = 8
-"""Concurrent calls of a run that is killed: at most so many are paid for in vain."""
+"""Concurrent calls of a run that is killed: at most so many, and as many unwritten replies, are paid for in vain."""
 MAIN_JOB = ("jobs/quickstart.toml", "evaluate.max_test_problems=900", f"limits.max_in_flight={IN_FLIGHT}")
 """All training problems, and enough test problems, each answered three times, to measure what was learned."""
 
