@@ -49,7 +49,7 @@ def test_killed_once_in_each_stage_the_same_command_finishes_with_the_same_sampl
     turned = turned_answers(whole, run)
     assert all(gap < NEAR_TIE for gap in turned), "an answer differs between the runs and is no greedy near-tie"
     if not turned:
-        assert len(tutor.requests()) - calls <= calls + IN_FLIGHT
+        assert len(tutor.requests()) - calls <= calls + 2 * IN_FLIGHT
         one, other = (records(folder / "iteration_0/curate/samples.jsonl") for folder in (whole, run))
         assert one == other
 
