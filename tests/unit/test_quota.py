@@ -57,8 +57,10 @@ def test_a_call_whose_tokens_are_unknown_keeps_its_estimate():
 
 def test_a_request_that_was_never_sent_counts_for_nothing():
     q = window(requests=1, tokens=10, in_flight=1)
-    q.release(granted(q.acquire(0.0, 10)).id)
-    granted(q.acquire(0.0, 10))
+    first = granted(q.acquire(0.0, 10))
+    assert q.acquire(0.0, 10) == MINUTE
+    q.release(first.id)
+    assert granted(q.acquire(0.0, 10)).id != first.id
 
 
 def test_a_request_larger_than_the_token_limit_is_admitted_alone():
