@@ -247,6 +247,8 @@ class TrainSettings(Section):
     replay: Replay = 0
     """The target's own right answers to this iteration's training problems, learned again beside the samples so that
     nothing is forgotten: a share up to 1.0, a count above 1, "all", or "gold" for all with the reference texts."""
+    replay_weight: float = Field(1.0, gt=0, le=100)
+    """The weight of what is replayed in the loss; that of a sample is 1."""
     start_from: Literal["previous", "base"] = "previous"
     """The weights that each iteration trains: the last iteration's, or those the run started from."""
     data: Literal["iteration", "cumulative"] = "iteration"
@@ -257,7 +259,7 @@ class TrainSettings(Section):
     def identity(self) -> dict[str, Any]:
         """What goes into a trained model's name. A setting added later counts only where it is used."""
         table = self.model_dump()
-        defaults = {"offload": False, "replay": 0, "start_from": "previous", "data": "iteration"}
+        defaults = {"offload": False, "replay": 0, "replay_weight": 1.0, "start_from": "previous", "data": "iteration"}
         for name in (name for name, default in defaults.items() if table[name] == default):
             del table[name]
         if self.objective == "sft":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,16 +40,30 @@ class Replies:
     cases: Cases
     view: View[Reply]
     key: str
+    config: Config
+    dialogues_of: Mapping[str, int]
+    """How many dialogues each dataset had, those without a request included."""
     verdicts: Verdicts = field(default_factory=dict)
     """On the samples judged so far, so that `curate` does not grade them again."""
 
     def dialogues(self, dataset: str) -> Iterator[tuple[Case, list[Reply]]]:
         """The dialogues of a dataset, each with its case, in order."""
-        wanted = {reply.case_id for reply in self.view if reply.case_id.partition("/")[0] == dataset}
-        cases = {case.id: case for case in self.cases.view if case.id in wanted}
-        replies = (reply for reply in self.view if reply.case_id in wanted)
-        for (case_id, _), dialogue in itertools.groupby(replies, key=lambda reply: (reply.case_id, reply.draw)):
-            yield cases[case_id], list(dialogue)
+        order = seeded_order(self.cases.view, dataset, self.config, self.cases.iteration)
+        replies = (reply for reply in self.view if reply.case_id.partition("/")[0] == dataset)
+        asked = itertools.groupby(replies, key=lambda reply: (reply.case_id, reply.draw))
+        of_next, following = next(asked, (None, None))
+        for case, draw in taken_in_order(self.cases.view, order, self._count(dataset)):
+            if of_next != (case.id, draw):  # The strategy asked nobody.
+                yield case, []
+                continue
+            yield case, list(following or ())
+            of_next, following = next(asked, (None, None))
+
+    def _count(self, dataset: str) -> int:
+        """Runs of earlier versions have no counts, and a reply in every dialogue."""
+        if dataset in self.dialogues_of:
+            return self.dialogues_of[dataset]
+        return len({(r.case_id, r.draw) for r in self.view if r.case_id.partition("/")[0] == dataset})
 
 
 def samples_per_request(wanted: int, cases: int) -> int:
@@ -74,14 +88,15 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
     if not stage.done(key):
         with recording(stage, rows=min(job.config.limits.max_in_flight, 500)) as recorded:
             calls = Calls(stage, receivers, recorded, executor)
-            replies = _ask_all(stage, cases, plan, calls, receivers, executor, verdicts)
+            replies, dialogues = _ask_all(stage, cases, plan, calls, receivers, executor, verdicts)
         usage = _usage(replies, recorded, job)
         if usage["inherited"]:
             stage.progress.report(f"  {usage['inherited']} replies were reused from earlier calls")
         stage.store.put_json("usage.json", usage)
-        stage.finish(key, **usage, **calls.seconds)
+        stage.finish(key, **usage, **calls.seconds, dialogues=dialogues)
     stage.check_until()
-    return Replies(cases, stage.view("replies.jsonl", Reply), key, verdicts)
+    dialogues = stage.facts().get("dialogues", {})
+    return Replies(cases, stage.view("replies.jsonl", Reply), key, job.config, dialogues, verdicts)
 
 
 def _deciding(receivers: Receivers) -> dict[str, Any]:
@@ -111,7 +126,7 @@ def planned(before: Iterable[dict[str, int] | None], wanted: int, cases: int) ->
 def _ask_all(
     stage: Stage, cases: Cases, plan: dict[str, dict[str, int]], calls: Calls, receivers: Receivers,
     executor: Executor, verdicts: Verdicts,
-) -> View[Reply]:  # fmt: skip
+) -> tuple[View[Reply], dict[str, int]]:  # fmt: skip
     job = receivers.job
     asked: list[tuple[Dialogues, list[str], int]] = []
     for dataset, numbers in plan.items():
@@ -128,7 +143,7 @@ def _ask_all(
         for case, draw in taken_in_order(cases.view, order, count)
         for reply in dialogues.replay(case, draw)[0]
     )
-    return stage.write("replies.jsonl", replies, Reply)
+    return stage.write("replies.jsonl", replies, Reply), {one.benchmark.name: count for one, _, count in asked}
 
 
 def taken_in_order(cases: Iterable[Case], order: list[str], count: int) -> Iterator[Pair]:

@@ -113,4 +113,6 @@ def _examples(attempts: Attempts, chosen: set[str], gold: bool, job: Job) -> Ite
         if attempt.id in chosen:
             benchmark = job.benchmark(attempt.problem.benchmark)
             text = benchmark.reference(attempt.problem) if gold else attempt.completion.text
-            yield Example(f"{attempt.id}+replay", benchmark.prompt(attempt.problem), [(text, 1.0)])
+            yield Example(
+                f"{attempt.id}+replay", benchmark.prompt(attempt.problem), [(text, job.config.train.replay_weight)]
+            )

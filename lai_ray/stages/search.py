@@ -118,7 +118,7 @@ def _plans(i: int, attempts: Attempts, target: Model, job: Job, samples: Mapping
         pool = samples[name]
         counts = {dataset: min(kept, config.curate.most(dataset)) for dataset, kept in pool.counts.items()}
         trial_job = job.changed(config)
-        if (known := (name, config.train.replay, *counts.items())) not in contents:
+        if (known := (name, config.train.replay, config.train.replay_weight, *counts.items())) not in contents:
             contents[known] = training_set(pool, attempts, i, trial_job).content
         model = name_of(trial_job.base(target), contents[known], i, config, settings["seed"])
         plans.append(Plan(settings, key_of(model, dev_key), model, f"iteration_{i}/search/{name}", counts))

@@ -34,17 +34,23 @@ class LearningFromErrorByContrast(OneRequest):
         wrong, right = _wrong_and_right(attempts, settings)
         if not wrong:
             return
-        nearest = _nearest(wrong, right, settings, executor)
-        near = {
-            one.id: [(right[row].id, float(distance)) for row, distance in zip(*pair, strict=True) if distance < APART]
-            for one, pair in zip(wrong, zip(nearest.ids, nearest.distances, strict=True), strict=True)
-        }
+        near = self.near(wrong, right, settings, executor)
         wanted = {contrast for pairs in near.values() for contrast, _ in pairs}
         shown = {attempt.id: attempt for attempt in attempts if attempt.id in wanted}
         for attempt in attempts:
             if attempt.id in near:
                 contrasts = [Contrast(shown[contrast], distance) for contrast, distance in near[attempt.id]]
                 yield Case(case_id(attempt, self.name), self.name, attempt, contrasts)
+
+    def near(
+        self, wrong: list[Compared], right: list[Compared], settings: StrategySettings, executor: Executor
+    ) -> dict[str, list[tuple[str, float]]]:
+        """By the id of each mistake: the ids of the correct attempts shown beside it, with their distances."""
+        nearest = _nearest(wrong, right, settings, executor)
+        return {
+            one.id: [(right[row].id, float(distance)) for row, distance in zip(*pair, strict=True) if distance < APART]
+            for one, pair in zip(wrong, zip(nearest.ids, nearest.distances, strict=True), strict=True)
+        }
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The correct questions (alone, as in the paper's experiments, or with the target's responses), then the failed
@@ -66,7 +72,7 @@ class LearningFromErrorByContrast(OneRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
+class Compared:
     """An attempt in memory: its id, the text that is embedded, and the subject of its neighbours ("" for any)."""
 
     id: str
@@ -74,14 +80,12 @@ class _Compared:
     subject: str
 
 
-def _wrong_and_right(
-    attempts: Iterable[Attempt], settings: StrategySettings
-) -> tuple[list[_Compared], list[_Compared]]:
+def _wrong_and_right(attempts: Iterable[Attempt], settings: StrategySettings) -> tuple[list[Compared], list[Compared]]:
     wrong = [_compared(attempt, settings) for attempt in attempts if is_mistake(attempt, settings)]
     return wrong, [_compared(attempt, settings) for attempt in attempts if attempt.right]
 
 
-def _compared(attempt: Attempt, settings: StrategySettings) -> _Compared:
+def _compared(attempt: Attempt, settings: StrategySettings) -> Compared:
     problem = attempt.problem
     text = problem.question
     if settings.contrast_text == "question_and_options":
@@ -96,11 +100,11 @@ def _compared(attempt: Attempt, settings: StrategySettings) -> _Compared:
                 f'contrast.within = "subject": the problems of {problem.benchmark} have no subject; set it to "dataset"'
             )
         subject = str(problem.extra["subject"])
-    return _Compared(attempt.id, text, subject)
+    return Compared(attempt.id, text, subject)
 
 
 def _nearest(
-    wrong: list[_Compared], right: list[_Compared], settings: StrategySettings, executor: Executor
+    wrong: list[Compared], right: list[Compared], settings: StrategySettings, executor: Executor
 ) -> Neighbours:
     k = min(settings.neighbours, len(right))
     if k == 0:

@@ -9,6 +9,7 @@ contrast.neighbours = [1, 3]
 schedule.strategy = "le"
 [arms.lec]
 schedule.strategy = "lec"
+target.model = "students/{seed}"  # in a text, the run's seed
 """
 
 from __future__ import annotations
@@ -202,7 +203,13 @@ def _combinations(settings: SweepSettings, base: Config, where: str) -> Iterator
             raise ConfigError(f"{where}: arms.{arm} and grid both set {', '.join(both)}; remove one of them")
         for values in itertools.product(*grid.values()):
             for seed in settings.seeds or [base.seed]:
-                yield arm, {**table, **dict(zip(grid, values, strict=True))}, seed
+                whole = {**table, **dict(zip(grid, values, strict=True))}
+                yield arm, {key: _with_seed(value, seed) for key, value in whole.items()}, seed
+
+
+def _with_seed(value: Any, seed: int) -> Any:
+    """A text with the run's seed in the place of {seed}: each seed may have a model or a file of its own."""
+    return value.replace("{seed}", str(seed)) if isinstance(value, str) else value
 
 
 def _name(arm: str, varied: dict[str, Any], seed: int | None) -> str:
