@@ -70,6 +70,15 @@ def test_its_own_words_are_replayed_or_with_gold_the_references(tmp_path):
     assert own.examples[0].messages == gold.examples[0].messages
 
 
+def test_what_is_replayed_may_weigh_more_and_makes_another_model(tmp_path):
+    assert {e.turns[0][1] for e in drawn(tmp_path, ATTEMPTS, "all", train__replay_weight=2).examples} == {2.0}
+    plain, heavy = (job(tmp_path, train__replay_weight=weight).train.identity() for weight in (1, 2))
+    assert "replay_weight" not in plain and heavy["replay_weight"] == 2
+    for weight in (0, -1, float("inf")):
+        with pytest.raises(ConfigError, match="train.replay_weight"):
+            job(tmp_path, train__replay_weight=weight)
+
+
 def test_the_draw_is_seeded_and_nested(tmp_path):
     one, again, more = ({e.id for e in drawn(tmp_path, ATTEMPTS, wanted).examples} for wanted in (0.3, 0.3, 0.6))
     other = {e.id for e in drawn(tmp_path, ATTEMPTS, 0.3, seed=1).examples}
@@ -144,6 +153,13 @@ def test_trials_of_a_search_share_their_replay_and_may_try_several(tmp_path):
     cli_run.run_job(job(tmp_path, search=search), executor=executor)
     counts = sorted(len(training.examples) for training in executor.jobs)
     assert counts[0] == counts[1] == 30 < counts[2] == counts[3]
+
+
+def test_trials_that_differ_in_the_weight_of_what_is_replayed_are_two_models(tmp_path):
+    executor = LocalExecutor()
+    search = {"grid": {"train.replay_weight": [1.0, 3.0]}}
+    cli_run.run_job(job(tmp_path, train__replay="all", search=search), executor=executor)
+    assert len({training.name for training in executor.jobs}) == 2
 
 
 def test_iterations_may_start_from_the_base_and_learn_all_samples_so_far(tmp_path):
