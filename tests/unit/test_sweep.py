@@ -122,6 +122,15 @@ def test_the_members_are_every_arm_with_every_value_and_seed(folder):
     assert one.config.storage == f"{folder}/arms" and one.config.name == one.name
 
 
+def test_a_text_with_seed_in_braces_is_each_seeds_own(folder):
+    (folder / "own.toml").write_text(
+        'job = "job.toml"\nseeds = [3, 4]\n[arms.le]\ncontrast.encoder = "encoders/{seed}/whole"\n'
+    )
+    members = file.read(folder / "own.toml").members
+    assert [member.config.contrast.encoder for member in members] == ["encoders/3/whole", "encoders/4/whole"]
+    assert [member.name for member in members] == ["le-seed_3", "le-seed_4"]
+
+
 def test_nothing_is_asked_twice_and_a_second_start_does_nothing(swept):
     sweep = swept.sweep
     assert not swept.results.failed and "8 runs, 0 done before" in swept.printed
