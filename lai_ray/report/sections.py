@@ -105,6 +105,26 @@ def funnel(run: Run, confidence: float) -> list[Table]:
     return [table]
 
 
+def rehearsal(run: Run, confidence: float) -> list[Table]:
+    """What the target could do of the new problems before it studied them, by strategy and dataset."""
+    keys = ("wrong", "misconception", "unclear")
+    columns = ["dataset", "iteration", "strategy", "problems", "solved already", "right answers", "own texts", "keys"]
+    table = Table(
+        "Rehearsal of the new problems, percent", [*columns, "studied"],
+        note="Solved already: by every answer of the target, before the training. Own texts: samples studied in the "
+        f"target's own words (after a hint). Keys in doubt: {' / '.join(keys)}.",
+    )  # fmt: skip
+    for pool in facts.pools(run):
+        for dataset, counts in pool.rehearsal().items():
+            shares = [counts["solved"] / counts["problems"], counts["right"] / counts["draws"]]
+            own = f"{counts['own_texts']} ({counts['after_hint']})" if counts["own_texts"] else "–"
+            doubted = " / ".join(str(counts["keys_in_doubt"][key]) for key in keys)
+            cells = [str(counts["problems"]), *(f"{100 * share:.1f}" for share in shares), own]
+            doubt = doubted if any(counts["keys_in_doubt"].values()) else "–"
+            table.rows.append([dataset, pool.name, counts["strategy"], *cells, doubt, str(counts["studied"])])
+    return [table]
+
+
 def contrasts(run: Run, confidence: float) -> list[Table]:
     """How near the questions shown beside the mistakes are, and whether a few of them serve many mistakes."""
     columns = ["dataset", "iteration", "nearest", "farthest", "same subject", "questions shown", "most often"]
@@ -161,6 +181,7 @@ BUILT_IN: dict[str, Section] = {
     "by_group": by_group,
     "forgetting": forgetting,
     "funnel": funnel,
+    "rehearsal": rehearsal,
     "contrasts": contrasts,
     "times": times,
     "costs": costs,
