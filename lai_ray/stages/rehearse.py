@@ -131,7 +131,9 @@ class Asking:
 
     def solution(self, sample: Sample) -> list[Call]:
         """A second solution by the instructor, which does not see its first."""
-        seed = number_of(self.job.config.seed, self.iteration, sample.id, "second solution")
+        config = self.job.config
+        run_seed = None if config.instructor.reuse_across_seeds else config.seed
+        seed = number_of(run_seed, self.iteration, sample.id, "second solution")
         return [self.receivers.call(Ask("instructor", self.prompt(sample)), id=f"{sample.id}#solution", seed=seed)]
 
 
