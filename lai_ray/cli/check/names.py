@@ -45,8 +45,8 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     _check_prompts(job)
     if config.curate.check_keys and (code := [n for n in config.evaluate.learn_from if job.benchmark(n).runs_code]):
         raise ConfigError(
-            f"curate.check_keys = true compares answers, and those to {', '.join(code)} are programs, of which several may "
-            "be right. Set it to false; curate.solve_again = true checks programs by their tests."
+            f"curate.check_keys = true compares answers, and those to {', '.join(code)} are programs, which cannot be "
+            "compared. Set it to false; curate.solve_again = true checks programs by their tests."
         )
     for name in config.report.sections:
         sections.load(name)
