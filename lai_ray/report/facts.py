@@ -45,7 +45,7 @@ class Pool:
         return dict((self.stage("rehearse").store.get_json("rehearse.json") or {}).get("datasets", {}))
 
     def studied(self) -> dict[str, int]:
-        """How many samples there are to study, by dataset; empty before they are curated, and rehearsed if they are."""
+        """How many samples there are to study, by dataset, as far as it got: after a rehearsal those that it left."""
         curated, rehearsed = (self.stage(name).facts() for name in ("curate", "rehearse"))
         return dict(rehearsed.get("studied") or curated.get("kept", {}))
 

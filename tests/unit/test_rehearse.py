@@ -18,6 +18,7 @@ from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import check
 from lai_ray.cli.check.names import check_names
 from lai_ray.cli.check.reuse import reuse_of
+from lai_ray.config.config import Config
 from lai_ray.config.settings import CurateSettings
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError, StageError
@@ -370,16 +371,6 @@ def test_what_cannot_be_rehearsed_is_refused_with_the_cure(tmp_path, settings, m
         job(tmp_path, **settings)
 
 
-def test_keys_of_programs_cannot_be_checked_by_comparing_answers(tmp_path):
-    rows = [{"question": f"Return {i}.", "answer": f"def f():\n    return {i}", "tests": [f"assert f() == {i}"]}
-            for i in range(5)]  # fmt: skip
-    (tmp_path / "code.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    mine = {"name": "mine", "kind": "code", "train": str(tmp_path / "code.jsonl"), "tests": "tests"}
-    table = {"benchmark": [mine], "evaluate__learn_from": ["mine"], "evaluate__report_on": []}
-    with pytest.raises(ConfigError, match=r"curate\.check_keys .*mine are programs"):
-        check_names(job(tmp_path, curate__rehearse=1, curate__check_keys=True, **table))
-
-
 def test_until_a_rehearsal_stops_there_and_is_refused_where_there_is_none(tmp_path):
     executor = LocalExecutor()
     with pytest.raises(ConfigError, match=r"curate\.rehearse = 0"):
@@ -460,3 +451,51 @@ def test_answers_cut_off_or_not_graded_do_not_vote_and_a_text_of_its_own_is_whol
     found = votes([attempt("5", right=True, finish="length"), attempt("7"), attempt("5", right=True)])
     assert (found.own, found.right, found.cut_off, found.solved) == (2, 2, 1, False)
     assert same_answer("1/2", "0.5") and not same_answer("A", "B") and not same_answer(None, None)
+
+
+# Programs
+
+
+def task(i: int) -> dict[str, Any]:
+    """A function that adds i, as a row."""
+    return {
+        "question": f'def plus_{i}(n: int) -> int:\n    """ {i} more than n, for shelf {i}. """',
+        "answer": f"def plus_{i}(n):\n    return n + {i}",
+        "tests": [f"assert plus_{i}({n}) == {n + i}" for n in (1, 2)],
+    }
+
+
+def of_programs(tmp_path: Path, **changes: Any) -> Config:
+    """A job on the user's own functions."""
+    (tmp_path / "code.jsonl").write_text("\n".join(json.dumps(task(i)) for i in range(9)))
+    mine = {"name": "mine", "kind": "code", "train": str(tmp_path / "code.jsonl"), "tests": "tests"}
+    table = {"evaluate__learn_from": ["mine"], "evaluate__report_on": [], "schedule__strategy": "le"}
+    return job(tmp_path, benchmark=[mine], **table, **changes)
+
+
+def new_task(request: Request) -> str:
+    """An instructor's reply with another function."""
+    row = task(100 + (request.seed or 0) % 10**6)
+    blocks = {"1. Question": row["question"], "Answer": row["answer"], "Tests": "\n".join(row["tests"])}
+    parts = (f"{head}:\n```python\n{text}\n```" for head, text in blocks.items())
+    return "\n".join(parts)
+
+
+def test_programs_are_rehearsed_in_the_sandbox_and_those_that_pass_are_studied(tmp_path, sandbox):
+    def own(request: Request) -> str:
+        (number,) = set(re.findall(r"def plus_(\d+)", request.messages[-1]["content"]))
+        more = number if every_third(request) else "0"
+        return f"```python\ndef plus_{number}(n):\n    total = n + {more}\n    return total\n```"
+
+    executor = Sitting(own, reply=new_task)
+    config = of_programs(tmp_path, curate={"samples_per_dataset": 9, "rehearse": 1, "own_texts": True})
+    run = cli_run.run_job(config, executor=executor).run
+    left = samples(run)
+    passed = [sample for sample in left if "total" in sample.turns[0].text]
+    assert len(left) == 9 and 0 < len(passed) < 9
+    assert {s.id for s in passed} == {r.id.removesuffix("#0") for r in executor.rehearsed if every_third(r)}
+
+
+def test_keys_of_programs_cannot_be_checked_by_comparing_answers(tmp_path):
+    with pytest.raises(ConfigError, match=r"curate\.check_keys .*mine are programs"):
+        check_names(of_programs(tmp_path, curate__rehearse=1, curate__check_keys=True))

@@ -100,7 +100,7 @@ def reuse_of(run: Run, config: Config) -> RunReuse:
         if lineage is None or not run.stage(i, "curate").facts():
             break
         if change := _rehearsal_change(run, i, config):
-            reused.end = f"iteration_{i}/rehearse: what is studied differs. {change}"
+            reused.end = f"iteration_{i}/rehearse: what is studied may differ. {change}"
             break
         name, difference = _training_difference(run, i, target, job, lineage)
         if difference:
