@@ -107,21 +107,23 @@ def funnel(run: Run, confidence: float) -> list[Table]:
 
 def rehearsal(run: Run, confidence: float) -> list[Table]:
     """What the target could do of the new problems before it studied them, by strategy and dataset."""
-    keys = ("wrong", "misconception", "unclear")
-    columns = ["dataset", "iteration", "strategy", "problems", "solved already", "right answers", "own texts", "keys"]
+    rows = [(pool, *each) for pool in facts.pools(run) for each in pool.rehearsal().items()]
+    verdicts = ("wrong", "misconception", "unclear")
+    columns = ["dataset", "iteration", "strategy", "problems", "solved", "right"]
+    own = any(counts["own_texts"] for _, _, counts in rows)
+    doubts = any(any(counts["keys_in_doubt"].values()) for _, _, counts in rows)
     table = Table(
-        "Rehearsal of the new problems, percent", [*columns, "studied"],
-        note="Solved already: by every answer of the target, before the training. Own texts: samples studied in the "
-        f"target's own words (after a hint). Keys in doubt: {' / '.join(keys)}.",
+        "Rehearsal of the new problems", [*columns, *["own texts"] * own, *["keys"] * doubts, "studied"],
+        note="Percent before the training: problems that all answers of the target solve, and answers that are right."
+        + " Own texts: samples studied in its own words (of them after a hint)." * own
+        + f" Keys in doubt: {' / '.join(verdicts)}." * doubts,
     )  # fmt: skip
-    for pool in facts.pools(run):
-        for dataset, counts in pool.rehearsal().items():
-            shares = [counts["solved"] / counts["problems"], counts["right"] / counts["draws"]]
-            own = f"{counts['own_texts']} ({counts['after_hint']})" if counts["own_texts"] else "–"
-            doubted = " / ".join(str(counts["keys_in_doubt"][key]) for key in keys)
-            cells = [str(counts["problems"]), *(f"{100 * share:.1f}" for share in shares), own]
-            doubt = doubted if any(counts["keys_in_doubt"].values()) else "–"
-            table.rows.append([dataset, pool.name, counts["strategy"], *cells, doubt, str(counts["studied"])])
+    for pool, dataset, counts in rows:
+        shares = [counts["solved"] / counts["problems"], counts["right"] / counts["draws"]]
+        cells = [str(counts["problems"]), *(f"{100 * share:.1f}" for share in shares)]
+        cells += [f"{counts['own_texts']} ({counts['after_hint']})"] * own
+        cells += [" / ".join(str(counts["keys_in_doubt"][verdict]) for verdict in verdicts)] * doubts
+        table.rows.append([dataset, pool.name, counts["strategy"], *cells, str(counts["studied"])])
     return [table]
 
 
