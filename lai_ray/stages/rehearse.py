@@ -68,19 +68,14 @@ def rehearse(stage: Stage, samples: Samples, target: Model, iteration: int, job:
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["studied"])
 
 
-def studied_in(run: Run, folder: str, config: Config) -> Stage:
-    """The stage whose samples.jsonl is studied. folder: an iteration's, or a pool's of a search."""
-    return Stage(run, f"{folder}/{stage_studied(config)}")
-
-
 def stage_studied(config: Config) -> str:
     """The name of the stage whose samples are studied."""
     return "rehearse" if config.curate.rehearse else "curate"
 
 
 def samples_studied(run: Run, folder: str, config: Config) -> Samples:
-    """The samples to study of a finished iteration or pool, for reading."""
-    stage = studied_in(run, folder, config)
+    """The samples to study, for reading. folder: of a finished iteration, or of a pool of a search."""
+    stage = Stage(run, f"{folder}/{stage_studied(config)}")
     counts: dict[str, int] = stage.facts()["studied" if config.curate.rehearse else "kept"]
     return Samples(stage.view("samples.jsonl", Sample), "", counts)
 

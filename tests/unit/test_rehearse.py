@@ -219,9 +219,10 @@ def test_an_answer_that_was_cut_off_is_never_studied(tmp_path):
 
 
 def test_where_it_has_none_it_tries_again_with_a_hint_and_learns_without_it(tmp_path):
-    def with_help(request: Request) -> str:
-        hinted = request.id.endswith("#hint")
-        return solved(request) if hinted and "7" in request.messages[-1]["content"] else "#### 0"
+    def with_help(request: Request) -> Completion | str:
+        if not (request.id.endswith("#hint") and "7" in request.messages[-1]["content"]):
+            return "#### 0"
+        return Completion(solved(request), "length", 5, 5) if every_third(request) else solved(request)
 
     executor = Sitting(with_help)
     run = rehearsed(tmp_path, executor, own_texts=True, hint=True)
@@ -232,6 +233,9 @@ def test_where_it_has_none_it_tries_again_with_a_hint_and_learns_without_it(tmp_
         assert sample.problem.question in request.messages[-1]["content"]
         assert sample.turns[0].text in request.messages[-1]["content"]
     own = [s for s in left if s.note.endswith("#hint")]
+    helped = [r for r in hints if "7" in r.messages[-1]["content"]]
+    assert [s.id for s in own] == [r.id.removesuffix("#hint") for r in helped if not every_third(r)], "none cut off"
+    assert len(own) < len(helped)
     assert 0 < len(own) == counts(run)["after_hint"] == counts(run)["own_texts"] < 30
     assert all(s.turns[0].text.startswith("I think") for s in own)
     assert [s.turns for s in left if s not in own] == [b.turns for b in before if b.id not in {s.id for s in own}]
