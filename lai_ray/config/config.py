@@ -180,6 +180,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _keys_are_checked_once(self) -> Config:
+        if self.curate.check_keys and self.curate.solve_again:
+            raise ValueError(
+                "curate.solve_again = true has every sample solved again, and curate.check_keys = true would ask once "
+                "more for some of those whose key it confirmed. Set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_first_target_can_rehearse(self) -> Config:
+        if self.target.attempts and self.curate.rehearse:
+            raise ValueError(
+                f"curate.rehearse = {self.curate.rehearse} asks the first target the new problems, and target.attempts "
+                "are its answers from files: it cannot be asked. Set curate.rehearse = 0, or let target.engine be vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_can_be_counted(self) -> Config:
         names = ("usd_per_million_input", "usd_per_million_output")
         unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lai_ray.common.plugins import code_hash, load, runs_in_cluster
+from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.config.values import PerDataset, Positive, Replay, of_dataset
 
 
@@ -197,8 +198,8 @@ class InstructorSettings(Section):
         return self
 
 
-class CurateSettings(Section):
-    """What a sample must be to be learned from."""
+class CurateSettings(Section, RehearsalSettings):
+    """What a sample must be to be learned from, and the rehearsal of the samples kept."""
 
     samples_per_dataset: PerDataset = 3000
     """At most this many of each dataset; a table sets a number for each, as in { gsm8k = 2000, mbpp = 500 }."""

@@ -13,6 +13,7 @@ from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import stage_studied
 from lai_ray.stages.replay import replay
 from lai_ray.storage.keys import key_of, key_of_all
 from lai_ray.storage.run import Stage
@@ -66,7 +67,7 @@ def _earlier(samples: Samples, iteration: int, job: Job) -> list[View[Sample]]:
     if job.config.train.data == "iteration":
         return []
     root = samples.view.store.where.rpartition(f"/iteration_{iteration}/")[0]
-    stores = (Store(f"{root}/iteration_{i}/curate") for i in range(iteration))
+    stores = (Store(f"{root}/iteration_{i}/{stage_studied(job.config)}") for i in range(iteration))
     return [View(store, "samples.jsonl", Sample) for store in stores if store.exists("samples.jsonl")]
 
 

@@ -43,6 +43,11 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     for i in range(config.iterations if config.search is not None else 0):
         grid.pools(job, i)
     _check_prompts(job)
+    if config.curate.check_keys and (code := [n for n in config.evaluate.learn_from if job.benchmark(n).runs_code]):
+        raise ConfigError(
+            f"curate.check_keys = true compares answers, and those to {', '.join(code)} are programs, which cannot be "
+            "compared. Set it to false; curate.solve_again = true checks programs by their tests."
+        )
     for name in config.report.sections:
         sections.load(name)
     engine = plugins.load("engines", config.target.engine)
