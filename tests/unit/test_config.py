@@ -343,7 +343,7 @@ def test_the_numbers_of_a_job_that_sets_none_are_those_of_earlier_versions(write
         "train": {
             "learning_rate": 5e-6, "learning_rate_decay": 0.5, "epochs": 1, "sequences_per_step": 32,
             "sequences_per_device": 1, "max_length": 1024, "warmup_steps": 100, "weight_decay": 0.0, "clip": 1.0,
-            "zero_stage": 2, "replay": 0,
+            "zero_stage": 2, "replay": 0, "replay_weight": 1.0,
         },
         "limits": {
             "requests_per_minute": 500, "tokens_per_minute": 300_000, "max_in_flight": 64, "max_failed_fraction": 0.05,

@@ -51,6 +51,9 @@ def counts(job: Job) -> Table:
     numbers = {part.name: sum(1 for _ in part) for part in select(job, 0)}
     at_last = {part.name for part in select(job, last)}
     table.rows = [[name, str(n), str(n) if name in at_last else "–"] for name, n in numbers.items()]
+    if last and job.config.train.early_stopping:
+        each = f"each of train.epochs = {job.config.train.epochs}"
+        table.note = f"train.early_stopping: the model of {each} answers the dev problems too."
     return table
 
 

@@ -19,6 +19,7 @@ from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
 from lai_ray.stages.dialogues import Dialogues
+from lai_ray.stages.early_stopping import model_names
 from lai_ray.stages.evaluate import attempts_in, request_for
 from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
 from lai_ray.stages.job import Job
@@ -203,8 +204,8 @@ def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dic
         return "", "evaluate.learn_from names benchmarks that were not attempted there."
     samples = samples_studied(run, f"iteration_{i}", job.config)
     name, mine = training_key(training_set(samples, attempts, i, job), job.base(target), i, job)
-    if name == lineage["name"]:
-        return name, ""
+    if lineage["name"] in model_names(name, job):
+        return lineage["name"], ""
     there, now = flat(lineage), flat(mine)
     key = next((k for k in sorted(now) if k != "name" and there.get(k) != now[k]), "name")
     return name, f"{key}: {there.get(key)!r} there, {now[key]!r} now."
