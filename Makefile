@@ -29,6 +29,7 @@ study: venv  ## the strategies against their controls (docs/results/method.md); 
 	$(STUDY)/lai sweep jobs/studies/method_dev.toml
 	$(STUDY)/python jobs/studies/method.py chosen
 	$(STUDY)/lai sweep jobs/studies/method.toml
+	$(STUDY)/lai sweep jobs/studies/method_more.toml
 	$(STUDY)/python jobs/studies/method.py tables
 
 lock: venv  ## resolve requirements/cpu.txt anew
