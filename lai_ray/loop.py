@@ -30,6 +30,7 @@ def loop(run: Run, job: Job, target: Model, executor: Executor) -> Model:
         parts = select(job, i)  # line 4
         before, attempts = attempts, evaluate(run.stage(i, "evaluate"), parts, target, job, executor)  # lines 5, 6
         report_changes(run, before, attempts, parts, job)
+        attempts.stage.check_until()
         if i == job.config.iterations:
             break
         target = improve(run, i, attempts, target, job, executor)  # lines 7 to 12

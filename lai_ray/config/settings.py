@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lai_ray.common.plugins import code_hash, load, runs_in_cluster
 from lai_ray.config.rehearsal import RehearsalSettings
-from lai_ray.config.values import PerDataset, Positive, Replay, of_dataset
+from lai_ray.config.values import Names, PerDataset, Positive, Replay, of_dataset
 
 
 class Section(BaseModel):
@@ -36,11 +36,11 @@ class TargetSettings(Section):
 class EvaluateSettings(Section):
     """Which problems the target answers."""
 
-    learn_from: list[str] = Field(min_length=1)
+    learn_from: Names = Field(min_length=1)
     """Benchmarks whose training problems the target attempts and whose mistakes it learns from."""
     learn_from_copies: bool = False
     """Whether training problems that are also in a test set (curate.keep_clear_of) are learned from."""
-    report_on: list[str] = []
+    report_on: Names = []
     """Benchmarks whose test split is reported. It may grow between two starts of a run."""
     imported: dict[str, str] = {}
     """Benchmarks that the two lists name by import: their own name, and the import. Set when the job is read."""

@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _names(given: Any) -> Any:
+    if isinstance(given, str):
+        raise ValueError(f'give a list, as ["{given}"]')
+    return given
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+"""Names in a list; one alone is an error that shows the list."""
 
 
 def _per_dataset(given: Any) -> int | dict[str, int]:

@@ -186,7 +186,6 @@ def evaluate(stage: Stage, parts: list[Part], target: Model, job: Job, executor:
         stage.store.put_json("scores.json", scores)
         _write_card(stage.run, target, scores)
         stage.finish(key, answers=sum(tally.n for tally in tallies.values()), **seconds)
-    stage.check_until()
     return Attempts(stage, key, _key([each for each in prompts if each.part.split == "train"], job.grading))
 
 

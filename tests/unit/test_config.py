@@ -406,3 +406,8 @@ def test_a_run_stops_only_after_a_stage_that_it_has(write, overrides, until, nam
     else:
         with pytest.raises(ConfigError, match=f"--until {until}: .*{named}"):
             job_file.check_until(job, until)
+
+
+def test_a_name_in_the_place_of_a_list_of_names_is_shown_as_a_list(write):
+    with pytest.raises(ConfigError, match=r'evaluate.learn_from: .*give a list, as \["gsm8k"\]'):
+        job_file.read(write(MINIMAL), ["evaluate.learn_from=gsm8k"])
