@@ -9,6 +9,7 @@ python jobs/studies/method.py plot FILE     # each seed's scores as a picture (P
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -99,8 +100,10 @@ def examples(run: Path) -> tuple[int, int]:
 
 
 def interval(values: Iterable[float]) -> str:
-    """Mean and Student's 95% interval over seeds."""
+    """Mean and Student's 95% interval over seeds; of one seed its value."""
     found: Interval = mean_of(list(values))
+    if math.isinf(found.low):
+        return f"{found.value:.1f}"
     return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})"
 
 
