@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lai_ray.common import screen
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def _console() -> Console:
 
 
 def _print(text: str, style: str | None = None) -> None:
-    _console().print(text, style=style, markup=False, soft_wrap=True)
+    screen.show(_console(), text, style)
 
 
 def _show(tables: list[Any]) -> None:
@@ -151,24 +152,23 @@ def submit(
     else:
         submitted_job = submission.of(job, overrides or [], until=until, reuse=reuse or [])
     if line:
-        print(submitted_job.line(where))
+        screen.write(submitted_job.line(where))
         return
     from lai_ray.distributed.jobs import submit as job_submit
 
     result = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
     if isinstance(result, str):
-        print(result)
+        screen.write(result)
     elif result.code:
         raise typer.Exit(result.code)
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    screen.write(text, end="")
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    screen.write(text, sys.stderr)
 
 
 @app.command()
@@ -332,8 +332,8 @@ def _print_story(run: Any, problem_id: str | None) -> None:
     from lai_ray.report.story import some_case, story
 
     for chapter in story(run, problem_id or some_case(run)):
-        _console().print(chapter.title, style="bold cyan", markup=False)
-        _console().print(chapter.text + "\n", markup=False)
+        screen.show(_console(), chapter.title, "bold cyan", wrap=True)
+        screen.show(_console(), chapter.text + "\n", wrap=True)
 
 
 def main() -> None:
@@ -341,11 +341,11 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         raise SystemExit(2) from None
     except InterruptedRunError as error:
-        print(error, file=sys.stderr)
+        _print_error(str(error))
         raise SystemExit(130) from None
     except LaiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         raise SystemExit(1) from None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from lai_ray.common import plugins
 from lai_ray.common.plugins import runs_in_cluster
+from lai_ray.common.screen import printable
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.report import contamination, facts, search
@@ -226,7 +227,8 @@ def tables_of(run: Run) -> list[Table]:
 def write(run: Run, tables: list[Table]) -> str:
     """Draw the plots of its searches, write report.md with these tables, and return where it is."""
     plots = [f"![the trials of {name}]({name})\n" for name in search.plot(run)]
-    run.store.put("report.md", "\n".join([header(run), *(table.markdown() for table in tables), *plots]).encode())
+    text = "\n".join([header(run), *(table.markdown() for table in tables), *plots])
+    run.store.put("report.md", printable(text).encode())
     return f"{run.store.where}/report.md"
 
 
