@@ -268,7 +268,7 @@ def show(
 
     opened = Run.read(run)
     if id is None:
-        for section in (sections.funnel, sections.times):
+        for section in (sections.state, sections.funnel, sections.times):
             _show(section(opened, facts.confidence(opened)))
     _print_story(opened, id)
 

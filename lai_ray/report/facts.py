@@ -126,6 +126,30 @@ def budget_text(run: Run) -> str:
     return "; ".join(sentences) + ("." if sentences else "")
 
 
+def next_stage(run: Run) -> str:
+    """The stage that a start of an unfinished run goes on with, "iteration_1/diagnose"; "" for a finished run."""
+    config = run.record()["config"]
+    if run.stage(config["iterations"], "evaluate").facts():
+        return ""
+    begun = max(len(iterations(run)) - 1, 0)
+    searched = config.get("search") is not None
+    stages = ["evaluate", "search"] if searched else ["evaluate", "diagnose", "instruct", "curate", "train"]
+    if config["curate"].get("rehearse") and not searched:
+        stages.insert(-1, "rehearse")
+    if not searched and not any(run.stage(begun, "diagnose").facts().get("cases", {"": 1}).values()):
+        stages = stages[:2]  # Nothing to learn: the other stages are skipped.
+    for name in stages:
+        if not run.stage(begun, name).facts():
+            return f"iteration_{begun}/{name}"
+    return f"iteration_{begun + 1}/evaluate"
+
+
+def test_counts(run: Run) -> Iterator[dict[str, Any]]:
+    """The counts of every test in every iteration, as in scores.json."""
+    scored = (iteration.scores().items() for iteration in iterations(run))
+    return (counts for parts in scored for part, counts in parts if part.endswith(".test"))
+
+
 def confidence(run: Run) -> float:
     """The level of the report's intervals."""
     return float(run.record()["config"]["report"]["confidence"])
@@ -205,6 +229,7 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
                 "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
                 "cases": cases,
+                "cut off": counts.get("cut off", 0),
                 "replies": pool.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),

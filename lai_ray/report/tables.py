@@ -66,12 +66,15 @@ def show(tables: list[Table], console: Console) -> None:
             screen.show(console, table.note + "\n" * bool(table.note), "italic dim", wrap=True)
 
 
-def percent(interval: Interval | None) -> str:
-    """ "52.3" and below it "50.1–54.5"; only the value where the interval is infinite; a dash for None."""
+def percent(interval: Interval | None, below: str = "") -> str:
+    """ "52.3" and below it "50.1–54.5"; only the value where the interval is infinite; a dash for None.
+
+    below: a further line, as of the answers that were not read.
+    """
     if interval is None:
         return "–"
     bounds = "" if math.isinf(interval.high) else f"\n{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-    return f"{100 * interval.value:.1f}{bounds}"
+    return f"{100 * interval.value:.1f}{bounds}" + (f"\n{below}" if below else "")
 
 
 def points(interval: Interval | None) -> str:
