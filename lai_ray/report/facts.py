@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.common.intervals import Interval, paired, score
-from lai_ray.instructor.spending.budget import caps_of
-from lai_ray.instructor.spending.ledger import Spent, spent_in
+from lai_ray.instructor.spending.budget import caps_of, price_of
+from lai_ray.instructor.spending.ledger import PAID, PAYING, Spent, entries, figures, spent_in, total
 from lai_ray.records import Attempt
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import STAGES, Run, Stage
@@ -92,14 +92,9 @@ class Iteration:
     def usage(self) -> dict[str, Any]:
         """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked.
 
-        With the second solutions that a rehearsal asked for.
+        With the second solutions that a rehearsal asked for, and with what an unfinished stage spent so far.
         """
-        sums: dict[str, Any] = {}
-        rehearsed = (pool.stage("rehearse").store.get_json("usage.json") or {} for pool in self.pools())
-        for usage in (*(pool.usage() for pool in self.pools()), *rehearsed):
-            for name, value in usage.items():
-                sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
-        return sums
+        return sum_of(_usage_so_far(pool.stage(name)) for name in PAYING for pool in self.pools())
 
     def pools(self) -> list[Pool]:
         """Its own folder; of a search, those of its pools."""
@@ -110,6 +105,28 @@ class Iteration:
             Pool(self.run, f"{folder}/search/{name}", f"{number} {name.partition('_')[2]}".strip()) for name in names
         ]
         return searched or [Pool(self.run, folder, number)]
+
+
+def sum_of(usages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of these calls, tokens and money; a value that is known nowhere is None."""
+    sums: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
+    return sums
+
+
+def _usage_so_far(stage: Stage) -> dict[str, Any]:
+    """Its usage.json; where more was spent than stands there, as before the stage is complete, from the ledger."""
+    usage: dict[str, Any] = stage.store.get_json("usage.json") or {}
+    settings = stage.run.record()["config"]["instructor"]
+    sends = [send for name in PAID for send in entries(stage.store.inside(name), settings["max_tokens"])]
+    spent = figures(total(sends), price_of(settings))
+    if all(spent[name] <= usage.get(name, 0) for name in ("calls", "possibly_paid")):
+        return usage
+    answered = {send.key for send in sends if send.state == "done"}
+    failed = {send.key for send in sends if send.state == "failed"} - answered
+    return {"inherited": 0, "inherited_usd": None, **usage, **spent, "failed": len(failed)}
 
 
 def budget_text(run: Run) -> str:

@@ -199,13 +199,18 @@ def costs(run: Run, confidence: float) -> list[Table]:
     columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "reused"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
-    for iteration in facts.iterations(run):
-        if usage := iteration.usage():
-            money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
-            reused = str(usage["inherited"])
-            if usage["inherited_usd"]:
-                reused += f" ({usage['inherited_usd']:.4f} US$)"
-            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, reused])
+    used = {str(iteration.number): iteration.usage() for iteration in facts.iterations(run)}
+    used = {number: usage for number, usage in used.items() if usage}
+    if len(used) > 1:
+        used["total"] = facts.sum_of(used.values())
+    for title, usage in used.items():
+        money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
+        reused = str(usage["inherited"])
+        if usage["inherited_usd"]:
+            reused += f" ({usage['inherited_usd']:.4f} US$)"
+        table.rows.append([title, *(str(usage[key]) for key in keys), money, reused])
+    if besides := facts.sum_of(used[number] for number in used if number != "total").get("unknown_usd"):
+        table.note = f"{table.note} Calls that were possibly paid cost at most {besides:.4f} US$ besides.".strip()
     return [table]
 
 

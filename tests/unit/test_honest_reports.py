@@ -13,11 +13,15 @@ import pytest
 from rich.console import Console
 
 from lai_ray.cli import run as cli_run
+from lai_ray.cli.check import budget
 from lai_ray.contracts import Model
+from lai_ray.errors import StageError
+from lai_ray.instructor.spending.budget import NOTHING
 from lai_ray.records import Answer, Request
 from lai_ray.report import facts, sections
 from lai_ray.report.comparison import side_by_side
 from lai_ray.report.tables import Table
+from lai_ray.stages.job import Job
 from lai_ray.storage.run import Run
 from tests.local import LocalExecutor, job
 
@@ -136,3 +140,50 @@ def test_further_rules_have_their_scores(tmp_path):
     run.store.put_json(name, scores)
     table = titled(run, "Test scores by further rules")
     assert table.rows == [["word_problems", "flexible", "75.0"], ["word_problems", "strict", "25.0"]]
+
+
+PRICED = {"instructor__usd_per_million_input": 10.0, "instructor__usd_per_million_output": 30.0}
+
+
+class Refusing(LocalExecutor):
+    """An instructor that charges for replies which cannot be used: each call fails."""
+
+    def ask(self, *arguments: Any) -> Iterator[Answer]:
+        for answer in super().ask(*arguments):
+            yield replace(answer, completion=replace(answer.completion, error="refused"))
+
+
+def test_failed_calls_are_no_progress_towards_what_is_still_to_come(tmp_path):
+    limits = {"limits__max_failed_fraction": 0.0, "limits__max_usd": 1.0, **PRICED}
+    with pytest.raises(StageError, match="failed"):
+        made(tmp_path, Refusing(), **limits)
+    config = job(tmp_path, **limits)
+    run = cli_run.existing(config)
+    (pool,) = budget.known_pools(run, Job.of(config))
+    assert pool.so_far.known.calls == 15 and pool.answered.at_most == NOTHING
+    assert pool.to_come == pool.likely
+    ((_, most, spent, left, to_come, verdict),) = budget.tables_of(Job.of(config), run)[1].rows
+    assert (most, spent, left, verdict) == ("1", "0.0105", "0.9895", "enough") and float(to_come) > 0
+    config = job(tmp_path, **{**limits, "limits__max_usd": 0.011})
+    assert budget.tables_of(Job.of(config), run)[1].rows[0][-1].startswith("too low")
+
+
+def test_money_is_reported_as_soon_as_any_is_spent_with_a_total(tmp_path):
+    with pytest.raises(StageError, match="max_usd"):
+        made(tmp_path, limits__max_usd=0.15, **PRICED)
+    run = Run.read(f"{tmp_path}/small")
+    ((number, calls, failed, *_, money, reused),) = titled(run, "Instructor").rows
+    assert (number, failed, reused) == ("0", "0", "0") and 0 < int(calls) < 15
+    assert money == f"{int(calls) * 0.0007:.4f}"
+    done = made(tmp_path, iterations=2, limits__max_usd=100, **PRICED)
+    *each, total = titled(done, "Instructor").rows
+    assert [row[0] for row in each] == ["0", "1"] and total[0] == "total"
+    assert int(total[1]) == sum(int(row[1]) for row in each)
+    assert float(total[6]) == pytest.approx(sum(float(row[6]) for row in each), abs=2e-4)
+
+
+def test_failed_calls_stand_in_the_report_before_the_stage_is_complete(tmp_path):
+    with pytest.raises(StageError, match="failed"):
+        made(tmp_path, Refusing(), limits__max_failed_fraction=0.0, **PRICED)
+    (row,) = titled(Run.read(f"{tmp_path}/small"), "Instructor").rows
+    assert row[1:3] == ["15", "15"] and row[6] == "0.0105"
