@@ -209,10 +209,10 @@ def sweep(
 
 @app.command()
 def evaluate(job: JobFile, overrides: Overrides = None) -> None:
-    """Run only the job's tests; target.model=… names any model."""
+    """Run only the job's tests; target.model=… names any model. The job needs no more than [target] and report_on."""
     from lai_ray.cli import run as cli_run
 
-    outcome = cli_run.run_job(cli_run.only_tests(_config(job, overrides)))
+    outcome = cli_run.run_job(cli_run.only_tests(_config(job, [*(overrides or []), "iterations=0"])))
     _report(outcome.run)
 
 
