@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lai_ray import __version__
 from lai_ray.common import screen
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
-    help="Language models that improve by studying their own mistakes, on Ray.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,6 +63,21 @@ def _check_stage(until: str | None) -> None:
         raise ConfigError(
             f"--until {until!r} is not a stage; use one of {', '.join(STAGES)}, or 1/diagnose for one of iteration 1"
         )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        screen.write(f"lai-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Language models that improve by studying their own mistakes, on Ray."""
 
 
 @app.command()
@@ -274,12 +291,17 @@ def show(
 
 
 @app.command()
-def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
-    """Show the tables of a run, or several runs side by side."""
+def report(runs: Annotated[list[str], typer.Argument(help="Run folders, or folders with runs, as a sweep's.")]) -> None:
+    """Show the tables of a run, or several runs side by side: those named, and all in a folder such as a sweep's."""
     from lai_ray.report import comparison, sections
     from lai_ray.storage.run import Run
 
-    opened = [Run.read(where) for where in runs]
+    found = {where: Run.all_in(where) for where in runs}
+    opened = [run for members in found.values() for run in members]
+    if not opened:
+        Run.read(runs[0])  # Raises.
+    if skipped := [where for where, members in found.items() if not members]:
+        _print(f"note: no run in {', '.join(skipped)}", "yellow")
     _show([comparison.side_by_side(opened)] if len(opened) > 1 else sections.tables_of(opened[0]))
 
 
@@ -338,6 +360,8 @@ def _print_story(run: Any, problem_id: str | None) -> None:
 
 def main() -> None:
     """Entry point. A LaiError is printed without a traceback. Exit 2: wrong job; 1: failed run; 130: interrupted."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # For plug-ins; last, so that a file there never hides a library.
     try:
         app()
     except ConfigError as error:

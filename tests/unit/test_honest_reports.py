@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import budget
+from lai_ray.cli.main import app
 from lai_ray.contracts import Model
-from lai_ray.errors import StageError
+from lai_ray.errors import ConfigError, StageError
 from lai_ray.instructor.spending.budget import NOTHING
 from lai_ray.records import Answer, Request
 from lai_ray.report import facts, sections
@@ -187,3 +189,20 @@ def test_failed_calls_stand_in_the_report_before_the_stage_is_complete(tmp_path)
         made(tmp_path, Refusing(), limits__max_failed_fraction=0.0, **PRICED)
     (row,) = titled(Run.read(f"{tmp_path}/small"), "Instructor").rows
     assert row[1:3] == ["15", "15"] and row[6] == "0.0105"
+
+
+def test_a_folder_of_runs_is_reported_run_by_run_and_what_is_no_run_is_named(tmp_path):
+    for name in ("b", "a"):
+        made(tmp_path / "sweep", name=name, until="0/evaluate")
+    (tmp_path / "sweep" / "sweep.csv").write_text("run\n")
+    shown = CliRunner().invoke(app, ["report", f"{tmp_path}/sweep/"])
+    assert shown.exit_code == 0, shown.output
+    assert "Runs side by side" in shown.output and shown.output.count("lec") == 2
+    globbed = sorted(map(str, (tmp_path / "sweep").glob("*")))
+    shown = CliRunner().invoke(app, ["report", *globbed])
+    assert shown.exit_code == 0 and "sweep.csv" in shown.output and "no run in" in shown.output
+    assert [run.name for where in globbed for run in Run.all_in(where)] == ["a", "b"]
+    with pytest.raises(ConfigError, match="Runs below it: a, b"):
+        Run.read(f"{tmp_path}/sweep")
+    refused = CliRunner().invoke(app, ["report", f"{tmp_path}/nothing"])
+    assert isinstance(refused.exception, ConfigError) and "no run here" in str(refused.exception)
