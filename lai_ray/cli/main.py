@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lai_ray import __version__
+from lai_ray.common import screen
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
-    help="Language models that improve by studying their own mistakes, on Ray.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,7 +41,7 @@ def _console() -> Console:
 
 
 def _print(text: str, style: str | None = None) -> None:
-    _console().print(text, style=style, markup=False, soft_wrap=True)
+    screen.show(_console(), text, style)
 
 
 def _show(tables: list[Any]) -> None:
@@ -60,6 +63,21 @@ def _check_stage(until: str | None) -> None:
         raise ConfigError(
             f"--until {until!r} is not a stage; use one of {', '.join(STAGES)}, or 1/diagnose for one of iteration 1"
         )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        screen.write(f"lai-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Language models that improve by studying their own mistakes, on Ray."""
 
 
 @app.command()
@@ -151,24 +169,23 @@ def submit(
     else:
         submitted_job = submission.of(job, overrides or [], until=until, reuse=reuse or [])
     if line:
-        print(submitted_job.line(where))
+        screen.write(submitted_job.line(where))
         return
     from lai_ray.distributed.jobs import submit as job_submit
 
     result = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
     if isinstance(result, str):
-        print(result)
+        screen.write(result)
     elif result.code:
         raise typer.Exit(result.code)
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    screen.write(text, end="")
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    screen.write(text, sys.stderr)
 
 
 @app.command()
@@ -209,10 +226,10 @@ def sweep(
 
 @app.command()
 def evaluate(job: JobFile, overrides: Overrides = None) -> None:
-    """Run only the job's tests; target.model=… names any model."""
+    """Run only the job's tests; target.model=… names any model. The job needs no more than [target] and report_on."""
     from lai_ray.cli import run as cli_run
 
-    outcome = cli_run.run_job(cli_run.only_tests(_config(job, overrides)))
+    outcome = cli_run.run_job(cli_run.only_tests(_config(job, [*(overrides or []), "iterations=0"])))
     _report(outcome.run)
 
 
@@ -268,18 +285,23 @@ def show(
 
     opened = Run.read(run)
     if id is None:
-        for section in (sections.funnel, sections.times):
+        for section in (sections.state, sections.funnel, sections.times):
             _show(section(opened, facts.confidence(opened)))
     _print_story(opened, id)
 
 
 @app.command()
-def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
-    """Show the tables of a run, or several runs side by side."""
+def report(runs: Annotated[list[str], typer.Argument(help="Run folders, or folders with runs, as a sweep's.")]) -> None:
+    """Show the tables of a run, or several runs side by side: those named, and all in a folder such as a sweep's."""
     from lai_ray.report import comparison, sections
     from lai_ray.storage.run import Run
 
-    opened = [Run.read(where) for where in runs]
+    found = {where: Run.all_in(where) for where in runs}
+    opened = [run for members in found.values() for run in members]
+    if not opened:
+        Run.read(runs[0])  # Raises.
+    if skipped := [where for where, members in found.items() if not members]:
+        _print(f"note: no run in {', '.join(skipped)}", "yellow")
     _show([comparison.side_by_side(opened)] if len(opened) > 1 else sections.tables_of(opened[0]))
 
 
@@ -332,20 +354,22 @@ def _print_story(run: Any, problem_id: str | None) -> None:
     from lai_ray.report.story import some_case, story
 
     for chapter in story(run, problem_id or some_case(run)):
-        _console().print(chapter.title, style="bold cyan", markup=False)
-        _console().print(chapter.text + "\n", markup=False)
+        screen.show(_console(), chapter.title, "bold cyan", wrap=True)
+        screen.show(_console(), chapter.text + "\n", wrap=True)
 
 
 def main() -> None:
     """Entry point. A LaiError is printed without a traceback. Exit 2: wrong job; 1: failed run; 130: interrupted."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # For plug-ins; last, so that a file there never hides a library.
     try:
         app()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         raise SystemExit(2) from None
     except InterruptedRunError as error:
-        print(error, file=sys.stderr)
+        _print_error(str(error))
         raise SystemExit(130) from None
     except LaiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         raise SystemExit(1) from None

@@ -204,7 +204,9 @@ def small(config: Config) -> Config:
 
 
 def only_tests(config: Config) -> Config:
-    """The same job with only its tests, as `lai evaluate` runs it."""
+    """The same job with only its tests, as `lai evaluate` runs it. Raises ConfigError where it has none."""
+    if not config.evaluate.report_on:
+        raise ConfigError("evaluate.report_on names no benchmark: name those whose tests the target is to answer")
     table = config.dumped() | {"name": f"{config.name}-tests", "iterations": 0, "search": None}
     if config.target.attempts:
         table["target"] |= {"engine": "vllm", "attempts": {}}  # The files have no answers to tests.

@@ -12,10 +12,12 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lai_ray.common import screen
 from lai_ray.common.progress import Progress
 
 FILE = "driver.jsonl"
@@ -44,6 +46,14 @@ class EventLog(logging.Handler):
         super().close()
 
 
+class Stderr(logging.Handler):
+    """Warnings go to stderr too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        screen.write(self.format(record), sys.stderr)
+
+
 @contextlib.contextmanager
 def event_log(folder: str | None, run: str, progress: Progress) -> Iterator[None]:
     """While the block runs, write an event log in `folder`; none where that is None."""
@@ -51,7 +61,7 @@ def event_log(folder: str | None, run: str, progress: Progress) -> Iterator[None
         yield
         return
     before, log = OURS.level, EventLog(Path(folder) / FILE, run, progress)
-    handlers = [log, *([logging.lastResort] if logging.lastResort else [])]  # Warnings still go to stderr too.
+    handlers = [log, Stderr(logging.WARNING)]
     OURS.setLevel(logging.INFO)
     for handler in handlers:
         OURS.addHandler(handler)

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import itertools
+import os
 import pkgutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -147,7 +148,8 @@ def attribute(name: str, *, what: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"{what}: {name!r} cannot be imported ({error}). Is the folder of {module_name!r} on PYTHONPATH?"
+            f"{what}: {name!r} cannot be imported ({error}). {module_name!r} is looked for on PYTHONPATH and in the "
+            f"current folder, {os.getcwd()}."
         ) from error
     if not hasattr(module, attribute_name):
         names = [n for n in vars(module) if not n.startswith("_")]

@@ -21,6 +21,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from lai_ray.common import screen
+from lai_ray.common.screen import printable
+
 EVERY = 15.0
 """Seconds between two plain lines."""
 RATES = ("_per_minute", "_per_second")
@@ -38,7 +41,7 @@ class Tracker:
         self.note = ""
         self._began = self._reported = time.monotonic()
         self._first: tuple[float, int] | None = None
-        self._task = show.bars.add_task(what, total=total, note="") if show.bars else None
+        self._task = show.bars.add_task(printable(what), total=total, note="") if show.bars else None
 
     def times(self) -> dict[str, float]:
         """Seconds until the first was done (startup of engines and actors), and from then until now."""
@@ -58,7 +61,7 @@ class Tracker:
         if self._first is None:
             self._first = time.monotonic(), done  # The rate is that of the work itself, not of what started it.
         if self.show.bars and self._task is not None:
-            self.show.bars.update(self._task, completed=done, total=total, note=self.note)
+            self.show.bars.update(self._task, completed=done, total=total, note=printable(self.note))
         if time.monotonic() - self._reported > EVERY:
             self._reported = time.monotonic()
             (self.show.note if self.show.bars else self.show.report)(self.line(), facts=self.show.figures)
@@ -101,7 +104,7 @@ class Progress:
         """One line for the user, and for the event log with these facts."""
         self.note(text, facts=facts)
         if not self.quiet:
-            self.console.print(text, style=style, markup=False, soft_wrap=True)
+            screen.show(self.console, text, style)
 
     def finished(self, folder: str, seconds: float, facts: Mapping[str, Any]) -> None:
         """A stage is complete, with these facts."""
@@ -114,10 +117,10 @@ class Progress:
         if self.quiet or not self.console.is_terminal:
             yield Tracker(self, what, total)
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
         with Bars(
             *columns, TaskProgressColumn(show_speed=True), TimeElapsedColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"), console=self.console, transient=True,
+            TextColumn("{task.fields[note]}", markup=False), console=self.console, transient=True,
         ) as self.bars:  # fmt: skip
             try:
                 yield Tracker(self, what, total)

@@ -60,6 +60,11 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _tests_need_no_instructor(cls, table: Any) -> Any:
+        return {"instructor": {"model": "none"}} | table if isinstance(table, dict) and _only_tests(table) else table
+
+    @model_validator(mode="before")
+    @classmethod
     def _imports_by_their_own_names(cls, table: Any) -> Any:
         """A benchmark named by import has its own name in the whole job, as in its files and problem ids.
 
@@ -111,6 +116,15 @@ class Config(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{key} names a benchmark twice: {', '.join(names)}")
         return evaluate
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Config:
+        if self.iterations and not self.evaluate.learn_from:
+            raise ValueError(
+                f"evaluate.learn_from names no benchmark, and iterations = {self.iterations} learn from mistakes on "
+                "one: name at least one, or set iterations = 0 (or use `lai evaluate`) for tests alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _schedule_covers_the_data(self) -> Config:
@@ -255,6 +269,10 @@ class Config(Section):
     def learning_rate(self, iteration: int) -> float:
         """The starting rate of one iteration, lowered each round."""
         return self.train.learning_rate * self.train.learning_rate_decay**iteration
+
+
+def _only_tests(table: dict[str, Any]) -> bool:
+    return table.get("iterations") == 0 and not isinstance(table.get("iterations"), bool)
 
 
 def _texts(value: Any) -> list[str]:

@@ -36,8 +36,10 @@ class TargetSettings(Section):
 class EvaluateSettings(Section):
     """Which problems the target answers."""
 
-    learn_from: Names = Field(min_length=1)
-    """Benchmarks whose training problems the target attempts and whose mistakes it learns from."""
+    learn_from: Names = []
+    """Benchmarks whose training problems the target attempts and whose mistakes it learns from.
+
+    At least one, unless iterations = 0."""
     learn_from_copies: bool = False
     """Whether training problems that are also in a test set (curate.keep_clear_of) are learned from."""
     report_on: Names = []

@@ -43,7 +43,7 @@ def start(config: Config) -> bool:
         return False
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     named = None if named == "local" else named
-    environment = _environment(config)
+    environment = worker_environment(config)
     setting = "cluster.address" if config.cluster.address else "RAY_ADDRESS"
     if named is not None and "://" in named:
         raise ConfigError(_not_joinable(named, setting))
@@ -117,10 +117,10 @@ def _requires_token(address: str) -> bool:
     return False
 
 
-def _environment(config: Config) -> dict[str, str]:
+def worker_environment(config: Config) -> dict[str, str]:
     """The workers' variables: paths of this package and the user's plug-ins, and no hub if all models are local."""
     package = str(Path(lai_ray.__file__).parent.parent)
-    paths = [package, os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep), os.getcwd()]
     variables = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
     names = [config.target.model]
     with contextlib.suppress(ConfigError):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lai_ray.common.intervals import score
 from lai_ray.common.plugins import suggestion
+from lai_ray.common.screen import printable
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.records import Case, Problem, Reply
@@ -76,7 +77,7 @@ def write_sheet(run: Run, count: int, out: Path, seed: int | None = None) -> She
 
 def cell(text: str) -> str:
     """A text as a cell: never a formula, never longer than a spreadsheet allows. A plain number is unchanged."""
-    text = text.replace("\x00", "")
+    text = "\r".join(map(printable, text.replace("\x00", "").split("\r")))  # A return is harmless in a cell.
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; the run has all of it)"
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 

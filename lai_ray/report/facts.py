@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.common.intervals import Interval, paired, score
-from lai_ray.instructor.spending.budget import caps_of
-from lai_ray.instructor.spending.ledger import Spent, spent_in
+from lai_ray.instructor.spending.budget import caps_of, price_of
+from lai_ray.instructor.spending.ledger import PAID, PAYING, Spent, entries, figures, spent_in, total
 from lai_ray.records import Attempt
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import STAGES, Run, Stage
@@ -92,14 +92,9 @@ class Iteration:
     def usage(self) -> dict[str, Any]:
         """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked.
 
-        With the second solutions that a rehearsal asked for.
+        With the second solutions that a rehearsal asked for, and with what an unfinished stage spent so far.
         """
-        sums: dict[str, Any] = {}
-        rehearsed = (pool.stage("rehearse").store.get_json("usage.json") or {} for pool in self.pools())
-        for usage in (*(pool.usage() for pool in self.pools()), *rehearsed):
-            for name, value in usage.items():
-                sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
-        return sums
+        return sum_of(_usage_so_far(pool.stage(name)) for name in PAYING for pool in self.pools())
 
     def pools(self) -> list[Pool]:
         """Its own folder; of a search, those of its pools."""
@@ -110,6 +105,28 @@ class Iteration:
             Pool(self.run, f"{folder}/search/{name}", f"{number} {name.partition('_')[2]}".strip()) for name in names
         ]
         return searched or [Pool(self.run, folder, number)]
+
+
+def sum_of(usages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of these calls, tokens and money; a value that is known nowhere is None."""
+    sums: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
+    return sums
+
+
+def _usage_so_far(stage: Stage) -> dict[str, Any]:
+    """Its usage.json; where more was spent than stands there, as before the stage is complete, from the ledger."""
+    usage: dict[str, Any] = stage.store.get_json("usage.json") or {}
+    settings = stage.run.record()["config"]["instructor"]
+    sends = [send for name in PAID for send in entries(stage.store.inside(name), settings["max_tokens"])]
+    spent = figures(total(sends), price_of(settings))
+    if all(spent[name] <= usage.get(name, 0) for name in ("calls", "possibly_paid")):
+        return usage
+    answered = {send.key for send in sends if send.state == "done"}
+    failed = {send.key for send in sends if send.state == "failed"} - answered
+    return {"inherited": 0, "inherited_usd": None, **usage, **spent, "failed": len(failed)}
 
 
 def budget_text(run: Run) -> str:
@@ -124,6 +141,30 @@ def budget_text(run: Run) -> str:
     if sentences and spent.unknown.calls:
         sentences.append(f"of it {spent.unknown.calls} calls without a known price, at their worst case")
     return "; ".join(sentences) + ("." if sentences else "")
+
+
+def next_stage(run: Run) -> str:
+    """The stage that a start of an unfinished run goes on with, "iteration_1/diagnose"; "" for a finished run."""
+    config = run.record()["config"]
+    if run.stage(config["iterations"], "evaluate").facts():
+        return ""
+    begun = max(len(iterations(run)) - 1, 0)
+    searched = config.get("search") is not None
+    stages = ["evaluate", "search"] if searched else ["evaluate", "diagnose", "instruct", "curate", "train"]
+    if config["curate"].get("rehearse") and not searched:
+        stages.insert(-1, "rehearse")
+    if not searched and not any(run.stage(begun, "diagnose").facts().get("cases", {"": 1}).values()):
+        stages = stages[:2]  # Nothing to learn: the other stages are skipped.
+    for name in stages:
+        if not run.stage(begun, name).facts():
+            return f"iteration_{begun}/{name}"
+    return f"iteration_{begun + 1}/evaluate"
+
+
+def test_counts(run: Run) -> Iterator[dict[str, Any]]:
+    """The counts of every test in every iteration, as in scores.json."""
+    scored = (iteration.scores().items() for iteration in iterations(run))
+    return (counts for parts in scored for part, counts in parts if part.endswith(".test"))
 
 
 def confidence(run: Run) -> float:
@@ -205,6 +246,7 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "attempts": sum(n for verdict, n in counts.items() if verdict != "cut off"),
                 "mistakes": counts.get("wrong", 0) + counts.get("unparsed", 0),
                 "cases": cases,
+                "cut off": counts.get("cut off", 0),
                 "replies": pool.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),

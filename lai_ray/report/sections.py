@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from lai_ray.common import plugins
 from lai_ray.common.plugins import runs_in_cluster
+from lai_ray.common.screen import printable
+from lai_ray.common.unread import advice, unread
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.report import contamination, facts, search
@@ -36,6 +38,16 @@ class Section(Protocol):
     def __call__(self, run: Run, confidence: float) -> Iterable[Table]: ...
 
 
+def state(run: Run, confidence: float) -> list[Table]:
+    """Of an unfinished run: what it has not done yet; no rows for a finished one."""
+    table = Table("This run is unfinished", ["run", "iterations tested", "next stage"])
+    if stage := facts.next_stage(run):
+        tested = sum(iteration.tested for iteration in facts.iterations(run))
+        table.rows.append([run.name, f"{tested} of {run.record()['config']['iterations'] + 1}", stage])
+        table.note = "The same command goes on from there. Scores, changes and costs below are those so far."
+    return [table]
+
+
 def scores(run: Run, confidence: float) -> list[Table]:
     """Test scores by iteration, in-domain and out-of-domain, with the paired change from first to last."""
     config = Config.model_validate(run.record()["config"])
@@ -52,8 +64,23 @@ def scores(run: Run, confidence: float) -> list[Table]:
         n = next(i.scores()[f"{name}.test"]["n"] for i in measured if f"{name}.test" in i.scores())
         change = facts.change(measured[0], measured[-1], name, confidence) if len(measured) > 1 else None
         domain = {"in": "in-domain", "out": "out-of-domain"}[benchmark_of(config, name).domain]
-        cells = ["not measured"] * len(unmeasured) + [percent(facts.score_on(i, name, confidence)) for i in measured]
+        cells = ["not measured"] * len(unmeasured) + [
+            percent(facts.score_on(i, name, confidence), unread(i.scores().get(f"{name}.test", {}))) for i in measured
+        ]
         table.rows.append([f"{name}\n{domain}", str(n), *cells, points(change)])
+    table.note = f"{table.note} {advice(facts.test_counts(run))}".strip()
+    return [table]
+
+
+def by_rule(run: Run, confidence: float) -> list[Table]:
+    """The scores of each test by further rules of its benchmark, as gsm8k's strict and flexible."""
+    measured = [i for i in facts.iterations(run) if i.tested]
+    table = Table("Test scores by further rules, percent", ["test", "rule", *(f"iter. {i.number}" for i in measured)])
+    for name in facts.tests(run):
+        parts = [i.scores().get(f"{name}.test", {}) for i in measured]
+        for rule in sorted({rule for part in parts for rule in part.get("further", {})}):
+            right = (part and f"{100 * part.get('further', {}).get(rule, 0) / part['n']:.1f}" for part in parts)
+            table.rows.append([name, rule, *(cell or "–" for cell in right)])
     return [table]
 
 
@@ -92,7 +119,7 @@ def forgetting(run: Run, confidence: float) -> list[Table]:
 def funnel(run: Run, confidence: float) -> list[Table]:
     """Attempts to samples, by iteration and dataset."""
     rows = list(facts.funnel_rows(run))
-    columns = ["dataset", "iteration", "attempts", "mistakes", "replies", "samples", "kept"]
+    columns = ["dataset", "iteration", "attempts", "mistakes", "cases", "replies", "samples", "kept"]
     columns += ["replayed"] if any(row["replayed"] is not None for row in rows) else []
     table = Table("From attempts to samples", columns)
     dropped: dict[str, int] = {}
@@ -100,8 +127,12 @@ def funnel(run: Run, confidence: float) -> list[Table]:
         for reason, n in row["dropped"].items():
             dropped[reason] = dropped.get(reason, 0) + n
         table.rows.append(["–" if row[name] is None else str(row[name]) for name in columns])
+    if cut_off := sum(row["cut off"] for row in rows):
+        kept = run.record()["config"]["evaluate"].get("count_cut_off")
+        table.note = f"{cut_off} wrong or unparsed answers were cut off at target.max_new_tokens"
+        table.note += ". " if kept else ", and are no cases: raise it, or set evaluate.count_cut_off = true. "
     if dropped:
-        table.note = "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
+        table.note += "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
     return [table]
 
 
@@ -168,18 +199,25 @@ def costs(run: Run, confidence: float) -> list[Table]:
     columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "reused"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
     keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
-    for iteration in facts.iterations(run):
-        if usage := iteration.usage():
-            money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
-            reused = str(usage["inherited"])
-            if usage["inherited_usd"]:
-                reused += f" ({usage['inherited_usd']:.4f} US$)"
-            table.rows.append([str(iteration.number), *(str(usage[key]) for key in keys), money, reused])
+    used = {str(iteration.number): iteration.usage() for iteration in facts.iterations(run)}
+    used = {number: usage for number, usage in used.items() if usage}
+    if len(used) > 1:
+        used["total"] = facts.sum_of(used.values())
+    for title, usage in used.items():
+        money = "–" if usage["usd"] is None else f"{usage['usd']:.4f}"
+        reused = str(usage["inherited"])
+        if usage["inherited_usd"]:
+            reused += f" ({usage['inherited_usd']:.4f} US$)"
+        table.rows.append([title, *(str(usage[key]) for key in keys), money, reused])
+    if besides := facts.sum_of(used[number] for number in used if number != "total").get("unknown_usd"):
+        table.note = f"{table.note} Calls that were possibly paid cost at most {besides:.4f} US$ besides.".strip()
     return [table]
 
 
 BUILT_IN: dict[str, Section] = {
+    "state": state,
     "scores": scores,
+    "by_rule": by_rule,
     "by_group": by_group,
     "forgetting": forgetting,
     "funnel": funnel,
@@ -226,7 +264,8 @@ def tables_of(run: Run) -> list[Table]:
 def write(run: Run, tables: list[Table]) -> str:
     """Draw the plots of its searches, write report.md with these tables, and return where it is."""
     plots = [f"![the trials of {name}]({name})\n" for name in search.plot(run)]
-    run.store.put("report.md", "\n".join([header(run), *(table.markdown() for table in tables), *plots]).encode())
+    text = "\n".join([header(run), *(table.markdown() for table in tables), *plots])
+    run.store.put("report.md", printable(text).encode())
     return f"{run.store.where}/report.md"
 
 

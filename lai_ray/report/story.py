@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.prompts.built_in import explained
+from lai_ray.instructor.spending.ledger import entries
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.report import facts
 from lai_ray.stages.select import RECORDED
@@ -26,13 +27,22 @@ class Chapter:
 
 
 def some_case(run: Run) -> str:
-    """The id of a problem with a story: the first that has a kept sample, else the first case.
+    """The id of a problem with a story: the first with a kept sample, else the first asked about, else the first case.
 
     Raises ConfigError when there is neither.
     """
     for pool in facts.pools(run):
         for sample in _records(pool, "curate", "samples.jsonl", Sample):
             return sample.id.partition("#")[0]
+    for pool in facts.pools(run):
+        for reply in _records(pool, "instruct", "replies.jsonl", Reply):
+            return reply.id.partition("#")[0]
+        # Before the stage is complete. Sorted: answers come in any order.
+        sends = entries(
+            pool.stage("instruct").store.inside("answers"), run.record()["config"]["instructor"]["max_tokens"]
+        )
+        if asked := sorted(send.id for send in sends if send.id):
+            return asked[0].partition("#")[0]
     for pool in facts.pools(run):
         for case in _records(pool, "diagnose", "cases.jsonl", Case):
             return case.attempt.problem.id

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lai_ray.common import screen
 from lai_ray.common.intervals import Interval
+from lai_ray.common.screen import printable
 
 GAP = 2
 """Characters between two columns."""
@@ -27,22 +29,22 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """As Markdown."""
+        """As Markdown, without control characters."""
         lines = [f"## {self.title}", "", _row(self.columns), _row(["---"] + ["---:"] * (len(self.columns) - 1))]
-        return "\n".join([*lines, *map(_row, self.rows), "", *([self.note, ""] if self.note else [])])
+        return printable("\n".join([*lines, *map(_row, self.rows), "", *([self.note, ""] if self.note else [])]))
 
     def rich(self, width: int) -> RichTable:
         """For a terminal of so many characters. Without title and note: Rich would wrap them to the table's width."""
         table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
         for i, (column, fitting) in enumerate(zip(self.columns, self._widths(width), strict=True)):
-            table.add_column(column, justify="right" if i else "left", overflow="fold", width=fitting)
+            table.add_column(Text(printable(column)), justify="right" if i else "left", overflow="fold", width=fitting)
         for row in self.rows:
-            table.add_row(*(Text(str(cell)) for cell in row))  # Not markup: a cell may be "ray[default]".
+            table.add_row(*(Text(printable(str(cell))) for cell in row))  # Not markup: a cell may be "ray[default]".
         return table
 
     def _widths(self, width: int) -> list[int]:
         """Of the columns. Where they do not fit, the widest columns are wrapped: between words, else within them."""
-        columns = [[str(row[i]) for row in (self.columns, *self.rows)] for i in range(len(self.columns))]
+        columns = [[printable(str(row[i])) for row in (self.columns, *self.rows)] for i in range(len(self.columns))]
         widths = [max(cell_len(line) for cell in cells for line in cell.split("\n")) for cells in columns]
         words = [max(cell_len(word) for cell in cells for word in (*cell.split(), "")) for cells in columns]
         while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > 1:
@@ -59,17 +61,20 @@ def show(tables: list[Table], console: Console) -> None:
     """Print tables on the terminal; one without rows is left out."""
     for table in tables:
         if table.rows:
-            console.print(table.title, style="bold", markup=False)
+            screen.show(console, table.title, "bold", wrap=True)
             console.print(table.rich(console.width))
-            console.print(table.note + "\n" * bool(table.note), style="italic dim", markup=False)
+            screen.show(console, table.note + "\n" * bool(table.note), "italic dim", wrap=True)
 
 
-def percent(interval: Interval | None) -> str:
-    """ "52.3" and below it "50.1–54.5"; only the value where the interval is infinite; a dash for None."""
+def percent(interval: Interval | None, below: str = "") -> str:
+    """ "52.3" and below it "50.1–54.5"; only the value where the interval is infinite; a dash for None.
+
+    below: a further line, as of the answers that were not read.
+    """
     if interval is None:
         return "–"
     bounds = "" if math.isinf(interval.high) else f"\n{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-    return f"{100 * interval.value:.1f}{bounds}"
+    return f"{100 * interval.value:.1f}{bounds}" + (f"\n{below}" if below else "")
 
 
 def points(interval: Interval | None) -> str:

@@ -6,6 +6,7 @@ In the seeded order of cases and draws, never by arrival: a killed and resumed r
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from lai_ray.storage.run import Stage
 from lai_ray.storage.spool import Spool
 from lai_ray.storage.store import View
 
+QUOTED, MOST_QUOTED = 600, 100
+"""Characters of an unusable reply that an error shows, and replies among which it looks for one with a text."""
 OVER_THE_CAP = "over the cap"
 Funnel = dict[str, dict[str, int]]
 """By dataset: the counts of samples, of those kept, and of those dropped for each reason."""
@@ -59,7 +62,7 @@ def curate(
         stage.store.put_json("funnel.json", funnel)
         stage.store.put_json("contamination.json", _contamination(stage, funnel, job, executor))
         if not may_be_none:
-            _refuse_nothing(view, funnel, cases)
+            _refuse_nothing(view, funnel, replies, job)
         stage.finish(key, kept={dataset: counts.get("kept", 0) for dataset, counts in funnel.items()})
     stage.check_until()
     return Samples(stage.view("samples.jsonl", Sample), key, stage.facts()["kept"])
@@ -136,13 +139,29 @@ def _copies(reasons: Counter[str], name: str) -> dict[str, int]:
     return {reason.removeprefix(prefix): n for reason, n in reasons.items() if reason.startswith(prefix)}
 
 
-def _refuse_nothing(view: View[Sample], funnel: Funnel, cases: Cases) -> None:
-    if any(counts.get("kept") for counts in funnel.values()) or not any(cases.counts.values()):
+def _refuse_nothing(view: View[Sample], funnel: Funnel, replies: Replies, job: Job) -> None:
+    if any(counts.get("kept") for counts in funnel.values()) or not any(replies.cases.counts.values()):
         return
     reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r != "samples"})
     listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample in any reply"
     raise StageError(
-        f"no usable sample in the instructor's replies ({listed}). Read some in "
+        f"no usable sample in the instructor's replies ({listed}).{_quoted(replies, job)}\nRead more in "
         f"{view.store.where.removesuffix('/curate')}/instruct/replies.jsonl, correct the prompt or the parser, and "
         "start the same command again."
     )
+
+
+def _quoted(replies: Replies, job: Job) -> str:
+    """One of the instructor's replies, shortened, and the format that was expected; "" where there is none."""
+    asked = [reply for reply in itertools.islice(replies.view, MOST_QUOTED) if reply.to == "instructor"]
+    if not asked:
+        return ""
+    reply = next((reply for reply in asked if reply.completion.text.strip()), asked[0])
+    text = reply.completion.text.strip() or f"(nothing; {reply.completion.error or reply.completion.finish_reason})"
+    short = text if len(text) <= QUOTED else f"{text[:QUOTED]} … (cut; {len(text):,} characters)"
+    expected = job.benchmark(reply.case_id.partition("/")[0]).brief()
+    return f"\nOne of them, {reply.id}:\n{_indented(short)}\nThe format that was expected:\n{_indented(expected)}"
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  | ", lambda line: True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,6 +17,8 @@ from lai_ray.stages.job import Job
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
 from lai_ray.storage.store import View
+
+CUT_OFF = "cut off (raise target.max_new_tokens, or set evaluate.count_cut_off = true)"
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,17 @@ def _plain(own: Any) -> Any:
 
 def nothing_to_learn(stage: Stage) -> str:
     """The progress line for an iteration without cases."""
-    left_out = sum(stage.facts().get("in_tests", {}).values())
-    why = (
-        f"no mistakes except among the {left_out} training problems that are also in a test "
-        "(evaluate.learn_from_copies = true keeps them)"
-        if left_out
-        else "no mistakes"
-    )
+    facts = stage.facts()
+    left_out, mistakes = sum(facts.get("in_tests", {}).values()), sum(map(_mistakes, facts["attempts"].values()))
+    why = "no mistakes"
+    if mistakes:
+        cut_off = min(sum(counts.get("cut off", 0) for counts in facts["attempts"].values()), mistakes)
+        why = f"{mistakes} mistakes and no case, {cut_off} {CUT_OFF}"
+    elif left_out:
+        why = (
+            f"no mistakes except among the {left_out} training problems that are also in a test "
+            "(evaluate.learn_from_copies = true keeps them)"
+        )
     return f"  {why}: nothing to learn from; the target stays the same"
 
 
@@ -173,14 +179,33 @@ class Diagnosed:
     def cases(self, stage: Stage, executor: Executor) -> Iterator[Case]:
         """The cases of the dataset."""
         short = 0
-        stage.progress.report(_summary(self.dataset, self.counts, self.strategy.name))
         for case in self.strategy.cases(self.attempts, self.settings, executor):
             self.cases_count += 1
             self.quality.add(case)
             short += self.strategy.uses_neighbours and len(case.contrasts) < self.settings.neighbours
             yield case
+        stage.progress.report(self._summary())
         if short:
             stage.progress.report(_few_correct(self.dataset, self.counts["right"], self.settings.neighbours, short))
+
+    def _summary(self) -> str:
+        """Attempts, mistakes, and why some of these are no cases."""
+        counts, mistakes = self.counts, _mistakes(self.counts)
+        parts = [f"{counts.total() - counts['cut off']} attempts, {mistakes} mistakes"]
+        if self.strategy.any_verdict:
+            parts.append(f"{self.cases_count} cases of any verdict")
+        elif mistakes:
+            cut_off = 0 if self.settings.count_cut_off else min(counts["cut off"], mistakes)
+            other = mistakes - cut_off - self.cases_count
+            parts.append(f"{self.cases_count} cases" if cut_off or other > 0 else "all of them cases")
+            parts += [f"{cut_off} {CUT_OFF}"] * bool(cut_off) + [f"{other} left out by the strategy"] * (other > 0)
+        parts += [f"{counts['error']} answers that failed or could not be graded"] * bool(counts["error"])
+        note = "" if mistakes else ": no mistakes, nothing to learn"
+        return f"  {self.dataset}: {', '.join(parts)}, strategy {self.strategy.name}{note}"
+
+
+def _mistakes(counts: Mapping[str, int]) -> int:
+    return counts.get("wrong", 0) + counts.get("unparsed", 0)
 
 
 def _few_correct(dataset: str, right: int, k: int, short: int) -> str:
@@ -191,9 +216,3 @@ def _few_correct(dataset: str, right: int, k: int, short: int) -> str:
     return (
         f"  {dataset}: only {right} correct cases for contrast.neighbours = {k}; each mistake is shown beside {right}"
     )
-
-
-def _summary(dataset: str, counts: Counter[str], strategy: str) -> str:
-    wrong = counts["wrong"] + counts["unparsed"]
-    note = "" if wrong else ": no mistakes, nothing to learn"
-    return f"  {dataset}: {counts.total() - counts['cut off']} attempts, {wrong} mistakes, strategy {strategy}{note}"

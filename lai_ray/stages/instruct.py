@@ -15,7 +15,7 @@ from typing import Any
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
 from lai_ray.instructor.spending.budget import NOTHING, Amount
-from lai_ray.instructor.spending.ledger import PAID, Spent, entries, total
+from lai_ray.instructor.spending.ledger import PAID, Spent, entries, figures, total
 from lai_ray.instructor.spending.tokens import amount_used
 from lai_ray.records import Case, Reply
 from lai_ray.stages.calls import Calls, Receivers, Recorded, recording
@@ -220,16 +220,9 @@ def usage_of(replies: Iterable[Reply], recorded: Recorded, job: Job) -> dict[str
     errors = [reply.completion.error is not None for reply in replies]
     return {
         "replies": len(errors),
-        "calls": spent.known.calls + spent.uncounted,
+        **figures(spent, price),
         "failed": sum(errors),
         "cut_off": sum(answer.completion.finish_reason == "length" for one in answers for answer in one.paid()),
-        "possibly_paid": spent.possibly_paid,
-        "prompt_tokens": spent.known.input,
-        "completion_tokens": spent.known.output,
-        "usd": price and price.usd(spent.known),
-        "unknown_prompt_tokens": spent.unknown.input,
-        "unknown_completion_tokens": spent.unknown.output,
-        "unknown_usd": price and price.usd(spent.unknown),
         "inherited": inherited.calls,
         "inherited_usd": price and price.usd(inherited),
     }

@@ -141,9 +141,22 @@ class Run:
             return run
         path = Path(where)
         if not (path / "run.json").is_file():
-            beside = sorted(p.parent.name for p in path.parent.glob("*/run.json")) if path.parent.is_dir() else []
-            raise ConfigError(f"{where}: no run here (no run.json). Runs beside it: {', '.join(beside) or 'none'}.")
+            below, beside = (sorted(p.parent.name for p in folder.glob("*/run.json")) for folder in (path, path.parent))
+            near = f"Runs below it: {', '.join(below)}" if below else f"Runs beside it: {', '.join(beside) or 'none'}"
+            raise ConfigError(f"{where}: no run here (no run.json). {near}.")
         return cls(where)
+
+    @classmethod
+    def all_in(cls, where: str) -> list[Run]:
+        """The run in a folder, or all runs in the folders below it, as of a sweep, by name; none for neither."""
+        if is_url(where):
+            names = [name for name in Store(where).names() if name.rpartition("/")[2] == "run.json"]
+        else:
+            patterns = ("run.json", "*/run.json")
+            names = [str(path.relative_to(where)) for glob in patterns for path in Path(where).glob(glob)]
+        folders = sorted(name.rpartition("/")[0] for name in names if name.count("/") <= 1)
+        folders = [""] if "" in folders else folders
+        return [cls(f"{where.rstrip('/')}/{folder}".rstrip("/")) for folder in folders]
 
     def check_fence(self) -> None:
         """Raises StageError when a newer driver writes here; to be called before writing without the store."""

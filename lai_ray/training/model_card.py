@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lai_ray.common.unread import unread
 from lai_ray.training.export import lineage_of
 
 CARD = "README.md"
@@ -83,7 +84,10 @@ def _cell(value: Any) -> str:
 
 
 def _score(one: Mapping[str, Any]) -> str:
-    return f"{one['right']} of {one['n']} ({one['right'] / one['n']:.1%})" if one["n"] else "0 of 0"
+    if not one["n"]:
+        return "0 of 0"
+    doubts = f"; {found}" if (found := unread(one)) else ""
+    return f"{one['right']} of {one['n']} ({one['right'] / one['n']:.1%}{doubts})"
 
 
 def _whole(value: float | None) -> int | None:

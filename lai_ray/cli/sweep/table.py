@@ -10,6 +10,7 @@ from typing import Any
 from lai_ray.cli.run import existing
 from lai_ray.cli.sweep.file import Member, Sweep
 from lai_ray.cli.sweep.runs import finished
+from lai_ray.common import unread
 from lai_ray.common.intervals import mean_of
 from lai_ray.report import facts
 from lai_ray.report.tables import Table, percent, points
@@ -35,7 +36,10 @@ def _row(member: Member, failure: str | None) -> dict[str, Any]:
     for name in facts.tests(run):
         scored = [i.scores()[f"{name}.test"] for i in iterations if f"{name}.test" in i.scores()]
         before, after = (part["right"] / part["n"] for part in (scored[0], scored[-1]))
-        row |= {f"{name}.before": before, f"{name}.after": after, f"{name}.change": after - before}
+        row[f"{name}.before"] = before
+        if row["state"] == "done" or len(scored) > 1:  # Else it is the untouched target.
+            row |= {f"{name}.after": after, f"{name}.change": after - before}
+            row |= {f"{name}.{kind}": scored[-1][kind] for kind in unread.WORDS if scored[-1].get(kind)}
     used = [usage for iteration in iterations if (usage := iteration.usage())]
     for name in COUNTED:
         known = [usage[name] for usage in used if usage.get(name) is not None]

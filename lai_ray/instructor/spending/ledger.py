@@ -10,11 +10,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from lai_ray.instructor.spending.budget import NOTHING, Amount
+from lai_ray.instructor.spending.budget import NOTHING, Amount, Price
 from lai_ray.records import Mark
 from lai_ray.storage.keys import decode
 from lai_ray.storage.run import Run
@@ -123,6 +123,20 @@ def total(sends: Iterable[Entry]) -> Spent:
         else:
             known += send.used
     return Spent(known, unknown, uncounted)
+
+
+def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
+    """The figures of usage.json that come from the ledger; money is None without a price."""
+    return {
+        "calls": spent.known.calls + spent.uncounted,
+        "possibly_paid": spent.possibly_paid,
+        "prompt_tokens": spent.known.input,
+        "completion_tokens": spent.known.output,
+        "usd": price and price.usd(spent.known),
+        "unknown_prompt_tokens": spent.unknown.input,
+        "unknown_completion_tokens": spent.unknown.output,
+        "unknown_usd": price and price.usd(spent.unknown),
+    }
 
 
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
