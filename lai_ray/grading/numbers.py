@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from lai_ray.grading.answer_part import own_parts, unclosed, without_thoughts
-from lai_ray.grading.numerals import in_digits
+from lai_ray.grading.numerals import in_digits, scales_in
 from lai_ray.records import Grade
 
 MARKER = "####"
@@ -138,21 +138,28 @@ def _final(text: str) -> FinalNumber | None:
     return next(filter(None, parts), None)
 
 
-def final_grade(gold: str, response: str) -> Grade:
+def final_grade(gold: str, response: str, question: str = "") -> Grade:
     """The verdict by the default rules."""
-    text = without_thoughts(clipped(response))
-    if text is None:
-        return unclosed()
-    final = final_number(text)
-    return _grade(final, final is not None and is_right(final.text, gold), {})
+    return replace(default_grade(gold, response, question), further={})
 
 
-def default_grade(gold: str, response: str) -> Grade:
-    """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`."""
+def default_grade(gold: str, response: str, question: str = "") -> Grade:
+    """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`.
+
+    Where the question counts in thousands or millions, an answer of "5 million" is right for 5 and for 5,000,000.
+    """
     answer = without_thoughts(clipped(response))
     if answer is None:
         return replace(unclosed(), further={"strict": 0.0, "flexible": 0.0})
-    text = in_digits(answer)
+    grade = _graded(gold, in_digits(answer))
+    units = scales_in(question) if grade.score < 1 else None
+    if not units:
+        return grade
+    other = _graded(gold, in_digits(answer, units))
+    return other if other.score > grade.score else grade
+
+
+def _graded(gold: str, text: str) -> Grade:
     strict, flexible, final = _first_marked(text), _last(text), _final(text)
     right = {number: number is not None and is_right(number.text, gold) for number in {strict, flexible, final}}
     return _grade(final, right[final], {"strict": float(right[strict]), "flexible": float(right[flexible])})

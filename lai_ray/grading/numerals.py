@@ -25,10 +25,9 @@ _GROUPS = re.compile(
     r"|(?<![\w.,])([1-9]\d{0,2}(?:\.\d{3}){2,})(?!\w|[.]\d)",
     re.A,
 )
-_SIGNS = str.maketrans({"−": "-", "﹣": "-", "‐": "-", "‑": "-", "€": "$", "£": "$", "₹": "$", "¥": "$", "₩": "$",
-                        "₽": "$", "₺": "$", "₫": "$", "₱": "$", "₦": "$"})  # fmt: skip
+_SIGNS = str.maketrans("−﹣‐‑€£₹¥₩₽₺₫₱₦", "----" + 10 * " ")
 _CURRENCY = re.compile(
-    r"\\(?:pounds|euro|EUR|texteuro)(?:\{\})?\s?|\b(?:US|CA|AU|NZ|HK|C|A|S)\$"
+    r"\\(?:pounds|euro|EUR|texteuro)(?:\{\})?\s?|\b(?:US|CA|AU|NZ|HK|C|A|S)(?=\$)"
     r"|\b(?:USD|EUR|GBP|INR|CNY|JPY|Rs\.?)\s?(?=-?\d)"
 )
 _DASH = re.compile(r"(?<![^\s$({:*=])[–—](?=\$?\d)")
@@ -46,6 +45,7 @@ _SCALES = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "lakh": 5, "crore": 7, "mn": 6, "bn": 9,
     "k": 3, "m": 6, "万": 4, "萬": 4, "亿": 8, "億": 8,
 }  # fmt: skip
+_NAMED_SCALE = re.compile(r"\b(hundred|thousand|million|billion|trillion|lakh|crore)s?\b", re.I)
 _SCALED = re.compile(
     rf"(?<![\w.,])({_PLAIN})(?:([*_$]{{0,3}}\}}?[*_$]{{0,3}}[\s-]?)"
     r"((?i:hundred|thousand|million|billion|trillion|lakh|crore))s?(?![\w]|-\w)"
@@ -82,18 +82,26 @@ def joined(text: str) -> str:
     return _GROUPS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
 
 
-def in_digits(text: str) -> str:
-    """The text with every number in plain digits. Text without unusual numbers is returned as it is."""
+def scales_in(question: str) -> frozenset[str]:
+    """The scales that a question names: "how many million dollars" has its answer in millions."""
+    return frozenset(word.lower() for word in _NAMED_SCALE.findall(question))
+
+
+def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
+    """The text with every number in plain digits. Text without unusual numbers is returned as it is.
+
+    units: scales that are units here, so that "5 million" stays 5.
+    """
     if not _MAYBE.search(text):
         return text
     if not text.isascii():
         text = narrow(text).translate(_SIGNS)
         text = _RAISED.sub(lambda m: "^" + m[1].translate(_FROM_RAISED), _DASH.sub("-", text))
         text = _IS_VULGAR.sub(lambda m: f"{m[1]} {_VULGAR[m[2]]}" if m[1] else _VULGAR[m[2]], text)
-    text = joined(_CURRENCY.sub("$", _without_latex(text)))
+    text = joined(_CURRENCY.sub(" ", _without_latex(text)))
     text = _SCIENTIFIC.sub(lambda m: _shifted(m[1], int(m[2])), _POWER.sub(_raised, text))
     for _ in range(2):  # "5 hundred thousand"
-        text = _SCALED.sub(_scaled, text)
+        text = _SCALED.sub(lambda m: m[0] if (m[3] or "").lower() in units else _scaled(m), text)
     return text
 
 
