@@ -90,7 +90,7 @@ _PRONOUN = re.compile(r"['’]|,?\s+(?!(?:and|or|is|as|because|since|but|seems|w
 _ASKED = re.compile(r"\b(?:am|do|did|can|could|should|shall|would|will|have|than|if|that|as|when|so)\s$")
 """Before "I" as a word: "neither do I"."""
 _WRONG = re.compile(
-    r"[)\]\"*_.:,]*(?:\s+\(?[^.\n()]{0,40}\)?)?\s+(?:(?:is|are|was|would\s+be)\s+(?:\w+ly\s+)?(?:not\b|incorrect|wrong|false\b)"
+    r"[)\]\"*_.:,]*(?:\s+\(?(?:(?!\b(?:is|are|was|be|but)\b)[^.\n()]){0,40}\)?)?\s+(?:(?:is|are|was|would\s+be)\s+(?:both\s+|\w+ly\s+)?(?:not\b|incorrect|wrong|false\b)"
     r"|(?:isn|can|wasn|doesn)['’]?(?:no)?t\b|cannot\b|can\s+be\s+(?:ruled|eliminated|excluded))",
     re.I,
 )
@@ -183,7 +183,9 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     correct = [m for m in correct if not _LIST.match(text, m.end(1)) and not (_is_article(m, text))]
     if correct:
         return Choice(correct[-1][1], "correct")
-    quoted = {m[1] for m in find["letter"].finditer(text) if _quoted(m, text, choices[m[1]])}
+    denied = {m[1] for m in find["letter"].finditer(text) if not _is_article(m, text) and _denied(m, text)}
+    possible = {letter: choice for letter, choice in choices.items() if letter not in denied}
+    quoted = {m[1] for m in find["letter"].finditer(text) if m[1] in possible and _quoted(m, text, choices[m[1]])}
     if len(quoted) == 1:
         return Choice(quoted.pop(), "quoted")
     named: set[str] = set()
@@ -200,7 +202,7 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     # A solution holds many numbers: where the choices are numbers, only the last sentence counts.
     numeric = not any(map(str.isalpha, "".join(choices.values())))
     for part in (sentences[-1],) if numeric else (text, sentences[0], sentences[-1]):
-        letter = _by_text(part, choices)
+        letter = _by_text(part, possible)
         if letter:
             return Choice(letter, "text")
     return Choice(None, "names several choices" if named else "names no choice")

@@ -39,6 +39,7 @@ _POWER = re.compile(
     re.A,
 )
 _SCIENTIFIC = re.compile(rf"(?<![\w.,])({_PLAIN})[eE]([-+]?\d{{1,4}})(?![\w]|[.,]\d)", re.A)
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\s?\^\s?(?:\{\d\}|\d)(?!\d)")
 _RAISED = re.compile(r"(?<=\d)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _FROM_RAISED = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 _SCALES = {
@@ -60,7 +61,7 @@ _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "�
 _IS_VULGAR = re.compile(rf"(\d?)\s?([{''.join(_VULGAR)}])")
 _MAX_ZEROS = 60
 _MAYBE = re.compile(
-    r"\\|\{,|[^\x00-\x7f]|\d\^|\d\s?\*\*|\d[eE][-+\d]|\d[kKMmb]|\d['_~ ]\d{3}|\d,\d\d,|\.\d{3}\.|\d[*_$}]{0,7}[\s-]?[a-z]{4}"
+    r"\\|\{,|[^\x00-\x7f]|[\da-z}]\s?\^|\d\s?\*\*|\d[eE][-+\d]|\d[kKMmb]|\d['_~ ]\d{3}|\d,\d\d,|\.\d{3}\.|\d[*_$}]{0,7}[\s-]?[a-z]{4}"
     r"|[A-Z]\$|[A-Z]{3} ?\d|Rs",
     re.I | re.A,
 )
@@ -98,6 +99,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
         text = narrow(text).translate(_SIGNS)
         text = _RAISED.sub(lambda m: "^" + m[1].translate(_FROM_RAISED), _DASH.sub("-", text))
         text = _IS_VULGAR.sub(lambda m: f"{m[1]} {_VULGAR[m[2]]}" if m[1] else _VULGAR[m[2]], text)
+    text = _UNIT_POWER.sub("", text)  # "25 m^2" is 25.
     text = joined(_CURRENCY.sub(" ", _without_latex(text)))
     text = _SCIENTIFIC.sub(lambda m: _shifted(m[1], int(m[2])), _POWER.sub(_raised, text))
     for _ in range(2):  # "5 hundred thousand"
