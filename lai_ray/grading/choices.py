@@ -90,8 +90,10 @@ _PRONOUN = re.compile(r"['’]|,?\s+(?!(?:and|or|is|as|because|since|but|seems|w
 _ASKED = re.compile(r"\b(?:am|do|did|can|could|should|shall|would|will|have|than|if|that|as|when|so)\s$")
 """Before "I" as a word: "neither do I"."""
 _WRONG = re.compile(
-    r"[)\]\"*_.:,]*(?:\s+\(?(?:(?!\b(?:is|are|was|be|but)\b)[^.\n()]){0,40}\)?)?\s+(?:(?:is|are|was|would\s+be)\s+(?:both\s+|\w+ly\s+)?(?:not\b|incorrect|wrong|false\b)"
-    r"|(?:isn|can|wasn|doesn)['’]?(?:no)?t\b|cannot\b|can\s+be\s+(?:ruled|eliminated|excluded))",
+    r"[)\]\"*_]*(?:\s+\([^()\n]{0,40}\))?(?:\s*(?:,|\band\b|\bor\b)\s+\(?[A-J1-9]\b\)?)*\s+"
+    r"(?:(?:is|are|was|would\s+be)\s+(?:both\s+|\w+ly\s+)?(?:not\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)|incorrect|wrong)"
+    r"|(?:isn['’]?t|cannot\s+be|can['’]?t\s+be)\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)"
+    r"|can\s+be\s+(?:ruled\s+out|eliminated|excluded))",
     re.I,
 )
 """After a letter that is called wrong."""
