@@ -19,7 +19,7 @@ For another prompt or verdict than these, write your own benchmark: inherit the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
-from lai_ray.grading.answer_part import narrow, own_parts, unclosed, without_thoughts
+from lai_ray.grading.answer_part import own_answer, unclosed
 from lai_ray.grading.numbers import MARKER, final_number, marked_number
 from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import defined_names
@@ -267,10 +267,9 @@ class UserLabel(UserText):
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 for the gold label: the last one after "Answer:", else the only one that the response mentions."""
-        text = without_thoughts(response)
+        text = own_answer(response, lambda part: bool(_COMMITTED.search(part) or self._mentioned(part)))
         if text is None:
             return unclosed()
-        text = _first(text, lambda part: bool(_COMMITTED.search(part) or self._mentioned(part)))
         for stated in reversed(_COMMITTED.findall(text)):
             named = [label for label in self.labels() if re.match(rf"{_word(label)}", stated.strip(), re.I)]
             if named:
@@ -317,10 +316,9 @@ class UserExact(UserText):
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the text after the last "Answer:", else the last line, equals the reference."""
-        text = without_thoughts(response)
+        text = own_answer(response, lambda part: bool(_COMMITTED.search(part)))
         if text is None:
             return unclosed()
-        text = _first(text, lambda part: bool(_COMMITTED.search(part)))
         stated, rule = [answer.strip() for answer in _COMMITTED.findall(text)], "answer"
         if not stated:
             stated, rule = [line.strip() for line in text.splitlines() if line.strip()], "last_line"
@@ -383,12 +381,6 @@ def _number_text(answer: str, column: str) -> str:
     if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
         raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
     return answer
-
-
-def _first(text: str, holds: Callable[[str], bool]) -> str:
-    """The text before another question of its own, in narrow characters, where that holds an answer; else the whole."""
-    parts = list(own_parts(narrow(text)))
-    return next(filter(holds, parts), parts[-1])
 
 
 def _word(label: str) -> str:

@@ -6,7 +6,7 @@ Applied by the default rules and by the parsers of an instructor's replies; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lai_ray.records import Grade
 
@@ -19,7 +19,9 @@ _TAG = re.compile(
     re.I,
 )
 _FINAL = re.compile(r"<\|channel\|>\s?final\b[^<\n]{0,80}<\|message\|>|assistantfinal(?:<\|message\|>)?")
-_OTHER_CHANNEL = re.compile(r"\s*(?:<\|start\|>assistant)?(?:<\|channel\|>\s?(?!final)\w|(?:analysis|commentary)(?=[A-Z]))")
+_OTHER_CHANNEL = re.compile(
+    r"\s*(?:<\|start\|>assistant)?(?:<\|channel\|>\s?(?!final)\w|(?:analysis|commentary)(?=[A-Z]))"
+)
 _END = re.compile(r"<\|(?:return|end|call)\|>")
 _KIND = r"question|problem|exercise|q|user|human|instruction|问题|問題|题目|題目|質問|문제|질문"
 _NEXT_QUESTION = re.compile(
@@ -34,11 +36,9 @@ _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)} | str.maketrans("\u3000【】�
 def without_thoughts(text: str) -> str | None:
     """The text outside `<think>…</think>` and its like, and after harmony's analysis; None where a thought never closes
     and nothing precedes it. A closing tag alone ends a thought that the prompt opened."""
-    final = None
-    for final in _FINAL.finditer(text):
-        pass
-    if final:
-        text = _END.split(text[final.end() :], maxsplit=1)[0]
+    finals = list(_FINAL.finditer(text))
+    if finals:
+        text = _END.split(text[finals[-1].end() :], maxsplit=1)[0]
     elif _OTHER_CHANNEL.match(text):
         return None
     if not _TAG.search(text):
@@ -60,10 +60,7 @@ def _outside(text: str) -> str:
 
 
 def _closed(text: str) -> bool:
-    last = None
-    for last in _TAG.finditer(text):
-        pass
-    return last is not None and last["close"] is not None
+    return list(_TAG.finditer(text))[-1]["close"] is not None
 
 
 def unclosed() -> Grade:
@@ -81,6 +78,16 @@ def own_parts(text: str) -> Iterator[str]:
         if before and not before.endswith((":", "：")):
             yield before
     yield text
+
+
+def own_answer(response: str, holds: Callable[[str], bool]) -> str | None:
+    """A response in narrow characters, without thoughts and up to the first further question before which it `holds` an
+    answer. None for an unclosed thought."""
+    text = without_thoughts(response)
+    if text is None:
+        return None
+    parts = list(own_parts(narrow(text)))
+    return next(filter(holds, parts), parts[-1])
 
 
 def narrow(text: str) -> str:

@@ -78,7 +78,9 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
 
 
 _NEGATED = re.compile(r"\b(?:not|n't|cannot|never|incorrect|wrong|isn’t|isn't|false)\b[^.\n]{0,40}$", re.I)
-_LIST = re.compile(r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*(?!I(?:\s+[a-z]|['’]))[A-J1-9](?![\w'’.]\w|\w)")
+_LIST = re.compile(
+    r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*(?!I(?:\s+[a-z]|['’]))[A-J1-9](?![\w'’.]\w|\w)"
+)
 _CONDITIONAL = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+|\n+")
 _REFUSED = re.compile(
@@ -97,7 +99,10 @@ _WRONG = re.compile(
     re.I,
 )
 """After a letter that is called wrong."""
-_DENIES = re.compile(r"(?:\b(?:not|neither|nor|never|except)|n['’]t|不是|不选|非)\s+(?:(?:option|choice|answer)\s+)?[\"'(\[*_]{0,4}$", re.I)
+_DENIES = re.compile(
+    r"(?:\b(?:not|neither|nor|never|except)|n['’]t|不是|不选|非)\s+(?:(?:option|choice|answer)\s+)?[\"'(\[*_]{0,4}$",
+    re.I,
+)
 """Before a letter that is not meant: "not A"."""
 _BARE = re.compile(r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\W*(?:is\W+)?)?(\w)\W*", re.I)
 _WORDS = re.compile(r"[^\W_]+")

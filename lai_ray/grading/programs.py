@@ -188,8 +188,11 @@ def _closing(fences: list[re.Match[str]], at: int, text: str) -> int:
 
 def _closes(opening: re.Match[str], fence: re.Match[str]) -> bool:
     alone = not fence[3] and not fence[4].strip()
-    return alone and fence[2][0] == opening[2][0] and len(fence[2]) >= len(opening[2]) and (
-        len(fence[1].expandtabs(4)) <= len(opening[1].expandtabs(4)) + 3
+    return (
+        alone
+        and fence[2][0] == opening[2][0]
+        and len(fence[2]) >= len(opening[2])
+        and (len(fence[1].expandtabs(4)) <= len(opening[1].expandtabs(4)) + 3)
     )
 
 

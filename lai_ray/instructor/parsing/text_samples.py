@@ -15,7 +15,9 @@ from lai_ray.grading.numbers import MARKER, FinalNumber, final_number, last_numb
 from lai_ray.instructor.parsing.headings import ANSWER, EDGE, GAP, HEAD, NUMBERED, reply_lines
 from lai_ray.records import Piece
 
-_WHY = re.compile(rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|because|why|解释|解釋|解析|理由|说明){GAP}:{GAP}", re.I)
+_WHY = re.compile(
+    rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|because|why|解释|解釋|解析|理由|说明){GAP}:{GAP}", re.I
+)
 _OPTION = re.compile(rf"^{EDGE}\(?([A-J])[.):\]]\)?[\s*_]{{1,6}}(\S.*)$")
 _SMALL_OPTION = re.compile(rf"^{EDGE}\(?[a-j][.):\]](?=[\s*_]{{1,6}}\S)")
 _KEY_A = re.compile(r"^[\s*_(]{0,6}A[\s)*_]{0,4}:", re.A)
@@ -25,7 +27,8 @@ _OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,
 _RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
 _BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
 _LETTER = re.compile(
-    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|['’])[*_)\]]{0,4}(.*)$", re.S
+    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|['’])[*_)\]]{0,4}(.*)$",
+    re.S,
 )
 _RIGHT = r"(?:correct|right|best|true)"
 _CALLED_RIGHT = re.compile(
