@@ -32,7 +32,7 @@ from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
-from lai_ray.grading.answer_part import own_answer, unclosed
+from lai_ray.grading.answer_part import narrow, own_answer
 from lai_ray.grading.numbers import MARKER, final_number, marked_number
 from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import defined_names
@@ -268,8 +268,6 @@ class UserLabel(UserText):
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 for the gold label: the last one after "Answer:", else the only one that the response mentions."""
         text = own_answer(response, lambda part: bool(_COMMITTED.search(part) or self._mentioned(part)))
-        if text is None:
-            return unclosed()
         for stated in reversed(_COMMITTED.findall(text)):
             named = [label for label in self.labels() if re.match(rf"{_word(label)}", stated.strip(), re.I)]
             if named:
@@ -317,8 +315,6 @@ class UserExact(UserText):
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the text after the last "Answer:", else the last line, equals the reference."""
         text = own_answer(response, lambda part: bool(_COMMITTED.search(part)))
-        if text is None:
-            return unclosed()
         stated, rule = [answer.strip() for answer in _COMMITTED.findall(text)], "answer"
         if not stated:
             stated, rule = [line.strip() for line in text.splitlines() if line.strip()], "last_line"
@@ -384,8 +380,8 @@ def _number_text(answer: str, column: str) -> str:
 
 
 def _word(label: str) -> str:
-    return rf"(?<!\w){re.escape(label)}(?!\w)"
+    return rf"(?<!\w){re.escape(narrow(label))}(?!\w)"
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!?*_\"'`")
+    return " ".join(narrow(text).casefold().split()).strip(" .!?*_\"'`")

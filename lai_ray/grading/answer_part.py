@@ -80,13 +80,10 @@ def own_parts(text: str) -> Iterator[str]:
     yield text
 
 
-def own_answer(response: str, holds: Callable[[str], bool]) -> str | None:
+def own_answer(response: str, holds: Callable[[str], bool]) -> str:
     """A response in narrow characters, without thoughts and up to the first further question before which it `holds` an
-    answer. None for an unclosed thought."""
-    text = without_thoughts(response)
-    if text is None:
-        return None
-    parts = list(own_parts(narrow(text)))
+    answer. "" for an unclosed thought."""
+    parts = list(own_parts(narrow(without_thoughts(response) or "")))
     return next(filter(holds, parts), parts[-1])
 
 

@@ -14,7 +14,7 @@ from lai_ray.grading.programs import Prompted, default_program
 from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
 
 CITIES = dict(zip("ABCD", ["Paris", "London", "Rome", "Berlin"], strict=True))
-COLOURS = dict(zip("ABCDEFGHIJ", ["red", "green", "blue", "cyan", "pink", "teal", "gold", "gray", "lime", "navy"], strict=True))
+COLOURS = dict(zip("ABCDEFGHIJ", "red green blue cyan pink teal gold gray lime navy".split(), strict=True))  # noqa: SIM905
 
 
 @pytest.mark.parametrize(
