@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from lai_ray.records import Grade
 
@@ -30,6 +31,8 @@ _NEXT_QUESTION = re.compile(
     r"|<\|im_start\|>user|\[INST\]|<\|start_header_id\|>user",
     re.I,
 )
+_MOST_QUESTIONS = 4
+"""Tried: a model that never stops asks thousands."""
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)} | str.maketrans("\u3000【】〔〕。、", " [][].,")
 
 
@@ -73,7 +76,7 @@ def own_parts(text: str) -> Iterator[str]:
 
     A response may restate its question first: what precedes a question counts where it holds an answer.
     """
-    for question in _NEXT_QUESTION.finditer(text):
+    for question in islice(_NEXT_QUESTION.finditer(text), _MOST_QUESTIONS):
         before = text[: question.start()].rstrip()
         if before and not before.endswith((":", "：")):
             yield before

@@ -12,6 +12,7 @@ import re
 import textwrap
 import warnings
 from dataclasses import dataclass
+from itertools import islice
 
 from lai_ray.grading.answer_part import without_thoughts
 
@@ -20,7 +21,7 @@ MAX_CHARACTERS = 200_000
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)([^\n`]*)$", re.M)
 _CODE_BEGINS = r"(?:async[ ]+def|def|class|from|import)[ ]|@\w"
 _GLUED_OPENING = re.compile(rf"^([ \t]*(?:`{{3,}}|~{{3,}}))[ \t]*(python3?|py)?[ \t]*((?:{_CODE_BEGINS})[^\n]*)$", re.M)
-_GLUED_CLOSING = re.compile(r"^([^`\n]*[^`\s][^`\n]*)(`{3,})[ \t]*$", re.M)
+_GLUED_CLOSING = re.compile(r"^([^`\n]+)(`{3,})[ \t]*$", re.M)
 _MARKDOWN = {"markdown", "md"}
 _FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)[;\n]?", re.M)
 _OTHER_LANGUAGES = {"bash", "sh", "shell", "console", "text", "txt", "output", "json", "yaml", "c", "cpp", "java", "js"}
@@ -146,11 +147,15 @@ def _unglued(text: str) -> str:
     """The text with fences on lines of their own: "```def f():" and "return x```" lack a line break."""
     if "```" not in text and "~~~" not in text:
         return text
-    return _GLUED_CLOSING.sub(r"\1\n\2", _GLUED_OPENING.sub(_opened, text))
+    return _GLUED_CLOSING.sub(_closed, _GLUED_OPENING.sub(_opened, text))
 
 
 def _opened(match: re.Match[str]) -> str:
     return f"{match[1]}{match[2] or ''}\n{match[3]}"
+
+
+def _closed(match: re.Match[str]) -> str:
+    return f"{match[1]}\n{match[2]}" if match[1].strip() else match[0]
 
 
 def _blocks(text: str) -> list[str]:
@@ -178,9 +183,10 @@ def _closing(fences: list[re.Match[str]], at: int, text: str) -> int:
     """The place of the fence that closes this one, as CommonMark has it: as long, of the same sign, without text behind
     it, not indented as code. Where the code does not end there, as within a docstring, the first where it does."""
     opening = fences[at]
-    possible = [i for i in range(at + 1, len(fences)) if _closes(opening, fences[i])]
-    if opening[3].lower() not in _OTHER_LANGUAGES | _MARKDOWN:
-        for i in possible[:6]:
+    possible = list(islice((i for i in range(at + 1, len(fences)) if _closes(opening, fences[i])), 6))
+    first = text[opening.end() + 1 : fences[possible[0]].start()] if possible else ""
+    if first.count('"""') % 2 or first.count("'''") % 2:
+        for i in possible:
             if _parsed(textwrap.dedent(text[opening.end() + 1 : fences[i].start()])):
                 return i
     return possible[0] if possible else len(fences)
