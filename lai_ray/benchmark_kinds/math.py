@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lai_ray.contracts import DEFAULT_GRADING, Grading
-from lai_ray.grading.numbers import MARKER, default_grade, final_number, is_right, paper_grade
+from lai_ray.grading.numbers import MARKER, default_grade, paper_grade
 from lai_ray.instructor.parsing.text_samples import math_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
 
@@ -40,13 +40,12 @@ class MathBenchmark:
         """The verdict by `lai_ray.grading.numbers`. Paper rules read the gold number from the worked solution."""
         if how.rules == "paper":
             return paper_grade(str(problem.extra.get("solution") or problem.answer), response)
-        return default_grade(problem.answer, response)
+        return default_grade(problem.answer, response, problem.question)
 
     def reference(self, problem: Problem) -> str:
         """The worked solution; a final line is added where it does not state the gold number."""
         solution = str(problem.extra.get("solution") or "")
-        final = final_number(solution)
-        if final and is_right(final.text, problem.answer):
+        if solution and default_grade(problem.answer, solution, problem.question).score == 1:
             return solution
         return f"{solution.replace(MARKER, '')}\n{MARKER} {problem.answer}".strip()
 

@@ -32,14 +32,17 @@ from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError, LaiError
+from lai_ray.grading.answer_part import narrow, own_answer
 from lai_ray.grading.numbers import MARKER, final_number, marked_number
+from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import defined_names
 from lai_ray.instructor.parsing.code_samples import header
 from lai_ray.instructor.parsing.text_samples import answer_pieces, choice_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
 
 LETTERS = "ABCDEFGHIJ"
-_COMMITTED = re.compile(r"\banswer(?:\s+is)?[\s*_]*[:=][\s*_\"'`]*([^\n]+)", re.I)
+_NOT = r"(?<!\bnot )(?<!n't )(?<!n’t )(?<!\bnever )(?<!\bnot an )(?<!\bnot a )"
+_COMMITTED = re.compile(r"(?:\banswer(?:\s+is)?|答案(?:是|为)?)[\s*_]*[:=][\s*_\"'`]*([^\n]+)", re.I)
 
 LABEL_BRIEF = """\
 Return a numbered list and nothing else. Each item is one new problem in this form:
@@ -264,17 +267,22 @@ class UserLabel(UserText):
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 for the gold label: the last one after "Answer:", else the only one that the response mentions."""
-        for stated in reversed(_COMMITTED.findall(response)):
+        text = own_answer(response, lambda part: bool(_COMMITTED.search(part) or self._mentioned(part)))
+        for stated in reversed(_COMMITTED.findall(text)):
             named = [label for label in self.labels() if re.match(rf"{_word(label)}", stated.strip(), re.I)]
             if named:
                 label = max(named, key=len)
                 return Grade(float(label == problem.answer), label, "answer", "graded")
-        mentioned = {label for label in self.labels() if re.search(_word(label), response, re.I)}
+        mentioned = self._mentioned(text)
         if len(mentioned) == 1:
             (label,) = mentioned
             return Grade(float(label == problem.answer), label, "only_label", "graded")
         note = "no label in the response" if not mentioned else f"several labels: {', '.join(sorted(mentioned))}"
         return Grade(0.0, None, "none", "unparsed", note)
+
+    def _mentioned(self, text: str) -> set[str]:
+        """The labels in a text; "not positive" does not mention one."""
+        return {label for label in self.labels() if re.search(rf"{_NOT}{_word(label)}", text, re.I)}
 
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
@@ -306,9 +314,10 @@ class UserExact(UserText):
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the text after the last "Answer:", else the last line, equals the reference."""
-        stated, rule = [text.strip() for text in _COMMITTED.findall(response)], "answer"
+        text = own_answer(response, lambda part: bool(_COMMITTED.search(part)))
+        stated, rule = [answer.strip() for answer in _COMMITTED.findall(text)], "answer"
         if not stated:
-            stated, rule = [line.strip() for line in response.splitlines() if line.strip()], "last_line"
+            stated, rule = [line.strip() for line in text.splitlines() if line.strip()], "last_line"
         if not stated or not _folded(stated[-1]):
             return Grade(0.0, None, "none", "unparsed", "no answer in the response")
         return Grade(float(_folded(stated[-1]) == _folded(problem.answer)), stated[-1], rule, "graded")
@@ -363,6 +372,7 @@ def _number_text(answer: str, column: str) -> str:
     bare = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", bare)
     if re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}", bare):
         return f"{Decimal(bare.replace('−', '-')):f}"
+    bare = in_digits(bare).strip()
     alone = "=" not in bare and "\n" not in bare and MARKER not in bare and not re.search(r"[^\W\d_]", bare)
     if alone and not re.fullmatch(r"[-+−]?(\d+\.?\d*|\.\d+)(\s*/\s*[-−]?\d+)?", bare):
         raise DataError(f"column {column!r} holds {answer[:60]!r}, which is not one number, as 1234.5 is")
@@ -370,8 +380,8 @@ def _number_text(answer: str, column: str) -> str:
 
 
 def _word(label: str) -> str:
-    return rf"(?<!\w){re.escape(label)}(?!\w)"
+    return rf"(?<!\w){re.escape(narrow(label))}(?!\w)"
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!?*_\"'`")
+    return " ".join(narrow(text).casefold().split()).strip(" .!?*_\"'`")

@@ -4,7 +4,9 @@ Default rules, by the type of the target:
     a choice "(B)"         the rules of `choices`, with the question's own options
     a number               the rules of `numbers`
     Yes/No, True/False, …  the last "answer is X", else the only such word of the last sentence that has one
-    brackets, words        the text after the last "answer is", else the last line, without regard to spaces and commas
+    brackets, words        the text after the last "answer is", in the last box, or after "the sorted list is", else the
+                           last paragraph, which may be a list; without regard to spaces, commas, numbering and remarks
+A negated label is the other one: "not valid" is "invalid". Thoughts and further questions are taken off first.
 
 Paper rule (phrase): the text between the first "the answer is" and the next full stop equals the target, except for
 case.
@@ -14,15 +16,33 @@ from __future__ import annotations
 
 import re
 
+from lai_ray.grading.answer_part import narrow, own_parts, unclosed, without_thoughts
 from lai_ray.grading.choices import default_choice
 from lai_ray.grading.numbers import clipped, final_number, is_right, read_number
+from lai_ray.grading.numerals import undressed
 from lai_ray.records import Grade
 
 LABELS = (("yes", "no"), ("true", "false"), ("valid", "invalid"), ("plausible", "implausible"))
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
 _LETTER = re.compile(r"\(([A-Z])\)")
 _PHRASE = re.compile(r"answer(?:\s+to\s+[^.\n:]{0,80}?)?[\s*_]{0,8}(?:is|are|would be|:)[\s*_:]{0,8}", re.I)
+_LISTED = re.compile(
+    r"\b(?:sort(?:ed|ing)?|order(?:ed)?|alphabetical(?:ly)?|final|complete[sd]?|closing|missing|remaining|correct)\b"
+    r"[^.\n:]{0,80}?(?:\b(?:is|are|be)\b\s?(?:as follows)?:?|:)[\s*_]{0,8}(?=\S)",
+    re.I,
+)
 _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
+_ITEM = re.compile(r"^\s{0,8}(?:[-*+•–][ \t]+|\(?\d{1,3}[.):][ \t]*)?")
+_NUMBERING = re.compile(r"(?:(?<=\s)|^)\(?\d{1,3}[.)]\s+(?=\S)")
+_REMARK = re.compile(r"(?<=\S)(?:[.!?]+[*_`\"'$)]{0,4}\s+(?=[A-Z(])|\s+\((?=[a-z])|\s+[—–-]\s|;\s)")
+_BOX = re.compile(r"boxed\s?\{((?:\\[{}]|[^{}\\]|\\(?![{}])|\{[^{}]{0,200}\}){0,400})\}")
+_FENCE_LINE = re.compile(r"(?m)^\s{0,8}(?:`{3,}|~{3,})\w*[ \t]*\n?")
+_BRACKETS = re.compile(r"[\s`*_\"'$]{0,8}([(){}\[\]<>](?:[(){}\[\]<>\s`,]|\\(?=[{}]))*)")
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|cannot|can['’]?t)|n['’]t)\s+(?:be\s+)?(?:(?:a|an|the|really|actually|necessarily|deductively|logically|"
+    r"entirely|very|considered|quite|formally|at\s+all)\s+){0,3}[\"'*_]{0,3}(\w+)",
+    re.I,
+)
 
 
 def paper_grade(target: str, response: str) -> Grade:
@@ -36,7 +56,18 @@ def paper_grade(target: str, response: str) -> Grade:
 
 def default_grade(question: str, target: str, response: str) -> Grade:
     """The verdict by the default rules."""
-    text = clipped(response).strip()
+    text = without_thoughts(clipped(response))
+    if text is None:
+        return unclosed()
+    grade = _grade(None, False, "empty")
+    for part in own_parts(text.strip()):
+        grade = _graded(question, target, part)
+        if grade.status == "graded":
+            break
+    return grade
+
+
+def _graded(question: str, target: str, text: str) -> Grade:
     letter = _LETTER.fullmatch(target.strip())
     options = dict(_OPTION.findall(question))
     if letter and len(options) > 1:
@@ -60,8 +91,9 @@ def _grade(answer: str | None, right: bool, rule: str) -> Grade:
 
 
 def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
+    text = _NEGATED.sub(lambda m: _opposite(labels, m), undressed(narrow(text)))
     stated = _stated_answer(text)
-    first = _WORDS.search(stated) if stated is not None else None
+    first = _WORDS.search(stated.replace("boxed", "")) if stated is not None else None
     if first and first.group().lower() in labels:
         return _grade(first.group(), first.group().lower() == target.lower(), "phrase")
     for sentence in reversed(re.split(r"[.!?]\s+|\n+", text)):
@@ -74,18 +106,64 @@ def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
     return _grade(None, False, f"neither {labels[0]} nor {labels[1]}, or both")
 
 
+def _opposite(labels: tuple[str, str], negated: re.Match[str]) -> str:
+    """The other label for "not valid"; the text itself where no label is negated."""
+    word = negated[1].lower()
+    return f" {labels[1 - labels.index(word)]}" if word in labels else negated[0]
+
+
 def _sequence(target: str, text: str) -> Grade:
-    stated, rule = _stated_answer(text), "phrase"
-    if stated is None:
-        stated, rule = text.rpartition("\n")[2], "last_line"
+    stated, rule = _stated_sequence(undressed(narrow(text)))
     if not stated.strip():
         return _grade(None, False, "no answer")
     # A target without words is brackets; elsewhere brackets are decoration.
     wanted = _WORDS.findall(target.casefold())
-    if wanted:
-        return _grade(stated.strip(" *.`"), _WORDS.findall(stated.casefold()) == wanted, rule)
-    brackets = re.findall(r"[(){}\[\]<>]", stated)
-    return _grade(" ".join(brackets) or None, brackets == target.split(), rule)
+    if not wanted:
+        run = _BRACKETS.match(stated)
+        brackets = re.findall(r"[(){}\[\]<>]", run[1] if run else stated)
+        return _grade(" ".join(brackets) or None, brackets == target.split(), rule)
+    given = _words(stated)
+    if given != wanted and "and" not in wanted:
+        given = [word for word in given if word != "and"]
+    return _grade(stated.strip(" *.`"), given == wanted, rule)
+
+
+def _words(stated: str) -> list[str]:
+    """The words of a list, without its numbering and the remark behind it."""
+    listed = _NUMBERING.sub("", _REMARK.split(stated, maxsplit=1)[0])
+    return _WORDS.findall(listed.casefold())
+
+
+def _stated_sequence(text: str) -> tuple[str, str]:
+    """The text that states a list, on one line, and the rule that found it."""
+    text = _FENCE_LINE.sub("", text)
+    starts = [(m.end(), "phrase") for m in _PHRASE.finditer(text)]
+    boxes = list(_BOX.finditer(text))
+    if boxes and (not starts or boxes[-1].end() > starts[-1][0]):
+        return boxes[-1][1].replace("\\{", "{").replace("\\}", "}"), "boxed"
+    listed = [m.end() for m in _LISTED.finditer(text)] if not starts else []
+    if starts or listed:
+        at, rule = starts[-1] if starts else (listed[-1], "listed")
+        return _on_one_line(text[at:]), rule
+    paragraph = re.split(r"\n\s*\n", text.strip())[-1].split("\n")
+    items = paragraph[1:] if paragraph[0].rstrip().endswith(":") else paragraph
+    alone = all(len(_WORDS.findall(_ITEM.sub("", line))) == 1 for line in items)
+    return (" ".join(_ITEM.sub("", line) for line in items) if alone else paragraph[-1]), "last_line"
+
+
+def _on_one_line(text: str) -> str:
+    """The first line; of a list, one item a line, all of it: a list begins on its own line, or with a number."""
+    lines = text.lstrip().split("\n")
+    first = _ITEM.sub("", lines[0])
+    if len(_WORDS.findall(first)) > 1:
+        return lines[0]
+    items = [first]
+    for line in lines[1:]:
+        item = _ITEM.sub("", line)
+        if len(_WORDS.findall(item)) != 1 or line.rstrip().endswith(":"):
+            break
+        items.append(item)
+    return " ".join(items)
 
 
 def _stated_answer(text: str) -> str | None:

@@ -1,6 +1,7 @@
 """The choice that a response commits to.  choices, response -> letter
 
-Default rules, in this order, for the letters of the question:
+Default rules, in this order, for the letters of the question, without thoughts and before another question of its own
+(`answer_part`); full-width letters and punctuation are as the plain ones, and a letter beside CJK characters is alone:
     answer       the last "answer is X", "choice: X", "\\boxed{X}" and similar, unless negated or one of several
     lead         a letter at the start of the response: "B", "B. text", "(B)", "**B**", "Option B …"
     correct      the last "X is correct"
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
+from lai_ray.grading.answer_part import UNCLOSED, narrow, own_parts, without_thoughts
 from lai_ray.grading.fuzzy_match import closest
 
 _MAX_SIDE = 20_000
@@ -40,6 +42,9 @@ _WHICH = (
     r"|you|I|we)\b[^.\n:;]{0,90}?)?"
 )
 _ADVERB = r"(?:\s+(?:therefore|thus|hence|then|still|most\s+likely|likely|probably|clearly|indeed|simply|definitely))?"
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[{_CJK}])")
+_CALLED_CJK = r"(?<![不非])(?:答案|正解|回答|选择?|選擇?|정답|답)(?:应该|應該|应|應)?(?:是|为|為|选|選|は|은|는)?\s*:?"
 _IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_ADVERB}\s*:?|[:=])"
 _DECORATION = (
     r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
@@ -62,6 +67,7 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         name: re.compile(pattern)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DECORATION}{alone}",
+            "cjk": f"{_CALLED_CJK}{_DECORATION}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
             "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
@@ -72,13 +78,32 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
 
 
 _NEGATED = re.compile(r"\b(?:not|n't|cannot|never|incorrect|wrong|isn’t|isn't|false)\b[^.\n]{0,40}$", re.I)
-_LIST = re.compile(r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*[A-J1-9](?![\w'’.]\w|\w)")
+_LIST = re.compile(
+    r"[)\]*_]*\s*(?:,|/|&|\band\b|\bor\b)\s*(?:and\s+|or\s+)?[(\[*_]*(?!I(?:\s+[a-z]|['’]))[A-J1-9](?![\w'’.]\w|\w)"
+)
 _CONDITIONAL = re.compile(r"\b(?:[Ii]f|[Hh]ad|[Uu]nless)\b[^.\n]*$")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+|\n+")
 _REFUSED = re.compile(
     r"\b(?:none|neither) of (?:the|these)\b[^.\n]{0,40}\b(?:options|choices|answers|statements)|\bnot among\b", re.I
 )
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|as|because|since|but|would|seems|which|with|if|from|in)\b)[a-z]")
+_PRONOUN = re.compile(r"['’]|,?\s+(?!(?:and|or|is|as|because|since|but|seems|which|with|if|from|in)\b)[a-z]")
+"""After "I" as a word: "I would", "I, however,"."""
+_ASKED = re.compile(r"\b(?:am|do|did|can|could|should|shall|would|will|have|than|if|that|as|when|so)\s$")
+"""Before "I" as a word: "neither do I"."""
+_WRONG = re.compile(
+    r"[)\]\"*_]*(?:\s+\([^()\n]{0,40}\))?(?:\s*(?:,|\band\b|\bor\b)\s+\(?[A-J1-9]\b\)?)*\s+"
+    r"(?:(?:is|are|was|would\s+be)\s+(?:both\s+|\w+ly\s+)?(?:not\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)|incorrect|wrong)"
+    r"|(?:isn['’]?t|cannot\s+be|can['’]?t\s+be)\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)"
+    r"|can\s+be\s+(?:ruled\s+out|eliminated|excluded))",
+    re.I,
+)
+"""After a letter that is called wrong."""
+_DENIES = re.compile(
+    r"(?:\b(?:not|neither|nor|never|except)|n['’]t|不是|不选|非)\s+(?:(?:option|choice|answer)\s+)?[\"'(\[*_]{0,4}$",
+    re.I,
+)
+"""Before a letter that is not meant: "not A"."""
 _BARE = re.compile(r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\W*(?:is\W+)?)?(\w)\W*", re.I)
 _WORDS = re.compile(r"[^\W_]+")
 
@@ -88,19 +113,37 @@ def default_choice(response: str, choices: Mapping[str, str]) -> Choice:
 
     choices: letter -> text. Letters may be digits, as some of ARC's are.
     """
-    text = _clipped(response).strip()
+    text = without_thoughts(_clipped(response))
+    if text is None:
+        return Choice(None, UNCLOSED)
+    if not text.isascii():
+        text, choices = _apart(text), {letter: _apart(choice) for letter, choice in choices.items()}
+    chosen = Choice(None, "empty")
+    for part in own_parts(text.strip()):
+        chosen = _chosen(part, choices)
+        if chosen.letter:
+            break
+    return chosen
+
+
+def _apart(text: str) -> str:
+    """The text in narrow characters, with a space between a Latin letter or digit and a CJK character."""
+    return _BESIDE_CJK.sub(" ", narrow(text))
+
+
+def _chosen(text: str, choices: Mapping[str, str]) -> Choice:
     if not text:
         return Choice(None, "empty")
     if len(text) <= 40 and (bare := _BARE.fullmatch(text)) and bare[1].upper() in choices:
         return Choice(bare[1].upper(), "lead")
-    if len(text) <= 2 + max(map(len, choices.values())) and (letter := _letter_of(text, choices)):
+    if len(text) <= 6 + max(map(len, choices.values())) and (letter := _letter_of(text.strip(" *_`\"'"), choices)):
         return Choice(letter, "text")
     find = _patterns("".join(choices))
     lead = _committed(find["lead"].match(text), text, choices)
     stated = _last_answer(find, text, choices)
     if stated:
         return Choice(stated, "answer")
-    if lead:
+    if lead and not _WRONG.match(text, find["lead"].match(text).end(1)):  # type: ignore[union-attr]
         return Choice(lead, "lead")
     return _weaker(find, text, choices)
 
@@ -133,6 +176,10 @@ def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mappin
             if letter:
                 last = (at, letter)
                 break
+    if not text.isascii():
+        for match in find["cjk"].finditer(text):
+            if (letter := _committed(match, text, choices)) and (last is None or match.start() > last[0]):
+                last = (match.start(), letter)
     return last[1] if last else None
 
 
@@ -143,13 +190,15 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     correct = [m for m in correct if not _LIST.match(text, m.end(1)) and not (_is_article(m, text))]
     if correct:
         return Choice(correct[-1][1], "correct")
-    quoted = {m[1] for m in find["letter"].finditer(text) if _quoted(m, text, choices[m[1]])}
+    denied = {m[1] for m in find["letter"].finditer(text) if not _is_article(m, text) and _denied(m, text)}
+    possible = {letter: choice for letter, choice in choices.items() if letter not in denied}
+    quoted = {m[1] for m in find["letter"].finditer(text) if m[1] in possible and _quoted(m, text, choices[m[1]])}
     if len(quoted) == 1:
         return Choice(quoted.pop(), "quoted")
     named: set[str] = set()
     for rule in ("line", "letter") if not set("123456789") & set(choices) else ():
         # A digit alone is more often a number than a label.
-        named = {m[1] for m in find[rule].finditer(text) if not _is_article(m, text)}
+        named = {m[1] for m in find[rule].finditer(text) if not (_is_article(m, text) or _denied(m, text))}
         if len(named) == 1:
             return Choice(named.pop(), rule)
         if named:
@@ -160,7 +209,7 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     # A solution holds many numbers: where the choices are numbers, only the last sentence counts.
     numeric = not any(map(str.isalpha, "".join(choices.values())))
     for part in (sentences[-1],) if numeric else (text, sentences[0], sentences[-1]):
-        letter = _by_text(part, choices)
+        letter = _by_text(part, possible)
         if letter:
             return Choice(letter, "text")
     return Choice(None, "names several choices" if named else "names no choice")
@@ -177,7 +226,17 @@ def _quoted(match: re.Match[str], text: str, choice: str) -> bool:
 
 
 def _is_article(match: re.Match[str], text: str) -> bool:
+    """Whether a letter is the article "A" or the pronoun "I"."""
+    if match[1] == "I":
+        before = text[max(0, match.start(1) - 8) : match.start(1)]
+        return bool(_PRONOUN.match(text, match.end(1)) or _ASKED.search(before))
     return match[1] == "A" and _ARTICLE.match(text, match.end(1)) is not None
+
+
+def _denied(match: re.Match[str], text: str) -> bool:
+    """Whether the text says that this letter is not the answer: "not A", "B is wrong"."""
+    before = text[max(0, match.start(1) - 24) : match.start(1)]
+    return bool(_DENIES.search(before) or _WRONG.match(text, match.end(1)))
 
 
 def _committed(match: re.Match[str] | None, text: str, choices: Mapping[str, str]) -> str | None:
@@ -192,7 +251,7 @@ def _committed(match: re.Match[str] | None, text: str, choices: Mapping[str, str
     if _is_article(match, text):
         # "The answer is A raw apple" is choice A where "raw apple" is its text.
         rest = _folded(text[end : end + 200])
-        return "A" if rest.startswith(_folded(choices["A"])[:60]) else None
+        return "A" if match[1] == "A" and rest.startswith(_folded(choices["A"])[:60]) else None
     return match[1]
 
 

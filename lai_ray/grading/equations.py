@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from lai_ray.grading.numerals import joined
+
 _MAX_DIGITS = 20
 """Of a number. A longer one comes from a model that repeats a digit."""
 _MAX_LINE = 2_000
@@ -74,7 +76,8 @@ def lines(text: str) -> Iterator[str]:
 
 
 def _plain(line: str) -> str:
-    if "\\" in line:
+    if "\\" in line or "{,}" in line:
+        line = joined(line)
         for _ in range(2):
             for pattern, into in _LATEX:
                 line = pattern.sub(into, line)

@@ -1,8 +1,9 @@
 """The final number of a worked solution, and whether it is the right one.  gold answer, response -> Grade
 
-Default rules, in this order:
-    marker       the number after the last "####" before another question begins ("#### Step 1" is a heading)
-    boxed        the last \\boxed{n}
+Default rules, in this order, without thoughts and before another question of its own (`answer_part`), on numbers in
+plain digits (`numerals`):
+    marker       the number after the last "####" ("#### Step 1" is a heading)
+    boxed        the number in the last \\boxed{…}, the last side of an equation there
     phrase       the last "answer is n", "answer: n" and similar
     last_number  the last number of the response
 Numbers are compared as exact fractions. Right: within 1e-4, or equal once the longer decimal is rounded like the
@@ -17,10 +18,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from lai_ray.grading.answer_part import own_parts, unclosed, without_thoughts
+from lai_ray.grading.numerals import in_digits, scales_in
 from lai_ray.records import Grade
 
 MARKER = "####"
@@ -42,15 +46,13 @@ _LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{)?\$?"
 _MARKED = re.compile(
     rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s){{0,2}}(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I
 )
-_BOXED = re.compile(rf"boxed\{{[\s$]{{0,8}}({_VALUE})", re.A)
+_BOXED = re.compile(r"boxed\s?\{((?:[^{}\n]|\{[^{}\n]{0,80}\}){0,200})")
 _PHRASE = re.compile(
     rf"nswer[\s*_]{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
     re.A | re.I,
 )
 _WORKING = re.compile(r"[\s*]*[-+*/×÷^=x][\s$(]*\d[^\n]*")
-_NEXT_QUESTION = re.compile(r"\n[\s*#]*(?:\d+[.)]\s*)?(?:question|problem|q)\s*\d*\s*[*_]*:", re.I)
-_FRAC = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _TOKEN = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 _DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.A)
 _NUMBER_CHARACTERS = "0123456789,.-−$/ "
@@ -98,12 +100,20 @@ def read_number(text: str) -> Number | None:
 
 def marked_number(text: str) -> FinalNumber | None:
     """The number after the first "####" that has one: GSM8K's strict rule."""
+    return _first_marked(in_digits(text))
+
+
+def _first_marked(text: str) -> FinalNumber | None:
     start = text.find(MARKER)
     return _valid(_MARKED.search(text, start), "marker") if start >= 0 else None
 
 
 def last_number(text: str) -> FinalNumber | None:
     """The last number of the text: the flexible rule. None where there is none, or it has more than 40 characters."""
+    return _last(in_digits(text))
+
+
+def _last(text: str) -> FinalNumber | None:
     end = _end_of_digits(text)
     if not end:
         return None
@@ -120,25 +130,37 @@ def last_number(text: str) -> FinalNumber | None:
 
 def final_number(text: str) -> FinalNumber | None:
     """The number that a response gives as its answer, by the first default rule that finds one."""
-    if "frac{" in text:
-        text = _FRAC.sub(r"\1/\2", text)
-    return _last_marked(text) or _last_stated(text) or last_number(text)
+    return _final(in_digits(text))
 
 
-def final_grade(gold: str, response: str) -> Grade:
+def _final(text: str) -> FinalNumber | None:
+    parts = (_last_marked(part) or _last_stated(part) or _last(part) for part in own_parts(text))
+    return next(filter(None, parts), None)
+
+
+def final_grade(gold: str, response: str, question: str = "") -> Grade:
     """The verdict by the default rules."""
-    final = final_number(clipped(response))
-    return _grade(final, final is not None and is_right(final.text, gold), {})
+    return replace(default_grade(gold, response, question), further={})
 
 
-def default_grade(gold: str, response: str) -> Grade:
-    """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`."""
-    text = clipped(response)
-    strict, flexible = marked_number(text), last_number(text)
-    if "frac{" in text:
-        final = final_number(text)
-    else:  # The same, without reading the text again for what is known.
-        final = (_last_marked(text) if strict else None) or _last_stated(text) or flexible
+def default_grade(gold: str, response: str, question: str = "") -> Grade:
+    """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`.
+
+    Where the question counts in thousands or millions, an answer of "5 million" is right for 5 and for 5,000,000.
+    """
+    answer = without_thoughts(clipped(response))
+    if answer is None:
+        return replace(unclosed(), further={"strict": 0.0, "flexible": 0.0})
+    grade = _graded(gold, in_digits(answer))
+    units = scales_in(question) if grade.score < 1 else None
+    if not units:
+        return grade
+    other = _graded(gold, in_digits(answer, units))
+    return other if other.score > grade.score else grade
+
+
+def _graded(gold: str, text: str) -> Grade:
+    strict, flexible, final = _first_marked(text), _last(text), _final(text)
     right = {number: number is not None and is_right(number.text, gold) for number in {strict, flexible, final}}
     return _grade(final, right[final], {"strict": float(right[strict]), "flexible": float(right[flexible])})
 
@@ -211,24 +233,24 @@ def clipped(text: str) -> str:
 
 
 def _last_marked(text: str) -> FinalNumber | None:
-    """The number after the last "####" that has one, of those before the text goes on to another question."""
+    """The number after the last "####" that has one."""
     at = text.find(MARKER)
-    if at < 0:
-        return None
     last = None
-    for match in _MARKED.finditer(text, at):
-        if last and _NEXT_QUESTION.search(text, at, match.start()):
-            break
-        last, at = _valid(match, "marker") or last, match.end()
+    for match in _MARKED.finditer(text, at) if at >= 0 else ():
+        last = _valid(match, "marker") or last
     return last
+
+
+def _last_boxed(text: str) -> tuple[FinalNumber | None, int]:
+    """The number in the last box, and where that begins; -1 where there is none."""
+    at = max(text.rfind("boxed{"), text.rfind("boxed {"))
+    box = _BOXED.match(text, at) if at >= 0 else None
+    return (next(_numbers(box[1].rpartition("=")[2], "boxed"), None) if box else None), at
 
 
 def _last_stated(text: str) -> FinalNumber | None:
     """The last number that is boxed, or that the text calls the answer."""
-    boxed = None
-    at = text.rfind("boxed{")
-    if at >= 0:
-        boxed = _valid(_BOXED.match(text, at), "boxed")
+    boxed, at = _last_boxed(text)
     end = len(text)
     for _ in range(20):
         end = max(text.rfind("nswer", 0, end), text.rfind("NSWER", 0, end))

@@ -12,10 +12,18 @@ import re
 import textwrap
 import warnings
 from dataclasses import dataclass
+from itertools import islice
+
+from lai_ray.grading.answer_part import without_thoughts
 
 MAX_CHARACTERS = 200_000
 """Of a response; the rest is not read."""
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*$", re.M)
+_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)([^\n`]*)$", re.M)
+_CODE_BEGINS = r"(?:async[ ]+def|def|class|from|import)[ ]|@\w"
+_GLUED_OPENING = re.compile(rf"^([ \t]*(?:`{{3,}}|~{{3,}}))[ \t]*(python3?|py)?[ \t]*((?:{_CODE_BEGINS})[^\n]*)$", re.M)
+_GLUED_CLOSING = re.compile(r"^([^`\n]+)(`{3,})[ \t]*$", re.M)
+_MARKDOWN = {"markdown", "md"}
+_FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)[;\n]?", re.M)
 _OTHER_LANGUAGES = {"bash", "sh", "shell", "console", "text", "txt", "output", "json", "yaml", "c", "cpp", "java", "js"}
 _BEGINS = re.compile(
     r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M
@@ -72,16 +80,19 @@ def default_program(response: str, problem: Prompted) -> Program | None:
     fenced: the last code block that defines the function, with what earlier blocks define; unfenced: code in plain
     text; other_name: code with one function of another name; body: the response continues the prompt.
     """
-    text = response[:MAX_CHARACTERS].replace("\r\n", "\n")
+    answer = without_thoughts(response[:MAX_CHARACTERS].replace("\r\n", "\n"))
+    if answer is None:
+        return None
+    text = _unglued(answer)
     blocks = _blocks(text)
     chosen = _chosen(blocks, problem.entry)
     rule = "fenced"
     if chosen is None:
-        bare = _bare_code(text) if not blocks else None
+        bare = _bare_code(text)
         chosen, rule = ([bare], "unfenced") if bare and _defines(bare, problem.entry) else (None, "unfenced")
     if chosen is not None:
         parts = [_kept(block) for block in chosen]
-        return Program("\n\n".join([_before(problem), *parts]), rule, problem.entry)
+        return Program(_future_first("\n\n".join([_before(problem), *parts])), rule, problem.entry)
     return _body(text, blocks, problem) or _other_name(blocks or [_bare_code(text) or ""], problem)
 
 
@@ -103,6 +114,8 @@ def setup_of(problem: Prompted) -> str:
 
 
 def _optional_import(line: str) -> str:
+    if line.startswith("from __future__"):
+        return line
     # "from typing import int" in a prompt is an error of the data; it must not fail every program.
     return f"try:\n    {line}\nexcept ImportError:\n    pass"
 
@@ -122,27 +135,88 @@ def _before(problem: Prompted) -> str:
     return f"{imports}{setup_of(problem)}"
 
 
+def _future_first(source: str) -> str:
+    """The source with its imports from __future__ first, where alone Python allows them."""
+    if "__future__" not in source:
+        return source
+    imports = [line.strip().rstrip(";") for line in _FUTURE.findall(source)]
+    return "\n".join([*imports, _FUTURE.sub("", source)])
+
+
+def _unglued(text: str) -> str:
+    """The text with fences on lines of their own: "```def f():" and "return x```" lack a line break."""
+    if "```" not in text and "~~~" not in text:
+        return text
+    return _GLUED_CLOSING.sub(_closed, _GLUED_OPENING.sub(_opened, text))
+
+
+def _opened(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2] or ''}\n{match[3]}"
+
+
+def _closed(match: re.Match[str]) -> str:
+    return f"{match[1]}\n{match[2]}" if match[1].strip() else match[0]
+
+
 def _blocks(text: str) -> list[str]:
     """The code blocks of a response; the last may lack its closing fence. Blocks in other languages are omitted."""
-    blocks, opening = [], None
-    for fence in _FENCE.finditer(text):
-        if opening is None:
-            opening = fence
-        elif not fence[2] and fence[1][0] == opening[1][0]:
-            blocks.append((opening[2].lower(), text[opening.end() + 1 : fence.start()]))
-            opening = None
-    if opening is not None:
-        blocks.append((opening[2].lower(), text[opening.end() + 1 :]))
-    return [textwrap.dedent(code) for language, code in blocks if language not in _OTHER_LANGUAGES]
+    blocks: list[str] = []
+    fences = list(_FENCE.finditer(text))
+    at = 0
+    while at < len(fences):
+        closing = _closing(fences, at, text)
+        language = fences[at][3].lower()
+        code = text[fences[at].end() + 1 : fences[closing].start() if closing < len(fences) else len(text)]
+        if language in _MARKDOWN or (not language and any(map(_is_nested, _FENCE.finditer(code)))):
+            blocks += _blocks(code)
+        elif language not in _OTHER_LANGUAGES:
+            blocks.append(textwrap.dedent(code))
+        at = closing + 1
+    return blocks
+
+
+def _is_nested(fence: re.Match[str]) -> bool:
+    return fence[3].lower() in ("python", "py", "python3")
+
+
+def _closing(fences: list[re.Match[str]], at: int, text: str) -> int:
+    """The place of the fence that closes this one, as CommonMark has it: as long, of the same sign, without text behind
+    it, not indented as code. Where the code does not end there, as within a docstring, the first where it does."""
+    opening = fences[at]
+    possible = list(islice((i for i in range(at + 1, len(fences)) if _closes(opening, fences[i])), 6))
+    first = text[opening.end() + 1 : fences[possible[0]].start()] if possible else ""
+    if first.count('"""') % 2 or first.count("'''") % 2:
+        for i in possible:
+            if _parsed(textwrap.dedent(text[opening.end() + 1 : fences[i].start()])):
+                return i
+    return possible[0] if possible else len(fences)
+
+
+def _closes(opening: re.Match[str], fence: re.Match[str]) -> bool:
+    alone = not fence[3] and not fence[4].strip()
+    return (
+        alone
+        and fence[2][0] == opening[2][0]
+        and len(fence[2]) >= len(opening[2])
+        and (len(fence[1].expandtabs(4)) <= len(opening[1].expandtabs(4)) + 3)
+    )
 
 
 def _chosen(blocks: list[str], entry: str) -> list[str] | None:
-    """The last block that defines the function (that parses, if any does), preceded by earlier blocks that do not."""
+    """The last block that defines the function (that parses, if any does), between earlier blocks that do not, and the
+    later ones that hold only definitions which it uses."""
     having = [i for i, block in enumerate(blocks) if _defines(block, entry)]
     if not having:
         return None
     at = next((i for i in reversed(having) if _parsed(blocks[i])), having[-1])
-    return [block for block in blocks[:at] if _parsed(block) and not _defines(block, entry)] + [blocks[at]]
+    before = [block for block in blocks[:at] if _parsed(block) and not _defines(block, entry)]
+    after = [block for block in blocks[at + 1 :] if not _defines(block, entry) and _helps(block, blocks[at])]
+    return [*before, blocks[at], *after]
+
+
+def _helps(block: str, code: str) -> bool:
+    names = [name for name in defined_names(block) if re.search(rf"\b{re.escape(name)}\b", code)]
+    return bool(names) and not any(re.search(rf"^(?:def|class)\s+{re.escape(name)}\b", code, re.M) for name in names)
 
 
 def _defines(code: str, entry: str) -> bool:
@@ -156,7 +230,7 @@ def _bare_code(text: str) -> str | None:
     begins = _BEGINS.search(text)
     if begins is None:
         return None
-    lines = textwrap.dedent(text[begins.start() :].lstrip("\n")).split("\n")
+    lines = _outdented(text[begins.start() :].lstrip("\n")).split("\n")
     cuts = [i for i in range(1, len(lines)) if lines[i][:1].strip()]
     for end in [len(lines), *reversed(cuts[-200:])]:
         if _parsed("\n".join(lines[:end])):
@@ -164,24 +238,44 @@ def _bare_code(text: str) -> str | None:
     return "\n".join(lines)
 
 
+def _outdented(text: str) -> str:
+    """The text without the indentation of its first line, as far as its lines have it: code is often indented by four
+    spaces within prose."""
+    indent = len(text) - len(text.lstrip(" \t"))
+    if not indent:
+        return text
+    lines = text.split("\n")
+    end = next((i for i, line in enumerate(lines) if line.strip() and line[:indent].strip()), len(lines))
+    return "\n".join([*(line[indent:] for line in lines[:end]), *lines[end:]])
+
+
 def _body(text: str, blocks: list[str], problem: Prompted) -> Program | None:
     """A response that continues the prompt, as a base model does."""
     for code in (*blocks, text):
         if _BEGINS.match(code.strip("\n")) or not code.strip():
             continue
-        for candidate in (code, textwrap.indent(textwrap.dedent(code.strip("\n")), "    ")):
+        bare = code.strip("\n")
+        # Indented as a whole, as it is, and with only the first line's indentation lost.
+        for candidate in (textwrap.indent(textwrap.dedent(bare), "    "), code, f"    {bare.lstrip()}"):
             source = problem.prompt.rstrip() + "\n" + candidate.rstrip() + "\n"
             tree = _parsed(source)
-            if tree and re.search(r"\b(?:return|yield|print)\b", candidate):
-                return Program(f"{_before(problem)}\n{source}", "body", problem.entry)
+            if tree and not _returns_outside(tree) and re.search(r"\b(?:return|yield|print)\b", candidate):
+                return Program(_future_first(f"{_before(problem)}\n{source}"), "body", problem.entry)
     return None
+
+
+def _returns_outside(tree: ast.Module) -> bool:
+    """Whether it has a `return` outside every function, which parses and does not compile."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    outside = (node for node in tree.body if not isinstance(node, functions))
+    return any(isinstance(node, ast.Return) for top in outside for node in ast.walk(top))
 
 
 def _other_name(blocks: list[str], problem: Prompted) -> Program | None:
     for block in blocks:
         names = [name for name in defined_names(block) if not name.startswith("test")]
         if len(names) == 1:
-            return Program(f"{_before(problem)}\n{_kept(block)}", "other_name", names[0])
+            return Program(_future_first(f"{_before(problem)}\n{_kept(block)}"), "other_name", names[0])
     return None
 
 

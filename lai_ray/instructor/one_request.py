@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from lai_ray.common import plugins
 from lai_ray.contracts import Benchmark, Executor, StrategySettings
+from lai_ray.grading.answer_part import without_thoughts
 from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.records import GENERATED, Ask, Attempt, Case, Grade, Message, Piece, Problem, Reply, Sample, Turn
 
@@ -83,7 +84,7 @@ def samples_in(reply: Reply, benchmark: Benchmark, *, explain: bool = False) -> 
 
     explain: the reply begins with a line that names the mistake, which must not be parsed as a sample.
     """
-    text = reply.completion.text
+    text = without_thoughts(reply.completion.text) or ""
     pieces = benchmark.parse(explained(text).rest if explain else text)
     if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
         pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)  # Possibly half a sample.

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 
+from lai_ray.grading.answer_part import narrow, without_thoughts
+
 _EMOJI = "\U0001f300-\U0001faff\u2600-\u27bf\ufe0f"
 EDGE = rf"[\s>#*_\-•{_EMOJI}]{{0,12}}"
 GAP = r"[\s*_]{0,6}"
 _ORDER = rf"(?:\(?\d{{1,4}}\s?[.):\]]\)?)?{GAP}"
 _KIND = r"(?:(?:new|practice|training|similar|generated)\s)?(?:question|problem|sample|exercise|task|q)"
+_KIND = rf"(?:{_KIND}|问题|問題|题目|題目|例题|質問|문제|질문)"
 _ENDS = r"(?::|[-–—](?=\s|$)|$)"
 HEAD = re.compile(
     rf"^{EDGE}{_ORDER}(?:\[\s?{_KIND}\s?\d{{0,4}}\s?\]|"
@@ -27,24 +30,30 @@ _FURTHER = r"(?:\s(?:key|is|(?:with|and|&)\s(?:an?\s)?(?:explanation|working|sol
 ANSWER = re.compile(
     rf"^{EDGE}(?:\[\s?{_QUALITY}(?:answer|solution)\s?\d{{0,4}}\s?\]|"
     rf"{_QUALITY}(?:answer|solution|calculation|working|response){_FURTHER}\s?\d{{0,4}}{GAP}{_ENDS}|"
+    rf"(?:正确|正確|参考|參考|最终|标准|模範)?(?:答案|解答|解|回答|答|정답|답){GAP}\d{{0,4}}{GAP}{_ENDS}|"
     # "A" alone is no heading: it may be the answer.
     rf"ans\s?\d{{0,4}}{GAP}[:.]|a\s?\d{{0,4}}{GAP}:)[\s*_:\-–—]{{0,6}}",
     re.I,
 )
 """The heading of the answer."""
+_WHY = re.compile(rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|解释|解釋|解析|理由|说明){GAP}:", re.I)
 CODE = re.compile(rf"^{EDGE}(?:(?:the\s)?(?:python\s)?(?:code|implementation|function)){GAP}(?::|$)[\s*_]{{0,6}}", re.I)
 """The heading of an answer that is code, in addition to ANSWER."""
 _CHECKS = r"(?:(?:unit|sample|example)\s)?(?:tests?|test\s?cases?|asserts?|assertions?)"
 TESTS = re.compile(rf"^{EDGE}{_ORDER}(?:\[\s?{_CHECKS}\s?\]|{_CHECKS}\s?\d{{0,4}}{GAP}{_ENDS})[\s*_:]{{0,6}}", re.I)
 """The heading of a new problem's tests."""
+_WIDE_LABEL = re.compile(
+    r"(?:^\s{0,8}[（(]?([A-JＡ-Ｊ]|[0-9０-９]{1,4}(?!：))[）．：、]|(?<=\s)[（(]?([A-JＡ-Ｊ])[）．：])\s{0,4}(?!$)"
+)
+"""A label with full-width punctuation, "A）" or "1．", after which there is often no space."""
 _FENCE = re.compile(r"\s{0,12}(?:`{3,}|~{3,})")
 _BARE_FENCE = re.compile(r"^\s{0,12}(?:`{3,}|~{3,})[ \t]*(?:markdown|md|text|txt|plaintext)?[ \t]*$", re.I)
 _BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}|^\s{{0,3}}\d{{1,4}}[.)]\s{{0,3}}$", re.I)
 
 
 def reply_lines(reply: str) -> list[str]:
-    """The lines of a reply, without a fence or ">" around the whole reply."""
-    lines = reply.splitlines()
+    """The lines of a reply, without its thoughts and without a fence or ">" around it; full-width headings as plain."""
+    lines = list(map(_plain_head, (without_thoughts(reply) or "").splitlines()))
     filled = [line for line in lines if line.strip()]
     if filled and sum(line.lstrip().startswith(">") for line in filled) >= 0.8 * len(filled):
         lines = [re.sub(r"^\s{0,3}>\s?", "", line) for line in lines]
@@ -63,3 +72,23 @@ def _closes(lines: list[str], at: int) -> bool:
     """Whether this fence closes none of the blocks before it."""
     inside = [line for line in lines[: at + 1] if _FENCE.match(line)]
     return len(inside) % 2 == 0
+
+
+def _plain_head(line: str) -> str:
+    """The line with its heading or labels in plain punctuation: "Answer：A" is "Answer:A". Other text is kept."""
+    if line.isascii():
+        return line
+    if "＃＃" in line:
+        return narrow(line)
+    line = _WIDE_LABEL.sub(_plain_label, line)
+    wide = narrow(line)
+    for heading in (HEAD, ANSWER, TESTS, CODE, _WHY):
+        if match := heading.match(wide):
+            end = match.end() + (6 if heading is ANSWER else 0)  # With the letter: "（A）".
+            return wide[:end] + line[end:]
+    return line
+
+
+def _plain_label(match: re.Match[str]) -> str:
+    label = narrow(match[1] or match[2])
+    return f"{label}{') ' if label.isalpha() else '. '}"

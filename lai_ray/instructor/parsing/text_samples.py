@@ -15,7 +15,9 @@ from lai_ray.grading.numbers import MARKER, FinalNumber, final_number, last_numb
 from lai_ray.instructor.parsing.headings import ANSWER, EDGE, GAP, HEAD, NUMBERED, reply_lines
 from lai_ray.records import Piece
 
-_WHY = re.compile(rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|because|why){GAP}:{GAP}", re.I)
+_WHY = re.compile(
+    rf"^{EDGE}(?:explanation|reason(?:ing)?|rationale|because|why|解释|解釋|解析|理由|说明){GAP}:{GAP}", re.I
+)
 _OPTION = re.compile(rf"^{EDGE}\(?([A-J])[.):\]]\)?[\s*_]{{1,6}}(\S.*)$")
 _SMALL_OPTION = re.compile(rf"^{EDGE}\(?[a-j][.):\]](?=[\s*_]{{1,6}}\S)")
 _KEY_A = re.compile(r"^[\s*_(]{0,6}A[\s)*_]{0,4}:", re.A)
@@ -25,7 +27,8 @@ _OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,
 _RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
 _BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
 _LETTER = re.compile(
-    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![\w'’])[*_)\]]{0,4}(.*)$", re.S
+    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|['’])[*_)\]]{0,4}(.*)$",
+    re.S,
 )
 _RIGHT = r"(?:correct|right|best|true)"
 _CALLED_RIGHT = re.compile(
@@ -40,6 +43,8 @@ _TEXT_CALLED_RIGHT = re.compile(
 _DENIED = re.compile(r"\b(?:not|n't|never|neither|incorrect|less|almost|partly|partially)\b|n['’]t\b", re.I)
 _ANSWERED = re.compile(r"\[[^\]\n]{0,40}\b(?:answer|solution)\b[^\]\n]{0,40}\]", re.I)
 """A heading of the prompt that an instructor copied into a question."""
+_WORKED = re.compile(r"\d\s?%?\s?=\s?\W{0,3}\d|\n\W{0,4}[^\W\d_]{2,20}\s?[:：]")
+"""Working, or a heading in another language, in what was taken for a question."""
 _COMPLETE = re.compile(r"[.!?…:;)\]}\"'”’`*|$]\s*$")
 
 
@@ -52,6 +57,8 @@ class _Item:
     number: int | None = None
     """Its number in a numbered list."""
     last: bool = False
+    headless: bool = False
+    """Its answer begins with the marker, and no heading before it was recognised."""
 
     @property
     def committed(self) -> bool:
@@ -138,7 +145,7 @@ def _take(item: _Item, line: str) -> None:
     elif head:
         item.answer = [line[head.end() :]]
     elif MARKER in line and marked_number(line):
-        item.answer = [line]
+        item.answer, item.headless = [line], True
     else:
         item.question.append(line)
 
@@ -149,7 +156,7 @@ def _math_piece(item: _Item) -> Piece:
         return Piece("", "", "", rejected="no question")
     if item.answer is None:
         return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
-    if _ANSWERED.search(question):
+    if _ANSWERED.search(question) or (item.headless and _WORKED.search(question)):
         return Piece(question, "", "", rejected="its question holds an answer")
     steps, final = _worked(item.answer)
     if final is None:

@@ -1,0 +1,190 @@
+"""Answers as models write them: typography, thoughts, further questions, lists over lines, fences that do not pair."""
+
+from __future__ import annotations
+
+import pytest
+
+from lai_ray.common import plugins
+from lai_ray.grading import bbh
+from lai_ray.grading.answer_part import UNCLOSED, own_parts, without_thoughts
+from lai_ray.grading.choices import default_choice
+from lai_ray.grading.numbers import default_grade, paper_grade
+from lai_ray.grading.numerals import in_digits
+from lai_ray.grading.programs import Prompted, default_program
+from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
+
+CITIES = dict(zip("ABCD", ["Paris", "London", "Rome", "Berlin"], strict=True))
+COLOURS = dict(zip("ABCDEFGHIJ", "red green blue cyan pink teal gold gray lime navy".split(), strict=True))  # noqa: SIM905
+
+
+@pytest.mark.parametrize(
+    ("written", "digits"),
+    [
+        ("12{,}500", "12500"), ("12,\\!500", "12500"), ("12\\,500", "12500"), ("12\u202f500", "12500"),
+        ("12’500", "12500"), ("12 500 people", "12500 people"), ("1.234.567", "1234567"), ("₹1,50,000", " 150000"),
+        ("7万", "70000"), ("2½", "2 1/2"), ("2\\frac{1}{2}", "2 1/2"), ("\\frac34", "3/4"), ("4 × 10⁻²", "0.04"),
+        ("6^2", "36"), ("2.5e3", "2500"), ("3 billion", "3000000000"), ("$2.5M", "$2500000"),
+        ("\\boxed{1.5} million", "\\boxed{1500000}"), ("−4", "-4"), ("－4", "-4"), ("25 m^2", "25 m"),
+        # Not one number, or no scale:
+        ("in 2020 300 came", "in 2020 300 came"), ("3 100-watt bulbs", "3 100-watt bulbs"), ("5 km", "5 km"),
+        ("5 million-dollar houses", "5 million-dollar houses"), ("**3** 4", "**3** 4"), ("8–4", "8–4"),
+        ("555 123 4567", "555 123 4567"), ("70, 000", "70, 000"), ("1,234.5", "1,234.5"),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_they_are_written(written, digits):
+    assert in_digits(written) == digits
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        ("12500", "It earns \\$12{,}500 in 3 years: $\\boxed{\\$12{,}500}$ for 4 people", True),
+        ("12", "It earns $12{,}500$.", False),
+        ("-5", "\\boxed{-\\$5} after 2 days", True),
+        ("18", "$\\boxed{6 \\times 3 = 18}$ for 2", True),
+        ("6", "$\\boxed{6 \\times 3 = 18}$", False),
+        ("18", "\\boxed{\\mathrm{18\\ km}} in 4 hours", True),
+        ("3", "The answer is 3 billion.", False),
+        ("6", "The answer is 6e40.", False),
+        ("18", "答案：１８", True),
+        ("18", "The answer is 18.\n\n**Question 2:** What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "So it is 18.\n\nUser: and 3?\n\\boxed{3}", True),
+        ("7", "Let me restate it:\n\nQuestion: 3 + 4?\nThe answer is 7.", True),
+        ("7", "Question: 3 + 4?\nAnswer: 7", True),
+    ],
+)
+def test_a_number_is_right_or_wrong_however_it_is_set(gold, response, right):
+    assert default_grade(gold, response).score == right
+
+
+def test_a_question_in_millions_may_be_answered_in_them():
+    question = "A town has $30 million and spends $26 million. What is left?"
+    assert default_grade("4", "So $4 million are left.", question).score == 1
+    assert default_grade("4000000", "So $4 million are left.", question).score == 1
+    assert default_grade("4", "So $5 million are left.", question).score == 0
+    assert default_grade("4", "So $4 million are left.", "What is left?").score == 0
+
+
+@pytest.mark.parametrize(
+    ("response", "rest"),
+    [
+        ("<think>A?</think>B", "B"), ("A?</think>B", "B"), ("<thinking>\nA\n</thinking>\nB", "\nB"),
+        ("B <think>or A", "B "), ("[THINK]A[/THINK]B", "B"), ("<think>use <think> here</think>B", "B"),
+        ("analysisA?assistantfinalB", "B"),
+        ("<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>final<|message|>B<|return|>", "B"),
+        ("<think>A", None), ("analysisThe answer is A, but", None), ("<|channel|>analysis<|message|>A", None),
+        ("The analysis gives B", "The analysis gives B"), ("Analysis: B", "Analysis: B"), ("", ""),
+        ("close it with `</think>`.", "close it with `</think>`."),
+        ("re.sub('<think>.*?</think>', '', s)", "re.sub('<think>.*?</think>', '', s)"),
+    ],
+)  # fmt: skip
+def test_thoughts_are_taken_off(response, rest):
+    assert without_thoughts(response) == rest
+
+
+def test_an_unclosed_thought_has_no_answer_by_default_rules_and_one_by_the_papers():
+    grade = default_grade("5", "<think>The answer is 5")
+    assert (grade.status, grade.note) == ("unparsed", UNCLOSED)
+    assert paper_grade("#### 5", "<think>The answer is 5").score == 1
+    assert default_choice("<think>Answer: A", CITIES).letter is None
+
+
+def test_another_question_ends_the_answer():
+    assert list(own_parts("A\n\nProblem 2: x")) == ["A", "A\n\nProblem 2: x"]
+    assert list(own_parts("The problem: x is 3.\nA question remains.")) == ["The problem: x is 3.\nA question remains."]
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("答案是B。", "B"), ("我选B，因为它是首都。", "B"), ("（Ｂ）", "B"), ("不是A，选B", "B"), ("正解はBです", "B"),
+        ("**London**", "B"), ("A is incorrect. B is right.", "B"), ("not A but B", "B"), ("It is not A.", None),
+        ("A and B are both wrong", None), ("B is right and A is wrong.", "B"),
+        ("Answer: B\n\nQuestion 2: What?\nAnswer: C", "B"), ("Question: Capital?\nAnswer: B", "B"),
+    ],
+)  # fmt: skip
+def test_the_letter_in_any_script_and_not_a_denied_one(response, letter):
+    assert default_choice(response, CITIES).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("I, for one, choose C.", "C"), ("My answer: I would say D", "D"), ("The answer is J, I guess", "J"),
+        ("So do I.", None), ("I’m not certain", None), ("I have no idea", None),
+        ("Answer: I", "I"), ("I is correct.", "I"), ("I: lime", "I"), ("The answer is I because lime fits.", "I"),
+    ],
+)  # fmt: skip
+def test_the_word_i_is_no_letter_and_the_letter_is_no_word(response, letter):
+    assert default_choice(response, COLOURS).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("target", "response", "right"),
+    [
+        ("ant bee cow", "Sorted:\n\n1. ant\n2. bee\n3. cow", True),
+        ("ant bee cow", "* ant\n* bee\n* cow", True),
+        ("ant bee cow", "So the answer is ant, bee, and cow.", True),
+        ("ant bee cow", "$\\boxed{\\text{ant bee cow}}$", True),
+        ("ant bee cow", "The answer is `ant bee cow`. It took 3 steps.", True),
+        ("ant bee cow", "The answer is:\n1) ant\n2) bee\n3) cow\n4) dog", False),
+        ("ant bee cow", "- ant\n- bee", False),
+        ("} >", "\\boxed{\\} >}", True),
+        ("} >", "The answer is:\n\n} >\n\nwhich closes { and <.", True),
+        ("} >", "The answer is } > ]", False),
+        ("invalid", "The argument is not deductively valid.", True),
+        ("valid", "So the answer is not valid.", False),
+        ("implausible", "This isn't plausible.", True),
+        ("plausible", "not implausible", True),
+        ("No", "So the answer is No.\n\nQ: Is it?\nA: So the answer is Yes.", True),
+    ],
+)
+def test_lists_and_labels_as_they_are_written(target, response, right):
+    assert bbh.default_grade("?", target, response).score == right
+
+
+TWICE = Prompted('def twice(x: int) -> int:\n    """ Two times x. """\n', "twice")
+CODE = "def twice(x):\n    return 2 * x"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{CODE}\n```", f"So:\n```python\n{CODE}```\nIt's done.", f"```{CODE}\n```", f"```py {CODE}\n```",
+        f"~~~~md\nSo:\n~~~python\n{CODE}\n~~~\n~~~~", "So:\n\n    def twice(x):\n        return 2 * x\n\nIt's that.",
+        f"```python\nfrom __future__ import annotations\n{CODE}\n```", "```python\n    return 2 * x\n```",
+        "return 2 * x", "if not x:\n        return 0\n    return 2 * x",
+        '```python\ndef twice(x):\n    """\n```\ntwice(1)\n```\n    """\n    return 2 * x\n```',
+        f"<think>\n```python\ndef twice(x):\n    return x\n</think>\n{CODE}",
+        "```python\ndef twice(x):\n    return add(x, x)\n```\nwith\n```python\ndef add(x, y):\n    return x + y\n```",
+    ],
+)  # fmt: skip
+def test_the_program_is_found_and_runs(response):
+    program = default_program(response, TWICE)
+    assert program is not None
+    space: dict[str, object] = {}
+    exec(compile(program.source, "program", "exec"), space)
+    assert space["twice"](4) == 8  # type: ignore[operator]
+
+
+def test_a_draft_in_an_unclosed_thought_is_no_program():
+    assert default_program(f"<think>\n```python\n{CODE}\n```\n", TWICE) is None
+
+
+def test_samples_are_read_like_answers():
+    (piece,) = math_pieces("1. 问题：3 × 500 = ？\n答案：3 × 500 = 1{,}500\n#### €1{,}500")
+    assert (piece.answer, piece.rejected) == ("1500", None)
+    (choice,) = choice_pieces("1．题目：首都？\nA）甲\nB）乙\nC）丙\nD）丁\n答案：（B）因为是乙。")
+    assert (choice.answer, list(choice.extra["choices"].values())) == ("B", ["甲", "乙", "丙", "丁"])
+    assert math_pieces("<think>\n1. Question: 1 + 1?\nAnswer: 2\n#### 2") == []
+
+
+def test_an_answer_under_an_unknown_heading_does_not_become_the_question():
+    (piece,) = math_pieces("1. Question: Tom has 3 pens and gets 4. How many?\nRéponse: 3 + 4 = 7\n#### 7")
+    assert piece.rejected == "its question holds an answer"
+
+
+def test_every_benchmark_leaves_the_papers_verdict_on_thoughts_alone():
+    gsm8k = plugins.load("benchmarks", "gsm8k")
+    problem = gsm8k.problem({"question": "?", "answer": "#### 70"}, "test", 0)
+    assert gsm8k.grade(problem, "It is 70{,}000").score == 0
