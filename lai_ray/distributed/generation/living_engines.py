@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.common import plugins
@@ -149,7 +150,12 @@ def keeper(name: str = NAME) -> Any:
     """The actor that keeps this run's engine processes; started if there is none. It ends with the process that did."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(EngineProcesses).options(name=name, get_if_exists=True, **options).remote()
+    while True:
+        found = ray.remote(EngineProcesses).options(name=name, get_if_exists=True, **options).remote()
+        with suppress(RayActorError):  # One that is ending keeps its name for a moment.
+            ray.get(found.__ray_ready__.remote())
+            return found
+        time.sleep(0.1)
 
 
 @contextmanager
