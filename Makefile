@@ -1,5 +1,5 @@
 # Every target makes or mends .venv first, and does nothing there when it is already right.
-.PHONY: quickstart test check bench soak lock venv
+.PHONY: quickstart test check bench soak study lock venv
 
 quickstart: venv  ## the main job: two iterations of a tiny real model on this machine
 	.venv/bin/lai run jobs/quickstart.toml
@@ -21,6 +21,15 @@ bench: venv  ## speed, as ratios against a baseline in the same run
 
 soak: venv  ## the long repeats
 	.venv/bin/python -m pytest -m soak
+
+STUDY = PYTHONPATH=jobs/studies .venv/bin
+
+study: venv  ## the strategies against their controls (docs/results/method.md); hours, and resumable
+	$(STUDY)/python jobs/studies/method.py students
+	$(STUDY)/lai sweep jobs/studies/method_dev.toml
+	$(STUDY)/python jobs/studies/method.py chosen
+	$(STUDY)/lai sweep jobs/studies/method.toml
+	$(STUDY)/python jobs/studies/method.py tables
 
 lock: venv  ## resolve requirements/cpu.txt anew
 	.venv/bin/python requirements/lock.py

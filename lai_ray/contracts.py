@@ -269,6 +269,9 @@ class TrainJob:
     """Folder or URL for the final weights, tokenizer and metrics; appears complete or not at all."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """What the model is made from, for lineage.json beside the weights."""
+    epoch_names: Sequence[str] = ()
+    """Names of the models after the first epochs, for their lineage.json: each is kept beside `out`, where
+    `training.recipe.epoch_folder` has it. Empty keeps none. `name` is that of the last."""
 
 
 @dataclass(frozen=True)

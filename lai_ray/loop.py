@@ -13,6 +13,7 @@ from lai_ray.stages.evaluate import Attempts, evaluate
 from lai_ray.stages.forgetting import report_changes
 from lai_ray.stages.instruct import instruct
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import rehearse
 from lai_ray.stages.search import search
 from lai_ray.stages.select import select
 from lai_ray.stages.train import train
@@ -36,15 +37,19 @@ def loop(run: Run, job: Job, target: Model, executor: Executor) -> Model:
 
 
 def improve(run: Run, i: int, attempts: Attempts, target: Model, job: Job, executor: Executor) -> Model:
-    """Lines 7 to 12: diagnose, instruct, curate, train; or a search over them."""
+    """Lines 7 to 12: diagnose, instruct, curate, train; or a search over them. A rehearsal only where the job asks."""
     if job.config.search is not None:
         return search(run, i, attempts, target, job, executor)
     cases = diagnose(run.stage(i, "diagnose"), attempts, i, target, job, executor)
     if not any(cases.counts.values()):
         run.progress.report(nothing_to_learn(run.stage(i, "diagnose")), style="green")
-        for skipped in ("instruct", "curate", "train"):
+        for skipped in ("instruct", "curate", "rehearse", "train"):
             run.stage(i, skipped).check_until()
         return target
     replies = instruct(run.stage(i, "instruct"), cases, target, job, executor)
     samples = curate(run.stage(i, "curate"), cases, replies, job, executor)
+    samples = rehearse(run.stage(i, "rehearse"), samples, target, i, job, executor)
+    if not any(samples.counts.values()):  # A rehearsal may leave nothing to study.
+        run.stage(i, "train").check_until()
+        return target
     return train(run.stage(i, "train"), samples, attempts, target, i, job, executor)

@@ -16,6 +16,7 @@ from lai_ray.contracts import Model, Neighbours, Trained, TrainJob
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage import model_folders
 from lai_ray.storage.store import is_url
+from lai_ray.training.recipe import epoch_folder
 from lai_ray.world import rules
 from lai_ray.world import word_kinds as kinds
 
@@ -30,6 +31,12 @@ def pretend_model(folder: Path, skill: int = 0) -> None:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (folder / name).write_text("{}")
     (folder / "skill.json").write_text(str(skill))
+
+
+def trained(folder: Path, skill: int, lineage: dict[str, Any]) -> None:
+    """The same, as a training leaves it."""
+    pretend_model(folder, skill=skill)
+    (folder / "lineage.json").write_text(json.dumps(lineage))
 
 
 def job(storage: Path, **changes: Any) -> config.Config:
@@ -64,13 +71,16 @@ class LocalExecutor:
     """Counts what it is asked, and can die after so many answers."""
 
     def __init__(
-        self, *, die_after: dict[str, int] | None = None, reply: Callable[[Request], str] | None = None
-    ) -> None:
+        self, *, die_after: dict[str, int] | None = None, reply: Callable[[Request], str] | None = None,
+        epoch_skills: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.asked: Counter[str] = Counter()
         self.requests: dict[str, list[Request]] = {"generate": [], "ask": []}
         self.die_after = dict(die_after or {})
         self.reply = reply or (lambda request: rules.reply(request.messages, request.seed))
         self.jobs: list[TrainJob] = []
+        self.epoch_skills = list(epoch_skills)
+        """Of the models after each epoch of a training; none: the last epoch's is 20 above the base's."""
 
     def _count(self, verb: str) -> None:
         if verb in self.die_after:
@@ -115,8 +125,10 @@ class LocalExecutor:
         self.jobs.append(job)
         skill = int((Path(model_folders.local_path(job.model.path)) / "skill.json").read_text())
         out = model_folders.cache_path("trainings", job.out) if is_url(job.out) else Path(job.out)
-        pretend_model(out, skill=min(skill + 20, 100))
-        (out / "lineage.json").write_text(json.dumps(job.lineage))
+        skills = self.epoch_skills or [min(skill + 20, 100)]
+        for epoch, name in enumerate(job.epoch_names, 1):
+            trained(Path(epoch_folder(job.out, epoch)), skills[epoch - 1], job.lineage | {"name": name})
+        trained(out, skills[-1], job.lineage)
         if is_url(job.out):
             model_folders.publish(out, job.out)
         return Trained(job.out, {"loss": 1.0})

@@ -197,6 +197,7 @@ def small(config: Config) -> Config:
     table |= {"name": f"{config.name}-try", "iterations": min(config.iterations, 1), "search": None}
     table["evaluate"] |= {"max_train_problems": 20, "max_test_problems": 20}
     table["curate"]["samples_per_dataset"] = 20
+    table["train"]["early_stopping"] = False  # Whole dev splits would be answered after every epoch.
     if not table["iterations"]:
         raise ConfigError("iterations = 0: this job has only tests, and nothing to try; use `lai evaluate`")
     return Config.model_validate(table)

@@ -180,6 +180,46 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _keys_are_checked_once(self) -> Config:
+        if self.curate.check_keys and self.curate.solve_again:
+            raise ValueError(
+                "curate.solve_again = true has every sample solved again, and curate.check_keys = true would ask once "
+                "more for some of those whose key it confirmed. Set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_first_target_can_rehearse(self) -> Config:
+        if self.target.attempts and self.curate.rehearse:
+            raise ValueError(
+                f"curate.rehearse = {self.curate.rehearse} asks the first target the new problems, and target.attempts "
+                "are its answers from files: it cannot be asked. Set curate.rehearse = 0, or let target.engine be vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_are_compared_on_dev(self) -> Config:
+        if not self.train.early_stopping:
+            return self
+        if self.train.epochs == 1:
+            raise ValueError(
+                "train.early_stopping chooses between the epochs of a training, and train.epochs = 1. Set train.epochs "
+                "to 2 or more, or train.early_stopping = false"
+            )
+        if self.search is not None:
+            raise ValueError(
+                "train.early_stopping and [search] both choose on the dev splits, and do not work together. Remove "
+                '[search], or set train.early_stopping = false and let the search try "train.epochs" in search.grid'
+            )
+        if self.target.attempts:
+            raise ValueError(
+                "train.early_stopping compares on dev problems, which are cut from the training problems, and "
+                "target.attempts may hold answers to the same ones. Set train.early_stopping = false, or let "
+                "target.engine be vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_can_be_counted(self) -> Config:
         names = ("usd_per_million_input", "usd_per_million_output")
         unknown = [f"instructor.{name}" for name in names if getattr(self.instructor, name) is None]
@@ -209,8 +249,8 @@ class Config(Section):
 
     @property
     def dev_wanted(self) -> bool:
-        """Whether dev splits are evaluated: they choose between the candidates of a search."""
-        return self.search is not None
+        """Whether dev splits are evaluated: they choose between the trials of a search, or a training's epochs."""
+        return self.search is not None or self.train.early_stopping
 
     def learning_rate(self, iteration: int) -> float:
         """The starting rate of one iteration, lowered each round."""

@@ -16,7 +16,7 @@ from lai_ray.common.plugins import suggestion
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 
-IN_A_SEARCH = ("diagnose", "instruct", "curate", "train")
+IN_A_SEARCH = ("diagnose", "instruct", "curate", "rehearse", "train")
 """Stages that run once for each pool or trial of a search."""
 
 
@@ -85,6 +85,8 @@ def check_until(config: Config, until: str | None) -> None:
         raise ConfigError(f"--until {until}: with iterations = 0 there is only evaluate")
     if config.search is None and stage == "search":
         raise ConfigError(f"--until {until}: this job has no [search]")
+    if stage == "rehearse" and not config.curate.rehearse:
+        raise ConfigError(f"--until {until}: this job rehearses nothing (curate.rehearse = 0)")
     if config.search is not None and stage in IN_A_SEARCH:
         raise ConfigError(
             f"--until {until}: in a job with [search] this is part of the search; stop after evaluate or search"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lai_ray.common.plugins import code_hash, load, runs_in_cluster
+from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.config.values import PerDataset, Positive, Replay, of_dataset
 
 
@@ -197,8 +198,8 @@ class InstructorSettings(Section):
         return self
 
 
-class CurateSettings(Section):
-    """What a sample must be to be learned from."""
+class CurateSettings(Section, RehearsalSettings):
+    """What a sample must be to be learned from, and the rehearsal of the samples kept."""
 
     samples_per_dataset: PerDataset = 3000
     """At most this many of each dataset; a table sets a number for each, as in { gsm8k = 2000, mbpp = 500 }."""
@@ -253,18 +254,17 @@ class TrainSettings(Section):
     """The weights that each iteration trains: the last iteration's, or those the run started from."""
     data: Literal["iteration", "cumulative"] = "iteration"
     """The samples that are learned: this iteration's, or those of all iterations so far."""
+    early_stopping: bool = False
+    """Keep the weights of the epoch with the best mean score on the dev splits, the earliest of equals."""
     objective: str = "sft"
     """The training objective: a built-in name or "my_pkg.my_file:OBJECTIVE" (`docs/training.md`)."""
 
     def identity(self) -> dict[str, Any]:
         """What goes into a trained model's name. A setting added later counts only where it is used."""
-        table = self.model_dump()
         defaults = {"offload": False, "replay": 0, "replay_weight": 1.0, "start_from": "previous", "data": "iteration"}
-        for name in (name for name, default in defaults.items() if table[name] == default):
-            del table[name]
-        if self.objective == "sft":
-            del table["objective"]
-        elif ":" in self.objective:  # The user's file counts by its content.
+        defaults |= {"objective": "sft", "early_stopping": False}
+        table = {name: value for name, value in self.model_dump().items() if (name, value) not in defaults.items()}
+        if ":" in self.objective:  # The user's file counts by its content.
             table["objective"] = [self.objective, code_hash(load("training.objectives", self.objective))]
         return table
 

@@ -14,7 +14,7 @@ from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import STAGES, Run, Stage
 from lai_ray.storage.store import View
 
-POOLED = ("diagnose", "instruct", "curate")
+POOLED = ("diagnose", "instruct", "curate", "rehearse")
 """The stages of a pool."""
 
 
@@ -33,12 +33,21 @@ class Pool:
         return "/search/" in self.folder
 
     def stage(self, name: str) -> Stage:
-        """One of `diagnose`, `instruct`, `curate`."""
+        """One of `diagnose`, `instruct`, `curate`, `rehearse`."""
         return Stage(self.run, f"{self.folder}/{name}")
 
     def usage(self) -> dict[str, Any]:
         """What its replies cost; empty before they were asked for."""
         return self.stage("instruct").store.get_json("usage.json") or {}
+
+    def rehearsal(self) -> dict[str, dict[str, Any]]:
+        """Counts of its rehearsal by dataset; empty where there was none."""
+        return dict((self.stage("rehearse").store.get_json("rehearse.json") or {}).get("datasets", {}))
+
+    def studied(self) -> dict[str, int]:
+        """How many samples there are to study, by dataset, as far as it got: after a rehearsal those that it left."""
+        curated, rehearsed = (self.stage(name).facts() for name in ("curate", "rehearse"))
+        return dict(rehearsed.get("studied") or curated.get("kept", {}))
 
     def funnel(self) -> dict[str, dict[str, int]]:
         """Samples kept and dropped with their reasons, by dataset."""
@@ -81,9 +90,13 @@ class Iteration:
         return sums
 
     def usage(self) -> dict[str, Any]:
-        """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked."""
+        """Calls, tokens, money, of all pools where there was a search; empty before the instructor was asked.
+
+        With the second solutions that a rehearsal asked for.
+        """
         sums: dict[str, Any] = {}
-        for usage in (pool.usage() for pool in self.pools()):
+        rehearsed = (pool.stage("rehearse").store.get_json("usage.json") or {} for pool in self.pools())
+        for usage in (*(pool.usage() for pool in self.pools()), *rehearsed):
             for name, value in usage.items():
                 sums[name] = value if sums.get(name) is None else sums[name] + (value or 0)
         return sums

@@ -154,7 +154,7 @@ def _shortages(search: Search) -> Iterator[tuple[str, str, int, int]]:
     config = search.iteration.run.record()["config"]
     sizes = config["search"]["samples_per_dataset"] or [config["curate"]["samples_per_dataset"]]
     for pool in search.iteration.pools():
-        for dataset, kept in pool.stage("curate").facts().get("kept", {}).items():
+        for dataset, kept in pool.studied().items():
             wanted = max(of_dataset(size, dataset) for size in sizes)
             if kept < wanted:
                 yield pool.name, dataset, wanted, kept

@@ -105,6 +105,28 @@ def funnel(run: Run, confidence: float) -> list[Table]:
     return [table]
 
 
+def rehearsal(run: Run, confidence: float) -> list[Table]:
+    """What the target could do of the new problems before it studied them, by strategy and dataset."""
+    rows = [(pool, *each) for pool in facts.pools(run) for each in pool.rehearsal().items()]
+    verdicts = ("wrong", "misconception", "unclear")
+    columns = ["dataset", "iteration", "strategy", "problems", "solved", "right"]
+    own = any(counts["own_texts"] for _, _, counts in rows)
+    doubts = any(any(counts["keys_in_doubt"].values()) for _, _, counts in rows)
+    table = Table(
+        "Rehearsal of the new problems", [*columns, *["own texts"] * own, *["keys"] * doubts, "studied"],
+        note="Percent before the training: problems that all answers of the target solve, and answers that are right."
+        + " Own texts: samples studied in its own words (of them after a hint)." * own
+        + f" Keys in doubt: {' / '.join(verdicts)}." * doubts,
+    )  # fmt: skip
+    for pool, dataset, counts in rows:
+        shares = [counts["solved"] / counts["problems"], counts["right"] / counts["draws"]]
+        cells = [str(counts["problems"]), *(f"{100 * share:.1f}" for share in shares)]
+        cells += [f"{counts['own_texts']} ({counts['after_hint']})"] * own
+        cells += [" / ".join(str(counts["keys_in_doubt"][verdict]) for verdict in verdicts)] * doubts
+        table.rows.append([dataset, pool.name, counts["strategy"], *cells, str(counts["studied"])])
+    return [table]
+
+
 def contrasts(run: Run, confidence: float) -> list[Table]:
     """How near the questions shown beside the mistakes are, and whether a few of them serve many mistakes."""
     columns = ["dataset", "iteration", "nearest", "farthest", "same subject", "questions shown", "most often"]
@@ -161,6 +183,7 @@ BUILT_IN: dict[str, Section] = {
     "by_group": by_group,
     "forgetting": forgetting,
     "funnel": funnel,
+    "rehearsal": rehearsal,
     "contrasts": contrasts,
     "times": times,
     "costs": costs,

@@ -77,10 +77,17 @@ def _in_pool(pool: facts.Pool, problem_id: str) -> Iterator[Chapter]:
             if mistake is not None:
                 yield Chapter(f"{where}: the instructor explains the mistake", mistake)
             yield Chapter(f"{where}: the instructor writes{turn}", reply.completion.text)
-    for name in ("samples.jsonl", "dropped.jsonl"):
-        for sample in _records(pool, "curate", name, Sample):
+    for name, title in (("attempts.jsonl", "rehearses"), ("hints.jsonl", "tries again after a hint")):
+        for attempt in _records(pool, "rehearse", name, Attempt):
+            if attempt.id.partition("#")[0] == problem_id:
+                yield Chapter(f"{where}: the target {title}", _attempt(attempt))
+    rehearsed = pool.stage("rehearse").store.exists("samples.jsonl")
+    last = "rehearse" if rehearsed else "curate"
+    for stage, name in ((last, "samples.jsonl"), ("rehearse", "dropped.jsonl"), ("curate", "dropped.jsonl")):
+        for sample in _records(pool, stage, name, Sample):
             if sample.id.partition("#")[0] == problem_id:
                 outcome = f"dropped, {sample.dropped}" if sample.dropped else "learned"
+                outcome += f", {sample.note}" if sample.note and not sample.dropped else ""
                 yield Chapter(f"{where}: {outcome}", _sample(sample))
 
 

@@ -1,1 +1,1 @@
-"""One step of the loop each: select, evaluate, diagnose, instruct, curate, train, and a search over the last three."""
+"""One step of the loop each: select, evaluate, diagnose, instruct, curate, rehearse, train, and a search."""

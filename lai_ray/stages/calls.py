@@ -117,11 +117,12 @@ class Calls:
         return self._reservations[to]
 
     def ask(
-        self, what: str, pending: Callable[[], Iterable[Call]], on_answer: Callable[[str], int] = lambda id: 0
+        self, what: str, pending: Callable[[], Iterable[Call]], on_answer: Callable[[str], int] | None = None
     ) -> None:
         """Ask the pending calls until there are none, all calls of one turn to one receiver together.
 
-        on_answer: called with the id of each request as it is answered; returns how many samples that brought.
+        on_answer: called with the id of each request as it is answered; returns how many samples that brought. None
+        for calls that bring none.
         Raises StageError when the budget ends or too many calls fail, after recording the calls in flight.
         """
         while waiting := Counter(call.to for call in pending()):
@@ -131,17 +132,18 @@ class Calls:
                 self._check(to, lambda to=to: list(_distinct(to, pending())))  # type: ignore[misc]
 
     def _send(
-        self, to: Receiver, what: str, count: int, requests: Iterator[Request], on_answer: Callable[[str], int]
+        self, to: Receiver, what: str, count: int, requests: Iterator[Request], on_answer: Callable[[str], int] | None
     ) -> None:
         config, figures = self._receivers.job.config, self._stage.progress.figures
         limited = to != "target" and self._receivers.instructor is None
-        line = ProgressLine(config.limits if limited else None, self._budget)
+        line = ProgressLine(config.limits if limited else None, self._budget, None if on_answer is None else 0)
         accepted_before, answered_before = figures.get("samples_accepted", 0), self.recorded.count
         with self._stage.progress.track(what, count) as tracker, ExitStack() as stack:
             for answer in self._answers(to, requests, stack):
                 line.add(answer)
-                line.accepted += on_answer(answer.id)
-                figures |= {**line.figures(), "samples_accepted": accepted_before + line.accepted}
+                if on_answer is not None:
+                    line.accepted = (line.accepted or 0) + on_answer(answer.id)
+                figures |= {**line.figures(), "samples_accepted": accepted_before + (line.accepted or 0)}
                 tracker.advance(note=line.note(count - tracker.done - 1))
             for name, seconds in tracker.times().items():
                 self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)

@@ -50,7 +50,7 @@ def curate(
     config, datasets = job.config, job.config.evaluate.learn_from
     before = {d: kept_before(stage, cases.iteration, d, config) for d in datasets}
     earlier = [kept.identity() for kept in before.values()]
-    key = key_of(cases.key, replies.key, config.curate.model_dump(), job.grading, earlier, _code(job, cases.iteration))
+    key = key_of(cases.key, replies.key, config.curate.identity(), job.grading, earlier, _code(job, cases.iteration))
     if not stage.done(key):
         judged = [_judged(dataset, replies, before[dataset], job, executor) for dataset in datasets]
         view = stage.write("samples.jsonl", (s for one in judged for s in one.chosen()), Sample)

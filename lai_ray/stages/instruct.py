@@ -89,7 +89,7 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
         with recording(stage, rows=min(job.config.limits.max_in_flight, 500)) as recorded:
             calls = Calls(stage, receivers, recorded, executor)
             replies, dialogues = _ask_all(stage, cases, plan, calls, receivers, executor, verdicts)
-        usage = _usage(replies, recorded, job)
+        usage = usage_of(replies, recorded, job)
         if usage["inherited"]:
             stage.progress.report(f"  {usage['inherited']} replies were reused from earlier calls")
         stage.store.put_json("usage.json", usage)
@@ -206,8 +206,8 @@ def _counter(dialogues: Dialogues, cases: dict[str, Case], checks: SampleFilter)
     return count
 
 
-def _usage(replies: View[Reply], recorded: Recorded, job: Job) -> dict[str, Any]:
-    """The cost of one iteration's replies: paid in this run, and (`inherited…`) in the runs it reuses.
+def usage_of(replies: Iterable[Reply], recorded: Recorded, job: Job) -> dict[str, Any]:
+    """The cost of one stage's replies: paid in this run, and (`inherited…`) in the runs it reuses.
 
     `calls`, tokens and `usd` are as the provider counted, failed calls included; `unknown…` is the most that calls
     without a count may have used. Money is None without a price. The entries of the ledger

@@ -19,7 +19,8 @@ class ProgressLine:
     limits: LimitSettings | None
     """None where the rate is not limited."""
     budget: Budget
-    accepted: int = 0
+    accepted: int | None = 0
+    """Samples so far; None for calls that bring none."""
     used: Amount = NOTHING
     meter: Meter = field(default_factory=lambda: Meter(time.monotonic()))
 
@@ -35,7 +36,7 @@ class ProgressLine:
         limits, spent = self.limits, self.budget.spent
         most = (f"/{short(limits.requests_per_minute)}", f"/{short(limits.tokens_per_minute)}") if limits else ("", "")
         parts = [
-            f"{self.accepted} samples accepted",
+            *([] if self.accepted is None else [f"{self.accepted} samples accepted"]),
             f"{requests:.0f}{most[0]} requests and {short(tokens)}{most[1]} tokens a minute",
             f"{spent.calls} calls, {short(spent.tokens)} tokens",
         ]

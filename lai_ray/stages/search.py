@@ -24,6 +24,7 @@ from lai_ray.stages.grid import combinations, most, pool_of, with_settings
 from lai_ray.stages.grid import pools as trials_by_pool
 from lai_ray.stages.instruct import instruct
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import rehearse
 from lai_ray.stages.train import name_of, training_set
 from lai_ray.stages.trial import (  # fmt: skip
     UNTOUCHED,
@@ -56,7 +57,8 @@ def search(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     pools = _pools(run, i, attempts, target, job, executor)
     if not any(sum(pool.counts.values()) for pool in pools.values()):
         one = f"iteration_{i}/search/{next(iter(pools))}/diagnose"
-        run.progress.report(nothing_to_learn(Stage(run, one)), style="green")
+        if not any(Stage(run, one).facts()["cases"].values()):  # Else the rehearsal has reported it.
+            run.progress.report(nothing_to_learn(Stage(run, one)), style="green")
         return target
     plans = _plans(i, attempts, target, job, pools)
     key = key_of(target.identity, [plan.key for plan in plans])
@@ -106,7 +108,8 @@ def _pools(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
         cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, pool_job, executor)
         replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, pool_job, executor)
         others = len(pools) + 1 < len(by_pool) or any(sum(pool.counts.values()) for pool in pools.values())
-        pools[name] = curate(Stage(run, f"{folder}/curate"), cases, replies, pool_job, executor, may_be_none=others)
+        curated = curate(Stage(run, f"{folder}/curate"), cases, replies, pool_job, executor, may_be_none=others)
+        pools[name] = rehearse(Stage(run, f"{folder}/rehearse"), curated, target, i, pool_job, executor)
     return pools
 
 

@@ -11,8 +11,10 @@ from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model, TrainJob
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
+from lai_ray.stages.early_stopping import Epochs
 from lai_ray.stages.evaluate import Attempts
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import stage_studied
 from lai_ray.stages.replay import replay
 from lai_ray.storage.keys import key_of, key_of_all
 from lai_ray.storage.run import Stage
@@ -66,7 +68,7 @@ def _earlier(samples: Samples, iteration: int, job: Job) -> list[View[Sample]]:
     if job.config.train.data == "iteration":
         return []
     root = samples.view.store.where.rpartition(f"/iteration_{iteration}/")[0]
-    stores = (Store(f"{root}/iteration_{i}/curate") for i in range(iteration))
+    stores = (Store(f"{root}/iteration_{i}/{stage_studied(job.config)}") for i in range(iteration))
     return [View(store, "samples.jsonl", Sample) for store in stores if store.exists("samples.jsonl")]
 
 
@@ -116,20 +118,46 @@ def train(
     """
     learned, base = training_set(samples, attempts, iteration, job), job.base(target)
     key, lineage = training_key(learned, base, iteration, job, seed)
-    settings, rate = job.config.train, lineage["learning_rate"]
+    training = TrainJob(
+        key, base, learned.examples, job.config.train, lineage["learning_rate"], lineage["seed"],
+        stage.path("checkpoint"), lineage,
+    )  # fmt: skip
+    if job.config.train.early_stopping:
+        return _best_epoch(stage, learned, attempts, Epochs(stage, training, job, executor))
     if not stage.done(key):
-        training = TrainJob(
-            key, base, learned.examples, settings, rate, lineage["seed"], stage.path("checkpoint"), lineage
-        )
         metrics = _made_before(stage, key)
         if metrics is None:
-            stage.progress.report(f"  {learned.summary()}, learning rate {rate:g}, {settings.epochs} epochs")
-            with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
-                metrics = executor.train(training, tracker.at).metrics
-        if stage.store.local:
-            checkpoints.remove(training.out)  # Left by a training that died after writing its model.
-        stage.store.put_json("lineage.json", lineage)
-        replayed = {"replayed": learned.replay["count"]} if learned.replay else {}
-        stage.finish(key, samples=learned.samples, **replayed, **metrics)
+            metrics = _fit(stage, learned, training, executor)
+        _finish(stage, key, learned, training.out, lineage, metrics)
     stage.check_until()
     return Model(path=stage.path("checkpoint"), identity=key)
+
+
+def _best_epoch(stage: Stage, learned: TrainingSet, attempts: Attempts, epochs: Epochs) -> Model:
+    """The same, of the epoch with the best dev score."""
+    if not stage.done(key := epochs.key()):
+        lineage = epochs.choose(attempts, lambda training: _fit(stage, learned, training, epochs.executor))
+        facts = {name: lineage["early_stopping"][name] for name in ("epoch", "dev")}
+        _finish(stage, key, learned, epochs.training.out, lineage, lineage.get("metrics", {}), **facts)
+    epochs.remove_others()
+    stage.check_until()
+    return Model(path=stage.path("checkpoint"), identity=epochs.names[stage.facts()["epoch"] - 1])
+
+
+def _fit(stage: Stage, learned: TrainingSet, training: TrainJob, executor: Executor) -> dict[str, float]:
+    """Train; returns the metrics."""
+    rate, epochs = training.learning_rate, training.settings.epochs
+    stage.progress.report(f"  {learned.summary()}, learning rate {rate:g}, {epochs} epochs")
+    with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
+        return executor.train(training, tracker.at).metrics
+
+
+def _finish(
+    stage: Stage, key: str, learned: TrainingSet, out: str, lineage: dict[str, Any], metrics: dict[str, float],
+    **facts: Any,
+) -> None:  # fmt: skip
+    if stage.store.local:
+        checkpoints.remove(out)  # Left by a training that died after writing its model.
+    stage.store.put_json("lineage.json", lineage)
+    replayed = {"replayed": learned.replay["count"]} if learned.replay else {}
+    stage.finish(key, samples=learned.samples, **replayed, **facts, **metrics)

@@ -19,11 +19,10 @@ from typing import Any
 
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model
-from lai_ray.records import Sample
-from lai_ray.stages.curate import Samples
 from lai_ray.stages.evaluate import answered, attempts_in, evaluate
 from lai_ray.stages.grid import combination_of, with_settings
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import samples_studied
 from lai_ray.stages.select import Part, part
 from lai_ray.stages.train import train
 from lai_ray.storage import model_folders
@@ -96,8 +95,7 @@ class Trial:
         run.reuse = [Run.read(where) for where in self.reuse]
         folder = self._attempt(plan, self.start)
         job = self.job.changed(with_settings(self.job.config, settings))
-        pool = Stage(run, f"{plan.pool}/curate")
-        samples = Samples(pool.view("samples.jsonl", Sample), "", pool.facts()["kept"])
+        samples = samples_studied(run, plan.pool, job.config)
         training, evaluating = Stage(run, f"{folder}/train"), Stage(run, f"{folder}/evaluate")
         model, parts = Model(training.path("checkpoint"), plan.model), dev_parts(self.job)
         run.check_fence()

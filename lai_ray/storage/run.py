@@ -2,7 +2,7 @@
 
 runs/<name>/
   run.json  provenance.json  report.md  driver/
-  iteration_0/  evaluate/  diagnose/  instruct/  curate/  train/     one folder a stage
+  iteration_0/  evaluate/  diagnose/  instruct/  curate/  rehearse/  train/     one folder a stage
   logs/
 """
 
@@ -27,8 +27,8 @@ from lai_ray.storage.store import Store, View, is_url
 
 T = TypeVar("T")
 
-STAGES = ("evaluate", "diagnose", "instruct", "curate", "train", "search")
-ASKED_AGAIN = ("evaluate", "instruct")
+STAGES = ("evaluate", "diagnose", "instruct", "curate", "rehearse", "train", "search")
+ASKED_AGAIN = ("evaluate", "instruct", "rehearse")
 """Stages of which a run has several that may make the same requests."""
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,10 +28,12 @@ from lai_ray.errors import DataError
 from lai_ray.training import batches, checkpoints, export, mfu, model_card
 from lai_ray.training.deepspeed_engine import consolidated, engine_for, load_model
 from lai_ray.training.mfu import Meter
-from lai_ray.training.recipe import Recipe
+from lai_ray.training.recipe import Recipe, epoch_folder
 from lai_ray.training.sequences import Sequences, tokenized
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lai_ray.contracts import Objective
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
@@ -49,6 +52,7 @@ def train(
     """Train, and leave the model at `recipe.out`. Every worker calls this; only rank 0 writes, and calls `report`.
 
     With `recipe.state_every`, checkpoints of the whole state are kept beside it, and the same call resumes from them.
+    With `recipe.epoch_names`, the models after the first epochs are kept too, each whole or not there.
     Raises ConfigError (no such objective), DataError (nothing to learn, a sequence longer than the model's positions, a
     loss that is not finite, with step and samples) and StageError (the folder cannot be written, the checkpoint is of
     another number of workers). None of them leaves anything at `recipe.out`, and the last whole checkpoint stays.
@@ -68,13 +72,11 @@ def train(
     try:
         done = saved.load(engine)
         starting = {"seconds_starting": time.monotonic() - began}
-        metrics = _Training(recipe, objective, sequences, engine, meter, saved).run(report, done) | starting
+        training = _Training(recipe, objective, sequences, engine, meter, saved, lineage)
+        metrics = training.run(report, done) | starting
         weights = consolidated(engine, recipe.zero_stage)
         if part:
-            with export.explained(recipe.out):
-                export.write(part.path, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
-                model_card.write(str(part.path))
-                export.publish(part, recipe.out)
+            _write(part, recipe.out, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
             checkpoints.remove(recipe.out)
     finally:
         engine.destroy()
@@ -85,7 +87,7 @@ def key_of(recipe: Recipe, sequences: Sequences, lineage: dict[str, Any]) -> str
     """Hash of what decides every step of a training, so that the checkpoint of another is never resumed."""
     name = lineage.get("name")
     # The name includes the base model, whose path changes when a run is moved.
-    decides_nothing = {"out", "state_every"} | ({"model"} if name else set())
+    decides_nothing = {"out", "state_every", "epoch_names"} | ({"model"} if name else set())
     if recipe.objective == "sft":  # Checkpoints of before there were others are still resumed.
         decides_nothing.add("objective")
     settings = {setting: value for setting, value in asdict(recipe).items() if setting not in decides_nothing}
@@ -96,10 +98,24 @@ def key_of(recipe: Recipe, sequences: Sequences, lineage: dict[str, Any]) -> str
 
 
 def _begun(recipe: Recipe, model: torch.nn.Module) -> export.Part:
-    """Room for the weights, and for two checkpoints less what is there of them: one stays until the next is whole."""
+    """Room for the weights, once for each model that is kept, and for two checkpoints less what is there of them: one
+    stays until the next is whole.
+    """
     weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
     of_states = 2 * (weights + 12 * sum(p.numel() for p in model.parameters())) if recipe.state_every else 0
-    return export.begin(recipe.out, needed=weights + max(of_states - checkpoints.clear_half_written(recipe.out), 0))
+    of_states = max(of_states - checkpoints.clear_half_written(recipe.out), 0)
+    return export.begin(recipe.out, needed=weights * (1 + len(recipe.epoch_names)) + of_states)
+
+
+def _write(
+    part: export.Part, out: str, model: PreTrainedModel, weights: dict[str, torch.Tensor], *, base: str,
+    lineage: dict[str, Any],
+) -> None:  # fmt: skip
+    """The whole model folder `out`, or an error and none."""
+    with export.explained(out):
+        export.write(part.path, model, weights, base=base, lineage=lineage)
+        model_card.write(str(part.path))
+        export.publish(part, out)
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,7 @@ class _Training:
     engine: Any
     meter: Meter
     saved: checkpoints.Checkpoints
+    lineage: dict[str, Any]
 
     def run(self, report: Report, done: int) -> dict[str, float]:
         """The steps after the first `done`; the last one's metrics. Rank 0 writes and reports each step's."""
@@ -120,12 +137,15 @@ class _Training:
             sequences.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
         )
         lines = (part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if part else None
+        lost = {"dropped": float(sequences.dropped), "truncated": float(sequences.truncated)}
         started, metrics = time.monotonic(), {}
         for step, rows in enumerate(plan[done:], done):
             metrics = self._step(rows, step, len(plan))
             if lines:
                 lines.write(json.dumps(metrics) + "\n")
                 report(step + 1, metrics)
+            if epoch := recipe.epoch_to_keep(step + 1, len(plan)):  # Before a state, which is then never without it.
+                self._keep(epoch, metrics | lost)
             if recipe.keeps_state(step + 1, len(plan)):
                 self.saved.save(self.engine, step + 1)
         if lines:
@@ -134,8 +154,19 @@ class _Training:
         length = sequences.tokens(range(len(sequences.ids))) / len(sequences.ids)
         totals = {"seconds": seconds, "tokens": float(tokens)} | self.meter.of(tokens, seconds, length=length)
         resumed = {"resumed_at": float(done)} if done else {}
-        lost = {"dropped": float(sequences.dropped), "truncated": float(sequences.truncated)}
         return metrics | totals | resumed | lost
+
+    def _keep(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Write the model as it is after an epoch. Every worker calls this."""
+        recipe, part = self.recipe, self.saved.part
+        weights = consolidated(self.engine, recipe.zero_stage)
+        if part:
+            part.check_mine(recipe.out)
+            out = epoch_folder(recipe.out, epoch)
+            made = export.begin(out, needed=0)  # Its room was checked at the start.
+            shutil.copyfile(part.path / export.METRICS, made.path / export.METRICS)
+            lineage = self.lineage | {"name": recipe.epoch_names[epoch - 1], "metrics": metrics}
+            _write(made, out, self.engine.module, weights, base=recipe.model, lineage=lineage)
 
     def _step(self, rows: list[int], step: int, steps: int) -> dict[str, float]:
         """One optimizer step over the rows. Raises DataError, before the weights change, for a loss not finite."""

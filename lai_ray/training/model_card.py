@@ -52,6 +52,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
             "learning rate at the start": lineage.get("learning_rate"),
             "seed": lineage.get("seed"),
             **{name: value for name, value in settings.items() if name != "learning_rate"},
+            **_epochs(lineage.get("early_stopping")),
             "steps": _whole(metrics.get("steps")),
             "loss of the last step": _rounded(metrics.get("loss")),
         }),
@@ -60,6 +61,16 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
         lines += ["## Scores", "", *_table("part", "right", {name: _score(one) for name, one in scores.items()})]
         lines += ["Its mistakes are collected on the parts named train; compare test parts only.", ""]
     return "\n".join(lines)
+
+
+def _epochs(early_stopping: Mapping[str, Any] | None) -> dict[str, str]:
+    """The epoch that was kept, and each epoch's dev scores."""
+    if early_stopping is None:
+        return {}
+    rows = {"epoch kept, by dev score": f"{early_stopping['epoch']} of {early_stopping['of']}"}
+    for epoch, scores in enumerate(early_stopping["dev"], 1):
+        rows[f"after epoch {epoch}"] = ", ".join(f"{part} {_score(one)}" for part, one in scores.items())
+    return rows
 
 
 def _table(left: str, right: str, rows: Mapping[str, Any]) -> list[str]:

@@ -54,6 +54,9 @@ class Recipe:
     seed: int
     objective: str
     """A built-in name (training/objectives) or "module:OBJECTIVE"."""
+    epoch_names: tuple[str, ...]
+    """Names of the models after the first epochs, each kept in its `epoch_folder`; empty keeps none. Does not change
+    what is learned."""
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of one step (from 0): linear warm-up, then the schedule, reaching 0 after the last.
@@ -72,6 +75,17 @@ class Recipe:
         """Whether a checkpoint follows this step (from 1). None follows the last: the model itself does."""
         return bool(self.state_every) and step < steps and step % self.state_every == 0
 
+    def epoch_to_keep(self, step: int, steps: int) -> int:
+        """The epoch (from 1) that ends with this step (from 1) and whose model is kept; 0 for none."""
+        epoch, rest = divmod(step, steps // self.epochs)
+        return epoch if not rest and epoch <= len(self.epoch_names) else 0
+
+
+def epoch_folder(out: str, epoch: int) -> str:
+    """The folder of the model after an epoch (from 1), as "…/epochs/epoch_1/checkpoint" of "…/checkpoint"."""
+    path = Path(out)
+    return str(path.parent / "epochs" / f"epoch_{epoch}" / path.name)
+
 
 def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
     """The recipe of a TrainJob; folders as absolute paths, because workers may have another working directory."""
@@ -83,20 +97,22 @@ def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
         learning_rate=job.learning_rate,
         seed=job.seed,
         state_every=state_every,
+        epoch_names=tuple(job.epoch_names),
         **settings,
     )
 
 
-_FROM_SETTINGS = {field.name for field in fields(Recipe)} - {"model", "out", "learning_rate", "seed", "state_every"}
+_NOT_SETTINGS = {"model", "out", "learning_rate", "seed", "state_every", "epoch_names"}
+_FROM_SETTINGS = {field.name for field in fields(Recipe)} - _NOT_SETTINGS
 
 
 def recipe_from(table: dict[str, Any]) -> Recipe:
     """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
-    table = {"objective": "sft"} | table  # Job files of earlier versions have none.
+    table = {"objective": "sft", "epoch_names": ()} | table  # Job files of earlier versions have neither.
     known = {field.name for field in fields(Recipe)}
     if wrong := known.symmetric_difference(table):
         raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")
-    return Recipe(**{**table, "betas": tuple(table["betas"])})
+    return Recipe(**{**table, "betas": tuple(table["betas"]), "epoch_names": tuple(table["epoch_names"])})
 
 
 def write_job(path: Path, recipe: Recipe, examples: Iterable[Example], lineage: dict[str, Any]) -> None:

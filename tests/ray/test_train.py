@@ -16,7 +16,8 @@ from lai_ray.config.settings import ClusterSettings, TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
 from lai_ray.distributed.fit.train import train
 from lai_ray.errors import DataError, StageError
-from lai_ray.training import checkpoints
+from lai_ray.training import checkpoints, export
+from lai_ray.training.recipe import epoch_folder
 from tests.ray.killing import Killer
 from tests.tiny_model import conversations, tiny_model
 
@@ -80,8 +81,8 @@ def test_an_existing_model_is_not_trained_again(undisturbed):
 
 
 def test_a_worker_killed_during_a_checkpoint_resumes_from_the_one_before_with_the_same_bits(undisturbed, tmp_path):
-    """Other stages and moments: test_states.py, by `make soak`."""
-    wanted = job(tmp_path)
+    """Other stages and moments: test_states.py, by `make soak`. The model after an epoch is kept on the way."""
+    wanted = job(tmp_path, epoch_names=("bbbb",))
     killer = Killer("during a save", wanted.out)
     killer.start()
     trained = train(wanted, KEEPING, str(tmp_path / "logs"))
@@ -90,8 +91,11 @@ def test_a_worker_killed_during_a_checkpoint_resumes_from_the_one_before_with_th
     assert killer.half, "no worker was killed during a checkpoint"
     assert trained.metrics["step"] == STEPS
     assert trained.metrics["resumed_at"] == killer.found["step"] > 0
-    a, b = weights(undisturbed[1].out), weights(wanted.out)
+    a, b, first = weights(undisturbed[1].out), weights(wanted.out), weights(epoch_folder(wanted.out, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(first[name], b[name]) for name in b)
+    names = [export.lineage_of(folder)["name"] for folder in (epoch_folder(wanted.out, 1), wanted.out)]
+    assert names == ["bbbb", "aaaa"]
     assert not checkpoints.folder_of(wanted.out).exists()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lai_ray.errors import DataError, StageError
 from lai_ray.training import checkpoints, export, loop, process_group
 from lai_ray.training.objectives.sft import Sft
-from lai_ray.training.recipe import Recipe, write_job
+from lai_ray.training.recipe import Recipe, epoch_folder, write_job
 from tests.tiny_model import conversations, recipe, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,61 @@ def test_a_resumed_training_ends_in_the_same_bits(model, tmp_path, stage, precis
     mine, whole = ([(json.loads(line)["step"], json.loads(line)["loss"]) for line in each] for each in lines)
     assert mine == whole
     assert not left.exists(), "removed at the end"
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_model_after_an_epoch_is_kept_and_changes_nothing_also_when_resumed(model, tmp_path, stage):
+    """At a constant rate an epoch learns the same, whether another follows or not."""
+    settings = {"zero_stage": stage, "schedule": "constant"}
+    whole, one = (recipe(model, tmp_path / f"{n}/out", epochs=n, **settings) for n in (2, 1))
+    run(whole)
+    run(one)
+    assert not same(whole.out, one.out)
+    job = recipe(model, tmp_path / "kept/out", state_every=EVERY, epoch_names=("first",), **settings)
+    left, kept = stopped(job, at=10), epoch_folder(job.out, 1)
+    assert same(kept, one.out)
+    stamp = (Path(kept) / "model.safetensors").stat().st_mtime_ns
+    assert run(job)["resumed_at"] == 8.0
+    assert (Path(kept) / "model.safetensors").stat().st_mtime_ns == stamp, "it stays, and is not written again"
+    assert same(job.out, whole.out)
+    assert {p.name for p in Path(kept).iterdir()} == {p.name for p in Path(job.out).iterdir()}
+    names = [export.lineage_of(folder)["name"] for folder in (kept, job.out)]
+    assert names == ["first", "one"] and export.lineage_of(kept)["metrics"]["step"] == 7
+    assert len((Path(kept) / "metrics.jsonl").read_text().splitlines()) == 7
+    assert not left.exists()
+
+
+def test_a_training_that_ends_before_its_first_epoch_leaves_no_model_of_it(model, tmp_path):
+    job = recipe(model, tmp_path / "out", epoch_names=("first",))
+    stopped(job, at=6)
+    assert not Path(epoch_folder(job.out, 1)).exists()
+
+
+def test_a_replaced_training_keeps_no_epoch(model, tmp_path):
+    job = recipe(model, tmp_path / "out", epoch_names=("first",))
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        if step == 6:
+            export.begin(job.out, needed=0)
+
+    with pytest.raises(StageError, match="another training"):
+        loop.train(job, conversations(COUNT), report=report, lineage={"name": "one"})
+    assert not Path(epoch_folder(job.out, 1)).exists()
+
+
+def test_an_epoch_that_cannot_be_written_is_reported_and_nothing_half_written_stays(model, tmp_path, monkeypatch):
+    job = recipe(model, tmp_path / "out", state_every=EVERY, epoch_names=("first",))
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "write", full)
+        with pytest.raises(StageError, match="epoch_1/out: .*No space"):
+            run(job)
+    assert not list(Path(epoch_folder(job.out, 1)).parent.iterdir())
+    assert run(job)["resumed_at"] == 4.0
+    assert export.lineage_of(epoch_folder(job.out, 1))["name"] == "first"
 
 
 def test_offload_learns_what_the_device_learns(model, tmp_path):
@@ -223,6 +278,8 @@ def test_disk_space_is_checked_for_two_checkpoints_less_what_is_there(model, tmp
     run(recipe(model, tmp_path / "a"))
     run(recipe(model, tmp_path / "b", state_every=EVERY))
     assert asked[1] == 9 * asked[0]  # 4 bytes a number; 2 x 16 besides.
+    run(recipe(model, tmp_path / "d", epoch_names=("first",)))
+    assert asked.pop(2) == 2 * asked[0] and asked.pop(2) == 0, "room for both models, checked at the start"
     job = recipe(model, tmp_path / "c", state_every=EVERY)
     left = stopped(job, at=6)
     shutil.copytree(left / "step_00000004", left / ".half")

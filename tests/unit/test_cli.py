@@ -78,7 +78,7 @@ def test_check_lists_the_trials_and_pools_of_a_search():
 def test_until_an_unknown_stage_lists_the_known_ones(tmp_path):
     done = lai("run", QUICK, f"storage={tmp_path}", "--until", "diagnos")
     assert done.returncode == 2
-    assert "evaluate, diagnose, instruct, curate, train" in done.stderr
+    assert "evaluate, diagnose, instruct, curate, rehearse, train" in done.stderr
 
 
 def test_a_missing_run_is_an_error():

@@ -294,6 +294,7 @@ BOUNDS = [
     ("instructor.usd_per_million_input", [0], [-0.01]),
     ("instructor.usd_per_million_output", [0], [-0.01]),
     ("curate.samples_per_dataset", [1], [0]),
+    ("curate.rehearse", [0, 1], [-1, 0.5]),
     ("curate.max_rouge_l", [0.01, 1], [0, 1.01]),
     ("curate.near_duplicates", [0.01, 1], [0, 1.01]),
     ("train.learning_rate", [1e-9, 1], [0, 1.01]),
@@ -338,11 +339,11 @@ def test_the_numbers_of_a_job_that_sets_none_are_those_of_earlier_versions(write
         "evaluate": {},
         "contrast": {"neighbours": 3},
         "instructor": {"tensor_parallel": 1, "temperature": 0.8, "max_tokens": 4096, "timeout": 120.0},
-        "curate": {"samples_per_dataset": 3000},
+        "curate": {"samples_per_dataset": 3000, "rehearse": 0},
         "train": {
             "learning_rate": 5e-6, "learning_rate_decay": 0.5, "epochs": 1, "sequences_per_step": 32,
             "sequences_per_device": 1, "max_length": 1024, "warmup_steps": 100, "weight_decay": 0.0, "clip": 1.0,
-            "zero_stage": 2, "replay": 0,
+            "zero_stage": 2, "replay": 0, "replay_weight": 1.0,
         },
         "limits": {
             "requests_per_minute": 500, "tokens_per_minute": 300_000, "max_in_flight": 64, "max_failed_fraction": 0.05,

@@ -43,6 +43,12 @@ def test_state_is_kept_every_so_many_steps_but_not_after_the_last():
     assert not any(RECIPE.keeps_state(step, 9) for step in range(1, 10))
 
 
+def test_the_first_epochs_end_in_a_kept_model_and_the_last_in_the_model_itself():
+    three = replace(RECIPE, epochs=3, epoch_names=("a", "b"))
+    assert [three.epoch_to_keep(step, 12) for step in range(1, 13)] == [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert not any(replace(three, epoch_names=()).epoch_to_keep(step, 12) for step in range(1, 13))
+
+
 def test_a_job_file_holds_recipe_lineage_and_examples(tmp_path):
     examples = [
         Example("a", [{"role": "user", "content": "Où?"}], [("hier", 1.0)]),

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lai_ray.errors import DataError, StageError
 from lai_ray.training import batches, export, loop
 from lai_ray.training.objectives.sft import OBJECTIVE
-from lai_ray.training.recipe import Recipe, write_job
+from lai_ray.training.recipe import Recipe, epoch_folder, write_job
 from lai_ray.training.sequences import tokenized
 from tests.tiny_model import conversations, recipe, tiny_model
 
@@ -54,6 +54,8 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 class Plain:
     losses: list[float]
     weights: dict[str, torch.Tensor]
+    first: dict[str, torch.Tensor]
+    """After the first epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def plain(model: str) -> Plain:
     matrices, others = ([p for p in net.parameters() if (p.ndim >= 2) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": job.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=job.learning_rate, betas=job.betas)
-    seen = []
+    seen, first = [], {}
     plan = batches.steps(data.lengths, sequences_per_step=6, epochs=LONG, seed=0)
     for step, rows in enumerate(plan):
         total = torch.zeros(())
@@ -86,7 +88,9 @@ def plain(model: str) -> Plain:
             group["lr"] = job.rate(step, len(plan))
         optimizer.step()
         seen.append(loss.item())
-    return Plain(seen, net.state_dict())
+        if step + 1 == len(plan) // LONG:
+            first = {name: value.clone() for name, value in net.state_dict().items()}
+    return Plain(seen, net.state_dict(), first)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def two_workers(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage trained by two gloo workers under torchrun, in one start of it."""
     folder = tmp_path_factory.mktemp("two")
     for stage in (1, 2, 3):
-        job = recipe(model, folder / f"zero{stage}", zero_stage=stage, epochs=LONG)
+        job = recipe(model, folder / f"{stage}/out", zero_stage=stage, epochs=LONG, epoch_names=("first",))
         write_job(folder / f"{stage}.json", job, conversations(COUNT), {"name": f"two-{stage}"})
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["-m", "lai_ray.training.sft", *(str(folder / f"{stage}.json") for stage in (1, 2, 3))]
@@ -120,9 +124,11 @@ def test_one_worker_learns_what_plain_torch_learns(model, plain, tmp_path, stage
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_workers_learn_what_plain_torch_learns(two_workers, plain, stage):
-    out = str(two_workers / f"zero{stage}")
+    out = str(two_workers / f"{stage}/out")
     assert losses(out) == pytest.approx(plain.losses, abs=1e-4)
     assert apart(weights(out), plain.weights) < 1e-4
+    first = weights(epoch_folder(out, 1))
+    assert apart(first, plain.first) < 1e-4 < apart(first, plain.weights)
 
 
 def test_the_training_is_long_enough_to_tell(model, plain):

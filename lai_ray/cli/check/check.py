@@ -10,6 +10,7 @@ from lai_ray.instructor.spending.budget import Amount
 from lai_ray.records import Message
 from lai_ray.report import tables
 from lai_ray.report.tables import Table
+from lai_ray.stages import cost_forecast
 from lai_ray.stages.cost_forecast import ACCURACIES, LONGER, before_evaluation, by_a_model, example_prompt
 from lai_ray.stages.grid import pools
 from lai_ray.stages.job import Job
@@ -25,7 +26,7 @@ def show(config: Config, console: Console, run: Run | None = None) -> None:
     """
     job = Job.of(config)
     # Before anything is printed: counting and rendering find errors in the data.
-    shown = [settings(config), counts(job), trials(job), calls(job)]
+    shown = [settings(config), counts(job), trials(job), calls(job), rehearsal(job)]
     shown += [*budget.tables_of(job, run), *memory.of(config)]
     rendered = prompts(job)
     console.print(f"{config.name}: job is valid", style="bold green", markup=False)
@@ -50,6 +51,9 @@ def counts(job: Job) -> Table:
     numbers = {part.name: sum(1 for _ in part) for part in select(job, 0)}
     at_last = {part.name for part in select(job, last)}
     table.rows = [[name, str(n), str(n) if name in at_last else "–"] for name, n in numbers.items()]
+    if last and job.config.train.early_stopping:
+        each = f"each of train.epochs = {job.config.train.epochs}"
+        table.note = f"train.early_stopping: the model of {each} answers the dev problems too."
     return table
 
 
@@ -94,6 +98,23 @@ def calls(job: Job) -> Table:
     table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
     if price is None and table.rows:
         table.note += " US$ needs a price: instructor.usd_per_million_input and instructor.usd_per_million_output."
+    return table
+
+
+def rehearsal(job: Job) -> Table:
+    """What a rehearsal asks in each iteration; no rows without one."""
+    curate = job.config.curate
+    columns = ["dataset", "new problems", "answers of the target", "instructor calls"]
+    table = Table(
+        "Rehearsal in each iteration, at most", columns,
+        note="The target's answers are no instructor calls and cost nothing but its time.",
+    )  # fmt: skip
+    if curate.check_keys:
+        table.note += " The calls for keys in doubt (curate.check_keys) are not in the forecasts, but in every limit."
+    for name in job.config.evaluate.learn_from if curate.rehearse and job.config.iterations else ():
+        problems = cost_forecast.samples_wanted(job.config, name) * cost_forecast.pools(job)
+        numbers = problems, problems * (curate.rehearse + curate.hint), problems * curate.check_keys
+        table.rows.append([name, *(f"{number:,}" for number in numbers)])
     return table
 
 

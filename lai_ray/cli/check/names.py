@@ -37,12 +37,18 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
         for each in select(job, i):
             if each.split == "dev" and next(iter(each), None) is None:
                 raise DataError(
-                    f"{each.benchmark.name}: [search] compares candidates on dev problems, and there are none. A fifth "
-                    "of the training problems is used for it, and these are too few: add some, or a dev split."
+                    f"{each.benchmark.name}: {'[search]' if config.search else 'train.early_stopping'} compares on dev "
+                    "problems, and there are none. A fifth of the training problems is used for it, and these are too "
+                    "few: add some, or a dev split."
                 )
     for i in range(config.iterations if config.search is not None else 0):
         grid.pools(job, i)
     _check_prompts(job)
+    if config.curate.check_keys and (code := [n for n in config.evaluate.learn_from if job.benchmark(n).runs_code]):
+        raise ConfigError(
+            f"curate.check_keys = true compares answers, and those to {', '.join(code)} are programs, which cannot be "
+            "compared. Set it to false; curate.solve_again = true checks programs by their tests."
+        )
     for name in config.report.sections:
         sections.load(name)
     engine = plugins.load("engines", config.target.engine)
@@ -80,6 +86,11 @@ def _check_storage(config: Config) -> None:
             f"cluster.train_state_every = {config.cluster.train_state_every} saves a training's state, a part by each "
             f"worker: that needs a disk that all nodes share, and storage is {config.storage!r}. Set it to 0 (a "
             "training whose worker dies restarts from the beginning), or name a shared disk."
+        )
+    if config.iterations and config.train.early_stopping:
+        raise ConfigError(
+            "train.early_stopping keeps the model of every epoch until one is chosen: that needs a disk that all nodes "
+            f"share, and storage is {config.storage!r}. Set it to false, or name a shared disk."
         )
 
 

@@ -11,17 +11,19 @@ from rich.console import Console
 
 from lai_ray.cli.run import Admission, admission, existing
 from lai_ray.config.config import Config
+from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
-from lai_ray.records import Attempt, Case, Reply, Request, Sample
+from lai_ray.records import Attempt, Case, Reply, Request
 from lai_ray.report import tables
 from lai_ray.report.tables import Table
 from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
-from lai_ray.stages.curate import Samples
 from lai_ray.stages.dialogues import Dialogues
+from lai_ray.stages.early_stopping import model_names
 from lai_ray.stages.evaluate import attempts_in, request_for
 from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
 from lai_ray.stages.job import Job
+from lai_ray.stages.rehearse import samples_studied, stage_studied
 from lai_ray.stages.select import select
 from lai_ray.stages.train import training_key, training_set
 from lai_ray.storage.answers import Answers
@@ -97,6 +99,9 @@ def reuse_of(run: Run, config: Config) -> RunReuse:
                 break
         lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
         if lineage is None or not run.stage(i, "curate").facts():
+            break
+        if change := _rehearsal_change(run, i, config):
+            reused.end = f"iteration_{i}/rehearse: what is studied may differ. {change}"
             break
         name, difference = _training_difference(run, i, target, job, lineage)
         if difference:
@@ -182,17 +187,25 @@ def _short(line: str | None) -> str:
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
 
 
+def _rehearsal_change(run: Run, i: int, config: Config) -> str:
+    """The first difference in the settings of a rehearsal, or ""."""
+    there, names = run.record()["config"]["curate"], RehearsalSettings.model_fields
+    for name, now in config.curate.model_dump(include=set(names)).items():
+        if (before := there.get(name, names[name].default)) != now:
+            return f"curate.{name}: {before!r} there, {now!r} now."
+    return "" if run.stage(i, stage_studied(config)).facts() else "It is not complete there."
+
+
 def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
     """The name of the model that this job would make of the samples there, and its first difference (or "")."""
-    curated = run.stage(i, "curate")
     evaluated = run.stage(i, "evaluate")
     attempts = attempts_in(evaluated)
     if any(not evaluated.store.exists(f"attempts/{name}.train.jsonl") for name in job.config.evaluate.learn_from):
         return "", "evaluate.learn_from names benchmarks that were not attempted there."
-    samples = Samples(curated.view("samples.jsonl", Sample), "", curated.facts()["kept"])
+    samples = samples_studied(run, f"iteration_{i}", job.config)
     name, mine = training_key(training_set(samples, attempts, i, job), job.base(target), i, job)
-    if name == lineage["name"]:
-        return name, ""
+    if lineage["name"] in model_names(name, job):
+        return lineage["name"], ""
     there, now = flat(lineage), flat(mine)
     key = next((k for k in sorted(now) if k != "name" and there.get(k) != now[k]), "name")
     return name, f"{key}: {there.get(key)!r} there, {now[key]!r} now."

@@ -23,6 +23,8 @@ from lai_ray.storage.store import Store
 T = TypeVar("T")
 PAID = ("answers", "judge_answers")
 """Folders with the answers of receivers that may be paid for."""
+PAYING = ("instruct", "rehearse")
+"""The stages that ask them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def total(sends: Iterable[Entry]) -> Spent:
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
     """What a run itself spent on its instructor and judge, by iteration, including the pools of a search."""
     by_iteration: dict[int, Spent] = {}
-    for store in (store for folder in PAID for store in run.stores_of(f"instruct/{folder}")):
+    for store in (store for stage in PAYING for folder in PAID for store in run.stores_of(f"{stage}/{folder}")):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
         by_iteration[number] = by_iteration.get(number, Spent()) + total(entries(store, longest_reply))
     return by_iteration
