@@ -64,12 +64,12 @@ def test_lec_came_second_and_showed_three_correct_questions(quickstart):
     assert all(row == sorted(row) for row in distances)
 
 
-def test_each_iteration_started_one_engine_a_replica(quickstart):
+def test_each_start_of_the_run_started_its_engine_processes_once(quickstart):
+    """Two, for three evaluations with an engine of its own on each of two replicas."""
     folder, _ = quickstart
-    starts = sum(
-        log.read_text(errors="replace").count("engine ready") for log in (folder / "logs").glob("engine-*.log")
-    )
-    assert starts == 3 * 2
+    logs = [log.read_text(errors="replace") for log in (folder / "logs").glob("engine-*.log")]
+    for line, times in (("engine process started", 2 * 2), ("engine ready", 3 * 2)):
+        assert sum(log.count(line) for log in logs) == times, line
 
 
 def test_every_model_made_has_a_card_with_its_scores_and_curves(quickstart):

@@ -45,6 +45,7 @@ class RayExecutor:
         self._keep_in = keep_in
         self._started = False
         self._served: dict[str, str] = {}
+        self._engines: Any = None
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
         """See `lai_ray.distributed.generation.generate`."""
@@ -53,7 +54,9 @@ class RayExecutor:
         from lai_ray.distributed.generation.generate import generate
 
         config = self._config
-        yield from generate(drawn, target, settings=config.target, cluster=config.cluster, logs=self._logs)
+        yield from generate(
+            drawn, target, settings=config.target, cluster=config.cluster, logs=self._logs, processes=self._processes()
+        )
 
     def ask(
         self,
@@ -72,7 +75,7 @@ class RayExecutor:
         if settings.in_cluster:
             from lai_ray.distributed.calls import open_model
 
-            yield from open_model.ask(drawn, settings, cluster, logs)
+            yield from open_model.ask(drawn, settings, cluster, logs, self._processes())
             return
         from lai_ray.distributed.calls.ask import ask
 
@@ -109,6 +112,8 @@ class RayExecutor:
         self._start()
         from lai_ray.distributed.fit.train import train
 
+        if processes := self._processes():
+            processes.rest.remote()
         return train(job, self._config.cluster, self._logs, progress)
 
     def search(
@@ -122,6 +127,7 @@ class RayExecutor:
         self._start()
         from lai_ray.distributed.search import search
 
+        self._processes()  # Owned by this process, so that they outlast the trials.
         return search(
             trial, trials, folder, config=self._config, logs=self._logs, make_executor=RayExecutor, on_result=on_result
         )
@@ -130,7 +136,7 @@ class RayExecutor:
         """Stop the servers that this executor started, and Ray if it started or joined it. May be called twice."""
         self._running.close()
         self._served.clear()
-        self._started = False
+        self._started, self._engines = False, None
 
     def _started_for(self, items: Iterable[Item]) -> Iterator[Item] | None:
         """The items, with Ray started; None when there are none."""
@@ -158,6 +164,14 @@ class RayExecutor:
             self._running.callback(Exporter(self._config.name, self._progress).close)
             self._running.callback(Watchdog(self._progress).close)
         self._started = True
+
+    def _processes(self) -> Any:
+        """What keeps the engine processes of this run; None where cluster.keep_engines is false. Ray has started."""
+        if self._config.cluster.keep_engines and self._engines is None:
+            from lai_ray.distributed.generation.living_engines import keeper
+
+            self._engines = keeper()
+        return self._engines
 
     def _address_of(self, base_url: str | None) -> str | None:
         """The server's address: "module:serve" is a context manager that starts one and yields its address."""

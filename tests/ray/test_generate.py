@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import ray
 import torch
 
 from lai_ray.common.chat_template import load_tokenizer, render
 from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Model
 from lai_ray.distributed.generation.generate import BLOCKS_ON_CPU, ROWS, generate
+from lai_ray.distributed.generation.living_engines import keeper
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Answer, Completion, Request
 from tests.ray.conftest import STUDENT
@@ -29,14 +33,57 @@ def request(i: int, text: str = "", **settings: object) -> Request:
     return Request(id=f"q{i}#0", key=f"key{i}", messages=messages, **({"max_tokens": 16} | settings))
 
 
-def run(requests, cluster=TWO, settings=SETTINGS, model=MODEL, logs=None) -> dict[str, Answer]:
-    answers = list(generate(iter(requests), model, settings=settings, cluster=cluster, logs=logs))
+def run(requests, cluster=TWO, settings=SETTINGS, model=MODEL, logs=None, processes=None) -> dict[str, Answer]:
+    """In processes that end with this call, where none are given."""
+    kept = processes or keeper(uuid4().hex)
+    answers = list(generate(iter(requests), model, settings=settings, cluster=cluster, logs=logs, processes=kept))
     assert max(Counter(a.key for a in answers).values(), default=1) == 1
     return {a.key: a for a in answers}
 
 
-def engines_started(logs: str) -> int:
-    return sum(path.read_text().count("engine ready") for path in Path(logs).glob("engine-*.log"))
+def engines_started(logs: str, line: str = "engine ready") -> int:
+    return sum(path.read_text().count(line) for path in Path(logs).glob("engine-*.log"))
+
+
+def test_processes_are_kept_engines_only_for_the_same_model_and_a_training_gets_their_memory(logs):
+    processes, one = keeper(uuid4().hex), TWO.model_copy(update={"target_replicas": 1})
+    for model, ready, kept in (("first", 1, 0), ("first", 1, 1), ("second", 2, 1)):
+        run([request(1)], one, model=Model("nowhere", model), logs=logs, processes=processes)
+        assert (engines_started(logs), engines_started(logs, "engine kept")) == (ready, kept)
+    ray.get(processes.rest.remote())
+    run([request(1)], one, model=Model("nowhere", "second"), logs=logs, processes=processes)
+    assert engines_started(logs) == 3, "closed for the training, and built anew"
+    assert engines_started(logs, "engine process started") == 1
+
+
+def test_a_process_killed_between_two_generations_is_replaced(logs):
+    import os
+    import signal
+
+    processes, one = keeper(uuid4().hex), TWO.model_copy(update={"target_replicas": 1})
+    run([request(1)], cluster=one, logs=logs, processes=processes)
+    (first,) = Path(logs).glob("engine-*.log")
+    os.kill(int(re.search(r"\d+", first.name)[0]), signal.SIGKILL)
+    assert run([request(2)], cluster=one, logs=logs, processes=processes)["key2"].completion.error is None
+    assert engines_started(logs, "engine process started") == 2
+
+
+def test_after_an_abandoned_generation_no_process_goes_on_with_it(logs):
+    processes, one = keeper(uuid4().hex), TWO.model_copy(update={"target_replicas": 1})
+    slow = [request(i, "sleep 60" if i == 2 * ROWS - 1 else "") for i in range(2 * ROWS)]
+    stream = generate(iter(slow), MODEL, settings=SETTINGS, cluster=one, logs=logs, processes=processes)
+    next(stream)
+    stream.close()
+    began = time.monotonic()
+    assert len(run([request(1)], cluster=one, logs=logs, processes=processes)) == 1
+    assert time.monotonic() - began < 45, "it did not wait for the request that was abandoned"
+    assert engines_started(logs, "engine process started") == 2
+
+
+def test_without_kept_processes_each_replica_has_its_own_engine(logs):
+    answers = list(generate(map(request, range(ROWS)), MODEL, settings=SETTINGS, cluster=TWO, logs=logs))
+    assert len(answers) == ROWS and engines_started(logs) >= 1
+    assert engines_started(logs, "engine process started") == 0
 
 
 def test_every_request_is_answered_once_by_two_replicas_on_two_cpus(logs):
@@ -90,7 +137,8 @@ def test_an_engine_that_dies_on_everything_ends_the_stage_soon(logs):
 
 def test_answers_arrive_before_the_last_request_is_answered():
     slow = [request(i, "sleep 5" if i == 0 else "") for i in range(4 * ROWS)]
-    first = next(iter(generate(iter(slow), MODEL, settings=SETTINGS, cluster=TWO, logs=None)))
+    kept = keeper(uuid4().hex)
+    first = next(iter(generate(iter(slow), MODEL, settings=SETTINGS, cluster=TWO, logs=None, processes=kept)))
     assert first.key != "key0"
 
 
@@ -141,7 +189,9 @@ def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(l
     # With a seed, as an instructor is asked, and more than one step can read: vLLM must not cut such a prompt in parts.
     asked += [request(i, "apples " * 90, max_tokens=4, temperature=0.8, seed=i) for i in range(5 * ROWS, 6 * ROWS)]
     answers, killed = {}, False
-    for answer in generate(iter(asked), model, settings=settings, cluster=TWO, logs=logs):
+    for answer in generate(
+        iter(asked), model, settings=settings, cluster=TWO, logs=logs, processes=keeper(uuid4().hex)
+    ):
         answers[answer.key] = answer.completion
         if not killed:
             killed = True

@@ -26,7 +26,8 @@ KEPT = REPO / "build" / "soak"
 DRIVER_KILLS = 20
 ACTOR_KILLS = 3
 ACTORS = {
-    "engine": "MapWorker(MapBatches(_Replica))",
+    "engine": "ray::EngineProcess.",
+    "replica": "MapWorker(MapBatches(_Replica))",
     "caller": "ray::Caller",
     "rate limiter": "ray::RateLimiter",
     "shard": "ray::_Shard",

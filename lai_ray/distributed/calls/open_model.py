@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
@@ -16,8 +17,9 @@ from lai_ray.records import Answer, Request
 
 
 def ask(
-    requests: Iterable[Request | None], settings: InstructorSettings, cluster: ClusterSettings, logs: str | None
-) -> Iterator[Answer]:
+    requests: Iterable[Request | None], settings: InstructorSettings, cluster: ClusterSettings, logs: str | None,
+    processes: Any = None,
+) -> Iterator[Answer]:  # fmt: skip
     """One answer a request, as they come. A request that failed has `completion.error` and is `free`.
 
     `settings.model` is a folder or hub name. `cluster.instructor_replicas` actors hold one engine each; their resources
@@ -36,7 +38,9 @@ def ask(
     # A None at the start of a wave is the end: no call is in flight that could free a request.
     while (first := next(drawn, None)) is not None:
         wave = _wave(first, drawn)
-        for answer in generate(wave, model, settings=engine, cluster=replicas, logs=logs, what="instruct"):
+        for answer in generate(
+            wave, model, settings=engine, cluster=replicas, logs=logs, what="instruct", processes=processes
+        ):
             yield answer if answer.completion.error is None else replace(answer, free=True)
 
 

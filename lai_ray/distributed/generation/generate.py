@@ -16,21 +16,22 @@ import os
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lai_ray.common import plugins
 from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
 from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.datasets import blocks, quiet
+from lai_ray.distributed.generation import living_engines
 from lai_ray.distributed.generation.crash_isolation import CrashIsolation, Piece, Plan
 from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.storage import model_folders
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,12 +45,13 @@ A block is finished with its longest answer, so with twice as many the engine is
 
 def generate(
     requests: Iterable[Request], target: Model, *, settings: TargetSettings, cluster: ClusterSettings, logs: str | None,
-    what: str = "generate",
+    what: str = "generate", processes: Any = None,
 ) -> Iterator[Answer]:  # fmt: skip
     """One answer a request, as they come; a request that failed has `completion.error`.
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
-    one engine. `what` names the work in errors. Ray must be initialised. All requests are drawn before the first answer
+    one engine, in a process that `processes` keeps (`living_engines.keeper`), or in their own without it. `what` names
+    the work in errors. Ray must be initialised. All requests are drawn before the first answer
     is yielded; without requests no replica starts. A request that crashes the engine, run alone, counts as failed.
 
     Raises StageError when engines keep dying without an answer, too many requests crash one, or nothing finishes for
@@ -67,28 +69,30 @@ def generate(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     isolation = ray.remote(**lasting)(CrashIsolation).remote(refs, sizes, cluster.target_replicas)
-    answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
-        _Replica,
-        fn_constructor_kwargs={
-            "target": target,
-            "settings": settings,
-            "gpus": needs["num_gpus"],
-            "logs": logs,
-            "isolation": isolation,
-        },
-        compute=_pool(cluster),
-        batch_size=1,
-        batch_format="pyarrow",
-        **needs,
-    )
-    for finished in blocks(answered, what, cluster.stall_seconds, needs):
-        yield from _answers(finished)
+    on_gpu = bool(needs["num_gpus"])
+    with living_engines.lease(processes, close=on_gpu) if processes else nullcontext() as generation:
+        engine = _EngineOf(target, settings, needs["num_gpus"], logs, processes, generation, _at_once(cluster))
+        answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
+            _Replica,
+            fn_constructor_kwargs={"engine": engine, "logs": logs, "isolation": isolation},
+            compute=_pool(cluster),
+            batch_size=1,
+            batch_format="pyarrow",
+            **needs,
+        )
+        for finished in blocks(answered, what, cluster.stall_seconds, needs):
+            yield from _answers(finished)
+
+
+def _at_once(cluster: ClusterSettings) -> int:
+    """Blocks that one replica runs at once."""
+    return BLOCKS_ON_GPU if cluster.gpus_per_replica else BLOCKS_ON_CPU
 
 
 def _pool(cluster: ClusterSettings) -> Any:
     from ray.data import ActorPoolStrategy
 
-    at_once = BLOCKS_ON_GPU if cluster.gpus_per_replica else BLOCKS_ON_CPU
+    at_once = _at_once(cluster)
     return ActorPoolStrategy(
         size=cluster.target_replicas,
         # As many as it runs and none queued: a replica that is ready first must not take the others' share.
@@ -131,20 +135,42 @@ def _answers(block: pa.Table) -> Iterator[Answer]:
         yield Answer(row.pop("id"), row.pop("key"), Completion(**row))
 
 
+@dataclass(frozen=True)
+class _EngineOf:
+    """Makes the engine of a replica, in the replica."""
+
+    target: Model
+    settings: TargetSettings
+    gpus: float
+    logs: str | None
+    processes: Any
+    generation: str | None
+    threads: int
+
+    def __call__(self) -> Any:
+        """An Engine."""
+        if self.generation is None:
+            return living_engines.build(self.target, self.settings, self.gpus)
+        return living_engines.DistantEngine(
+            self.processes, self.generation, self.target, self.settings, self.gpus, self.threads + 2, self.logs
+        )
+
+
 class _Replica:
     """One engine in one actor; called from several threads."""
 
-    def __init__(self, target: Model, settings: TargetSettings, gpus: float, logs: str | None, isolation: Any) -> None:
+    def __init__(self, engine: _EngineOf, logs: str | None, isolation: Any) -> None:
         import gc
 
-        to_log(logs, "engine")
+        to_log(logs, "engine" if engine.generation is None else "replica")
         self._isolation, self._lock = isolation, _SharedLock()
         self._engine: Engine | None = None
         self._failed: Exception | None = None
         ray.get(isolation.started.remote())
         try:
-            here = replace(target, path=model_folders.local_path(target.path))
-            self._engine = plugins.load("engines", settings.engine)(here, settings, gpus)
+            self._engine = engine()
+        except RayActorError:
+            os._exit(1)  # Its process died as it started: as if this one had.
         except Exception as error:
             # Raised at the first block instead: Ray would run a constructor that raises three more times.
             self._failed = error
@@ -178,9 +204,13 @@ class _Replica:
             answers = self._engine.generate(requests[start:stop])
         except LaiError:
             raise
+        except RayActorError:
+            os._exit(1)  # Its process died: as if this one had.
         except Exception as error:
             traceback.print_exc()
             ray.get(self._isolation.failed.remote(f"{type(error).__name__}: {error}"))
+            if isinstance(self._engine, living_engines.DistantEngine):
+                self._engine.kill()
             os._exit(1)
         ray.get(self._isolation.finish.remote(number))
         return answers
