@@ -15,6 +15,9 @@ from tests.contracts.test_benchmarks import LEARNED, loaded, problems
 from tests.local import LocalExecutor
 
 STRATEGIES = plugins.available("strategies")
+ASKING = [name for name in STRATEGIES if name != "fine_tuning"]
+PROMPT_OF = {"random_contrast": "lec"}
+"""Strategies that have the prompt of another."""
 SETTINGS = StrategySettings(0, 0, 4, 2, Model("", "encoder"), count_cut_off=False, show_reference=False)
 ANSWER = "the target's wrong answer, word for word"
 EVERY_SLOT = "[system]\nMine. {brief}\n[user]\n{question}\n{n}"
@@ -49,7 +52,7 @@ def case_of(strategy, some: list[Problem]) -> Case:
     return Case(f"{wrong.id}#0>{strategy.name}", strategy.name, attempt(wrong, right=False), contrasts)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", ASKING)
 def test_its_first_request_holds_the_return_format_and_the_whole_question(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     for reference in (False, True):
@@ -61,7 +64,7 @@ def test_its_first_request_holds_the_return_format_and_the_whole_question(name, 
         assert user["content"].split("\n\n")[-1].startswith("Write 4 new ")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", ASKING)
 def test_the_targets_answer_is_shown_by_strategies_that_learn_from_mistakes(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
     settings = replace(SETTINGS, explain=True, show_answers=True)
@@ -78,13 +81,24 @@ def test_its_cases_are_the_mistakes_or_all_attempts(name, data):
     assert ids == [a.id for a in attempts if strategy.any_verdict or not a.right]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", ASKING)
 def test_the_jobs_own_prompt_replaces_the_built_in_one(name, data):
     strategy, (benchmark, some) = plugins.load("strategies", name), data
-    settings = replace(SETTINGS, prompts={name: "never", f"{name}.{benchmark.name}": EVERY_SLOT})
+    kind = PROMPT_OF.get(name, name)
+    settings = replace(SETTINGS, prompts={kind: "never", f"{kind}.{benchmark.name}": EVERY_SLOT})
     system, user = strategy.next(case_of(strategy, some), [], benchmark, settings).messages
     assert system["content"] == f"Mine. {benchmark.brief().strip()}"
     assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
+
+
+def test_fine_tuning_asks_nobody_and_its_sample_is_graded_right(data):
+    strategy, (benchmark, some) = plugins.load("strategies", "fine_tuning"), data
+    case = case_of(strategy, some)
+    assert strategy.next(case, [], benchmark, SETTINGS) is None
+    (sample,) = strategy.samples(case, [], benchmark, SETTINGS)
+    text = "".join(turn.text for turn in sample.turns)
+    assert benchmark.prompt(sample.problem) == benchmark.prompt(some[0])
+    assert benchmark.runs_code or benchmark.grade(sample.problem, text).score == 1
 
 
 @pytest.mark.parametrize("name", ["le", "lec"])

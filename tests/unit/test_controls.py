@@ -10,6 +10,7 @@ import pytest
 
 from lai_ray.benchmarks.word_problems import BENCHMARK
 from lai_ray.cli import run as cli_run
+from lai_ray.cli.sweep import file
 from lai_ray.config import job_file
 from lai_ray.contracts import Model, StrategySettings
 from lai_ray.records import Attempt, Completion, Grade, Sample
@@ -55,10 +56,10 @@ def test_killed_in_training_fine_tuning_keeps_its_samples(tmp_path):
     config = job(tmp_path, schedule__strategy="fine_tuning")
     with pytest.raises(Crash):
         cli_run.run_job(config, executor=LocalExecutor(die_after={"train": 0}))
-    file = tmp_path / "small/iteration_0/curate/samples.jsonl"
-    before, again = records(file), LocalExecutor()
+    kept = tmp_path / "small/iteration_0/curate/samples.jsonl"
+    before, again = records(kept), LocalExecutor()
     cli_run.run_job(config, executor=again)
-    assert records(file) == before and len(again.jobs[0].examples) == 30 == len(before)
+    assert records(kept) == before and len(again.jobs[0].examples) == 30 == len(before)
 
 
 def test_random_contrast_shows_k_seeded_right_questions_and_embeds_nothing():
@@ -107,3 +108,11 @@ def test_the_study_hides_the_answer_or_shows_another(arms):
 def test_the_jobs_of_the_studies_are_jobs(path, arms):
     config = job_file.read(str(path))
     assert config.evaluate.report_on[0] == "word_problems_unused" and config.train.replay == "all"
+
+
+@pytest.mark.parametrize("name", ["method_dev", "method", "method_more"])
+def test_the_sweeps_of_the_studies_are_sweeps(name, arms):
+    members = file.read(STUDIES / f"{name}.toml").members
+    assert {(m.config.target.model, m.config.iterations) for m in members} == {
+        (f"runs/students/{m.seed}", 1) for m in members
+    }
