@@ -369,7 +369,7 @@ class ClusterSettings(Section):
     index_shards: Positive | None = None
     """FAISS actors that share the correct cases of one dataset; None: by their number and size."""
     keep_engines: bool = True
-    """Keep the processes of engines between generations, so that a new model starts without their imports."""
+    """On CPUs, keep the processes of engines between generations: a new model starts without their imports."""
     train_state_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps between two checkpoints, from which a training resumes when a worker, a node or the driver dies:
     12 to 16 bytes a parameter on the storage, twice that while a new one replaces the last. 0: none."""

@@ -166,8 +166,9 @@ class RayExecutor:
         self._started = True
 
     def _processes(self) -> Any:
-        """What keeps the engine processes of this run; None where cluster.keep_engines is false. Ray has started."""
-        if self._config.cluster.keep_engines and self._engines is None:
+        """What keeps this run's engine processes; None on GPUs and without cluster.keep_engines. Ray has started."""
+        cluster = self._config.cluster
+        if cluster.keep_engines and not cluster.gpus_per_replica and self._engines is None:
             from lai_ray.distributed.generation.living_engines import keeper
 
             self._engines = keeper()

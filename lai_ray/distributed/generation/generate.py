@@ -50,7 +50,7 @@ def generate(
     """One answer a request, as they come; a request that failed has `completion.error`.
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
-    one engine, in a process that `processes` keeps (`living_engines.keeper`), or in their own without it. `what` names
+    one engine, on CPUs in a process that `processes` keeps (`living_engines.keeper`), else in their own. `what` names
     the work in errors. Ray must be initialised. All requests are drawn before the first answer
     is yielded; without requests no replica starts. A request that crashes the engine, run alone, counts as failed.
 
@@ -69,8 +69,8 @@ def generate(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     isolation = ray.remote(**lasting)(CrashIsolation).remote(refs, sizes, cluster.target_replicas)
-    on_gpu = bool(needs["num_gpus"])
-    with living_engines.lease(processes, close=on_gpu) if processes else nullcontext() as generation:
+    processes = None if needs["num_gpus"] else processes
+    with living_engines.lease(processes) if processes else nullcontext() as generation:
         engine = _EngineOf(target, settings, needs["num_gpus"], logs, processes, generation, _at_once(cluster))
         answered = _dataset(len(refs), cluster.stall_seconds).map_batches(
             _Replica,
@@ -152,7 +152,7 @@ class _EngineOf:
         if self.generation is None:
             return living_engines.build(self.target, self.settings, self.gpus)
         return living_engines.DistantEngine(
-            self.processes, self.generation, self.target, self.settings, self.gpus, self.threads + 2, self.logs
+            self.processes, self.generation, self.target, self.settings, self.threads + 2, self.logs
         )
 
 

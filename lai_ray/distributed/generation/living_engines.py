@@ -4,8 +4,9 @@ A start of vLLM is mostly imports, so a run keeps its engine processes: the next
 engine in one, with the weights as they are on the disk then; one that holds the same model already answers at once.
 Weights are never exchanged inside an engine: on a CPU vLLM keeps packed copies that such an exchange does not reach.
 
-A replica of Ray Data holds the CPUs and GPUs, and only while it generates; the processes ask for nothing of their own
-and stay on its node. An engine on a GPU is closed with the generation, one on a CPU before a training.
+A replica of Ray Data holds the CPUs, and only while it generates; the processes ask for nothing of their own and stay
+on its node. Before a training their engines are closed. On GPUs an engine lives in its replica and ends with it: nothing
+else shows that a GPU's memory is free before Ray gives the GPU away.
 """
 
 from __future__ import annotations
@@ -45,23 +46,20 @@ def build(target: Model, settings: TargetSettings, gpus: float) -> Engine:
 class EngineProcess:
     """An actor with at most one engine; called from several threads."""
 
-    def __init__(self, logs: str | None, devices: str | None) -> None:
-        """devices: CUDA_VISIBLE_DEVICES of the replica it serves; Ray shows none to an actor that asks for none."""
+    def __init__(self, logs: str | None) -> None:
         to_log(logs, "engine")
-        if devices is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices
         self._engine: Engine | None = None
         self._holds: Any = None
         print(f"engine process started: {os.getpid()}", flush=True)
 
-    def ready(self, target: Model, settings: TargetSettings, gpus: float) -> None:
+    def ready(self, target: Model, settings: TargetSettings) -> None:
         """Answer with this model from now on."""
-        wanted = target, settings, gpus
+        wanted = target, settings
         if self._engine is not None and self._holds == wanted:
             print(f"engine kept: {target.identity}", flush=True)
             return
         self.close()
-        self._engine = build(target, settings, gpus)
+        self._engine = build(target, settings, 0)
         self._holds = wanted
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
@@ -86,7 +84,6 @@ class _Kept:
 
     process: Any
     node: str
-    devices: str | None
     generation: str | None = None
     replica: str | None = None
 
@@ -97,23 +94,21 @@ class EngineProcesses:
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
 
-    def take(
-        self, generation: str, replica: str, node: str, devices: str | None, threads: int, logs: str | None
-    ) -> Any:
-        """A process on this node with these devices that no other replica has; its own for a replica that restarted."""
-        for kept in self._suitable(replica, node, devices):
+    def take(self, generation: str, replica: str, node: str, threads: int, logs: str | None) -> Any:
+        """A process on this node that no other replica has; its own for a replica that restarted."""
+        for kept in self._suitable(replica, node):
             if self._alive(kept.process):
                 kept.generation, kept.replica = generation, replica
                 return kept.process
             self._kept.remove(kept)
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": 0, "max_concurrency": threads, "scheduling_strategy": here}
-        process = ray.remote(EngineProcess).options(**options).remote(logs, devices)
-        self._kept.append(_Kept(process, node, devices, generation, replica))
+        process = ray.remote(EngineProcess).options(**options).remote(logs)
+        self._kept.append(_Kept(process, node, generation, replica))
         return process
 
-    def _suitable(self, replica: str, node: str, devices: str | None) -> list[_Kept]:
-        there = [kept for kept in self._kept if (kept.node, kept.devices) == (node, devices)]
+    def _suitable(self, replica: str, node: str) -> list[_Kept]:
+        there = [kept for kept in self._kept if kept.node == node]
         own = [kept for kept in there if kept.replica == replica]
         return own + [kept for kept in there if kept.generation is None]
 
@@ -125,23 +120,18 @@ class EngineProcesses:
             ray.kill(process)
         return False
 
-    def give_back(self, generation: str, *, close: bool, kill: bool) -> None:
-        """The generation is over. close: so are its engines. kill: so are their processes, which may still answer."""
+    def give_back(self, generation: str, *, kill: bool) -> None:
+        """The generation is over. kill: so are its processes, which may still answer."""
         mine = [kept for kept in self._kept if kept.generation == generation]
         for kept in mine:
             kept.generation = kept.replica = None
             if kill:
                 ray.kill(kept.process)
                 self._kept.remove(kept)
-        if close and not kill:
-            self._close(mine)
 
     def rest(self) -> None:
         """Close the engines that no generation has, so that a training has their memory."""
-        self._close([kept for kept in self._kept if kept.generation is None])
-
-    def _close(self, some: list[_Kept]) -> None:
-        for closing in [kept.process.close.remote() for kept in some]:
+        for closing in [kept.process.close.remote() for kept in self._kept if kept.generation is None]:
             with suppress(RayError):  # One that died has nothing left to free.
                 ray.get(closing)
 
@@ -159,7 +149,7 @@ def keeper(name: str = NAME) -> Any:
 
 
 @contextmanager
-def lease(processes: Any, *, close: bool) -> Iterator[str]:
+def lease(processes: Any) -> Iterator[str]:
     """The name of a new generation, which has its processes until the end. None lasts where it ends with an error."""
     generation = f"{os.getpid()}-{next(_COUNT)}"
     kill = True
@@ -168,7 +158,7 @@ def lease(processes: Any, *, close: bool) -> Iterator[str]:
         kill = False
     finally:
         with suppress(RayError):
-            ray.get(processes.give_back.remote(generation, close=close, kill=kill))
+            ray.get(processes.give_back.remote(generation, kill=kill))
 
 
 _COUNT = itertools.count()
@@ -178,15 +168,13 @@ class DistantEngine:
     """The engine of a replica, in a process of its own."""
 
     def __init__(
-        self, processes: Any, generation: str, target: Model, settings: TargetSettings, gpus: float, threads: int,
-        logs: str | None,
-    ) -> None:  # fmt: skip
+        self, processes: Any, generation: str, target: Model, settings: TargetSettings, threads: int, logs: str | None
+    ) -> None:
         """Raises what the engine raises for a model it cannot load, and RayActorError when its process dies."""
         context = ray.get_runtime_context()
-        devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else None
         replica, node = context.get_actor_id(), context.get_node_id()
-        self._process = ray.get(processes.take.remote(generation, replica, node, devices, threads, logs))
-        _result(self._process.ready.remote(target, settings, gpus))
+        self._process = ray.get(processes.take.remote(generation, replica, node, threads, logs))
+        _result(self._process.ready.remote(target, settings))
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """The engine's answers, and its errors."""
