@@ -5,8 +5,8 @@ engine in one, with the weights as they are on the disk then; one that holds the
 Weights are never exchanged inside an engine: on a CPU vLLM keeps packed copies that such an exchange does not reach.
 
 A replica of Ray Data holds the CPUs, and only while it generates; the processes ask for nothing of their own and stay
-on its node. Before a training their engines are closed. On GPUs an engine lives in its replica and ends with it: nothing
-else shows that a GPU's memory is free before Ray gives the GPU away.
+on its node. Before a training their engines are closed. On GPUs an engine lives in its replica and ends with it:
+nothing else shows that a GPU's memory is free before Ray gives the GPU away.
 """
 
 from __future__ import annotations
