@@ -190,6 +190,9 @@ class Engine(Protocol):
         A LaiError ends the stage. Any other exception counts as the engine's death: another is started.
         """
 
+    def close(self) -> None:
+        """Free its memory, as the process builds another engine. Where it has no such method, it is only dropped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:

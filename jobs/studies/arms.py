@@ -11,11 +11,10 @@ from random import Random
 from typing import Any
 
 from lai_ray.benchmarks.word_problems import COUNTS, WordProblems
-from lai_ray.contracts import Benchmark, Executor, StrategySettings
+from lai_ray.contracts import Executor, StrategySettings
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.one_request import case_id, is_mistake
-from lai_ray.instructor.prompts import built_in
-from lai_ray.records import Attempt, Case, Message
+from lai_ray.records import Attempt, Case
 from lai_ray.strategies.le import LearningFromError
 from lai_ray.strategies.untargeted import Untargeted
 
@@ -58,15 +57,6 @@ class OtherAnswer(LearningFromError):
             others = Random(f"{settings.seed}/{settings.iteration}/{attempt.id}").sample(texts, min(2, len(texts)))
             other = next((text for of, text in others if of != attempt.problem.id), attempt.completion)
             yield Case(case_id(attempt, self.name), self.name, replace(attempt, completion=other))
-
-    def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
-        """As LE."""
-        return built_in.le(
-            brief=benchmark.brief(),
-            question=benchmark.show(case.attempt.problem),
-            wrong_answer=case.attempt.completion.text,
-            n=settings.samples_per_request,
-        )
 
 
 BENCHMARK = Unused()

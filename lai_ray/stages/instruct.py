@@ -53,7 +53,7 @@ class Replies:
         asked = itertools.groupby(replies, key=lambda reply: (reply.case_id, reply.draw))
         of_next, following = next(asked, (None, None))
         for case, draw in taken_in_order(self.cases.view, order, self._count(dataset)):
-            if of_next != (case.id, draw):  # The strategy asked nobody.
+            if of_next != (case.id, draw):  # A dialogue without a request.
                 yield case, []
                 continue
             yield case, list(following or ())

@@ -1,4 +1,4 @@
-"""The paper's baseline Fine-Tuning: the training problems themselves with their reference answers; nobody is asked."""
+"""The paper's baseline Fine-Tuning: the training problems and their reference answers, without a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FineTuning(AnyVerdict):
     def next(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
     ) -> Ask | None:
-        """Nobody is asked."""
+        """No request."""
         return None
 
     def samples(

@@ -91,7 +91,7 @@ def test_the_jobs_own_prompt_replaces_the_built_in_one(name, data):
     assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
 
 
-def test_fine_tuning_asks_nobody_and_its_sample_is_graded_right(data):
+def test_fine_tuning_makes_no_request_and_its_sample_is_graded_right(data):
     strategy, (benchmark, some) = plugins.load("strategies", "fine_tuning"), data
     case = case_of(strategy, some)
     assert strategy.next(case, [], benchmark, SETTINGS) is None

@@ -40,7 +40,7 @@ def attempts() -> list[Attempt]:
     return made
 
 
-def test_fine_tuning_learns_the_training_problems_with_their_references_and_asks_nobody(tmp_path):
+def test_fine_tuning_learns_the_training_problems_with_their_references_without_a_request(tmp_path):
     executor = LocalExecutor()
     ended = cli_run.run_job(job(tmp_path, schedule__strategy="fine_tuning"), executor=executor)
     assert not executor.asked["ask"]

@@ -17,7 +17,7 @@ from tests.local import LocalExecutor, job
 
 
 @pytest.fixture
-def tests_alone(tmp_path) -> Path:
+def alone(tmp_path) -> Path:
     job(tmp_path)  # Makes the model.
     path = tmp_path / "alone.toml"
     path.write_text(f"""
@@ -43,16 +43,16 @@ def evaluated(monkeypatch):
     return executor
 
 
-def test_a_target_and_tests_are_enough(tmp_path, tests_alone, evaluated):
-    shown = CliRunner().invoke(app, ["evaluate", str(tests_alone)])
+def test_a_target_and_tests_are_enough(tmp_path, alone, evaluated):
+    shown = CliRunner().invoke(app, ["evaluate", str(alone)])
     assert shown.exit_code == 0, shown.output
     assert "Test scores, percent" in shown.output
     run = Run.read(f"{tmp_path}/alone-tests")
     assert run.stage(0, "evaluate").store.get_json("scores.json")["word_problems.test"]["n"] == 20
     assert evaluated.asked == {"generate": 20}
-    assert CliRunner().invoke(app, ["evaluate", str(tests_alone)]).exit_code == 0
+    assert CliRunner().invoke(app, ["evaluate", str(alone)]).exit_code == 0
     assert evaluated.asked == {"generate": 20}, "the same command asks nothing again"
-    shown = CliRunner().invoke(app, ["check", str(tests_alone), "iterations=0"])
+    shown = CliRunner().invoke(app, ["check", str(alone), "iterations=0"])
     assert shown.exit_code == 0 and "alone: job is valid" in shown.output
 
 
@@ -62,13 +62,13 @@ def test_a_job_that_learns_keeps_its_identity_when_only_its_tests_run(tmp_path):
     assert whole.instructor.model == "rules" and whole.evaluate.learn_from == ["word_problems"]
 
 
-def test_a_job_that_learns_still_needs_both(tests_alone):
+def test_a_job_that_learns_still_needs_both(alone):
     with pytest.raises(ConfigError, match="instructor is missing"):
-        job_file.read(tests_alone)
+        job_file.read(alone)
     with pytest.raises(ConfigError, match=r"evaluate\.learn_from names no benchmark.*iterations = 0"):
-        job_file.read(tests_alone, ["instructor.model=m"])
+        job_file.read(alone, ["instructor.model=m"])
 
 
-def test_no_tests_are_refused(tests_alone):
-    shown = CliRunner().invoke(app, ["evaluate", str(tests_alone), "evaluate.report_on=[]"])
+def test_no_tests_are_refused(alone):
+    shown = CliRunner().invoke(app, ["evaluate", str(alone), "evaluate.report_on=[]"])
     assert isinstance(shown.exception, ConfigError) and "evaluate.report_on" in str(shown.exception)

@@ -51,8 +51,8 @@ def generate(
 
     `cluster.target_replicas` actors of `cpus_per_replica` CPUs and `gpus_per_replica * tensor_parallel` GPUs each hold
     one engine, on CPUs in a process that `processes` keeps (`living_engines.keeper`), else in their own. `what` names
-    the work in errors. Ray must be initialised. All requests are drawn before the first answer
-    is yielded; without requests no replica starts. A request that crashes the engine, run alone, counts as failed.
+    the work in errors. Ray must be initialised. All requests are drawn before the first answer is yielded; without
+    requests no replica starts. A request that crashes the engine, run alone, counts as failed.
 
     Raises StageError when engines keep dying without an answer, too many requests crash one, or nothing finishes for
     `cluster.stall_seconds`, as when the actors cannot be placed; a LaiError of an engine is raised unchanged.

@@ -11,9 +11,9 @@ nothing else shows that a GPU's memory is free before Ray gives the GPU away.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -151,17 +151,13 @@ def keeper(name: str = NAME) -> Any:
 @contextmanager
 def lease(processes: Any) -> Iterator[str]:
     """The name of a new generation, which has its processes until the end. None lasts where it ends with an error."""
-    generation = f"{os.getpid()}-{next(_COUNT)}"
-    kill = True
+    generation, kill = uuid.uuid4().hex, True
     try:
         yield generation
         kill = False
     finally:
         with suppress(RayError):
             ray.get(processes.give_back.remote(generation, kill=kill))
-
-
-_COUNT = itertools.count()
 
 
 class DistantEngine:
