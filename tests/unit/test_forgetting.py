@@ -60,9 +60,11 @@ def test_it_is_shown_once_at_the_end_of_an_iteration_and_reported_over_all(tmp_p
     assert "since the last iteration" not in (tmp_path / "again.txt").read_text()
 
 
-def test_a_run_that_is_to_stop_after_an_evaluation_has_its_ledger(tmp_path):
-    cli_run.run_job(job(tmp_path), executor=LocalExecutor(), until="1/evaluate")
-    assert (tmp_path / "small/iteration_1/evaluate/ledger.json").exists()
+def test_a_run_that_is_to_stop_after_an_evaluation_stops_there_with_its_ledger(tmp_path):
+    for i in (0, 1):
+        cli_run.run_job(job(tmp_path, iterations=2), executor=LocalExecutor(), until=f"{i}/evaluate")
+        folder = tmp_path / f"small/iteration_{i}"
+        assert (folder / "evaluate/ledger.json").exists() == bool(i) and not (folder / "diagnose").exists()
 
 
 def part(change, before=100.0, after=100.0):
