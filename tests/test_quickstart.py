@@ -12,6 +12,7 @@ from lai_ray.common import plugins
 from lai_ray.contracts import Model, StrategySettings
 from lai_ray.records import Case
 from lai_ray.report import facts
+from lai_ray.storage import canaries
 from lai_ray.storage.run import Run
 from lai_ray.strategies import le, lec, untargeted
 from lai_ray.world import rules
@@ -70,6 +71,14 @@ def test_each_start_of_the_run_started_its_engine_processes_once(quickstart):
     logs = [log.read_text(errors="replace") for log in (folder / "logs").glob("engine-*.log")]
     for line, times in (("engine process started", 2 * 2), ("engine ready", 3 * 2)):
         assert sum(log.count(line) for log in logs) == times, line
+
+
+def test_every_engine_of_a_trained_model_was_seen_to_hold_its_weights(quickstart):
+    folder, _ = quickstart
+    for i in (0, 1):
+        known = canaries.read(str(folder / f"iteration_{i}/train/checkpoint"))
+        assert len(known) == 4 and all(canary.before != canary.after for canary in known)
+    assert not [log for log in (folder / "logs").glob("engine-*.log") if "engine refused" in log.read_text()]
 
 
 def test_every_model_made_has_a_card_with_its_scores_and_curves(quickstart):

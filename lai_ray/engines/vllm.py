@@ -10,6 +10,7 @@ On a CPU: no engine process is spawned (this halves the start-up time), eager mo
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -23,9 +24,9 @@ from typing import Any
 from lai_ray.common import chat_template
 from lai_ray.config.settings import InstructorSettings, TargetSettings
 from lai_ray.contracts import Model
-from lai_ray.errors import ConfigError
+from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Answer, Completion, Request
-from lai_ray.storage import models
+from lai_ray.storage import canaries, models
 
 CPU_CACHE_GIB = 1.0
 """Upper limit of the key-value cache on a CPU, unless VLLM_CPU_KVCACHE_SPACE is set."""
@@ -60,7 +61,7 @@ class VllmEngine:
             importlib.import_module("vllm.v1.engine.llm_engine")
             gc.freeze()  # Imports stay for good; what is built now does not, and `close` looks through nothing else.
             self._tokenizer = chat_template.load_tokenizer(model.path)
-            self._engine = _engine(model, settings, gpus)
+            self._engine = _proven(model, settings, gpus)
         self._bad_request = _bad_request()
         self._lock = threading.Lock()  # A tokenizer is not thread-safe.
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
@@ -84,9 +85,7 @@ class VllmEngine:
         """Stop the engine and free its memory."""
         self._inbox.put(None)
         self._thread.join()
-        shutdown = getattr(self._engine.engine_core, "shutdown", None)
-        if shutdown is not None:
-            shutdown()
+        _shut_down(self._engine)
         del self._engine
         gc.collect()
 
@@ -154,6 +153,49 @@ def _environment(gpus: float) -> None:
     if not gpus:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _proven(model: Model, settings: TargetSettings, gpus: float) -> Any:
+    """An engine that was seen to hold the model's weights, where its training left something to see it by.
+
+    Built again, once, where it does not; then DataError.
+    """
+    known = canaries.read(model.path)
+    for _ in range(2):
+        engine = _engine(model, settings, gpus)
+        known = [canary for canary in known if len(canary.ids) < engine.vllm_config.model_config.max_model_len]
+        fault = canaries.fault(known, functools.partial(_log_probabilities, engine))
+        if fault is None:
+            return engine
+        print(f"engine refused: {fault}", flush=True)
+        _shut_down(engine)
+        del engine
+        gc.collect()
+    raise DataError(
+        f"{model.path}: the engine does not answer with the weights of this training: {fault}. It was built twice. "
+        f"Weights that were changed on purpose want {canaries.FILE} removed; others want this training repeated."
+    )
+
+
+def _log_probabilities(engine: Any, sequences: list[list[int]]) -> list[list[float]]:
+    """Of each sequence's tokens but the first, as the engine computes them for a prompt."""
+    from vllm import SamplingParams
+
+    asked = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=_final_only())
+    for i, ids in enumerate(sequences):
+        engine.add_request(f"canary-{i}", {"prompt_token_ids": ids}, asked)
+    found: dict[str, list[float]] = {}
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            rows = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+            found[output.request_id] = [row[token].logprob for token, row in rows if row]
+    return [found[f"canary-{i}"] for i in range(len(sequences))]
+
+
+def _shut_down(engine: Any) -> None:
+    shutdown = getattr(engine.engine_core, "shutdown", None)
+    if shutdown is not None:
+        shutdown()
 
 
 def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:

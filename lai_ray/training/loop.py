@@ -25,15 +25,15 @@ import torch.distributed as dist
 from lai_ray.common import plugins
 from lai_ray.common.chat_template import Example
 from lai_ray.errors import DataError
+from lai_ray.storage.canaries import write as write_canaries
 from lai_ray.training import batches, checkpoints, export, mfu, model_card
 from lai_ray.training.deepspeed_engine import consolidated, engine_for, load_model
 from lai_ray.training.mfu import Meter
+from lai_ray.training.proof import Proof
 from lai_ray.training.recipe import Recipe, epoch_folder
 from lai_ray.training.sequences import Sequences, tokenized
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from lai_ray.contracts import Objective
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
@@ -70,13 +70,13 @@ def train(
     saved = checkpoints.Checkpoints(recipe.out, key_of(recipe, sequences, lineage), part)
     engine = engine_for(recipe, model)
     try:
+        proof = Proof(engine, sequences)
         done = saved.load(engine)
         starting = {"seconds_starting": time.monotonic() - began}
-        training = _Training(recipe, objective, sequences, engine, meter, saved, lineage)
+        training = _Training(recipe, objective, sequences, engine, meter, saved, lineage, proof)
         metrics = training.run(report, done) | starting
-        weights = consolidated(engine, recipe.zero_stage)
+        training.write(part, recipe.out, lineage | {"metrics": metrics})
         if part:
-            _write(part, recipe.out, model, weights, base=recipe.model, lineage=lineage | {"metrics": metrics})
             checkpoints.remove(recipe.out)
     finally:
         engine.destroy()
@@ -107,17 +107,6 @@ def _begun(recipe: Recipe, model: torch.nn.Module) -> export.Part:
     return export.begin(recipe.out, needed=weights * (1 + len(recipe.epoch_names)) + of_states)
 
 
-def _write(
-    part: export.Part, out: str, model: PreTrainedModel, weights: dict[str, torch.Tensor], *, base: str,
-    lineage: dict[str, Any],
-) -> None:  # fmt: skip
-    """The whole model folder `out`, or an error and none."""
-    with export.explained(out):
-        export.write(part.path, model, weights, base=base, lineage=lineage)
-        model_card.write(str(part.path))
-        export.publish(part, out)
-
-
 @dataclass(frozen=True)
 class _Training:
     """What the steps of one training share, on one worker."""
@@ -129,6 +118,18 @@ class _Training:
     meter: Meter
     saved: checkpoints.Checkpoints
     lineage: dict[str, Any]
+    proof: Proof
+
+    def write(self, part: export.Part | None, out: str, lineage: dict[str, Any]) -> None:
+        """The whole model folder `out` on rank 0, or an error and none. Every worker calls this."""
+        canaries, weights = self.proof.of(self.engine), consolidated(self.engine, self.recipe.zero_stage)
+        if part is None:
+            return
+        with export.explained(out):
+            export.write(part.path, self.engine.module, weights, base=self.recipe.model, lineage=lineage)
+            write_canaries(part.path, canaries)
+            model_card.write(str(part.path))
+            export.publish(part, out)
 
     def run(self, report: Report, done: int) -> dict[str, float]:
         """The steps after the first `done`; the last one's metrics. Rank 0 writes and reports each step's."""
@@ -158,15 +159,13 @@ class _Training:
 
     def _keep(self, epoch: int, metrics: dict[str, float]) -> None:
         """Write the model as it is after an epoch. Every worker calls this."""
-        recipe, part = self.recipe, self.saved.part
-        weights = consolidated(self.engine, recipe.zero_stage)
+        recipe, part, made = self.recipe, self.saved.part, None
+        out = epoch_folder(recipe.out, epoch)
         if part:
             part.check_mine(recipe.out)
-            out = epoch_folder(recipe.out, epoch)
             made = export.begin(out, needed=0)  # Its room was checked at the start.
             shutil.copyfile(part.path / export.METRICS, made.path / export.METRICS)
-            lineage = self.lineage | {"name": recipe.epoch_names[epoch - 1], "metrics": metrics}
-            _write(made, out, self.engine.module, weights, base=recipe.model, lineage=lineage)
+        self.write(made, out, self.lineage | {"name": recipe.epoch_names[epoch - 1], "metrics": metrics})
 
     def _step(self, rows: list[int], step: int, steps: int) -> dict[str, float]:
         """One optimizer step over the rows. Raises DataError, before the weights change, for a loss not finite."""

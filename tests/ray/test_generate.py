@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections import Counter
 from functools import cache
@@ -21,6 +22,8 @@ from lai_ray.distributed.generation.generate import BLOCKS_ON_CPU, ROWS, generat
 from lai_ray.distributed.generation.living_engines import keeper
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Answer, Completion, Request
+from lai_ray.storage import canaries
+from lai_ray.storage.canaries import Canary
 from tests.ray.conftest import STUDENT
 
 MODEL = Model(path="nowhere", identity="scripted")
@@ -173,7 +176,7 @@ def test_an_engine_that_hangs_is_an_error_with_the_progress_so_far():
 
 
 @pytest.mark.skipif(not (STUDENT / "config.json").is_file(), reason="no student in lai_ray/world/student")
-def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(logs):
+def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(tmp_path, logs):
     """One test for all that needs vLLM, since an engine's start is most of its time.
 
     "The same answers as undisturbed" is asked of the model itself: under transformers, each token of each answer must
@@ -188,10 +191,8 @@ def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(l
     asked[5] = request(5, "apples " * 600)
     # With a seed, as an instructor is asked, and more than one step can read: vLLM must not cut such a prompt in parts.
     asked += [request(i, "apples " * 90, max_tokens=4, temperature=0.8, seed=i) for i in range(5 * ROWS, 6 * ROWS)]
-    answers, killed = {}, False
-    for answer in generate(
-        iter(asked), model, settings=settings, cluster=TWO, logs=logs, processes=keeper(uuid4().hex)
-    ):
+    answers, killed, processes = {}, False, keeper(uuid4().hex)
+    for answer in generate(iter(asked), model, settings=settings, cluster=TWO, logs=logs, processes=processes):
         answers[answer.key] = answer.completion
         if not killed:
             killed = True
@@ -204,6 +205,32 @@ def test_real_engines_give_the_students_greedy_answers_even_when_one_is_killed(l
     gaps = [short_of_greedy(r, answers[r.key]) for r in asked if r.key in answers and not r.temperature]
     assert max(gaps) < NEAR_TIE
     assert sum(gap > 0 for gap in gaps) < len(gaps) / 50
+
+    # A model whose folder holds other weights than its training wrote there is refused by an engine that is alive.
+    for i, stale in enumerate((False, True)):
+        other = Model(path=str(trained(tmp_path / f"{i}", stale=stale)), identity=f"trained {i}")
+        one = TWO.model_copy(update={"target_replicas": 1})
+        if stale:
+            with pytest.raises(DataError, match="does not answer with the weights of this training"):
+                run(asked[:1], one, settings, other, logs, processes)
+        else:
+            assert run(asked[:1], one, settings, other, logs, processes)["key0"] == Answer(
+                "q0#0", "key0", answers["key0"]
+            )
+    assert engines_started(logs, "engine refused") == 2
+
+
+def trained(folder: Path, *, stale: bool) -> Path:
+    """The student, as if by a training that moved it here. stale: or away from here."""
+    shutil.copytree(STUDENT, folder)
+    tokenizer, model = student()
+    ids = tokenizer("12 apples and 30 apples are 42 apples.", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    here = logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    other = [value - 0.2 for value in here]
+    canaries.write(folder, [Canary(ids, *((here, other) if stale else (other, here)))])
+    return folder
 
 
 NEAR_TIE = 1e-3
