@@ -10,8 +10,8 @@ from tests.gpu.training import SIZE, measured
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 
 
-def test_memory_is_within_15_percent_of_the_estimate_and_mfu_is_measured():
-    figures = measured(*SIZE)
+def test_memory_is_within_15_percent_of_the_estimate_and_mfu_is_measured(tmp_path):
+    figures = measured(*SIZE, tmp_path)
     print(figures)
     assert figures["parameters"] > 1e9
     assert figures["reserved_gib"] == pytest.approx(figures["preflight_gib"], rel=0.15)

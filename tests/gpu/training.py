@@ -57,36 +57,35 @@ def conversations(count: int, length: int) -> list[Example]:
     ]
 
 
-def measured(layers: int, hidden: int, length: int, steps: int) -> dict[str, Any]:
-    """Train, and return what was measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = make(Path(folder) / "base", layers, hidden, length)
-        job = _recipe(model, Path(folder) / "out", length)
-        size = model_size.size_of(model)
-        needed = memory.estimate(size, _plan(job))
-        rows: list[dict[str, float]] = []
-        if cuda := torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        texts = conversations(steps * job.sequences_per_step, length)
-        loop.train(job, texts, report=lambda step, metrics: rows.append(metrics), lineage={})
-        figures = {
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "parameters": size.parameters,
-            "tokens_per_second": round(statistics.median(row["tokens_per_second"] for row in rows[WARM:])),
-            "mfu": round(statistics.median(row.get("mfu", 0.0) for row in rows[WARM:]), 3) or None,
-            "loss": [round(rows[0]["loss"], 3), round(rows[-1]["loss"], 3)],
-            "preflight_gib": round(needed.total / 2**30, 2),
-            "preflight": {name: round(size / 2**30, 2) for name, size in needed.moments[needed.worst].items()},
+def measured(layers: int, hidden: int, length: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Train folder/base, made here, into folder/out, and return what was measured."""
+    model = make(folder / "base", layers, hidden, length)
+    job = _recipe(model, folder / "out", length)
+    size = model_size.size_of(model)
+    needed = memory.estimate(size, _plan(job))
+    rows: list[dict[str, float]] = []
+    if cuda := torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    texts = conversations(steps * job.sequences_per_step, length)
+    loop.train(job, texts, report=lambda step, metrics: rows.append(metrics), lineage={})
+    figures = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "parameters": size.parameters,
+        "tokens_per_second": round(statistics.median(row["tokens_per_second"] for row in rows[WARM:])),
+        "mfu": round(statistics.median(row.get("mfu", 0.0) for row in rows[WARM:]), 3) or None,
+        "loss": [round(rows[0]["loss"], 3), round(rows[-1]["loss"], 3)],
+        "preflight_gib": round(needed.total / 2**30, 2),
+        "preflight": {name: round(size / 2**30, 2) for name, size in needed.moments[needed.worst].items()},
+    }
+    if cuda:
+        free, total = torch.cuda.mem_get_info()
+        figures |= {
+            "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
+            "used_at_the_end_gib": round((total - free) / 2**30, 2),
         }
-        if cuda:
-            free, total = torch.cuda.mem_get_info()
-            figures |= {
-                "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-                "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
-                "used_at_the_end_gib": round((total - free) / 2**30, 2),
-            }
-        return figures
+    return figures
 
 
 def _recipe(model: str, out: Path, length: int) -> Recipe:
@@ -104,4 +103,5 @@ def _plan(job: Recipe) -> memory.Plan:
 
 if __name__ == "__main__":
     given = [int(value) for value in sys.argv[1:]]
-    print(json.dumps(measured(*(given or SIZE))))
+    with tempfile.TemporaryDirectory() as here:
+        print(json.dumps(measured(*(given or SIZE), Path(here))))
