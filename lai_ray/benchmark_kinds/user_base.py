@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lai_ray.benchmark_kinds.column_values import is_missing, of_conversation
-from lai_ray.benchmark_kinds.rows import Row
+from lai_ray.benchmark_kinds.table_files import Row
 from lai_ray.benchmark_kinds.user_rows import user_rows
 from lai_ray.common.plugins import suggestion
 from lai_ray.config.settings import BenchmarkSettings

@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from lai_ray.benchmark_kinds.code import CodeBenchmark, test_faults
+from lai_ray.benchmark_kinds.code import CodeBenchmark, faults_of_tests
 from lai_ray.benchmark_kinds.code_tests import Tests, parsed, read_tests, unfenced
-from lai_ray.benchmark_kinds.rows import Row
+from lai_ray.benchmark_kinds.column_values import unpacked
+from lai_ray.benchmark_kinds.table_files import Row
 from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.errors import DataError
+from lai_ray.grading.programs import defined_names
 from lai_ray.grading.reference_check import BATCH
 from lai_ray.grading.sandbox.runner import SandboxRefusedError
 from lai_ray.instructor.parsing.code_samples import header
@@ -38,19 +40,31 @@ class UserCode(UserBenchmark, CodeBenchmark):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the function that the tests call is the last one of the reference that they name."""
-        named = self.settings.tests
-        assert named is not None
-        value, question = self.column(record, named), self.question(record)
-        code = self._solution(record, question)
-        try:
-            tests = read_tests(value)
-        except DataError as error:
-            raise DataError(f"column {named!r} {error}") from error
+        question = self.question(record)
+        code, tests = self._solution(record, question), self._tests(record)
         entry = self._entry(record, code, question, tests)
         prompt = question if "def " in question else header(question, code, entry, list(tests.parts))
-        extra = {"entry": entry, "test": tests.source, "check": tests.check}
+        others = [name for name in defined_names(code) if name != entry and _calls(tests, name)]
+        names: dict[str, Any] = {"names": others} if others else {}
+        extra = {"entry": entry, "test": tests.source, "check": tests.check, **names}
         problem = self.build(record, split, row, code, **extra)
         return Problem(problem.id, problem.benchmark, split, prompt, code, problem.extra)
+
+    def _tests(self, record: Mapping[str, Any]) -> Tests:
+        named = self.settings.tests
+        assert named is not None
+        try:
+            if isinstance(named, str):
+                return read_tests(self.column(record, named))
+            values = [unpacked(self.column(record, name)) for name in named]
+            return read_tests([one for value in values for one in (value if isinstance(value, list) else [value])])
+        except DataError as error:
+            raise DataError(f"column {self._columns} {error}") from error
+
+    @property
+    def _columns(self) -> str:
+        named = self.settings.tests
+        return repr(named) if isinstance(named, str) else " and ".join(map(repr, named or ()))
 
     def _solution(self, record: Mapping[str, Any], question: str) -> str:
         """The reference's source: the column's, or the question completed by it, as HumanEval has it."""
@@ -59,15 +73,13 @@ class UserCode(UserBenchmark, CodeBenchmark):
         whole = f"{question.rstrip()}\n{text}"
         if not _functions(text) and "def " in question and _functions(whole) and text[:1].isspace():
             return whole
-        tree = parsed(text)
-        if tree is None:
+        if parsed(text) is None:
             raise DataError(f"column {answer!r} holds no Python: {text[:60]!r}")
         if not _functions(text):
-            kinds = {ast.ClassDef: "a class", ast.AsyncFunctionDef: "an async function"}
-            there = [f"{kinds[type(node)]} {node.name}" for node in tree.body if isinstance(node, tuple(kinds))]
+            there = ", ".join(defined_names(text)) or repr(text[:60])
             raise DataError(
-                f"column {answer!r} holds no function but {', '.join(there) or repr(text[:60])}; write the solution as "
-                "a plain function (def)"
+                f"column {answer!r} holds no plain function but {there}; a class or an async function cannot be tested: "
+                "write the solution as a function (def)"
             )
         return text
 
@@ -76,11 +88,9 @@ class UserCode(UserBenchmark, CodeBenchmark):
         if tests.check:
             asked = [record.get("entry_point"), *reversed(_functions(f"{question.rstrip()}\n    pass\n"))]
             return next((name for name in asked if name in names), names[-1])
-        called = [name for name in names if re.search(rf"\b{name}\s*\(", tests.source)]
+        called = [name for name in names if _calls(tests, name)]
         if not called:
-            raise DataError(
-                f"no test in column {self.settings.tests!r} calls a function of the answer ({', '.join(names)})"
-            )
+            raise DataError(f"no test in column {self._columns} calls a function of the answer ({', '.join(names)})")
         return called[-1]
 
     def checked(self, read: Iterable[tuple[Row, Problem]]) -> Iterator[tuple[Row, Problem]]:
@@ -97,7 +107,7 @@ class UserCode(UserBenchmark, CodeBenchmark):
             return
         problems = [batch[i][1] for i in new]
         try:
-            found = test_faults(problems, [self.reference(problem) for problem in problems], self.min_tier)
+            found = faults_of_tests(problems, [self.reference(problem) for problem in problems], self.min_tier)
         except SandboxRefusedError as error:
             log.warning("%s: the tests of its rows were not tried on this machine: %s", self.name, error)
             found = [None] * len(new)
@@ -114,6 +124,10 @@ class UserCode(UserBenchmark, CodeBenchmark):
         (message,) = CodeBenchmark.prompt(self, problem)
         extra = f"{self.settings.instruction}\n\n" if self.settings.instruction else ""
         return [{**message, "content": extra + message["content"]}]
+
+
+def _calls(tests: Tests, name: str) -> bool:
+    return re.search(rf"\b{name}\s*\(", tests.source) is not None
 
 
 def _functions(source: str) -> list[str]:

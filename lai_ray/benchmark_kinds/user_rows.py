@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from lai_ray.benchmark_kinds.rows import Row, hub_rows, read_rows
+from lai_ray.benchmark_kinds.rows import hub_rows, saved_rows
+from lai_ray.benchmark_kinds.table_files import Row, read_rows
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 
@@ -21,10 +22,9 @@ def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
         yield from hub_rows(settings.name, settings.hub, settings.config, name)
         return
     path = Path(name).expanduser()
-    if not path.is_file():
-        problem = f"{name!r} is a folder; name the file" if path.is_dir() else f"no file {name!r}"
-        raise ConfigError(f"benchmark {settings.name}: {problem} (looked for {path.absolute()})")
-    rows = read_rows(path)
+    if not path.exists():
+        raise ConfigError(f"benchmark {settings.name}: no file {name!r} (looked for {path.absolute()})")
+    rows = _rows_at(path, settings.name)
     first = next(rows, None)
     if first is None:
         raise DataError(f"benchmark {settings.name}: {path} holds no rows")
@@ -32,9 +32,21 @@ def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
     yield from rows
 
 
+def _rows_at(path: Path, benchmark: str) -> Iterator[Row]:
+    """The rows of a file, or of a folder that `datasets` has saved."""
+    if path.is_file():
+        return read_rows(path)
+    if (path / "state.json").is_file():
+        return saved_rows(path)
+    there = sorted(inner.name for inner in path.iterdir() if (inner / "state.json").is_file())
+    cure = f"name one of its splits: {', '.join(str(path / one) for one in there)}" if there else "name the file"
+    raise ConfigError(f"benchmark {benchmark}: {str(path)!r} is a folder; {cure} (looked at {path.absolute()})")
+
+
 @lru_cache(maxsize=32)
 def _labels_at(path: str, stamp: int, column: str) -> tuple[str, ...]:
-    return tuple(sorted({str(row.record[column]).strip() for row in read_rows(Path(path)) if column in row.record}))
+    answers = (row.record[column] for row in _rows_at(Path(path), "") if column in row.record)
+    return tuple(sorted({str(answer).strip() for answer in answers}))
 
 
 def labels_in(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
@@ -44,7 +56,7 @@ def labels_in(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
         labels = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
     else:
         path = Path(getattr(settings, split)).expanduser()
-        labels = _labels_at(str(path), path.stat().st_mtime_ns if path.is_file() else 0, settings.answer)
+        labels = _labels_at(str(path), path.stat().st_mtime_ns if path.exists() else 0, settings.answer)
     if len(labels) > MAX_LABELS:
         raise ConfigError(
             f"benchmark {settings.name}: {len(labels)} different answers in column {settings.answer!r} are no labels; "

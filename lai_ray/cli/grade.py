@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lai_ray.benchmark_kinds.rows import SUFFIXES, Row, read_rows
+from lai_ray.benchmark_kinds.table_files import SUFFIXES, Row, read_rows
 from lai_ray.common import plugins
 from lai_ray.contracts import Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError

@@ -80,8 +80,8 @@ class BenchmarkSettings(Section):
     """kind = "choice": the column with a list of them, or the columns with one each."""
     answer_as: Literal["letter", "place", "place_from_1", "text"] | None = None
     """kind = "choice": how the answer names one; "place" counts from 0. None: read from each row, if unambiguous."""
-    tests: str | None = None
-    """kind = "code": the column with the asserts."""
+    tests: str | list[str] | None = None
+    """kind = "code": the column with the asserts; or several, run in this order: ["test_setup_code", "test_list"]."""
     labels: list[str] | None = None
     """kind = "label": the labels; those of the first file when left out."""
     subject: str | None = None
