@@ -124,11 +124,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     bare = text.strip()
     if bare.startswith("[") or (bare.startswith("{") and "\n" in bare and not _is_json(bare.split("\n", 1)[0])):
         try:
-            value = json.loads(bare, object_pairs_hook=_object)
-            yield from _numbered(path, _items(value))
+            yield from _numbered(path, _at(path, _loaded_whole(path, bare)))
             return
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
         except (ValueError, RecursionError) as error:
             if bare.startswith("["):
                 line = getattr(error, "lineno", 1) + text.count("\n", 0, text.index("["))
@@ -137,7 +134,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, line in lines:
         record = _loaded(line, f"{path}:{number}")
-        if len(lines) == 1 and (items := _items(record)) != [record]:
+        items = _at(path, record) if len(lines) == 1 else [record]
+        if items != [record]:
             yield from _numbered(path, items)
         else:
             yield f"{path}:{number}", record
@@ -145,6 +143,20 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _numbered(path: Path, items: list[Any]) -> Iterator[tuple[str, Any]]:
     yield from ((f"{path}, row {i}", item) for i, item in enumerate(items))
+
+
+def _loaded_whole(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _at(path: Path, value: Any) -> list[Any]:
+    try:
+        return _items(value)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _items(value: Any) -> list[Any]:
@@ -212,8 +224,8 @@ def _csv(path: Path, text: str, columns: tuple[str, ...] | None, separator: str 
                 yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(
-            f"{path}:{reader.line_num + skipped}: not valid CSV ({error}); a cell with quotes is itself quoted, and its "
-            'quotes are doubled: "the ""best"" one"'
+            f"{path}:{reader.line_num + skipped}: not valid CSV ({error}); a cell with quotes is quoted itself, with "
+            'its own doubled: "the ""best"" one"'
         ) from error
 
 

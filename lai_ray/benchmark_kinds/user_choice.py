@@ -66,7 +66,8 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
         answer = self.text(record, self.settings.answer, of="assistant").strip()
         how = "text" if self._holds_answer else self.settings.answer_as
         raw = self.column(record, self.settings.answer)
-        named = [letter for letter, label in zip(choices, labels or (), strict=False) if _bare(label) == _bare(answer)]
+        own = [_bare(label) for label in labels or ()]
+        named = [letter for letter, label in zip(choices, own, strict=False) if label == _bare(answer)]
         if how is None and not named and isinstance(raw, int | float) and not isinstance(raw, bool):
             how = "place"  # A number is an index: 2 is the third choice, also where the first one's text is "2".
         place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
@@ -74,8 +75,9 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
         at = int(place) - first if place.isdecimal() else -1
         readings = {
             "text": [letter for letter, text in choices.items() if text.strip() == answer],
-            "place": [LETTERS[at]] if 0 <= at < len(choices) and not labels else [],
-            "letter": named if labels else [_bare(answer)] if _bare(answer) in choices else [],
+            "place": [LETTERS[at]] if 0 <= at < len(choices) and not any(map(str.isdecimal, own)) else [],
+            "letter": named
+            or ([_bare(answer)] if _bare(answer) in choices and not any(len(x) == 1 for x in own) else []),
         }
         if how in ("place", "place_from_1"):
             readings = {how: [LETTERS[at]] if 0 <= at < len(choices) else []}

@@ -78,8 +78,8 @@ class UserCode(UserBenchmark, CodeBenchmark):
         if not _functions(text):
             there = ", ".join(defined_names(text)) or repr(text[:60])
             raise DataError(
-                f"column {answer!r} holds no plain function but {there}; a class or an async function cannot be tested: "
-                "write the solution as a function (def)"
+                f"column {answer!r} holds no plain function but {there}; write the solution as a function (def), which "
+                "is neither async nor in a class"
             )
         return text
 

@@ -27,12 +27,12 @@ from lai_ray.benchmark_kinds.math import MathBenchmark
 from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.benchmark_kinds.user_choice import UserChoice
 from lai_ray.benchmark_kinds.user_code import UserCode
-from lai_ray.benchmark_kinds.user_rows import check_labels, labels_in
+from lai_ray.benchmark_kinds.user_rows import check_labels, labels_in, whole
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
 from lai_ray.errors import DataError
 from lai_ray.grading.answer_part import narrow, own_answer
-from lai_ray.grading.numbers import MARKER, final_number, marked_number
+from lai_ray.grading.numbers import MARKER, PLAIN, final_number, marked_number, read_number
 from lai_ray.grading.numerals import in_digits
 from lai_ray.instructor.parsing.text_samples import answer_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
@@ -68,6 +68,8 @@ class UserNumber(UserBenchmark, MathBenchmark):
         final = final_number(solution)
         if final is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
+        if two := _two_numbers(solution, final.text):
+            raise DataError(f"column {self.settings.answer!r} ends in two numbers, {two!r}; keep the one that is right")
         if marked_number(solution) is None:
             working = "" if solution.strip() == final.text else f"{solution}\n"
             solution = f"{working}{MARKER} {final.text}"
@@ -82,6 +84,13 @@ class UserNumber(UserBenchmark, MathBenchmark):
 
 class UserText(UserBenchmark):
     """A question with a short text as answer."""
+
+    def gold(self, record: Mapping[str, Any]) -> str:
+        """The right answer of a row; 42.0, which pandas makes of 42 where some are missing, is 42."""
+        value = self.column(record, self.settings.answer)
+        if isinstance(value, float) and value.is_integer():
+            return whole(value)
+        return self.text(record, self.settings.answer, of="assistant")
 
     def show(self, problem: Problem) -> str:
         """The question."""
@@ -103,7 +112,7 @@ class UserLabel(UserText):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
-        answer = self.text(record, self.settings.answer, of="assistant").strip()
+        answer = self.gold(record).strip()
         if answer not in self.labels():
             raise DataError(f"the answer {answer!r} is none of the labels {', '.join(self.labels())}")
         return self.build(record, split, row, answer)
@@ -153,7 +162,7 @@ class UserExact(UserText):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
-        return self.build(record, split, row, self.text(record, self.settings.answer, of="assistant").strip())
+        return self.build(record, split, row, self.gold(record).strip())
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question and the form of the answer."""
@@ -184,6 +193,27 @@ class UserExact(UserText):
 KINDS: dict[str, type[Any]] = {
     "number": UserNumber, "choice": UserChoice, "label": UserLabel, "exact": UserExact, "code": UserCode,
 }  # fmt: skip
+
+
+_ONE = rf"-?\$?(?:{PLAIN})(?:/\d+)?"
+_TWO = re.compile(
+    rf"(?P<first>{_ONE})(?:\s?%|\s?[^\W\d_]+){{0,2}}?(?:\s*\(?\s*\b(?:or|to|and)\b|\s*[-–—~]|,(?=\s*[a-z]\s*=))"
+    rf"\s*(?:[a-z]\s*=\s*)?(?P<second>{_ONE})(?=[^\d]*$)",
+    re.I,
+)
+_UNITS = "(?:year|month|week|day|hour|minute|foot|feet|ft|yard|mile|km|metre|meter|pound|lb|kg|dollar|euro)s?"
+_COMPOUND = re.compile(rf"(?P<first>{_ONE})\s?{_UNITS},?\s(?P<second>{_ONE})\s?[^\W\d_]+\.?", re.I)
+
+
+def _two_numbers(solution: str, final: str) -> str | None:
+    """The end of a gold answer that leaves open which number is right: "12 or 13", "3 to 5", "2 hours 30 minutes"."""
+    end = in_digits(solution.rpartition(MARKER)[2].strip().rpartition("\n")[2])
+    found = _TWO.search(end) or _COMPOUND.fullmatch(end)
+    if found is None:
+        return None
+    values = [number.value for text in found.group("first", "second") if (number := read_number(text))]
+    chosen = read_number(in_digits(final))
+    return found[0] if len(set(values)) > 1 and chosen and abs(chosen.value) in map(abs, values) else None
 
 
 def _number_text(answer: str, column: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lai_ray.benchmark_kinds.rows import hub_rows, saved_rows
 from lai_ray.benchmark_kinds.table_files import Row, read_rows
@@ -46,14 +47,19 @@ def _rows_at(path: Path, benchmark: str) -> Iterator[Row]:
 @lru_cache(maxsize=32)
 def _labels_at(path: str, stamp: int, column: str) -> tuple[str, ...]:
     answers = (row.record[column] for row in _rows_at(Path(path), "") if column in row.record)
-    return tuple(sorted({str(answer).strip() for answer in answers}))
+    return tuple(sorted({whole(answer).strip() for answer in answers}))
+
+
+def whole(value: Any) -> str:
+    """A value as text; of a float without decimals the integer that it was: "42"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def labels_in(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
     """The different answers of a split, sorted. Raises ConfigError where they are more than MAX_LABELS."""
     if settings.hub is not None:
         answers = (row.record.get(settings.answer) for row in user_rows(settings, split))
-        labels = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
+        labels = tuple(sorted({whole(answer).strip() for answer in answers if answer is not None}))
     else:
         path = Path(getattr(settings, split)).expanduser()
         labels = _labels_at(str(path), path.stat().st_mtime_ns if path.exists() else 0, settings.answer)
