@@ -8,12 +8,14 @@ these, as CSV files hold it, is read too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, check_label
 from lai_ray.benchmark_kinds.column_values import is_missing, unpacked
+from lai_ray.benchmark_kinds.table_files import Row
 from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.benchmark_kinds.user_rows import user_rows
 from lai_ray.errors import DataError
@@ -23,6 +25,9 @@ from lai_ray.storage.keys import number_of
 
 LETTERS = "ABCDEFGHIJ"
 _LABEL, _TEXT = ("label", "key", "letter", "id"), ("text", "value", "content")
+MANY = 30
+"""Answers by number of which one should be the first choice, where they count from 0."""
+_CURE = 'Set how this column names a choice: answer_as = "letter", "place" (counted from 0), "place_from_1" or "text"'
 _READ = "a list of texts, of objects with label and text, or an object of these two lists"
 
 
@@ -64,36 +69,59 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
 
     def _letter(self, record: Mapping[str, Any], choices: Mapping[str, str], labels: list[str] | None) -> str:
         answer = self.text(record, self.settings.answer, of="assistant").strip()
-        how = "text" if self._holds_answer else self.settings.answer_as
-        raw = self.column(record, self.settings.answer)
         own = [_bare(label) for label in labels or ()]
-        named = [letter for letter, label in zip(choices, own, strict=False) if label == _bare(answer)]
-        if how is None and not named and isinstance(raw, int | float) and not isinstance(raw, bool):
-            how = "place"  # A number is an index: 2 is the third choice, also where the first one's text is "2".
-        place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
-        first = 1 if how == "place_from_1" else 0
-        at = int(place) - first if place.isdecimal() else -1
-        readings = {
-            "text": [letter for letter, text in choices.items() if text.strip() == answer],
-            "place": [LETTERS[at]] if 0 <= at < len(choices) and not any(map(str.isdecimal, own)) else [],
-            "letter": named
-            or ([_bare(answer)] if _bare(answer) in choices and not any(len(x) == 1 for x in own) else []),
+        possible = {
+            letter: way
+            for way, letters in _readings(answer, choices, own, self._way(record)).items()
+            for letter in letters
         }
-        if how in ("place", "place_from_1"):
-            readings = {how: [LETTERS[at]] if 0 <= at < len(choices) else []}
-        possible = {letter: way for way, letters in readings.items() for letter in letters if how in (None, way)}
         if len(possible) > 1:
             ways = ", ".join(f"{letter} by its {way}" for letter, way in possible.items())
-            raise DataError(
-                f'the answer {answer!r} may be {ways}. Set how this column names a choice: answer_as = "letter", '
-                '"place" (counted from 0), "place_from_1" or "text"'
-            )
-        if not possible and not first and at == len(choices):
+            raise DataError(f"the answer {answer!r} may be {ways}. {_CURE}")
+        if not possible and _place(answer) == len(choices):
             raise DataError(
                 f"the answer {answer!r} is none of the choices {', '.join(choices)}, which are counted from 0; where "
                 'this column counts from 1, set answer_as = "place_from_1"'
             )
         return next(iter(possible), answer)
+
+    def _way(self, record: Mapping[str, Any]) -> str | None:
+        """How the answer names a choice, where that is known before it is read."""
+        if self._holds_answer:
+            return "text"
+        raw = self.column(record, self.settings.answer)
+        number = isinstance(raw, int | float) and not isinstance(raw, bool)
+        # A number is an index: 2 is the third choice, also where the first one's text is "2".
+        return self.settings.answer_as or ("number" if number else None)
+
+    def checked(self, read: Iterable[tuple[Row, Problem]]) -> Iterator[tuple[Row, Problem]]:
+        """The same rows. Raises DataError where it is in doubt from what a column of numbers counts."""
+        if self.settings.answer_as or self._holds_answer:
+            yield from read
+            return
+        lettered, places = "", Counter[int]()
+        for row, problem in read:
+            place = _place(self.text(row.record, self.settings.answer, of="assistant").strip())
+            if place is None:
+                lettered = lettered or row.where
+            elif self._counts(row.record, place):
+                places[place] += 1
+            if lettered and places:
+                raise DataError(
+                    f"{row.where}: some answers of this file are numbers and some are not (as in {lettered}), which "
+                    f"leaves open from what the numbers count. {_CURE}"
+                )
+            yield row, problem
+        if places.total() >= MANY and not places[0]:
+            raise DataError(
+                f"benchmark {self.name}: none of {places.total()} answers is 0, the first choice, as if column "
+                f"{self.settings.answer!r} counted from 1. {_CURE}"
+            )
+
+    def _counts(self, record: Mapping[str, Any], place: int) -> bool:
+        """Whether a number is an index, and neither a label of the row's own nor the text of a choice."""
+        read = self._choices(record)
+        return not read.labels and (self._way(record) == "number" or str(place) not in read.texts)
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question with its choices."""
@@ -118,6 +146,34 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
     def _letters(self) -> str:
         first = next(user_rows(self.settings, self.splits[0]), None)
         return LETTERS[: len(self._choices(first.record).texts)] if first else LETTERS[:4]
+
+
+def _readings(answer: str, choices: Mapping[str, str], own: list[str], how: str | None) -> dict[str, list[str]]:
+    """Every way in which the answer may name a choice -> the letters of those that it names.
+
+    own: the row's own labels. how: one of `answer_as`, "number" for a value that is no text, or None.
+    """
+    named = [letter for letter, label in zip(choices, own, strict=False) if label == _bare(answer)]
+    place, first = _place(answer), how == "place_from_1"
+    at = -1 if place is None else place - first
+    placed = [LETTERS[at]] if 0 <= at < len(choices) else []
+    if how in ("place", "place_from_1"):
+        return {how: placed}
+    numbered, lettered = any(map(str.isdecimal, own)), any(len(label) == 1 for label in own)
+    if how == "number":
+        return {"place": named or ([] if numbered else placed)}
+    ways = {
+        "text": [letter for letter, text in choices.items() if text.strip() == answer],
+        "place": [] if numbered else placed,
+        "letter": named or ([_bare(answer)] if _bare(answer) in choices and not lettered else []),
+    }
+    return ways if how is None else {how: ways[how]}
+
+
+def _place(answer: str) -> int | None:
+    """The number that an answer is; where some are missing, pandas makes all of them floats."""
+    bare = re.sub(r"\.0$", "", answer)
+    return int(bare) if bare.isdecimal() else None
 
 
 def read_choices(value: Any, column: str) -> Choices:

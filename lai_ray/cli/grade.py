@@ -1,8 +1,8 @@
 """`lai grade`: grades recorded responses of any model.  benchmark's rows with a response -> rows with a verdict
 
 The benchmark is a name, or a job file with a [[benchmark]] table: "jobs/mine.toml", "jobs/mine.toml:reviews". Rows are
-the benchmark's own records plus `response`, in any upstream form. They are written in the same order, as JSON lines, with
-`correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
+the benchmark's own records plus `response`, in any upstream form. They are written in the same order, as JSON lines,
+with `correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
 """
 
 from __future__ import annotations
