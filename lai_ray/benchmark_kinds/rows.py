@@ -18,29 +18,20 @@ In a folder, a file is recognised by its published name, in any format: JSON lin
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import io
-import itertools
-import json
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lai_ray.benchmark_kinds.table_files import SHARD, SUFFIXES, Row, read_rows, suffix_of
 from lai_ray.errors import ConfigError, DataError
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
-"""The formats of a file; where one name exists in several, the first of these is read."""
-_FORMATS = "as .jsonl, .json or .csv, gzipped or not, or .parquet"
+_FORMATS = "as .jsonl, .json, .csv, .tsv, .parquet or .arrow, packed or not"
 _DEPTH = 5
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -59,17 +50,6 @@ class SplitSource:
     """Where the user can get the files, for the error about missing ones."""
     columns: tuple[str, ...] | None = None
     """The columns of CSV files without a header line; None where the first line is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One published record, and where it was read."""
-
-    record: dict[str, Any]
-    where: str
-    """"<file>:<line>", or "<file>, row <n>" in formats without lines."""
-    file: str
-    """The file's name without suffix: "abstract_algebra_test". Of a hub row, its split."""
 
 
 def source_of(benchmark: str, sources: Mapping[str, SplitSource], split: str) -> SplitSource:
@@ -113,27 +93,6 @@ def files(benchmark: str, source: str, split: SplitSource, folders: tuple[str, .
     )
 
 
-def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[Row]:
-    """The rows of one file of any format, in order.
-
-    columns: those of a CSV without a header. Raises DataError with the position of a line that is no JSON, of bytes
-    that are no UTF-8, of a damaged gzip file, or of a row that is no object.
-    """
-    suffix = _suffix(path)
-    stem = _SHARD.sub("", path.name.removesuffix(suffix)) if suffix else path.stem
-    if suffix == ".parquet":
-        numbered: Iterable[tuple[str, Any]] = _parquet(path)
-    elif not suffix.startswith(".csv") and _holds_lines(path):
-        numbered = _lines(path)
-    else:
-        text = _text(path)
-        numbered = _csv(path, text, columns) if suffix.startswith(".csv") else _json(path, text)
-    for where, record in numbered:
-        if not isinstance(record, dict):
-            raise DataError(f"{where}: a row must be an object with named fields, not {_short(record)}")
-        yield Row(record, where, stem)
-
-
 def text_field(record: Mapping[str, Any], *names: str) -> str:
     """The first of these fields that the record has, as text. Raises DataError with the fields that it has."""
     for name in names:
@@ -165,7 +124,7 @@ def _from_hub(benchmark: str, source: str, split: SplitSource, *, named: bool = 
     """named: labels by their names instead of their numbers."""
     import datasets
 
-    read = []
+    read: list[Row] = []
     for part in split.splits:
         try:
             loaded = datasets.load_dataset(source, split.config, split=part)
@@ -176,11 +135,27 @@ def _from_hub(benchmark: str, source: str, split: SplitSource, *, named: bool = 
                 f"(config {split.config}, split {part}: {reason}). Get the files from {split.get} and name their "
                 f'folder in the job: [data] {benchmark} = "/path/to/folder".'
             ) from error
-        names = _class_names(loaded.features) if named else {}
-        for i, record in enumerate(loaded):
-            row = {key: names[key].get(value, value) if key in names else value for key, value in record.items()}
-            read.append(Row(row, f"{source}, {part}, row {i}", part))
+        read += _loaded_rows(loaded, f"{source}, {part}", part, named=named)
     return tuple(read)
+
+
+def saved_rows(folder: Path) -> Iterator[Row]:
+    """The rows of a folder that `datasets` has saved, labels by name. Raises DataError for a damaged one."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # As above: a dozen classes of errors.
+        raise DataError(f"{folder}: not a data set that can be read ({error}); save it again") from error
+    yield from _loaded_rows(loaded, str(folder), folder.name, named=True)
+
+
+def _loaded_rows(loaded: Any, where: str, file: str, *, named: bool) -> Iterator[Row]:
+    """named: labels by their names instead of their numbers."""
+    names = _class_names(loaded.features) if named else {}
+    for i, record in enumerate(loaded):
+        row = {key: names[key].get(value, value) if key in names else value for key, value in record.items()}
+        yield Row(row, f"{where}, row {i}", file)
 
 
 def _class_names(features: Any) -> dict[str, dict[int, str | None]]:
@@ -206,7 +181,7 @@ def _listed(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         relative = Path(parent).relative_to(folder)
         folders[:] = [name for name in folders if not name.startswith(".")] if len(relative.parts) < _DEPTH else []
-        yield from (relative / name for name in names if _suffix(Path(name)))
+        yield from (relative / name for name in names if suffix_of(Path(name)))
 
 
 def _matching(listed: list[Path], name: str) -> list[Path]:
@@ -218,139 +193,18 @@ def _matching(listed: list[Path], name: str) -> list[Path]:
     folder = matching[0].parent
     best: dict[str, Path] = {}
     for path in (path for path in matching if path.parent == folder):
-        bare = path.name.removesuffix(_suffix(path))
-        if bare not in best or SUFFIXES.index(_suffix(path)) < SUFFIXES.index(_suffix(best[bare])):
+        bare = path.name.removesuffix(suffix_of(path))
+        if bare not in best or SUFFIXES.index(suffix_of(path)) < SUFFIXES.index(suffix_of(best[bare])):
             best[bare] = path
-    shards = [path for bare, path in best.items() if _SHARD.search(bare)]
-    whole = [path for bare, path in best.items() if not _SHARD.search(bare)]
+    shards = [path for bare, path in best.items() if SHARD.search(bare)]
+    whole = [path for bare, path in best.items() if not SHARD.search(bare)]
     return sorted(whole or shards)
 
 
 def _is_named(path: Path, wanted: tuple[str, ...]) -> bool:
-    bare = _SHARD.sub("", path.name.removesuffix(_suffix(path)))
+    bare = SHARD.sub("", path.name.removesuffix(suffix_of(path)))
     parts = (*path.parent.parts, bare)[-len(wanted) :]
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
-
-def _suffix(path: Path) -> str:
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), "")
-
-
-def _holds_lines(path: Path) -> bool:
-    """Whether a file is uncompressed JSON lines, at least two: it is then read line by line, as it may be large."""
-    with path.open("rb") as file:
-        first, second, *_ = [*itertools.islice(filter(bytes.strip, file), 2), b"", b""]
-    start = first.removeprefix(codecs.BOM_UTF8).strip()
-    return bool(second) and start.startswith(b"{") and _is_json(start)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            if text := _decoded(line, where).strip():
-                yield where, _loaded(text, where)
-
-
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not valid UTF-8 (byte 0x{line[error.start]:02x}); save it as UTF-8") from error
-
-
-def _loaded(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error})") from error
-
-
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: damaged gzip file ({error})") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not valid UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from error
-
-
-def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """The rows of JSON lines; or, where the text is an array or one value over several lines, the array's items."""
-    bare = text.strip()
-    if bare.startswith("[") or (bare.startswith("{") and "\n" in bare and not _is_json(bare.split("\n", 1)[0])):
-        try:
-            yield from _numbered(path, _items(json.loads(bare)))
-            return
-        except (ValueError, RecursionError) as error:
-            if bare.startswith("["):
-                line = getattr(error, "lineno", 1) + text.count("\n", 0, text.index("["))
-                raise DataError(f"{path}:{line}: not valid JSON ({error})") from error
-    # Only "\n" ends a line: str.splitlines also splits at characters that JSON strings may hold.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, line in lines:
-        record = _loaded(line, f"{path}:{number}")
-        if len(lines) == 1 and (items := _items(record)) != [record]:
-            yield from _numbered(path, items)
-        else:
-            yield f"{path}:{number}", record
-
-
-def _numbered(path: Path, items: list[Any]) -> Iterator[tuple[str, Any]]:
-    yield from ((f"{path}, row {i}", item) for i, item in enumerate(items))
-
-
-def _items(value: Any) -> list[Any]:
-    """An array's items; those of an object's only array of objects, as in {"canary": "…", "examples": [{…}, …]}; else
-    the value alone."""
-    if isinstance(value, list):
-        return value
-    arrays = [item for item in value.values() if isinstance(item, list)] if isinstance(value, dict) else []
-    return arrays[0] if len(arrays) == 1 and arrays[0] and isinstance(arrays[0][0], dict) else [value]
-
-
-def _is_json(text: str | bytes) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _csv(path: Path, text: str, columns: tuple[str, ...] | None) -> Iterator[tuple[str, Any]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = list(columns) if columns else None
-    try:
-        for cells in reader:
-            if header is None or set(header) <= set(cells):
-                header = cells
-            elif cells and len(cells) != len(header):
-                raise DataError(f"{path}:{reader.line_num}: {len(cells)} columns where {len(header)} are expected")
-            elif cells:
-                yield f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error})") from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-    yield from ((f"{path}, row {i}", record) for i, record in enumerate(table.to_pylist()))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def refuse_foreign(name: str, record: Mapping[str, Any]) -> None:

@@ -19,28 +19,24 @@ For another prompt or verdict than these, write your own benchmark: inherit the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
-from lai_ray.benchmark_kinds.choice import ChoiceBenchmark, check_label
-from lai_ray.benchmark_kinds.code import CodeBenchmark
 from lai_ray.benchmark_kinds.math import MathBenchmark
-from lai_ray.benchmark_kinds.user_rows import check_labels, labels_in, user_rows
-from lai_ray.common.plugins import suggestion
+from lai_ray.benchmark_kinds.user_base import UserBenchmark
+from lai_ray.benchmark_kinds.user_choice import UserChoice
+from lai_ray.benchmark_kinds.user_code import UserCode
+from lai_ray.benchmark_kinds.user_rows import check_labels, labels_in, whole
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import DEFAULT_GRADING, Benchmark, Grading
-from lai_ray.errors import ConfigError, DataError, LaiError
+from lai_ray.errors import DataError
 from lai_ray.grading.answer_part import narrow, own_answer
-from lai_ray.grading.numbers import MARKER, final_number, marked_number
+from lai_ray.grading.numbers import MARKER, PLAIN, final_number, marked_number, read_number
 from lai_ray.grading.numerals import in_digits
-from lai_ray.grading.programs import defined_names
-from lai_ray.instructor.parsing.code_samples import header
-from lai_ray.instructor.parsing.text_samples import answer_pieces, choice_pieces
+from lai_ray.instructor.parsing.text_samples import answer_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
 
-LETTERS = "ABCDEFGHIJ"
 _NOT = r"(?<!\bnot )(?<!n't )(?<!n’t )(?<!\bnever )(?<!\bnot an )(?<!\bnot a )"
 _COMMITTED = re.compile(r"(?:\banswer(?:\s+is)?|答案(?:是|为)?)[\s*_]*[:=][\s*_\"'`]*([^\n]+)", re.I)
 
@@ -54,94 +50,13 @@ Return a numbered list and nothing else. Each item is one new problem in this fo
 Answer: <the answer alone>"""
 
 
-def user_benchmark(settings: BenchmarkSettings) -> Benchmark:
-    """The benchmark that a [[benchmark]] table describes."""
-    benchmark: Benchmark = KINDS[settings.kind](settings)
+def user_benchmark(settings: BenchmarkSettings, min_tier: str = DEFAULT_GRADING.min_tier) -> Benchmark:
+    """The benchmark that a [[benchmark]] table describes.
+
+    min_tier: the weakest isolation level in which the programs of its rows may run where they are checked.
+    """
+    benchmark: Benchmark = KINDS[settings.kind](settings, min_tier)
     return benchmark
-
-
-@dataclass(frozen=True)
-class UserBenchmark:
-    """Rows and columns of a [[benchmark]] table; the kinds below add prompts and verdicts."""
-
-    settings: BenchmarkSettings
-    runs_code: ClassVar[bool] = False
-
-    @property
-    def source(self) -> None:
-        """Its files are named by the job's [[benchmark]] table, not by [data]."""
-        return None
-
-    @property
-    def name(self) -> str:
-        """As in the job."""
-        return self.settings.name
-
-    @property
-    def domain(self) -> str:
-        """As in the job: "in" or "out"."""
-        return self.settings.domain
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits for which the job names a file."""
-        return tuple(split for split in ("train", "dev", "test") if getattr(self.settings, split))
-
-    def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The rows of one split. Raises ConfigError for a missing file or column, DataError for a row with a fault."""
-        if split not in self.splits:
-            raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        for number, row in enumerate(user_rows(self.settings, split)):
-            try:
-                self.problem(row.record, split, 0)
-            except LaiError as error:
-                if isinstance(error, ConfigError) and not number:  # A fault of the settings, not of this row.
-                    raise
-                raise DataError(f"{row.where}: {error}") from error
-            yield row.record
-
-    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; each kind implements it."""
-        raise NotImplementedError
-
-    def column(self, record: Mapping[str, Any], name: str) -> Any:
-        """A column's value. Raises ConfigError with the columns that exist."""
-        if name not in record:
-            names = [str(key) for key in record]
-            raise ConfigError(
-                f"benchmark {self.name}: no column {name!r}. {suggestion(name, names)}There are: {', '.join(names)}."
-            )
-        return record[name]
-
-    def text(self, record: Mapping[str, Any], name: str) -> str:
-        """A column's value as text. Raises DataError for an empty one, and for a value that is no text."""
-        value = self.column(record, name)
-        if value is None or not str(value).strip() or value != value:  # pandas writes NaN for a missing value.
-            raise DataError(f"column {name!r} is empty")
-        if isinstance(value, Mapping | list | tuple | set | bytes):
-            raise DataError(f"column {name!r} holds no text but a {type(value).__name__}: {value!r:.60}")
-        text = str(value)
-        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise DataError(
-                f"column {name!r} holds half a character (a lone surrogate), which is no UTF-8: {text!r:.60}"
-            )
-        return text
-
-    def build(self, record: Mapping[str, Any], split: str, row: int, answer: str, **extra: Any) -> Problem:
-        """The Problem of one row, its question and subject read from the job's columns."""
-        if self.settings.subject is not None:
-            extra["subject"] = str(self.column(record, self.settings.subject))
-        question = self.text(record, self.settings.question)
-        return Problem(f"{self.name}/{split}/{row:05d}", self.name, split, question, answer, extra)
-
-    def ask(self, question: str, form: str) -> list[Message]:
-        """The prompt: the job's instruction, the question, the form of the answer."""
-        parts = [self.settings.instruction, question, form]
-        return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
-
-    def group(self, problem: Problem) -> str:
-        """The subject, where the job names a column for it; else one group."""
-        return str(problem.extra.get("subject", "all"))
 
 
 class UserNumber(UserBenchmark, MathBenchmark):
@@ -149,10 +64,12 @@ class UserNumber(UserBenchmark, MathBenchmark):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row; the answer's column holds the number, or a solution that ends in it."""
-        solution = _number_text(self.text(record, self.settings.answer), self.settings.answer)
+        solution = _number_text(self.text(record, self.settings.answer, of="assistant"), self.settings.answer)
         final = final_number(solution)
         if final is None:
             raise DataError(f"no number in column {self.settings.answer!r}: {solution[:60]!r}")
+        if two := _two_numbers(solution, final.text):
+            raise DataError(f"column {self.settings.answer!r} ends in two numbers, {two!r}; keep the one that is right")
         if marked_number(solution) is None:
             working = "" if solution.strip() == final.text else f"{solution}\n"
             solution = f"{working}{MARKER} {final.text}"
@@ -165,76 +82,15 @@ class UserNumber(UserBenchmark, MathBenchmark):
         )
 
 
-class UserChoice(UserBenchmark, ChoiceBenchmark):
-    """Labelled choices, one of them right."""
-
-    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; the answer is a letter, an index from 0, or the text of a choice."""
-        texts = self._texts(record)
-        if len(texts) > len(LETTERS):
-            raise DataError(f"{len(texts)} choices; at most {len(LETTERS)} are possible")
-        choices = dict(zip(LETTERS, texts, strict=False))
-        return self.build(record, split, row, check_label(self._letter(record, choices), choices), choices=choices)
-
-    def _texts(self, record: Mapping[str, Any]) -> list[str]:
-        named = self.settings.choices
-        assert named is not None
-        if isinstance(named, list):
-            return [self.text(record, column) for column in named]
-        value = self.column(record, named)
-        if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # ARC's format.
-            value = value["text"]
-        if not isinstance(value, list):
-            raise DataError(f"column {named!r} must hold a list of choices, not {value!r:.60}")
-        return [str(text) for text in value]
-
-    def _letter(self, record: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-        answer, how = self.text(record, self.settings.answer).strip(), self.settings.answer_as
-        raw = record[self.settings.answer]
-        if how is None and isinstance(raw, int | float) and not isinstance(raw, bool):
-            how = "place"  # A number is an index: 2 is the third choice, also where the first one's text is "2".
-        place = re.sub(r"\.0$", "", answer)  # Where some are missing, pandas makes all of them floats.
-        readings = {
-            "text": [letter for letter, text in choices.items() if text.strip() == answer],
-            "place": [LETTERS[int(place)]] if place.isdecimal() and int(place) < len(choices) else [],
-            "letter": [answer.upper()] if answer.upper() in choices else [],
-        }
-        possible = {letter: way for way, letters in readings.items() for letter in letters if how in (None, way)}
-        if len(possible) > 1:
-            ways = ", ".join(f"{letter} by its {way}" for letter, way in possible.items())
-            raise DataError(
-                f'the answer {answer!r} may be {ways}. Set how this column names a choice: answer_as = "letter", '
-                '"place" (counted from 0) or "text"'
-            )
-        return next(iter(possible), answer)
-
-    def prompt(self, problem: Problem) -> list[Message]:
-        """The question with its choices."""
-        return self.ask(
-            self.show(problem),
-            'Start your reply with "Answer:" and the letter of the right choice, then say why in a sentence.',
-        )
-
-    def brief(self) -> str:
-        """The numbered list that `parse` reads, with as many choices as the data has."""
-        choices = "\n".join(f"{letter}. <choice>" for letter in self._letters())
-        return (
-            "Return a numbered list and nothing else. Each item is one new multiple-choice problem in this form:\n"
-            f"1. Question: <the question>\n{choices}\n"
-            "Answer: <the letter of the one right choice> - <why it is right, in one paragraph>"
-        )
-
-    def parse(self, reply: str) -> list[Piece]:
-        """The samples of a reply; each must have as many choices as the data."""
-        return choice_pieces(reply, self._letters())
-
-    def _letters(self) -> str:
-        first = next(user_rows(self.settings, self.splits[0]), None)
-        return LETTERS[: len(self._texts(first.record))] if first else LETTERS[:4]
-
-
 class UserText(UserBenchmark):
     """A question with a short text as answer."""
+
+    def gold(self, record: Mapping[str, Any]) -> str:
+        """The right answer of a row; 42.0, which pandas makes of 42 where some are missing, is 42."""
+        value = self.column(record, self.settings.answer)
+        if isinstance(value, float) and value.is_integer():
+            return whole(value)
+        return self.text(record, self.settings.answer, of="assistant")
 
     def show(self, problem: Problem) -> str:
         """The question."""
@@ -256,7 +112,7 @@ class UserLabel(UserText):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
-        answer = self.text(record, self.settings.answer).strip()
+        answer = self.gold(record).strip()
         if answer not in self.labels():
             raise DataError(f"the answer {answer!r} is none of the labels {', '.join(self.labels())}")
         return self.build(record, split, row, answer)
@@ -306,7 +162,7 @@ class UserExact(UserText):
 
     def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
         """One row."""
-        return self.build(record, split, row, self.text(record, self.settings.answer).strip())
+        return self.build(record, split, row, self.gold(record).strip())
 
     def prompt(self, problem: Problem) -> list[Message]:
         """The question and the form of the answer."""
@@ -334,36 +190,30 @@ class UserExact(UserText):
         ]
 
 
-class UserCode(UserBenchmark, CodeBenchmark):
-    """A Python function, judged by its tests in the sandbox."""
-
-    runs_code: ClassVar[bool] = True
-
-    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; the function that the tests call is the last one of the reference that they name."""
-        assert self.settings.tests is not None
-        code, value = self.text(record, self.settings.answer), self.column(record, self.settings.tests)
-        tests = [str(test) for test in value] if isinstance(value, list) else str(value).splitlines()
-        tests = [test.strip() for test in tests if test.strip()]
-        names = [name for name in defined_names(code) if any(re.search(rf"\b{name}\(", test) for test in tests)]
-        if not names:
-            raise DataError(f"no test in column {self.settings.tests!r} calls a function of the answer")
-        question = self.text(record, self.settings.question)
-        prompt = question if "def " in question else header(question, code, names[-1], tests)
-        extra = {"entry": names[-1], "test": "\n".join(tests), "check": False}
-        problem = self.build(record, split, row, code, **extra)
-        return Problem(problem.id, problem.benchmark, split, prompt, code, problem.extra)
-
-    def prompt(self, problem: Problem) -> list[Message]:
-        """The job's instruction, then the prompt of every code benchmark."""
-        (message,) = CodeBenchmark.prompt(self, problem)
-        extra = f"{self.settings.instruction}\n\n" if self.settings.instruction else ""
-        return [{**message, "content": extra + message["content"]}]
-
-
 KINDS: dict[str, type[Any]] = {
     "number": UserNumber, "choice": UserChoice, "label": UserLabel, "exact": UserExact, "code": UserCode,
 }  # fmt: skip
+
+
+_ONE = rf"-?\$?(?:{PLAIN})(?:/\d+)?"
+_TWO = re.compile(
+    rf"(?P<first>{_ONE})(?:\s?%|\s?[^\W\d_]+){{0,2}}?(?:\s*\(?\s*\b(?:or|to|and)\b|\s*[-–—~]|,(?=\s*[a-z]\s*=))"
+    rf"\s*(?:[a-z]\s*=\s*)?(?P<second>{_ONE})(?=[^\d]*$)",
+    re.I,
+)
+_UNITS = "(?:year|month|week|day|hour|minute|foot|feet|ft|yard|mile|km|metre|meter|pound|lb|kg|dollar|euro)s?"
+_COMPOUND = re.compile(rf"(?P<first>{_ONE})\s?{_UNITS},?\s(?P<second>{_ONE})\s?[^\W\d_]+\.?", re.I)
+
+
+def _two_numbers(solution: str, final: str) -> str | None:
+    """The end of a gold answer that leaves open which number is right: "12 or 13", "3 to 5", "2 hours 30 minutes"."""
+    end = in_digits(solution.rpartition(MARKER)[2].strip().rpartition("\n")[2])
+    found = _TWO.search(end) or _COMPOUND.fullmatch(end)
+    if found is None:
+        return None
+    values = [number.value for text in found.group("first", "second") if (number := read_number(text))]
+    chosen = read_number(in_digits(final))
+    return found[0] if len(set(values)) > 1 and chosen and abs(chosen.value) in map(abs, values) else None
 
 
 def _number_text(answer: str, column: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from lai_ray.benchmark_kinds.rows import Row, hub_rows, read_rows
+from lai_ray.benchmark_kinds.rows import hub_rows, saved_rows
+from lai_ray.benchmark_kinds.table_files import Row, read_rows
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.errors import ConfigError, DataError
 
@@ -21,10 +23,9 @@ def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
         yield from hub_rows(settings.name, settings.hub, settings.config, name)
         return
     path = Path(name).expanduser()
-    if not path.is_file():
-        problem = f"{name!r} is a folder; name the file" if path.is_dir() else f"no file {name!r}"
-        raise ConfigError(f"benchmark {settings.name}: {problem} (looked for {path.absolute()})")
-    rows = read_rows(path)
+    if not path.exists():
+        raise ConfigError(f"benchmark {settings.name}: no file {name!r} (looked for {path.absolute()})")
+    rows = _rows_at(path, settings.name)
     first = next(rows, None)
     if first is None:
         raise DataError(f"benchmark {settings.name}: {path} holds no rows")
@@ -32,19 +33,36 @@ def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
     yield from rows
 
 
+def _rows_at(path: Path, benchmark: str) -> Iterator[Row]:
+    """The rows of a file, or of a folder that `datasets` has saved."""
+    if path.is_file():
+        return read_rows(path)
+    if (path / "state.json").is_file():
+        return saved_rows(path)
+    there = sorted(inner.name for inner in path.iterdir() if (inner / "state.json").is_file())
+    cure = f"name one of its splits: {', '.join(str(path / one) for one in there)}" if there else "name the file"
+    raise ConfigError(f"benchmark {benchmark}: {str(path)!r} is a folder; {cure} (looked at {path.absolute()})")
+
+
 @lru_cache(maxsize=32)
 def _labels_at(path: str, stamp: int, column: str) -> tuple[str, ...]:
-    return tuple(sorted({str(row.record[column]).strip() for row in read_rows(Path(path)) if column in row.record}))
+    answers = (row.record[column] for row in _rows_at(Path(path), "") if column in row.record)
+    return tuple(sorted({whole(answer).strip() for answer in answers}))
+
+
+def whole(value: Any) -> str:
+    """A value as text; of a float without decimals the integer that it was: "42"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def labels_in(settings: BenchmarkSettings, split: str) -> tuple[str, ...]:
     """The different answers of a split, sorted. Raises ConfigError where they are more than MAX_LABELS."""
     if settings.hub is not None:
         answers = (row.record.get(settings.answer) for row in user_rows(settings, split))
-        labels = tuple(sorted({str(answer).strip() for answer in answers if answer is not None}))
+        labels = tuple(sorted({whole(answer).strip() for answer in answers if answer is not None}))
     else:
         path = Path(getattr(settings, split)).expanduser()
-        labels = _labels_at(str(path), path.stat().st_mtime_ns if path.is_file() else 0, settings.answer)
+        labels = _labels_at(str(path), path.stat().st_mtime_ns if path.exists() else 0, settings.answer)
     if len(labels) > MAX_LABELS:
         raise ConfigError(
             f"benchmark {settings.name}: {len(labels)} different answers in column {settings.answer!r} are no labels; "

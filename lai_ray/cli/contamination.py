@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lai_ray.benchmark_kinds.rows import Row, read_rows
+from lai_ray.benchmark_kinds.table_files import Row, read_rows
 from lai_ray.cli.grade import benchmark_named
 from lai_ray.common import plugins
 from lai_ray.errors import ConfigError, DataError

@@ -1,7 +1,8 @@
 """`lai grade`: grades recorded responses of any model.  benchmark's rows with a response -> rows with a verdict
 
-Rows are the benchmark's own records plus `response`, in any upstream form. They are written in the same order, as JSON
-lines, with `correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
+The benchmark is a name, or a job file with a [[benchmark]] table: "jobs/mine.toml", "jobs/mine.toml:reviews". Rows are
+the benchmark's own records plus `response`, in any upstream form. They are written in the same order, as JSON lines,
+with `correct`, `answer`, `rule` and `status` added, and `further` where there is more than one score.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lai_ray.benchmark_kinds.rows import SUFFIXES, Row, read_rows
+from lai_ray.benchmark_kinds.table_files import SUFFIXES, Row, read_rows
+from lai_ray.benchmark_kinds.user_base import UserBenchmark
+from lai_ray.benchmark_kinds.user_data import user_benchmark
 from lai_ray.common import plugins
+from lai_ray.config import job_file
 from lai_ray.contracts import Benchmark, Grading
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Grade, Problem
@@ -66,13 +70,41 @@ def rules_named(name: str) -> Grading:
 
 
 def benchmark_named(name: str, folder: Path | str | None) -> Benchmark:
-    """A benchmark with its files in a folder. Raises ConfigError when either does not exist, or it has no files."""
+    """A benchmark with its files in a folder; "JOB.toml" or "JOB.toml:NAME" is a user's own data in a job.
+
+    Raises ConfigError when either does not exist, or it has no files.
+    """
+    job, is_job, own = name.partition(".toml")
+    if is_job and folder is not None:
+        raise ConfigError("--data goes with a built-in benchmark; the files of a job's own data are named in the job")
+    if is_job:
+        return _own(Path(f"{job}.toml"), own.removeprefix(":"))
+    if name.endswith(SUFFIXES):
+        raise ConfigError(
+            f"{name} is a file of rows; name the job whose [[benchmark]] table describes its columns: "
+            "lai grade jobs/mine.toml"
+        )
     loaded: Any = plugins.load("benchmarks", name)
     if folder is not None and loaded.source is None:
         raise ConfigError(f"--data {name}: this benchmark has no files; leave it out")
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--data {folder}: no such folder")
     return cast(Benchmark, loaded if folder is None else replace(loaded, source=str(folder)))
+
+
+def _own(job: Path, name: str) -> Benchmark:
+    """A user's own data in a job file, of which only [[benchmark]] and [sandbox] are read."""
+    table = job_file.read_table(job)
+    named = [one.get("name") for one in table.get("benchmark", ()) if isinstance(one, dict)]
+    parts = {part: table[part] for part in ("benchmark", "sandbox") if part in table}
+    ignored = {"iterations": 0, "name": "grade", "target": {"model": "none"}, "evaluate": {"report_on": named}}
+    config = job_file.parse(ignored | parts, where=str(job))
+    names = [settings.name for settings in config.benchmark]
+    wanted = name or (names[0] if len(names) == 1 else "")
+    if wanted not in names:
+        there = f"There are: {', '.join(names)}. Name one: {job}:{names[0]}" if names else "It has none"
+        raise ConfigError(f"{job}: {f'no [[benchmark]] {name!r}' if name else 'no [[benchmark]] is named'}. {there}.")
+    return user_benchmark(config.benchmark[names.index(wanted)], config.sandbox.min_tier)
 
 
 def grade_file(
@@ -87,9 +119,13 @@ def grade_file(
     """
     _check_paths(responses, out)
     problems = [_problem(benchmark, row, i) for i, row in enumerate(read_rows(responses))]
+    if isinstance(benchmark, UserBenchmark):
+        how = replace(how, min_tier=benchmark.min_tier)
+        problems = list(benchmark.checked(problems))
     if not problems:
         raise DataError(f"{responses}: no rows")
     summary = Summary()
+    gold = benchmark.settings.answer if isinstance(benchmark, UserBenchmark) else "answer"
     partial = out.with_name(f".{out.name}.part")
     opened = gzip.open if out.name.endswith(".gz") else open
     try:
@@ -97,7 +133,7 @@ def grade_file(
             for row, problem in problems:
                 grade = _verdict(benchmark, row, problem, how)
                 summary.add(grade, benchmark.group(problem))
-                file.write(_line(row.record, grade))
+                file.write(_line(row.record, grade, gold))
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -136,8 +172,10 @@ def _verdict(benchmark: Benchmark, row: Row, problem: Problem, how: Grading) -> 
     return grade_of(benchmark, problem, row.record["response"], how)
 
 
-def _line(record: dict[str, Any], grade: Grade) -> bytes:
-    kept = {("gold" if name == "answer" else name): value for name, value in record.items() if name not in ADDED[:1]}
+def _line(record: dict[str, Any], grade: Grade, gold: str) -> bytes:
+    reference = gold if gold in ADDED else "answer"
+    own = {name: value for name, value in record.items() if name == reference or name != "correct"}
+    kept = {("gold" if name == reference else name): value for name, value in own.items()}
     verdict = {"correct": grade.score >= 1.0, "answer": grade.answer, "rule": grade.rule, "status": grade.status}
     more = {"note": grade.note} if grade.note else {}
     line = kept | verdict | more | ({"further": grade.further} if grade.further else {})

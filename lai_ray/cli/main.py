@@ -235,7 +235,9 @@ def evaluate(job: JobFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def grade(
-    benchmark: Annotated[str, typer.Argument(help="A benchmark: gsm8k, mmlu, … or my_pkg.my_file:BENCHMARK.")],
+    benchmark: Annotated[
+        str, typer.Argument(help="A benchmark: gsm8k, …, my_pkg.my_file:BENCHMARK, or JOB.toml for own data.")
+    ],
     responses: Annotated[
         Path,
         typer.Option(help="The benchmark's own records plus `response`: JSON lines or array, CSV, Parquet, gzipped."),

@@ -72,16 +72,16 @@ class BenchmarkSettings(Section):
     """A data set on the Hugging Face hub."""
     config: str | None = None
     """Its configuration on the hub."""
-    question: str = "question"
-    """The column with the question."""
+    question: str | list[str] = "question"
+    """The column with the question, or the columns that make it: ["instruction", "input"]."""
     answer: str = "answer"
     """The column with the right answer."""
     choices: str | list[str] | None = None
     """kind = "choice": the column with a list of them, or the columns with one each."""
-    answer_as: Literal["letter", "place", "text"] | None = None
-    """kind = "choice": how the answer names one; places count from 0. None: read from each row, where unambiguous."""
-    tests: str | None = None
-    """kind = "code": the column with the asserts."""
+    answer_as: Literal["letter", "place", "place_from_1", "text"] | None = None
+    """kind = "choice": how the answer names one; "place" counts from 0. None: read from each row, if unambiguous."""
+    tests: str | list[str] | None = None
+    """kind = "code": the column with the asserts; or several, run in this order: ["test_setup_code", "test_list"]."""
     labels: list[str] | None = None
     """kind = "label": the labels; those of the first file when left out."""
     subject: str | None = None

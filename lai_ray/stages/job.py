@@ -137,7 +137,7 @@ def benchmark_of(config: Config, name: str) -> Benchmark:
     """The benchmark that a job means by a name. Raises ConfigError with the names there are."""
     mine = next((settings for settings in config.benchmark if settings.name == name), None)
     if mine is not None:
-        return user_benchmark(mine)
+        return user_benchmark(mine, config.sandbox.min_tier)
     try:
         benchmark: Any = plugins.load("benchmarks", config.evaluate.imported.get(name, name))
     except ConfigError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lai_ray.benchmark_kinds.rows import Row, read_rows
+from lai_ray.benchmark_kinds.table_files import Row, read_rows
 from lai_ray.contracts import Benchmark
 from lai_ray.engines.recorded import files as recorded_files
 from lai_ray.errors import ConfigError, DataError, LaiError

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lai_ray.benchmark_kinds.rows import read_rows
+from lai_ray.benchmark_kinds.table_files import read_rows
 from lai_ray.cli.contamination import read
 from lai_ray.common import plugins
 from lai_ray.records import Problem

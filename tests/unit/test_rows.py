@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lai_ray.benchmark_kinds.rows import SplitSource, read_rows, rows, source_of, text_field
+from lai_ray.benchmark_kinds.rows import SplitSource, rows, source_of, text_field
+from lai_ray.benchmark_kinds.table_files import read_rows
 from lai_ray.errors import ConfigError, DataError
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "zwei\u2028Zeilen", "answer": "é"}]

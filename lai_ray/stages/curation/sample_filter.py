@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from lai_ray.benchmark_kinds.code import faults_of_tests
 from lai_ray.config.config import Config
 from lai_ray.contracts import Benchmark, Executor, Grading, Strategy, StrategySettings
 from lai_ray.records import Case, Grade, Reply, Sample
@@ -22,6 +23,8 @@ from lai_ray.storage.run import Stage
 
 COPY = "copy of "
 """The prefix of the reason for a copy of an evaluation question: "copy of gsm8k.test: same question"."""
+WEAK_TESTS = "its tests cannot fail"
+"""The reason for a programming problem that a function passes which does nothing."""
 BATCH = 512
 """Samples with programs that are graded over the cluster at once."""
 
@@ -40,14 +43,18 @@ Verdicts = dict[str, Reason | None]
 
 @dataclass(frozen=True)
 class SampleGrader:
-    """Grades a sample's own answer, in this process or in a worker of the cluster."""
+    """Grades a sample's own answer and tries its tests, in this process or in a worker of the cluster."""
 
     benchmark: Benchmark
     how: Grading
 
-    def __call__(self, sample: Sample) -> Grade:
-        """The grade."""
-        return grade_of(self.benchmark, sample.problem, "".join(turn.text for turn in sample.turns), self.how)
+    def __call__(self, sample: Sample) -> tuple[Grade, str | None]:
+        """The grade; and, of a program that passes, what is wrong with its tests."""
+        answer = "".join(turn.text for turn in sample.turns)
+        grade = grade_of(self.benchmark, sample.problem, answer, self.how)
+        if not self.benchmark.runs_code or grade.score < 1 or not {"entry", "test"} <= sample.problem.extra.keys():
+            return grade, None
+        return grade, faults_of_tests([sample.problem], [answer], self.how.min_tier)[0]
 
 
 @dataclass
@@ -92,9 +99,10 @@ class SampleFilter:
     def _judge(self, samples: list[Sample]) -> None:
         """Check each sample alone."""
         spread = self.executor.map if self.benchmark.runs_code else map
-        for sample, grade in zip(samples, spread(SampleGrader(self.benchmark, self.how), samples), strict=True):
-            refused = self.strategy.accepts(sample, grade)
-            note = grade.note if grade.status == "error" else ""
+        graded = spread(SampleGrader(self.benchmark, self.how), samples)
+        for sample, (grade, fault) in zip(samples, graded, strict=True):
+            refused = self.strategy.accepts(sample, grade) or (WEAK_TESTS if fault else None)
+            note = fault or (grade.note if grade.status == "error" else "")
             self.verdicts[sample.id] = Reason(refused, note) if refused else self._copied(sample)
 
     def _kept_or_dropped(self, sample: Sample) -> Sample:
