@@ -90,9 +90,10 @@ def last_result(text: str) -> Result | None:
             start = left.start if left else 0
             if right.tokens[0].percent:  # "= 15% of 300" states 15 and 45.
                 values |= _values(right.tokens[:1])
-            decimals = None if right.computes else max(token.decimals for token in right.tokens)
+            written = max(token.decimals for token in right.tokens)
+            exact = right.computes or (not written and any(value.denominator > 1 for value in values))
             beside = "\n".join([f"{line[:start]} ; {line[right.end :]}", *rows[at + 1 :]])
-            return Result(line[start : right.end].strip(), values, decimals, beside)
+            return Result(line[start : right.end].strip(), values, None if exact else written, beside)
     return None
 
 

@@ -109,6 +109,11 @@ def marked_number(text: str) -> FinalNumber | None:
     return _first_marked(in_digits(text))
 
 
+def marked_result(text: str) -> FinalNumber | None:
+    """The number after the last "####" that has one; of an equation there, its result."""
+    return _last_marked(in_digits(text))
+
+
 def _first_marked(text: str) -> FinalNumber | None:
     start = text.find(MARKER)
     return _valid(_MARKED.search(text, start), "marker") if start >= 0 else None
