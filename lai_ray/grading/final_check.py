@@ -1,8 +1,8 @@
 """Whether a solution's final number follows from its own working.  working, final number -> what it contradicts
 
 Three signs of a final number that does not: the working calls another number its answer, its last equation comes to
-another one that nothing corrects afterwards, or the number is nowhere in it. Rounding, cents for dollars and minutes for
-hours are no contradiction; a working without numbers, or without an equation, decides nothing.
+another one that nothing corrects afterwards, or the number is nowhere in it. Rounding, cents for dollars and minutes
+for hours are no contradiction; a working without numbers, or without an equation, decides nothing.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_what_asks_nothing_is_no_question(text):
 @pytest.mark.parametrize(
     "text",
     ["Add 3 and 4.", "Find 28% of 50.", "7 * 8", "7 * 8 =", "5! = ?", "x + 3 = 8", "Solve for x: 2x = 8.",
-     "Iva has 3 shells and finds 4. Give their number.", "小明有3个苹果，又买了4个，一共几个", "28 shells, how many pairs?"],
+     "Iva has 3 shells and finds 4. Sum?", "小明有3个苹果，又买了4个，一共几个", "28 shells, but how many pairs?"],
 )  # fmt: skip
 def test_an_imperative_or_an_expression_is_a_question(text):
     assert asks_for_a_number(text)
