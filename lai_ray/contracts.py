@@ -111,7 +111,11 @@ class Benchmark(Protocol):
         """The chat messages that ask the target this problem, in evaluation and in training."""
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
-        """The verdict. An empty or absurd response is unparsed; it never raises."""
+        """The verdict. An empty or absurd response is unparsed; it never raises.
+
+        response: by default rules without its thoughts ("<think>…</think>" and its like); one that is an unclosed
+        thought is unparsed and not passed on.
+        """
 
     def reference(self, problem: Problem) -> str:
         """A response that is graded 1.0."""
@@ -123,7 +127,10 @@ class Benchmark(Protocol):
         """What a new sample must look like, for the return format of an instructor's prompt."""
 
     def parse(self, reply: str) -> list[Piece]:
-        """The samples in an instructor's reply, in order; what is no sample is a rejected piece with the reason."""
+        """The samples in an instructor's reply, in order; what is no sample is a rejected piece with the reason.
+
+        reply: without its thoughts.
+        """
 
     def group(self, problem: Problem) -> str:
         """The subject, type or kind by which scores are broken down."""

@@ -1,4 +1,4 @@
-"""Checks the arithmetic of a worked solution: every "a op b = c" in its text.  text -> false statements
+"""Checks the arithmetic of a worked solution: every "a op b = c" in its text.  text -> false statements, last result
 
 Handles units, currency, percent, thousands commas, fractions, brackets and chains; a statement with a side that names a
 quantity in words or by a letter is not checked. Exact fractions; text that a model wrote is never evaluated as code.
@@ -60,6 +60,41 @@ def false_statements(text: str) -> list[str]:
     A line that begins with "=" continues the previous one. Never raises.
     """
     return [statement for line in lines(text) for statement in _false_in(line)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the last equation of a text comes to."""
+
+    statement: str
+    """The equation, as written."""
+    values: set[Fraction]
+    """Its possible values: "5 thousand" is 5 or 5,000."""
+    decimals: int | None
+    """Those it is written with; None for a fraction or an expression, which is exact."""
+    beside: str
+    """The text before it on its line, and all text behind it."""
+
+
+def last_result(text: str) -> Result | None:
+    """The result of the last equation of a text; None where there is none, or its value is unknown. Never raises."""
+    rows = text.split("\n")
+    for at in range(len(rows) - 1, -1, -1):
+        for line in lines(rows[at]):
+            made = segments(line)
+            right = _head(made[-1]) if len(made) > 1 else None
+            values = _values(right.tokens) if right else None
+            if right is None or not values:
+                return None
+            left = _tail(made[-2])
+            start = left.start if left else 0
+            if right.tokens[0].percent:  # "= 15% of 300" states 15 and 45.
+                values |= _values(right.tokens[:1])
+            written = max(token.decimals for token in right.tokens)
+            exact = right.computes or (not written and any(value.denominator > 1 for value in values))
+            beside = "\n".join([f"{line[:start]} ; {line[right.end :]}", *rows[at + 1 :]])
+            return Result(line[start : right.end].strip(), values, None if exact else written, beside)
+    return None
 
 
 def _false_in(line: str) -> Iterator[str]:

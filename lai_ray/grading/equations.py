@@ -27,7 +27,7 @@ _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "·": "*",
                         "}": ")", "∗": "*"})  # fmt: skip
 _LATEX = [
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed)\{([^{}]{0,80})\}"), r" \1 "),
-    (re.compile(r"(?<=\d)\\[dt]?frac\{(\d+)\}\{(\d+)\}"), r" \1/\2 "),
+    (re.compile(r"(?<=\d)\s?\\[dt]?frac\{(\d+)\}\{(\d+)\}"), r" \1/\2 "),
     (re.compile(r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}"), r"((\1)/(\2))"),
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -44,7 +44,10 @@ _NUMBER_WORDS = {
 """Words that are numbers or operations; an expression next to one is not checked."""
 BEFORE = _NUMBER_WORDS | {"than", "by", "minus", "plus", "less", "product", "average", "difference"}
 """An expression after one of these is part of a larger one: "half of 10", "5 more than 3 * 4"."""
-_SCALES = {"dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "k": 10**3}
+_SCALES = {
+    "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+    "trillion": 10**12, "k": 10**3,
+}  # fmt: skip
 _BOLD = re.compile(r"(?<=\d)\s{0,3}\*{2,4}(?=\s|$|[.,])|(?:^|(?<=\s))\*{2,4}(?=\S)")
 """Bold marks, which are not the operator "**"."""
 

@@ -52,7 +52,13 @@ _PHRASE = re.compile(
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
     re.A | re.I,
 )
-_WORKING = re.compile(r"[\s*]*[-+*/×÷^=x][\s$(]*\d[^\n]*")
+_OPERATION = re.compile(r"[\s*)]{0,8}(?:[A-Za-z]+\s){0,3}(?:[-+*/×÷^x]|\\(?:times|cdot|div))[\s$(]{0,4}\d")
+"""After a number: it is the first of a calculation."""
+_EQUALS = re.compile(r"[\s*)]{0,8}=\s?[$(]?\s?\d")
+_REST = re.compile(r"(?:[^\n.]|\.(?=\d)){0,400}")
+"""The rest of a sentence."""
+_LISTED = re.compile(r"[.)][ \t]+(?=\S)")
+"""After a number that begins a line: it numbers that line."""
 _TOKEN = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 _DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.A)
 _NUMBER_CHARACTERS = "0123456789,.-−$/ "
@@ -103,6 +109,11 @@ def marked_number(text: str) -> FinalNumber | None:
     return _first_marked(in_digits(text))
 
 
+def marked_result(text: str) -> FinalNumber | None:
+    """The number after the last "####" that has one; of an equation there, its result."""
+    return _last_marked(in_digits(text))
+
+
 def _first_marked(text: str) -> FinalNumber | None:
     start = text.find(MARKER)
     return _valid(_MARKED.search(text, start), "marker") if start >= 0 else None
@@ -126,6 +137,11 @@ def _last(text: str) -> FinalNumber | None:
     matches = deque(_NUMBER.finditer(text[max(0, end - len(run) - 2) : end].replace("−", "-")), maxlen=1)
     number = matches[0].group().strip() if matches else ""
     return FinalNumber(number, "last_number") if number and read_number(number) else None
+
+
+def numbers_in(text: str) -> Iterator[Number]:
+    """The numbers of a text in plain digits (`in_digits`), in order."""
+    return filter(None, (read_number(match.group().strip()) for match in _NUMBER.finditer(text)))
 
 
 def final_number(text: str) -> FinalNumber | None:
@@ -237,7 +253,7 @@ def _last_marked(text: str) -> FinalNumber | None:
     at = text.find(MARKER)
     last = None
     for match in _MARKED.finditer(text, at) if at >= 0 else ():
-        last = _valid(match, "marker") or last
+        last = _result(match, text, "marker") or last
     return last
 
 
@@ -245,7 +261,7 @@ def _last_boxed(text: str) -> tuple[FinalNumber | None, int]:
     """The number in the last box, and where that begins; -1 where there is none."""
     at = max(text.rfind("boxed{"), text.rfind("boxed {"))
     box = _BOXED.match(text, at) if at >= 0 else None
-    return (next(_numbers(box[1].rpartition("=")[2], "boxed"), None) if box else None), at
+    return (_side_alone(box[1], "boxed") if box else None), at
 
 
 def _last_stated(text: str) -> FinalNumber | None:
@@ -257,16 +273,34 @@ def _last_stated(text: str) -> FinalNumber | None:
         if end < 0 or (boxed and end < at):
             break
         phrase = _PHRASE.match(text, end)
-        if phrase:
-            # "The answer is 7 + 3 = 10": the result of the working is the answer.
-            working = _WORKING.match(text, phrase.end())
-            stated = working.group().rpartition("=")[2] if working else phrase[1]
-            return next(_numbers(stated, "phrase"), None) or boxed
+        if phrase and not _numbers_a_line(phrase, text):
+            return _result(phrase, text, "phrase") or boxed
     return boxed
 
 
-def _numbers(text: str, rule: str) -> Iterator[FinalNumber]:
-    return (FinalNumber(m.group().strip(), rule) for m in _NUMBER.finditer(text) if read_number(m.group().strip()))
+def _numbers_a_line(match: re.Match[str], text: str) -> bool:
+    """Whether a number is that of a list: "Here is the answer:\\n1. Add the two"."""
+    return "\n" in match.group().rstrip() and _LISTED.match(text, match.end()) is not None
+
+
+def _result(match: re.Match[str], text: str, rule: str) -> FinalNumber | None:
+    """The number of a match; of an equation that begins there its result: "7 + 3 = 10" and "10 = 7 + 3" are 10."""
+    if not (_OPERATION.match(text, match.end()) or _EQUALS.match(text, match.end())):
+        return _valid(match, rule)
+    rest = _REST.match(text, match.end())[0]  # type: ignore[index]
+    return _side_alone(match[1] + rest, rule) or _valid(match, rule)
+
+
+def _side_alone(equation: str, rule: str) -> FinalNumber | None:
+    """The first number of the last side that is no calculation; of the last side where all are."""
+    numbers = [next(_found(side), None) for side in reversed(equation.split("="))]
+    alone = (one for one in numbers if one and not _OPERATION.match(one.string, one.end()))
+    one = next(alone, None) or numbers[0]
+    return FinalNumber(one.group().strip(), rule) if one else None
+
+
+def _found(text: str) -> Iterator[re.Match[str]]:
+    return (match for match in _NUMBER.finditer(text) if read_number(match.group().strip()))
 
 
 def _valid(match: re.Match[str] | None, rule: str) -> FinalNumber | None:

@@ -46,7 +46,9 @@ _SCALES = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "lakh": 5, "crore": 7, "mn": 6, "bn": 9,
     "k": 3, "m": 6, "万": 4, "萬": 4, "亿": 8, "億": 8,
 }  # fmt: skip
-_NAMED_SCALE = re.compile(r"\b(hundred|thousand|million|billion|trillion|lakh|crore)s?\b", re.I)
+SCALES = frozenset({"hundred", "thousand", "million", "billion", "trillion", "lakh", "crore"})
+"""Words that multiply the number before them."""
+_NAMED_SCALE = re.compile(rf"\b({'|'.join(sorted(SCALES))})s?\b", re.I)
 _SCALED = re.compile(
     rf"(?<![\w.,])({_PLAIN})(?:([*_$]{{0,3}}\}}?[*_$]{{0,3}}[\s-]?)"
     r"((?i:hundred|thousand|million|billion|trillion|lakh|crore))s?(?![\w]|-\w)"

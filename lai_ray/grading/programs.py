@@ -10,21 +10,14 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-import warnings
 from dataclasses import dataclass
-from itertools import islice
 
 from lai_ray.grading.answer_part import without_thoughts
+from lai_ray.grading.fences import code_blocks, parsed, unglued
 
 MAX_CHARACTERS = 200_000
 """Of a response; the rest is not read."""
-_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)([^\n`]*)$", re.M)
-_CODE_BEGINS = r"(?:async[ ]+def|def|class|from|import)[ ]|@\w"
-_GLUED_OPENING = re.compile(rf"^([ \t]*(?:`{{3,}}|~{{3,}}))[ \t]*(python3?|py)?[ \t]*((?:{_CODE_BEGINS})[^\n]*)$", re.M)
-_GLUED_CLOSING = re.compile(r"^([^`\n]+)(`{3,})[ \t]*$", re.M)
-_MARKDOWN = {"markdown", "md"}
 _FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)[;\n]?", re.M)
-_OTHER_LANGUAGES = {"bash", "sh", "shell", "console", "text", "txt", "output", "json", "yaml", "c", "cpp", "java", "js"}
 _BEGINS = re.compile(
     r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M
 )
@@ -83,8 +76,8 @@ def default_program(response: str, problem: Prompted) -> Program | None:
     answer = without_thoughts(response[:MAX_CHARACTERS].replace("\r\n", "\n"))
     if answer is None:
         return None
-    text = _unglued(answer)
-    blocks = _blocks(text)
+    text = unglued(answer)
+    blocks = code_blocks(text)
     chosen = _chosen(blocks, problem.entry)
     rule = "fenced"
     if chosen is None:
@@ -101,9 +94,9 @@ def setup_of(problem: Prompted) -> str:
 
     Of a prompt that is no Python (a docstring cut off), its import lines.
     """
-    tree = _parsed(f"{problem.prompt.rstrip()}\n    pass\n") or _parsed(problem.prompt)
+    tree = parsed(f"{problem.prompt.rstrip()}\n    pass\n") or parsed(problem.prompt)
     if tree is None:
-        lines = [line for line in _IMPORT.findall(problem.prompt) if _parsed(line)]
+        lines = [line for line in _IMPORT.findall(problem.prompt) if parsed(line)]
         return "\n".join(["import typing", *map(_optional_import, lines)])
     kept = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == problem.entry)]
     return "\n".join(
@@ -122,7 +115,7 @@ def _optional_import(line: str) -> str:
 
 def defined_names(source: str) -> list[str]:
     """The top-level functions and classes of a source, in order; [] where it is no Python."""
-    tree = _parsed(source)
+    tree = parsed(source)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return [node.name for node in tree.body if isinstance(node, kinds)] if tree else []
 
@@ -143,73 +136,14 @@ def _future_first(source: str) -> str:
     return "\n".join([*imports, _FUTURE.sub("", source)])
 
 
-def _unglued(text: str) -> str:
-    """The text with fences on lines of their own: "```def f():" and "return x```" lack a line break."""
-    if "```" not in text and "~~~" not in text:
-        return text
-    return _GLUED_CLOSING.sub(_closed, _GLUED_OPENING.sub(_opened, text))
-
-
-def _opened(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2] or ''}\n{match[3]}"
-
-
-def _closed(match: re.Match[str]) -> str:
-    return f"{match[1]}\n{match[2]}" if match[1].strip() else match[0]
-
-
-def _blocks(text: str) -> list[str]:
-    """The code blocks of a response; the last may lack its closing fence. Blocks in other languages are omitted."""
-    blocks: list[str] = []
-    fences = list(_FENCE.finditer(text))
-    at = 0
-    while at < len(fences):
-        closing = _closing(fences, at, text)
-        language = fences[at][3].lower()
-        code = text[fences[at].end() + 1 : fences[closing].start() if closing < len(fences) else len(text)]
-        if language in _MARKDOWN or (not language and any(map(_is_nested, _FENCE.finditer(code)))):
-            blocks += _blocks(code)
-        elif language not in _OTHER_LANGUAGES:
-            blocks.append(textwrap.dedent(code))
-        at = closing + 1
-    return blocks
-
-
-def _is_nested(fence: re.Match[str]) -> bool:
-    return fence[3].lower() in ("python", "py", "python3")
-
-
-def _closing(fences: list[re.Match[str]], at: int, text: str) -> int:
-    """The place of the fence that closes this one, as CommonMark has it: as long, of the same sign, without text behind
-    it, not indented as code. Where the code does not end there, as within a docstring, the first where it does."""
-    opening = fences[at]
-    possible = list(islice((i for i in range(at + 1, len(fences)) if _closes(opening, fences[i])), 6))
-    first = text[opening.end() + 1 : fences[possible[0]].start()] if possible else ""
-    if first.count('"""') % 2 or first.count("'''") % 2:
-        for i in possible:
-            if _parsed(textwrap.dedent(text[opening.end() + 1 : fences[i].start()])):
-                return i
-    return possible[0] if possible else len(fences)
-
-
-def _closes(opening: re.Match[str], fence: re.Match[str]) -> bool:
-    alone = not fence[3] and not fence[4].strip()
-    return (
-        alone
-        and fence[2][0] == opening[2][0]
-        and len(fence[2]) >= len(opening[2])
-        and (len(fence[1].expandtabs(4)) <= len(opening[1].expandtabs(4)) + 3)
-    )
-
-
 def _chosen(blocks: list[str], entry: str) -> list[str] | None:
     """The last block that defines the function (that parses, if any does), between earlier blocks that do not, and the
     later ones that hold only definitions which it uses."""
     having = [i for i, block in enumerate(blocks) if _defines(block, entry)]
     if not having:
         return None
-    at = next((i for i in reversed(having) if _parsed(blocks[i])), having[-1])
-    before = [block for block in blocks[:at] if _parsed(block) and not _defines(block, entry)]
+    at = next((i for i in reversed(having) if parsed(blocks[i])), having[-1])
+    before = [block for block in blocks[:at] if parsed(block) and not _defines(block, entry)]
     after = [block for block in blocks[at + 1 :] if not _defines(block, entry) and _helps(block, blocks[at])]
     return [*before, blocks[at], *after]
 
@@ -233,7 +167,7 @@ def _bare_code(text: str) -> str | None:
     lines = _outdented(text[begins.start() :].lstrip("\n")).split("\n")
     cuts = [i for i in range(1, len(lines)) if lines[i][:1].strip()]
     for end in [len(lines), *reversed(cuts[-200:])]:
-        if _parsed("\n".join(lines[:end])):
+        if parsed("\n".join(lines[:end])):
             return "\n".join(lines[:end])
     return "\n".join(lines)
 
@@ -258,7 +192,7 @@ def _body(text: str, blocks: list[str], problem: Prompted) -> Program | None:
         # Indented as a whole, as it is, and with only the first line's indentation lost.
         for candidate in (textwrap.indent(textwrap.dedent(bare), "    "), code, f"    {bare.lstrip()}"):
             source = problem.prompt.rstrip() + "\n" + candidate.rstrip() + "\n"
-            tree = _parsed(source)
+            tree = parsed(source)
             if tree and not _returns_outside(tree) and re.search(r"\b(?:return|yield|print)\b", candidate):
                 return Program(_future_first(f"{_before(problem)}\n{source}"), "body", problem.entry)
     return None
@@ -281,7 +215,7 @@ def _other_name(blocks: list[str], problem: Prompted) -> Program | None:
 
 def _kept(code: str) -> str:
     """A block without demonstrations. What does not parse stays unchanged, and fails."""
-    tree = _parsed(code)
+    tree = parsed(code)
     if tree is None:
         return code
     lines = code.split("\n")
@@ -300,12 +234,3 @@ def _demonstrates(node: ast.stmt) -> bool:
         called = ast.unparse(node.value.func)
         return called in ("print", "unittest.main") or called.startswith("doctest.")
     return False
-
-
-def _parsed(code: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

@@ -17,6 +17,7 @@ from lai_ray.common.plugins import code_hash
 from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Benchmark, Executor, Grading, Model
 from lai_ray.errors import ConfigError, DataError, StageError
+from lai_ray.grading.answer_part import unclosed, without_thoughts
 from lai_ray.grading.sandbox import runner
 from lai_ray.instructor.rate_limit.meter import Meter
 from lai_ray.instructor.rate_limit.window import MINUTE
@@ -141,12 +142,16 @@ class Prompts:
 
 
 def grade_of(benchmark: Benchmark, problem: Problem, response: str, how: Grading) -> Grade:
-    """The verdict. A grader that fails returns `error`, never "wrong": a false mistake costs instructor tokens.
+    """The verdict on a response without its thoughts; paper rules read them too. A grader that fails returns `error`,
+    never "wrong": a false mistake costs instructor tokens.
 
     Raises ConfigError where this machine lacks what the job requires: then no row can be graded.
     """
+    text = response if how.rules == "paper" else without_thoughts(response)
+    if text is None:
+        return unclosed()
     try:
-        return benchmark.grade(problem, response, how)
+        return benchmark.grade(problem, text, how)
     except ConfigError:
         raise
     except Exception as error:  # A plug-in's bug fails that row, not the stage.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lai_ray.common import plugins
+from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.grading import bbh
 from lai_ray.grading.answer_part import UNCLOSED, own_parts, without_thoughts
 from lai_ray.grading.choices import default_choice
@@ -12,6 +13,8 @@ from lai_ray.grading.numbers import default_grade, paper_grade
 from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import Prompted, default_program
 from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
+from lai_ray.records import Grade, Problem
+from lai_ray.stages.evaluate import grade_of
 
 CITIES = dict(zip("ABCD", ["Paris", "London", "Rome", "Berlin"], strict=True))
 COLOURS = dict(zip("ABCDEFGHIJ", "red green blue cyan pink teal gold gray lime navy".split(), strict=True))  # noqa: SIM905
@@ -169,6 +172,25 @@ def test_the_program_is_found_and_runs(response):
 
 def test_a_draft_in_an_unclosed_thought_is_no_program():
     assert default_program(f"<think>\n```python\n{CODE}\n```\n", TWICE) is None
+
+
+class LastWord:
+    """A plug-in's own benchmark, of which only `grade` is asked."""
+
+    def grade(self, problem, response, how):
+        return Grade(float(response.split()[-1] == problem.answer), response, "last word", "graded")
+
+
+def test_a_plug_ins_own_grade_gets_no_thoughts_by_default_rules_and_all_text_by_the_papers():
+    problem, paper = Problem("x/test/00000", "x", "test", "?", "left"), Grading(rules="paper")
+    for response, score, status in [
+        ("<think>so left</think> right", 0.0, "graded"),
+        ("left <think>or right", 1.0, "graded"),
+        ("<think>It is left", 0.0, "unparsed"),
+    ]:
+        grade = grade_of(LastWord(), problem, response, DEFAULT_GRADING)
+        assert (grade.score, grade.status) == (score, status), response
+        assert grade_of(LastWord(), problem, response, paper).answer == response
 
 
 def test_samples_are_read_like_answers():

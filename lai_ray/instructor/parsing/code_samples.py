@@ -1,7 +1,8 @@
 """Parses samples of programming problems.  reply -> pieces
 
 An item is a question (signature and docstring, or prose), an answer (code) and tests (asserts). Fences, headings,
-numbering and bold are skipped; doctest examples in the question are tests too.
+numbering and bold are skipped; doctest examples in the question are tests too. A heading within a code block is code,
+unless the block lacks its closing fence.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import textwrap
 from dataclasses import dataclass, field
 
+from lai_ray.grading.fences import closing, code_blocks, fence, parsed, unglued
 from lai_ray.grading.programs import defined_names
 from lai_ray.instructor.parsing.headings import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
 from lai_ray.records import Piece
@@ -19,7 +21,8 @@ MIN_TESTS = 2
 """Of a new problem."""
 _HEADINGS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
 _NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
-_FENCE = re.compile(r"^\s*(?:```|~~~)")
+_MOST_HEADINGS = 20
+"""Tried as the end of a block: parsing takes time."""
 _EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
 
 
@@ -43,23 +46,39 @@ def code_pieces(reply: str) -> list[Piece]:
 
 def _items(reply: str) -> list[_Item]:
     items: list[_Item] = []
-    fenced = False
-    for line in reply_lines(reply):
-        if _FENCE.match(line):
-            fenced = not fenced
-            if items:
-                items[-1].lines[items[-1].section].append(line)
-            continue
-        section, rest = (None, line) if fenced else _section(line, items)
+    lines = unglued("\n".join(reply_lines(reply))).split("\n")
+    ends = -1
+    """Of the block that the line is in."""
+    for at, line in enumerate(lines):
+        section, rest = (None, line) if at <= ends else _section(line, items)
         if section == "question" and not (items and items[-1].empty):
             items.append(_Item())
         elif section and section != "question" and items:
             items[-1].section = section
             items[-1].lines.setdefault(section, [])
         if items:
-            fenced = fenced or bool(section and _FENCE.match(rest))  # "Answer: ```python"
             items[-1].lines[items[-1].section].append(rest)
+        if at > ends and fence(rest):
+            lines[at] = rest  # "Answer: ```python"
+            ends = _end(lines, at)
     return items
+
+
+def _end(lines: list[str], at: int) -> int:
+    """The index of the last line of the block that line `at` opens. Where what it holds is no Python, the line before
+    the first heading up to which it is: its closing fence is missing."""
+    end = closing(lines, at)
+    if end < len(lines) and parsed(textwrap.dedent("\n".join(lines[at + 1 : end]))):
+        return end
+    headings = [i for i in range(at + 1, end) if _is_heading(lines[i])]
+    for i in headings[:_MOST_HEADINGS]:
+        if parsed(textwrap.dedent("\n".join(lines[at + 1 : i]))):
+            return i - 1
+    return end
+
+
+def _is_heading(line: str) -> bool:
+    return not line[:1].isspace() and any(heading.match(line) for _, heading in _HEADINGS)
 
 
 def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
@@ -138,13 +157,13 @@ def _as_example(test: str) -> str | None:
 
 def _code(lines: list[str]) -> str:
     """The content of the section's first code block, else the section itself."""
-    at = [i for i, line in enumerate(lines) if _FENCE.match(line)]
-    if at:
-        before = "\n".join(lines[: at[0]]).strip("*_ \n")
-        end = at[1] if len(at) > 1 else len(lines)
-        inside = textwrap.dedent("\n".join(lines[at[0] + 1 : end])).strip("\n").rstrip()
-        return inside if not before or defined_names(_whole(inside)) else f"{before}\n{inside}"
-    return "\n".join(lines).strip("\n").rstrip()
+    at = next((i for i, line in enumerate(lines) if fence(line)), None)
+    if at is None:
+        return "\n".join(lines).strip("\n").rstrip()
+    before = "\n".join(lines[:at]).strip("*_ \n")
+    found = code_blocks("\n".join(lines)) or [textwrap.dedent("\n".join(lines[at + 1 : closing(lines, at)]))]
+    inside = found[0].strip("\n").rstrip()
+    return inside if not before or defined_names(_whole(inside)) else f"{before}\n{inside}".rstrip()
 
 
 def _whole(question: str) -> str:
@@ -155,7 +174,7 @@ def _whole(question: str) -> str:
 def _asserts(text: str) -> list[str]:
     """The asserts of a section, each on lines of its own; other lines are skipped."""
     tests: list[str] = []
-    lines = [line.strip("`") if line.startswith("`") and not _FENCE.match(line) else line for line in text.split("\n")]
+    lines = [line.strip("`") if line.startswith("`") and not fence(line) else line for line in text.split("\n")]
     for i, line in enumerate(lines):
         start = re.match(r"[\s>*\-\d.)]*(?=assert\b)", line)
         if not start:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from lai_ray.grading.answer_part import narrow, without_thoughts
+from lai_ray.grading.fences import closing, fence
 
 _EMOJI = "\U0001f300-\U0001faff\u2600-\u27bf\ufe0f"
 EDGE = rf"[\s>#*_\-•{_EMOJI}]{{0,12}}"
@@ -57,15 +58,42 @@ def reply_lines(reply: str) -> list[str]:
     filled = [line for line in lines if line.strip()]
     if filled and sum(line.lstrip().startswith(">") for line in filled) >= 0.8 * len(filled):
         lines = [re.sub(r"^\s{0,3}>\s?", "", line) for line in lines]
+    single = _unwrapped(lines)
+    return single if len(single) <= len(lines) - 2 else _unwrapped(_unenclosed(lines))
+
+
+def _unenclosed(lines: list[str]) -> list[str]:
+    """The lines without a fence around all samples."""
     fences = [i for i, line in enumerate(lines) if _BARE_FENCE.match(line)]
-    if fences:
-        behind = lines[fences[0] + 1 :]
-        inside = behind[: next((i for i, line in enumerate(behind) if _FENCE.match(line)), len(behind))]
-        if not any(map(_BEGINS.match, lines[: fences[0]])) and any(map(_BEGINS.match, inside)):
-            # Its closing fence is the last one, unless the reply was cut off.
-            closing = {fences[-1]} if len(fences) > 1 and _closes(lines, fences[-1]) else set()
-            lines = [line for i, line in enumerate(lines) if i != fences[0] and i not in closing]
-    return lines
+    if not fences:
+        return lines
+    behind = lines[fences[0] + 1 :]
+    inside = behind[: next((i for i, line in enumerate(behind) if _FENCE.match(line)), len(behind))]
+    if any(map(_BEGINS.match, lines[: fences[0]])) or not any(map(_BEGINS.match, inside)):
+        return lines
+    # Its closing fence is the last one, unless the reply was cut off.
+    last = {fences[-1]} if len(fences) > 1 and _closes(lines, fences[-1]) else set()
+    return [line for i, line in enumerate(lines) if i != fences[0] and i not in last]
+
+
+def _unwrapped(lines: list[str]) -> list[str]:
+    """The lines without fences around single samples: blocks whose first line is the heading of one."""
+    dropped: set[int] = set()
+    at = 0
+    while at < len(lines):
+        if at in dropped or fence(lines[at]) is None:
+            at += 1
+            continue
+        end = closing(lines, at)
+        first = next((line for line in lines[at + 1 : at + 4] if line.strip()), "")
+        if not (_BARE_FENCE.match(lines[at]) and HEAD.match(first)):
+            at = end + 1
+            continue
+        nested = any(inner.language for line in lines[at + 1 : end] if (inner := fence(line)))
+        # Three backticks around others of three: the first that seems to close is one of those.
+        dropped |= {at} if nested and len(lines[at].strip()) == 3 else {at, end}
+        at += 1
+    return [line for i, line in enumerate(lines) if i not in dropped]
 
 
 def _closes(lines: list[str], at: int) -> bool:

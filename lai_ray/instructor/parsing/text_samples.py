@@ -11,8 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lai_ray.grading.arithmetic_check import false_statements
-from lai_ray.grading.numbers import MARKER, FinalNumber, final_number, last_number, marked_number
+from lai_ray.grading.final_check import contradiction, cut_off, final_line
+from lai_ray.grading.numbers import (
+    MARKER,
+    FinalNumber,
+    final_number,
+    marked_number,
+    marked_result,
+    read_number,
+)
 from lai_ray.instructor.parsing.headings import ANSWER, EDGE, GAP, HEAD, NUMBERED, reply_lines
+from lai_ray.instructor.parsing.questions import asks, asks_for_a_number
 from lai_ray.records import Piece
 
 _WHY = re.compile(
@@ -66,6 +75,19 @@ class _Item:
         return self.answer is not None and any(line.strip() for line in self.answer)
 
 
+@dataclass(frozen=True)
+class _Worked:
+    """A worked solution."""
+
+    steps: str
+    """Its working, without the final line."""
+    final: FinalNumber | None
+    stated: str = ""
+    """The final line, without the marker, and other final numbers."""
+    working: str = ""
+    """From which the final number must follow."""
+
+
 def math_pieces(reply: str) -> list[Piece]:
     """Worked problems with one final number after "####" (or boxed, or called the answer)."""
     return [_math_piece(item) for item in _items(reply, done=_resulted)]
@@ -99,7 +121,7 @@ def answer_pieces(reply: str) -> list[Piece]:
 
 def _answer_piece(item: _Item) -> Piece:
     question = _tidy(item.question)
-    if not question:
+    if not question or HEAD.fullmatch(question):
         return Piece("", "", "", rejected="no question")
     answer = _paragraph(item.answer).split("\n", 1)[0].strip() if item.answer is not None else ""
     if not answer:
@@ -152,45 +174,66 @@ def _take(item: _Item, line: str) -> None:
 
 def _math_piece(item: _Item) -> Piece:
     question = _tidy(item.question)
-    if not question:
-        return Piece("", "", "", rejected="no question")
+    if not asks_for_a_number(question):
+        return Piece(question, "", "", rejected="no question", note=question[:80])
     if item.answer is None:
         return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
     if _ANSWERED.search(question) or (item.headless and _WORKED.search(question)):
         return Piece(question, "", "", rejected="its question holds an answer")
-    steps, final = _worked(item.answer)
+    worked = _worked(item.answer)
+    if worked.final is None:
+        return Piece(question, "", worked.steps, rejected=f"no final {MARKER} line (cut off?)")
+    number = _plain(worked.final.text)
+    response = f"{worked.steps}\n{MARKER} {number}".strip()
+    wrong = _inconsistent(worked, response, cut=item.last)
+    return Piece(question, number, response, {"solution": response}, *wrong)
+
+
+def _plain(number: str) -> str:
+    return re.sub(r"[,$\s]", "", number) if " " not in number.strip("-$ ") else number
+
+
+def _inconsistent(worked: _Worked, response: str, *, cut: bool) -> tuple[str | None, str]:
+    """The reason to reject a solution and the details; (None, "") for a consistent one. cut: it may be cut off."""
+    final = read_number(worked.final.text) if worked.final else None
     if final is None:
-        return Piece(question, "", steps, rejected=f"no final {MARKER} line (cut off?)")
-    number = re.sub(r"[,$\s]", "", final.text) if " " not in final.text.strip("-$ ") else final.text
-    before = last_number(steps)
-    shown = re.sub(r"[,$\s]", "", before.text) if before else ""
-    if item.last and before and shown != number and shown.startswith(number):
-        return Piece(question, "", steps, rejected=f"final number {number} cut off? The working ends in {before.text}")
-    response = f"{steps}\n{MARKER} {number}".strip()
+        return None, ""
+    longer = cut_off(worked.steps, final) if cut else ""
+    if longer:
+        return f"final number {final.text} cut off? The working ends in {longer}", ""
     false = false_statements(response)
-    return Piece(
-        question, number, response, {"solution": response},
-        rejected="false statement" if false else None, note="; ".join(false[:3]),
-    )  # fmt: skip
+    if false:
+        return "false statement", "; ".join(false[:3])
+    others = final_line(worked.stated, worked.working, final)
+    if others:
+        return "several final numbers", f"{final.text} and {others}"
+    against = contradiction(worked.working, final)
+    return ("its final number contradicts the working", f"{against}; {MARKER} {final.text}") if against else (None, "")
 
 
-def _worked(lines: list[str]) -> tuple[str, FinalNumber | None]:
-    """The working, and the final number after the marker; without a marker, one that is boxed or called the answer."""
-    for i, line in enumerate(lines):
-        marked = marked_number(line)
-        if marked:
-            before = ANSWER.sub("", line.partition(MARKER)[0]).strip(" *_-")
-            return _steps([*lines[:i], before]), marked
-    if any(MARKER in line for line in lines):
-        return _steps(lines), None
-    final = final_number("\n".join(lines))
-    return _steps(lines), final if final and final.rule != "last_number" else None
+def _worked(lines: list[str]) -> _Worked:
+    """The solution's parts; without a marker, its final number is one that is boxed or called the answer."""
+    marked = {i: final for i, line in enumerate(lines) if MARKER in line and (final := marked_result(line))}
+    if marked:
+        at, final = next(iter(marked.items()))
+        before, _, stated = lines[at].partition(MARKER)
+        steps = _steps([*lines[:at], ANSWER.sub("", before).strip(" *_-")])
+        further = (later.text for later in marked.values() if later.text != final.text)
+        return _Worked(steps, final, "\n".join([stated, *further]), f"{steps}\n{stated}" if "=" in stated else steps)
+    steps = _steps(lines)
+    final = None if any(MARKER in line for line in lines) else final_number("\n".join(lines))
+    if final is None or final.rule == "last_number":
+        return _Worked(steps, None)
+    # What precedes the statement of the answer, unless that is an equation of its own.
+    at = max(steps.rfind("boxed"), steps.rfind("nswer"), 0)
+    before = steps[:at].rstrip(" \\$({*")
+    return _Worked(steps, final, "", steps if "=" in steps[at:] or before.endswith("=") else before)
 
 
 def _choice_piece(item: _Item, letters: tuple[str, ...]) -> Piece:
     question, choices = _options(item.question)
-    if not question:
-        return Piece("", "", "", rejected="no question")
+    if not asks(question):
+        return Piece(question, "", "", rejected="no question", note=question[:80])
     wrong = _wrong_choices(choices, letters)
     if wrong or item.answer is None:
         return Piece(question, "", "", rejected=wrong or "no answer (cut off?)")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from lai_ray.contracts import Benchmark, Executor, Grading, Strategy, StrategySettings
+from lai_ray.grading.answer_part import unclosed, without_thoughts
 from lai_ray.records import Ask, Attempt, Case, Grade, Message, Reply, Sample
 from lai_ray.storage.keys import key_of
 
@@ -111,7 +112,8 @@ class SolvedAgain:
         return replace(sample, dropped=DISAGREES, note=note)
 
     def _grade(self, sample: Sample, response: str, benchmark: Benchmark) -> Grade:
-        return benchmark.grade(sample.problem, response, self._grading)
+        answer = without_thoughts(response)
+        return unclosed() if answer is None else benchmark.grade(sample.problem, answer, self._grading)
 
 
 def _text(messages: Sequence[Message]) -> str:
