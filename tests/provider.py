@@ -177,7 +177,9 @@ async def _connection(provider: Provider, reader: asyncio.StreamReader, writer: 
 
 async def _reply(provider: Provider, body: dict[str, Any], key: str) -> bytes | None:
     number, prompt = len(provider.log), sum(len(m["content"]) for m in body["messages"]) // 4
-    seen = Seen(time.monotonic(), body, key, tokens=prompt + body["max_tokens"])
+    seen = Seen(
+        time.monotonic(), body, key, tokens=prompt + body.get("max_tokens", body.get("max_completion_tokens", 0))
+    )
     provider.log.append(seen)
     wait = provider.over_limit(seen)
     seen.headers = provider.limits_told(seen) if provider.tells else ""

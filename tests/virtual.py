@@ -233,7 +233,7 @@ class VirtualEngine:
         if fault == "400":
             return Answered(Completion("", "error", error=fault), free=True, seconds=seconds)
         if fault and fault not in FAILED:
-            return Retry(fault, free=fault.startswith("4"), seconds=seconds)
+            return Retry(fault, free=fault.isdigit(), seconds=seconds)
         if p.counts == "used":
             seen.tokens = prompt + p.reply_tokens
         text, error = (f"echo: {request.messages[-1]['content']}", None) if not fault else ("", fault)

@@ -45,6 +45,8 @@ class RayExecutor:
         self._keep_in = keep_in
         self._started = False
         self._served: dict[str, str] = {}
+        self._learned: dict[str, str] = {}
+        """The names under which the instructor's server takes parameters that it refused."""
         self._engines: Any = None
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
@@ -81,7 +83,9 @@ class RayExecutor:
 
         address = self._address_of(settings.base_url)
         report = self._progress.report if self._progress else None
-        yield from ask(drawn, settings, limits, cluster, address, logs, again=again, report=report)
+        yield from ask(
+            drawn, settings, limits, cluster, address, logs, again=again, report=report, learned=self._learned
+        )
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """See `lai_ray.distributed.neighbours.embed`."""

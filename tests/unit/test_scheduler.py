@@ -141,7 +141,7 @@ def test_faults_cost_attempts_and_no_answers(ray):
 
 
 def test_a_request_that_the_budget_does_not_allow_again_is_an_error(ray):
-    with ray.serving(fault=lambda number, body: "500" if body["seed"] == 1 else None) as p:
+    with ray.serving(fault=lambda number, body: "hang up" if body["seed"] == 1 else None) as p:
         answers = list(ray.scheduler(requests(3), p, may_resend=lambda request: False).answers())
     assert list(errors(answers)) == ["key-1"] and "budget" in errors(answers)["key-1"]
     assert p.asked["q1"] == 1
