@@ -92,9 +92,11 @@ def _status(status: int, codes: frozenset[str], message: str) -> int:
     if status != 200:
         if ACCOUNT in words or (KEY in words and status != LIMIT):
             return ACCOUNT if ACCOUNT in words else KEY
+        if "model_not_found" in codes:
+            return WHERE
         if status in (400, RIGHTS, 422):
             return next((s for s, said in _BY_MESSAGE.items() if re.search(said, message, re.I)), status)
-        return WHERE if "model_not_found" in codes else status
+        return status
     numbers = [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]
     by_message = (s for s, said in _BY_MESSAGE.items() if re.search(said, message, re.I))
     return next(iter([*numbers, *words, *by_message]), 200)

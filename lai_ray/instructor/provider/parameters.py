@@ -48,6 +48,8 @@ def body_of(request: Request, names: Mapping[str, str]) -> dict[str, Any]:
 def learned(error: ProviderError, names: Mapping[str, str]) -> dict[str, str]:
     """The other names to try for the parameters that an error refuses; none where it is about something else."""
     other: dict[str, str] = {}
+    if error.filtered:  # It may quote the prompt.
+        return other
     for parameter, forms in FORMS.items():
         name = names.get(parameter, parameter)
         if name in forms[:-1] and _refuses(error, name):
@@ -57,7 +59,7 @@ def learned(error: ProviderError, names: Mapping[str, str]) -> dict[str, str]:
 
 def named(error: ProviderError, names: Mapping[str, str]) -> list[str]:
     """The parameters that were sent and that an error names."""
-    return [p for p in FORMS if (name := names.get(p, p)) and _names(error, name)]
+    return [p for p in FORMS if not error.filtered and (name := names.get(p, p)) and _names(error, name)]
 
 
 def described(names: Mapping[str, str]) -> str:

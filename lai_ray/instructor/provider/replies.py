@@ -113,13 +113,10 @@ class Reader:
             return Retry(message, free=free, parameters=names)
         if status in RETRYABLE or status >= 500:
             return Retry(message, after=retry_after(headers), limited=status == errors.LIMIT, free=free)
-        if sent := parameters.named(error, self.names):
-            message += f" (sent: {', '.join(map(self._sent, sent))}; instructor.parameters renames or leaves out)"
+        if named := parameters.named(error, self.names):
+            settings = ", ".join(f"instructor.{name}" for name in named if name != "seed") or "the seed"
+            message += f" (it is about {settings}; instructor.parameters can give it another name, or leave it out)"
         return Answered(Completion("", "error", prompt, reply, error=message), free=free)
-
-    def _sent(self, parameter: str) -> str:
-        value = getattr(self.settings, parameter, None)
-        return parameter if value is None else f"instructor.{parameter} = {value:g}"
 
     def _odd(self, what: str, content: Any, body: bytes) -> Answered:
         prompt, reply = counts(content)

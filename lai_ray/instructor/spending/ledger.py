@@ -25,6 +25,8 @@ PAID = ("answers", "judge_answers")
 """Folders with the answers of receivers that may be paid for."""
 PAYING = ("instruct", "rehearse")
 """The stages that ask them."""
+PROBE = "probe"
+"""The folder in the first iteration's with the request that tries how the instructor is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,8 @@ def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
     """What a run itself spent on its instructor and judge, by iteration, including the pools of a search."""
     by_iteration: dict[int, Spent] = {}
-    for store in (store for stage in PAYING for folder in PAID for store in run.stores_of(f"{stage}/{folder}")):
+    endings = [f"{stage}/{folder}" for stage in (*PAYING, PROBE) for folder in PAID]
+    for store in (store for ending in endings for store in run.stores_of(ending)):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
         by_iteration[number] = by_iteration.get(number, Spent()) + total(entries(store, longest_reply))
     return by_iteration
