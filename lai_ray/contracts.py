@@ -226,7 +226,10 @@ class Retry:
     reached: bool = True
     """False when no connection was made: nothing was sent or paid for."""
     free: bool = False
-    """Refused with a status of 4xx. A 5xx, a timeout, a broken connection or half a reply may be paid for."""
+    """Refused, with an error and no tokens counted. A timeout, a broken connection or half a reply may be paid for."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Refused for these parameters: the names to send them under instead, "" to leave one out. The next attempts, of
+    every request, are made so, and this one counts for none."""
     limits: Headers | None = None
     seconds: float | None = field(default=None, compare=False)
 

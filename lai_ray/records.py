@@ -45,6 +45,11 @@ class Completion:
     completion_tokens: int = 0
     error: str | None = None
 
+    @property
+    def final(self) -> bool:
+        """Whether it is a failure that the same request would pay for again: no text within the limit, or filtered."""
+        return self.error is not None and self.finish_reason in ("length", "content_filter")
+
 
 @dataclass(frozen=True, slots=True)
 class Grade:
@@ -123,6 +128,8 @@ class Answer:
     completion: Completion
     free: bool = False
     """Not billed: refused before any work, or never sent."""
+    limited: int = 0
+    """Refusals for the rate limit (429) before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Fault = Callable[[int, dict[str, Any]], str | None]
+Reply = Callable[[int, dict[str, Any]], tuple[int, Any] | None]
 WORDS = {
     401: "Incorrect API key provided.",
     403: "Your organisation may not use this model.",
@@ -62,6 +63,8 @@ class Provider:
     latency: float = 0.0
     reply_tokens: int = 10
     fault: Fault = lambda number, body: None
+    reply: Reply = lambda number, body: None
+    """A status and a body of JSON in place of the usual ones; None for these."""
     log: list[Seen] = field(default_factory=list)
     others: list[Seen] = field(default_factory=list)
     """Of the log, what other clients sent."""
@@ -177,7 +180,9 @@ async def _connection(provider: Provider, reader: asyncio.StreamReader, writer: 
 
 async def _reply(provider: Provider, body: dict[str, Any], key: str) -> bytes | None:
     number, prompt = len(provider.log), sum(len(m["content"]) for m in body["messages"]) // 4
-    seen = Seen(time.monotonic(), body, key, tokens=prompt + body["max_tokens"])
+    seen = Seen(
+        time.monotonic(), body, key, tokens=prompt + body.get("max_tokens", body.get("max_completion_tokens", 0))
+    )
     provider.log.append(seen)
     wait = provider.over_limit(seen)
     seen.headers = provider.limits_told(seen) if provider.tells else ""
@@ -187,6 +192,8 @@ async def _reply(provider: Provider, body: dict[str, Any], key: str) -> bytes | 
     await asyncio.sleep(3600 if fault == "hang" else provider.latency)
     if fault == "hang up":
         return None
+    if (given := provider.reply(number, body)) is not None:
+        return _answer(seen, *given)
     if fault == "no credit":
         return _answer(seen, 429, {"error": {"message": "You exceeded your quota.", "code": "insufficient_quota"}})
     if fault.startswith("429 after "):
@@ -215,7 +222,7 @@ def _good(seen: Seen, prompt: int, reply_tokens: int, fault: str) -> bytes:
     return _answer(seen, 200, reply, broken=fault == "broken JSON")
 
 
-def _answer(seen: Seen, status: int, body: dict[str, Any], retry_after: float = 0.0, *, broken: bool = False) -> bytes:
+def _answer(seen: Seen, status: int, body: Any, retry_after: float = 0.0, *, broken: bool = False) -> bytes:
     seen.status = status
     data = json.dumps(body).encode()
     data = data[: len(data) // 2] if broken else data

@@ -163,7 +163,7 @@ class VirtualRay(RayRuntime):
     def scheduler(
         self, requests: Any, provider: Provider | str, *, times: RetryTimes | None = None, stall_seconds: float = 60.0,
         workers: int = 2, timeout: float = 20.0, may_resend: Any = None, report: Any = None, run: str | None = None,
-        **limits: Any,
+        learned: dict[str, str] | None = None, **limits: Any,
     ) -> Scheduler:  # fmt: skip
         """A scheduler of calls to this provider, with limits that never bind unless they are given."""
         url = provider if isinstance(provider, str) else provider.base_url
@@ -172,7 +172,7 @@ class VirtualRay(RayRuntime):
         cluster = ClusterSettings(instructor_workers=workers, stall_seconds=stall_seconds)
         return Scheduler(
             iter(requests), settings, LimitSettings(**(unbound | limits)), cluster, url, times,
-            may_resend=may_resend, report=report, runtime=self, run=run,
+            may_resend=may_resend, report=report, runtime=self, run=run, learned=learned,
         )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ class VirtualEngine:
     """One attempt at a virtual provider, with the outcome that `engines/openai.py` would give."""
 
     def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
-        self._timeout, self._base_url = settings.timeout, base_url
+        self._timeout, self._base_url, self._names = settings.timeout, base_url, settings.parameters
 
     async def call(self, request: Request) -> Outcome:
         loop, p = asyncio.get_running_loop(), PROVIDERS.get(self._base_url)
@@ -212,6 +212,12 @@ class VirtualEngine:
             await asyncio.sleep(p.latency)
             seen.status = FATAL[fault]
             return Fatal(f"{fault}: told so", free=True, seconds=p.latency)
+        if fault == "refuses seed" and "seed" not in self._names:
+            await asyncio.sleep(p.latency)
+            seen.status = 422
+            return Retry("422: no seed here", free=True, parameters={"seed": ""}, seconds=p.latency)
+        if fault == "refuses seed":
+            fault = ""
         p.in_flight += 1
         p.most_in_flight = max(p.most_in_flight, p.in_flight)
         try:
@@ -233,7 +239,7 @@ class VirtualEngine:
         if fault == "400":
             return Answered(Completion("", "error", error=fault), free=True, seconds=seconds)
         if fault and fault not in FAILED:
-            return Retry(fault, free=fault.startswith("4"), seconds=seconds)
+            return Retry(fault, free=fault.isdigit(), seconds=seconds)
         if p.counts == "used":
             seen.tokens = prompt + p.reply_tokens
         text, error = (f"echo: {request.messages[-1]['content']}", None) if not fault else ("", fault)

@@ -34,6 +34,7 @@ Reuse = Annotated[
 Until = Annotated[
     str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
 ]
+NoProbe = Annotated[bool, typer.Option("--no-probe", help="Do not ask the instructor's server a small request first.")]
 
 
 def _console() -> Console:
@@ -92,8 +93,12 @@ def check(
             help="Join the cluster too: can every node read and write the storage, and are there enough resources?",
         ),
     ] = False,
+    no_probe: NoProbe = False,
 ) -> None:
-    """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused."""
+    """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused.
+
+    Asks the instructor's server one small request.
+    """
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
     from lai_ray.cli.check import names
@@ -106,6 +111,8 @@ def check(
     cli_reuse.show(config, sources, _console())
     if problem := names.key_problem(config):
         _print(f"note: {problem}", "yellow")
+    elif not no_probe:
+        cli_run.try_instructor(config, _print)
     if cluster:
         from lai_ray.distributed.cluster import capacity, storage_check
 
@@ -128,12 +135,14 @@ def try_(job: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(job: JobFile, overrides: Overrides = None, until: Until = None, reuse: Reuse = None) -> None:
+def run(
+    job: JobFile, overrides: Overrides = None, until: Until = None, reuse: Reuse = None, no_probe: NoProbe = False
+) -> None:
     """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
 
     _check_stage(until)
-    outcome = cli_run.run_job(_config(job, overrides), until=until, reuse=reuse or [])
+    outcome = cli_run.run_job(_config(job, overrides), until=until, reuse=reuse or [], probing=not no_probe)
     if outcome.stopped_at is None:
         _report(outcome.run)
     else:

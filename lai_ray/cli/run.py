@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from rich.console import Console
 
-from lai_ray.cli.check.names import check_names
+from lai_ray.cli.check.names import BEFORE_ASKING, check_names
 from lai_ray.common.event_log import event_log
 from lai_ray.common.progress import Progress
 from lai_ray.config import job_file
@@ -20,10 +20,15 @@ from lai_ray.contracts import Executor, Model
 from lai_ray.engines.recorded import files
 from lai_ray.errors import ConfigError, InterruptedRunError, StageError
 from lai_ray.instructor.prompts import built_in
+from lai_ray.instructor.provider import probe
+from lai_ray.instructor.spending.budget import Budget, caps_of
+from lai_ray.instructor.spending.ledger import PAID, PROBE, Spent, spent_in
+from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.loop import loop
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import part
 from lai_ray.storage import models
+from lai_ray.storage.answers import Answers
 from lai_ray.storage.driver import Driver
 from lai_ray.storage.identity import identity_of
 from lai_ray.storage.keys import key_of, key_of_all
@@ -43,12 +48,13 @@ class Outcome:
 
 def run_job(
     config: Config, *, until: str | None = None, reuse: Sequence[str] = (), executor: Executor | None = None,
-    console: Console | None = None,
+    console: Console | None = None, probing: bool = True,
 ) -> Outcome:  # fmt: skip
     """Run or resume a job as its one driver. The output of Ray and vLLM goes to the run's logs.
 
     reuse: folders of other runs, whose answers and checkpoints are used where they apply.  executor: replaces Ray, in
-    tests.  Raises LaiError; all answers so far are kept.
+    tests.  probing: ask the instructor's server once before anything else, unless it has answered in this run.
+    Raises LaiError; all answers so far are kept.
     """
     check_names(config, until)
     job_file.check_until(config, until)
@@ -58,6 +64,7 @@ def run_job(
     try:
         run = Run(where, fence=driver.fence, create=True)
         run.until, run.reuse = until, sources
+        reached = _reached_before(run, config)
         admitted = _admitted(run, config)
         with _kept_logs(run, kept=executor is None), output_to(run.logs if executor is None else None) as screen:
             run.progress = Progress(
@@ -68,7 +75,8 @@ def run_job(
                 run.progress.report(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
                 if executor is None and run.store.local is None:
                     run.progress.report(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
-                return _looped(run, admitted, executor)
+                learned = reach(run, config) if probing and executor is None and not reached else {}
+                return _looped(run, admitted, executor, learned)
     finally:
         driver.close()
 
@@ -100,11 +108,58 @@ def reusable(reuse: Sequence[str], where: str) -> list[Run]:
     return [Run.read(other) for other in reuse]
 
 
-def _looped(run: Run, admitted: Admission, executor: Executor | None) -> Outcome:
+def _reached_before(run: Run, config: Config) -> bool:
+    """Whether the instructor has answered in this run, reached as now."""
+    earlier, now = run.record().get("config", {}).get("instructor", {}), config.instructor.model_dump()
+    same = all(earlier.get(name) == now[name] for name in ("engine", "model", "base_url", "api_key_env"))
+    return same and run.instructor_answered
+
+
+def reach(run: Run, config: Config) -> dict[str, str]:
+    """Ask the instructor's server one small request, counted and paid as all others, where a run goes on to ask it.
+
+    Returns the names under which it takes parameters that it refuses. Raises ConfigError where it cannot be asked.
+    """
+    settings = config.instructor
+    finished = bool(run.stage(config.iterations, "evaluate").facts())
+    if not config.iterations or finished or run.until in BEFORE_ASKING or not probe.askable(settings):
+        return {}
+    request = probe.request_of(settings)
+    with Answers(run.stage(0, PROBE).store.inside(PAID[0])) as answers:
+        if request.key in answers or request.key in answers.final:
+            return {}
+        spent = sum(spent_in(run, settings.max_tokens).values(), start=Spent())
+        budget = Budget(caps_of(config.limits.model_dump(), settings.model_dump()), spent.at_most)
+        reservation = BudgetReservation(budget, answers, 1)
+        for _ in reservation.draw([request]):  # None where the budget does not allow it.
+            probed = probe.probe(settings)
+            reservation.settle(probed.answer)
+            for each in probed.findings:
+                if not each.refuses:
+                    run.progress.report(f"  {each.text}")
+            probe.refuse(probed.findings)
+            return probed.parameters
+    return {}
+
+
+def try_instructor(config: Config, show: Callable[[str], None]) -> None:
+    """Ask the instructor's server one small request for `lai check`, whose cost is shown and counts in no run.
+
+    Raises ConfigError where it cannot be asked.
+    """
+    if config.iterations and probe.askable(config.instructor):
+        found = probe.probe(config.instructor).findings
+        for each in found:
+            if not each.refuses:
+                show(each.text)
+        probe.refuse(found)
+
+
+def _looped(run: Run, admitted: Admission, executor: Executor | None, learned: dict[str, str]) -> Outcome:
     if executor is None:
         from lai_ray.distributed.executor import RayExecutor
 
-        executor = RayExecutor(admitted.job.config, run.logs, run.progress, keep_in=run.logs_kept)
+        executor = RayExecutor(admitted.job.config, run.logs, run.progress, keep_in=run.logs_kept, learned=learned)
     try:
         return Outcome(run, loop(run, admitted.job, admitted.target, executor), None)
     except Stopped as stopped:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lai_ray.common.plugins import code_hash, load, runs_in_cluster
+from lai_ray.config.reaching import ReachingSettings
 from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.config.values import Names, PerDataset, Positive, Replay, of_dataset
 
@@ -135,28 +135,19 @@ class ContrastSettings(Section):
     """An encoder as a folder, hub name or "module:NAME"; "target" for the target of the iteration itself."""
 
 
-class InstructorSettings(Section):
+class InstructorSettings(Section, ReachingSettings):
     """The model that writes the samples."""
 
     engine: str = "openai"
     """"openai" calls a server; "vllm" runs a model in the cluster: no key, no rate limit, no price by default."""
     model: str
     """The server's name for it. In the cluster: as target.model, or "target" for the target of the iteration itself."""
-    base_url: str | None = None
-    """An OpenAI-compatible server, or "module:serve", a context manager that starts one and yields its address."""
-    api_key_env: str | None = None
-    """The NAME of the environment variable that holds the key, never the key."""
     max_model_len: Positive | None = None
     """In the cluster, as the next two: see the target's."""
     tensor_parallel: Positive = 1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     temperature: float = Field(0.8, ge=0, le=2)
     max_tokens: Positive = 4096
-    timeout: float = Field(120.0, gt=0)
-    """Seconds to wait for one reply."""
-    usd_per_million_input: float | None = Field(None, ge=0)
-    """US$ per million prompt tokens; None when it is not known, and then no costs are reported."""
-    usd_per_million_output: float | None = Field(None, ge=0)
     prompts: dict[str, str] = {}
     """In a job file the folder with the job's own prompts, KIND.txt or KIND.DATASET.txt (`docs/prompts.md`), beside the
     file that names it. It is read with the job: each text under its name without ".txt"."""
@@ -186,16 +177,6 @@ class InstructorSettings(Section):
             raise ValueError(
                 'model = "target" lets the target teach itself, in the cluster: set engine = "vllm". With engine = '
                 f"{self.engine!r}, give the server's name of the model"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_name_not_a_key(self) -> InstructorSettings:
-        # A validator of the table: the error of a field's validator would contain its value.
-        if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "api_key_env is not the name of an environment variable. Give the NAME, as in OPENAI_API_KEY, never "
-                "the key: the variable is set in the shell that starts lai, or where the nodes start Ray"
             )
         return self
 

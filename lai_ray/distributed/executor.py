@@ -33,18 +33,26 @@ class RayExecutor:
     """Every verb on Ray."""
 
     def __init__(
-        self, config: Config, logs: str | None, progress: Progress | None = None, *, keep_in: str | None = None
+        self,
+        config: Config,
+        logs: str | None,
+        progress: Progress | None = None,
+        *,
+        keep_in: str | None = None,
+        learned: dict[str, str] | None = None,
     ) -> None:
         """logs: a folder for the output of Ray, vLLM and the actors; None leaves it in Ray's own logs.
 
         progress: the stages' progress, exported as Ray metrics and watched for stalls; None for neither.
         keep_in: a folder in an object store that gets the logs of all other nodes at the end.
+        learned: the names under which the instructor's server takes parameters that it refuses, as far as known.
         """
         self._config, self._logs, self._progress = config, logs, progress
         self._running = contextlib.ExitStack()
         self._keep_in = keep_in
         self._started = False
         self._served: dict[str, str] = {}
+        self._learned = {} if learned is None else learned  # What it refuses later is added.
         self._engines: Any = None
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
@@ -81,7 +89,9 @@ class RayExecutor:
 
         address = self._address_of(settings.base_url)
         report = self._progress.report if self._progress else None
-        yield from ask(drawn, settings, limits, cluster, address, logs, again=again, report=report)
+        yield from ask(
+            drawn, settings, limits, cluster, address, logs, again=again, report=report, learned=self._learned
+        )
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:
         """See `lai_ray.distributed.neighbours.embed`."""

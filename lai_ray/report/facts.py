@@ -8,7 +8,7 @@ from typing import Any
 
 from lai_ray.common.intervals import Interval, paired, score
 from lai_ray.instructor.spending.budget import caps_of, price_of
-from lai_ray.instructor.spending.ledger import PAID, PAYING, Spent, entries, figures, spent_in, total
+from lai_ray.instructor.spending.ledger import PAID, PAYING, PROBE, Spent, entries, figures, spent_in, total
 from lai_ray.records import Attempt
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import STAGES, Run, Stage
@@ -94,7 +94,8 @@ class Iteration:
 
         With the second solutions that a rehearsal asked for, and with what an unfinished stage spent so far.
         """
-        return sum_of(_usage_so_far(pool.stage(name)) for name in PAYING for pool in self.pools())
+        stages = [self.stage(PROBE), *(pool.stage(name) for name in PAYING for pool in self.pools())]
+        return sum_of(map(_usage_so_far, stages))
 
     def pools(self) -> list[Pool]:
         """Its own folder; of a search, those of its pools."""

@@ -196,9 +196,10 @@ def costs(run: Run, confidence: float) -> list[Table]:
         note += " US$ needs a price: instructor.usd_per_million_input and instructor.usd_per_million_output."
     if settings["reuse_across_seeds"]:
         note += " Replies are shared between seeds (instructor.reuse_across_seeds)."
-    columns = ["iteration", "calls", "failed", "possibly paid besides", "tokens in", "tokens out", "US$", "reused"]
+    columns = ["iteration", "calls", "failed", "refused (429)", "possibly paid besides", "tokens in", "tokens out"]
+    columns += ["US$", "reused"]
     table = Table(f"Instructor: {settings['model']}", columns, note=note.strip())
-    keys = ("calls", "failed", "possibly_paid", "prompt_tokens", "completion_tokens")
+    keys = ("calls", "failed", "rate_limited", "possibly_paid", "prompt_tokens", "completion_tokens")
     used = {str(iteration.number): iteration.usage() for iteration in facts.iterations(run)}
     used = {number: usage for number, usage in used.items() if usage}
     if len(used) > 1:
@@ -208,7 +209,7 @@ def costs(run: Run, confidence: float) -> list[Table]:
         reused = str(usage["inherited"])
         if usage["inherited_usd"]:
             reused += f" ({usage['inherited_usd']:.4f} US$)"
-        table.rows.append([title, *(str(usage[key]) for key in keys), money, reused])
+        table.rows.append([title, *(str(usage.get(key, "–")) for key in keys), money, reused])
     if besides := facts.sum_of(used[number] for number in used if number != "total").get("unknown_usd"):
         table.note = f"{table.note} Calls that were possibly paid cost at most {besides:.4f} US$ besides.".strip()
     return [table]

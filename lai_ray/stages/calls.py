@@ -6,6 +6,7 @@ settled and recorded, so that a stage started again asks nothing twice.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -24,6 +25,8 @@ from lai_ray.storage.answers import Answers
 from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
 
+FIRST = 24
+"""Calls that may fail alike, without a single answer in the whole stage, before no more are sent."""
 FOLDERS: dict[Receiver, str] = {
     "instructor": "answers",
     "judge": "judge_answers",
@@ -52,7 +55,22 @@ class Recorded:
     def get(self, call: Call) -> Completion | None:
         """The completion of a call; None where it is still to ask."""
         key, answers = call.request.key, self.answers[call.to]
-        return answers.get(key) if key in answers else self.failed.get(key)
+        if key in answers:
+            return answers.get(key)
+        if key in answers.final and key not in self.failed:
+            self.fail(call.to, key, answers.final[key])
+        return self.failed.get(key)
+
+    def fail(self, to: Receiver, key: str, completion: Completion) -> None:
+        """Count a call that failed, in this start or for good."""
+        self.failed[key] = completion
+        self.failures[to] += 1
+
+    def hopeless(self, to: Receiver) -> bool:
+        """Whether the first calls all failed, and in the same words."""
+        if self.failures[to] < FIRST or len(self.answers[to]):
+            return False
+        return len({re.sub(r"\S*\d\S*", "0", failed.error or "") for failed in self.failed.values()}) == 1
 
     @property
     def count(self) -> int:
@@ -130,6 +148,8 @@ class Calls:
                 title = what if to == "instructor" else f"{what}, {to}"
                 self._send(to, title, waiting[to], _distinct(to, pending()), on_answer)
                 self._check(to, lambda to=to: list(_distinct(to, pending())))  # type: ignore[misc]
+        for to in list(self.recorded.failures):  # Also those of earlier starts, where nothing was left to ask.
+            self._check(to, list)
 
     def _send(
         self, to: Receiver, what: str, count: int, requests: Iterator[Request], on_answer: Callable[[str], int] | None
@@ -158,7 +178,7 @@ class Calls:
                 if answer.completion.error is None:
                     self.recorded.answers[to].record(answer)
                 else:
-                    self._failed(to, answer)
+                    self.recorded.fail(to, answer.key, answer.completion)
                 yield answer
             return
         settings, reservation = config.instructor, self._reservation(to)
@@ -167,12 +187,9 @@ class Calls:
         drawn = stack.enter_context(closing(reservation.draw(requests)))
         for answer in self._executor.ask(drawn, settings, config.limits, reservation.again):
             if reservation.settle(answer) and answer.completion.error is not None:
-                self._failed(to, answer)
+                self.recorded.fail(to, answer.key, answer.completion)
+                reservation.stopped = config.limits.max_failed_fraction < 1 and self.recorded.hopeless(to)
             yield answer
-
-    def _failed(self, to: Receiver, answer: Answer) -> None:
-        self.recorded.failed[answer.key] = answer.completion
-        self.recorded.failures[to] += 1
 
     def _check(self, to: Receiver, left: Callable[[], list[Request]]) -> None:
         failed, limit = self.recorded.failures[to], self._receivers.job.config.limits.max_failed_fraction

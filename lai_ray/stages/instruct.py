@@ -84,7 +84,8 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
     plan = {d: planned([kept.get(d) for kept in plans], most(d), n) for d, n in cases.counts.items() if n}
     stage.store.put_json("plan.json", plan)  # Kept by a resume and by --reuse, as it shapes every request.
     receivers, verdicts, wanted = Receivers(job, target), Verdicts(), curate.samples_per_dataset
-    key = key_of(cases.key, plan, _deciding(receivers), wanted, *["solve again"] * curate.solve_again)
+    deciding = _deciding(receivers, stage.run.address_in_keys(job.config.instructor.base_url))
+    key = key_of(cases.key, plan, deciding, wanted, *["solve again"] * curate.solve_again)
     if not stage.done(key):
         with recording(stage, rows=min(job.config.limits.max_in_flight, 500)) as recorded:
             calls = Calls(stage, receivers, recorded, executor)
@@ -99,11 +100,15 @@ def instruct(stage: Stage, cases: Cases, target: Model, job: Job, executor: Exec
     return Replies(cases, stage.view("replies.jsonl", Reply), key, job.config, dialogues, verdicts)
 
 
-def _deciding(receivers: Receivers) -> dict[str, Any]:
-    """The instructor settings that replies depend on; an open model by its identity."""
-    settings, common = receivers.job.config.instructor, {"api_key_env", "timeout"}
+def _deciding(receivers: Receivers, address: str | None) -> dict[str, Any]:
+    """The instructor settings that replies depend on; an open model by its identity.
+
+    address: of the run's first start. Another one changes no key, so that what is complete stays so.
+    """
+    settings, common = receivers.job.config.instructor, {"api_key_env", "timeout", "parameters"}
     if receivers.instructor is None:
-        return settings.model_dump(exclude={*common, "max_model_len", "tensor_parallel", "dtype"})
+        decisive = settings.model_dump(exclude={*common, "max_model_len", "tensor_parallel", "dtype"})
+        return decisive | {"base_url": address}
     return settings.model_dump(exclude={*common, "base_url"}) | {"model": receivers.instructor.identity}
 
 

@@ -71,8 +71,9 @@ class Answers:
     """Answers under their keys, in numbered segments.
 
     One writer. A segment is written after `rows` answers or `seconds`, whichever is first, also when no further answer
-    arrives. Failed requests are recorded in `failed/` and sent again at the next start. `others` are answer folders of
-    other runs: their answers count as held here, and are copied into `inherited/` at the first `get`.
+    arrives. Failed requests are recorded in `failed/` and sent again at the next start, unless they are `final`.
+    `others` are answer folders of other runs: their answers count as held here, and are copied into `inherited/` at the
+    first `get`.
     """
 
     def __init__(self, store: Store, *, rows: int = 500, seconds: float = 2.0, others: Sequence[Store] = ()) -> None:
@@ -84,6 +85,8 @@ class Answers:
         self._opened = 0.0
         self._lock = threading.RLock()
         self._failure: BaseException | None = None
+        self.final: dict[str, Completion] = {}
+        """Failures that the same request would only pay for again, by key."""
         self._out: Counter[bytes] = Counter()
         """Sends without an answer yet, by key. An answer that was never marked as sent is not among them."""
         self._sent_segments = 0
@@ -106,6 +109,7 @@ class Answers:
         self._index(paid, files[""], self._where)
         for answer in failed:
             self._close_mark(answer)
+            self.final |= {answer.key: answer.completion} if answer.completion.final else {}
         for key in self._out.keys() & self._where.keys():
             if self._unpacked(self._where[key])[0] is paid:
                 self._close_send(key)
@@ -165,7 +169,7 @@ class Answers:
             self._close_send(bytes.fromhex(answer.key))
 
     def fail(self, answer: Answer) -> None:
-        """Record that a request failed. It is sent again at the next start."""
+        """Record that a request failed. It is sent again at the next start, unless the failure is final."""
         with self._lock:
             self._add(self._failed, answer)
             self._close_mark(answer)

@@ -5,24 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from lai_ray.config.config import Config
+from lai_ray.config.reaching import ReachingSettings
 from lai_ray.storage.keys import key_of
 
 MAY_CHANGE = ("name", "storage", "iterations", "limits", "cluster", "report")
 """Top-level settings that may differ between two starts of one run; `evaluate.report_on` may grow."""
-HOW_REACHED = ("api_key_env", "timeout", "usd_per_million_input", "usd_per_million_output")
+HOW_REACHED = tuple(ReachingSettings.model_fields)
 """Instructor settings of access and price, which do not change the requests."""
+UNASKED = ("instructor.", "content.instructor", "content.prompts")
+"""What may differ as long as the instructor has answered nothing."""
 HOW_SEARCHED = ("max_concurrent", "keep_weights")
 """Settings of how a search is carried out, which do not change what is tried."""
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings and contents that differ, a line each; none where `before` is empty: a run not started yet."""
+def differences(before: dict[str, Any], now: dict[str, Any], *, asked: bool = True) -> list[str]:
+    """The settings and contents that differ, a line each; none where `before` is empty: a run not started yet.
+
+    asked: whether the instructor has answered anything; before that, all of [instructor] may change.
+    """
     recorded, given = flat(before), flat(now)
     keys = recorded.keys() | {key for key in given if not key.startswith("content.")} if recorded else set()
+    reached = {f"instructor.{name}" for name in HOW_REACHED}  # In records of earlier versions.
     return [
         f"{key}: {_shown(key, recorded)} there, {_shown(key, given)} now"
         for key in sorted(keys)
-        if recorded.get(key) != given.get(key)
+        if recorded.get(key) != given.get(key) and key not in reached and (asked or not key.startswith(UNASKED))
     ]
 
 

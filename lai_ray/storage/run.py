@@ -8,6 +8,7 @@ runs/<name>/
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from lai_ray.storage.store import Store, View, is_url
 T = TypeVar("T")
 
 STAGES = ("evaluate", "diagnose", "instruct", "curate", "rehearse", "train", "search")
+_REPLIES = re.compile(r"/(?:instruct|rehearse)/(?:judge_)?answers/(?:inherited/)?\d+\.jsonl$")
 ASKED_AGAIN = ("evaluate", "instruct", "rehearse")
 """Stages of which a run has several that may make the same requests."""
 
@@ -195,13 +197,14 @@ class Run:
 
     def check_same(self, config: Config, identity: dict[str, Any]) -> None:
         """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
-        changed = differences(self._identity(), identity)
+        changed = differences(self._identity(), identity, asked=self.instructor_answered)
         if changed:
             raise ConfigError(
                 f"{self.store.where} holds another run:\n"
                 + "".join(f"  {line}\n" for line in changed)
-                + "Only [limits], [cluster], [report], how the instructor is reached, its prices, more iterations, a "
-                "longer evaluate.report_on, search.max_concurrent and search.keep_weights may change. "
+                + "Only [limits], [cluster], [report], how the instructor is reached, its prices (before its first "
+                "reply all of [instructor]), more iterations, a longer evaluate.report_on, search.max_concurrent and "
+                "search.keep_weights may change. "
                 "Give this job another name (and --reuse, to take over the answers and checkpoints that still apply), "
                 "or put the settings back."
             )
@@ -222,7 +225,24 @@ class Run:
         """Record what this run is. Raises ConfigError for a start that would make it another."""
         self.check_same(config, identity)
         record = self.record()
-        self.store.put_json("run.json", {**record, "identity": identity, "config": config.model_dump(mode="json")})
+        table = config.model_dump(mode="json")
+        address = {"address_in_keys": self.address_in_keys(table["instructor"]["base_url"])}
+        self.store.put_json("run.json", {**record, "identity": identity, "config": table, **address})
+
+    def address_in_keys(self, address: str | None) -> str | None:
+        """The instructor's address as the keys of stages have it: that of the first start, which later ones may change.
+
+        address: that of a first start.
+        """
+        record = self.record()
+        earlier = record.get("config", {}).get("instructor", {"base_url": address}).get("base_url")
+        known: str | None = record.get("address_in_keys", earlier)
+        return known
+
+    @property
+    def instructor_answered(self) -> bool:
+        """Whether it holds any reply of the instructor, its own or another run's."""
+        return any(_REPLIES.search(name) for name in self.store.names())
 
     def _only_grown(self, earlier: dict[str, Any], config: Config) -> None:
         if earlier.get("iterations", 0) > config.iterations:

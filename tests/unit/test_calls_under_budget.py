@@ -20,8 +20,8 @@ from tests.virtual import VirtualRay
 
 CALLERS = 16
 FAULTS = {0: "429 after 0.1", 1: "500", 2: "broken JSON", 3: "hang up", 4: "hang", 5: "400", 6: "empty", 7: "refused"}
-FREE = ("429 after 0.1", "400", "401")
-LOST = ("500", "broken JSON", "hang up", "hang")
+FREE = ("429 after 0.1", "400", "401", "500")
+LOST = ("broken JSON", "hang up", "hang")
 
 
 def requests(count: int) -> list[Request]:
@@ -30,7 +30,7 @@ def requests(count: int) -> list[Request]:
 
 
 def billed(p: Provider) -> tuple[int, int]:
-    """Calls and tokens that the provider bills: all that a lost reply may have had, nothing for a 4xx."""
+    """Calls and tokens that the provider bills: all that a lost reply may have had, nothing for an error."""
     calls = tokens = 0
     for number, seen in enumerate(p.log):
         fault = p.fault(number, seen.body)

@@ -13,6 +13,7 @@ from lai_ray.contracts import Answered, Fatal, Retry
 from lai_ray.engines import openai as engine
 from lai_ray.engines.openai import OpenAIEngine
 from lai_ray.errors import ConfigError
+from lai_ray.instructor.provider.replies import retry_after
 from lai_ray.records import Request
 from tests import provider
 
@@ -86,7 +87,7 @@ def test_the_wait_that_a_provider_asks_for_is_returned():
     ],
 )
 def test_a_wait_is_seconds_milliseconds_or_a_date(headers, seconds):
-    assert engine.retry_after(headers, now=10.0) == seconds
+    assert retry_after(headers, now=10.0) == seconds
 
 
 @pytest.mark.parametrize(

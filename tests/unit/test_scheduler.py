@@ -141,7 +141,7 @@ def test_faults_cost_attempts_and_no_answers(ray):
 
 
 def test_a_request_that_the_budget_does_not_allow_again_is_an_error(ray):
-    with ray.serving(fault=lambda number, body: "500" if body["seed"] == 1 else None) as p:
+    with ray.serving(fault=lambda number, body: "hang up" if body["seed"] == 1 else None) as p:
         answers = list(ray.scheduler(requests(3), p, may_resend=lambda request: False).answers())
     assert list(errors(answers)) == ["key-1"] and "budget" in errors(answers)["key-1"]
     assert p.asked["q1"] == 1
@@ -375,3 +375,58 @@ def test_calls_that_the_provider_does_not_count_free_their_place_at_once():
         return times
 
     assert with_limiter(work) == [0.0, 0.0, 60.0]
+
+
+def test_a_parameter_that_the_server_refuses_is_left_out_by_all_callers_and_costs_no_attempt(ray):
+    reported: list[str] = []
+    learned: dict[str, str] = {}
+    with ray.serving(fault=lambda number, body: "refuses seed", latency=0.5) as p:
+        scheduler = ray.scheduler(
+            requests(40), p, times=RetryTimes(attempts=1), report=reported.append, learned=learned
+        )
+        answers = list(scheduler.answers())
+        scheduler.close()
+        refused = p.statuses.count(422)
+        again = list(ray.scheduler(requests(9), p, times=RetryTimes(attempts=1), learned=learned).answers())
+    answered(answers, 40)
+    assert not errors(answers) and learned == {"seed": ""}
+    assert 1 <= refused <= 8, "those in flight when the first was refused"
+    assert len(reported) == 1 and "no seed: 422" in reported[0]
+    assert p.statuses.count(422) == refused, "the next stage knows it"
+    answered(again, 9)
+
+
+def test_a_caller_that_replaces_a_dead_one_knows_what_was_learned(ray):
+    with ray.serving(fault=lambda number, body: "refuses seed", latency=0.2) as p:
+        answers = []
+        for answer in ray.scheduler(requests(60), p, workers=1).answers():
+            answers.append(answer)
+            if len(answers) == 20:
+                ray.callers[0].die()
+                refused = p.statuses.count(422)
+    answered(answers, 60)
+    assert p.statuses.count(422) == refused
+
+
+def test_an_answer_counts_the_refusals_for_the_rate_limit_before_it(ray):
+    faults = {1: "429 after 0.2", 2: "429 after 0.2"}
+    with ray.serving(fault=lambda number, body: faults.get(number) if body["seed"] == 1 else None) as p:
+        answers = list(ray.scheduler(requests(3), p, max_in_flight=1).answers())
+    assert {answer.key: answer.limited for answer in answers} == {"key-0": 0, "key-1": 2, "key-2": 0}
+
+
+def test_an_engine_that_raises_fails_the_row_alone(ray, monkeypatch):
+    from tests.virtual import VirtualEngine
+
+    call = VirtualEngine.call
+
+    async def raising(self: Any, request: Request) -> Any:
+        if request.seed == 1:
+            raise ValueError("of this row")
+        return await call(self, request)
+
+    monkeypatch.setattr(VirtualEngine, "call", raising)
+    with ray.serving() as p:
+        answers = list(ray.scheduler(requests(4), p).answers())
+    answered(answers, 4)
+    assert list(errors(answers)) == ["key-1"] and "of this row" in errors(answers)["key-1"]

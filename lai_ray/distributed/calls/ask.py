@@ -31,6 +31,7 @@ def ask(
     again: Again | None = None,
     times: RetryTimes | None = None,
     report: Callable[[str], None] | None = None,
+    learned: dict[str, str] | None = None,
 ) -> Iterator[Answer]:
     """The instructor's answers, as they come; a request that failed for good has `completion.error`.
 
@@ -39,7 +40,7 @@ def ask(
     `again` decides whether a request that may have been paid for is sent once more (see Executor.ask). Ray must be
     initialised; `base_url` must be reachable from its workers, and the key's variable set in their environment. `logs`:
     the run's folder for them, with one line about each failed attempt. `report` gets messages about dead callers and
-    long waits for the rate limit; without it they are warnings of Python's logging.
+    long waits for the rate limit; without it they are warnings of Python's logging. `learned`: see Scheduler.
 
     Raises StageError, with the provider's message where there is one, when no request can succeed (wrong key, unknown
     model, empty account), the address does not answer, callers keep dying, or nothing finishes for
@@ -47,7 +48,16 @@ def ask(
     """
     with _logged(logs):
         scheduler = Scheduler(
-            iter(requests), settings, limits, cluster, base_url, times, may_resend=again, report=report, run=logs
+            iter(requests),
+            settings,
+            limits,
+            cluster,
+            base_url,
+            times,
+            may_resend=again,
+            report=report,
+            run=logs,
+            learned=learned,
         )
         try:
             yield from scheduler.answers()

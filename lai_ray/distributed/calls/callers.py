@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from lai_ray.common.plugins import load
 from lai_ray.config.settings import InstructorSettings
-from lai_ray.contracts import Fatal, Outcome
+from lai_ray.contracts import Answered, Fatal, Outcome
 from lai_ray.errors import LaiError
-from lai_ray.records import Request
+from lai_ray.records import Completion, Request
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,21 @@ class Caller:
     def __init__(self, settings: InstructorSettings, base_url: str | None) -> None:
         self._finished: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._engine: Any = None
+        self._settings, self._base_url = settings, base_url
         self._started = False
+        self._make_engine()
+
+    def _make_engine(self) -> None:
+        self._engine: Any = None
         try:
-            self._engine = load("engines", settings.engine)(settings, base_url)
+            self._engine = load("engines", self._settings.engine)(self._settings, self._base_url)
         except LaiError as error:  # Raised here, it would look like a dead actor; an outcome keeps its message.
             self._error = str(error)
+
+    async def adapt(self, parameters: Mapping[str, str]) -> None:
+        """Send further requests with these names of parameters, which the server takes."""
+        self._settings = self._settings.taking(parameters)
+        self._make_engine()
 
     async def submit(self, calls: list[tuple[int, Request]]) -> None:
         """Start these calls."""
@@ -52,7 +62,8 @@ class Caller:
     async def _call(self, number: int, request: Request) -> None:
         try:
             outcome = await self._engine.call(request) if self._engine else Fatal(self._error, free=True)
-        except Exception as error:  # Engines raise nothing that a provider causes: this is a bug of the engine.
+        except Exception as error:  # Of this request alone, as far as anybody knows; it may be paid for.
             log.exception("call %s", request.id)
-            outcome = Fatal(f"the instructor's engine failed: {type(error).__name__}: {error}")
+            failed = f"the instructor's engine failed: {type(error).__name__}: {error}"
+            outcome = Answered(Completion("", "error", error=failed))
         await self._finished.put((number, outcome))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class Pool:
     """Gives each call to the caller with the fewest, and replaces callers that die."""
 
     def __init__(self, size: int, settings: InstructorSettings, base_url: str | None, runtime: RayRuntime) -> None:
-        self._given, self._runtime = (settings, base_url), runtime
+        self._settings, self._base_url, self._runtime = settings, base_url, runtime
         self._members = [self._new() for _ in range(size)]
 
     @property
@@ -65,6 +65,12 @@ class Pool:
         for i, share in shares.items():
             self._members[i].actor.submit.remote(share)
 
+    def adapt(self, parameters: Mapping[str, str]) -> None:
+        """Have every caller send what is submitted from now on with these names of parameters."""
+        self._settings = self._settings.taking(parameters)
+        for member in self._members:
+            member.actor.adapt.remote(parameters)
+
     def collect(self, result: Any) -> list[tuple[int, Outcome]]:
         """The outcomes in one of `collecting`. Raises RayActorError when the caller died; `replace` it then."""
         member = self._member(result)
@@ -86,7 +92,7 @@ class Pool:
             self._runtime.kill(member.actor)
 
     def _new(self) -> _Member:
-        actor = self._runtime.caller(*self._given)
+        actor = self._runtime.caller(self._settings, self._base_url)
         return _Member(actor, actor.collect.remote())
 
     def _member(self, result: Any) -> _Member:

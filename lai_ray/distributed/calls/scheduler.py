@@ -23,6 +23,7 @@ from lai_ray.distributed.calls.rate_limiter import Finished, Permit
 from lai_ray.distributed.calls.retry import RetryPolicy, RetryTimes
 from lai_ray.distributed.calls.runtime import RayRuntime
 from lai_ray.errors import StageError
+from lai_ray.instructor.provider.parameters import described
 from lai_ray.instructor.rate_limit.window import MINUTE
 from lai_ray.instructor.spending.tokens import estimate, used
 from lai_ray.records import Answer, Completion, Request
@@ -36,6 +37,8 @@ LARGEST_BATCH = 32
 NO_LEASE = -1
 MOST_DEATHS = 6
 """Callers that may die in a row without an outcome in between."""
+MOST_ADAPTED = 6
+"""Times that one request may be refused for its parameters."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ class _Call:
     estimate: int
     lease: int = NO_LEASE
     attempts: int = 0
+    adapted: int = 0
+    """Refusals for its parameters; no attempts, as nothing was done on it."""
+    limited: int = 0
+    """Refusals for the rate limit."""
 
 
 def _limiter_name(settings: InstructorSettings, base_url: str | None, times: RetryTimes) -> str:
@@ -62,9 +69,14 @@ class Scheduler:
         self, requests: Iterator[Request | None], settings: InstructorSettings, limits: LimitSettings,
         cluster: ClusterSettings, base_url: str | None = None, times: RetryTimes | None = None, *,
         may_resend: Again | None = None, report: Callable[[str], None] | None = None, runtime: RayRuntime | None = None,
-        run: str | None = None,
+        run: str | None = None, learned: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """run: a name that only starts of the same run share, so that this one ends the leases of a killed one."""
+        """run: a name that only starts of the same run share, so that this one ends the leases of a killed one.
+
+        learned: the names under which the server takes parameters that it refused before; what it refuses is added.
+        """
+        self.learned = {} if learned is None else learned
+        settings = settings.taking(self.learned)
         self.requests, self.limits = requests, limits
         self.times, self.runtime = times or RetryTimes(), runtime or RayRuntime()
         self.may_resend, self.report = may_resend or (lambda request: True), report or log.warning
@@ -228,6 +240,9 @@ class Scheduler:
         """Schedule another attempt, or answer with an error after the last one."""
         call = self.calls[number]
         log.info("%s: %s", call.request.id, retry.why)
+        call.limited += retry.limited
+        if retry.parameters and call.adapted < MOST_ADAPTED:
+            return self._adapt(number, retry)
         if retry.reached:
             call.attempts += 1
             self.policy.reached()
@@ -247,9 +262,21 @@ class Scheduler:
         heapq.heappush(self.delayed, (self.runtime.now() + delay, number))
         return []
 
+    def _adapt(self, number: int, retry: Retry) -> list[Answer]:
+        """Send it again as the server takes it, which all callers learn."""
+        self.calls[number].adapted += 1
+        new = {name: other for name, other in retry.parameters.items() if self.learned.get(name) != other}
+        if new:
+            self.learned |= new
+            self.pool.adapt(new)
+            self.report(f"  the instructor's server refuses a parameter; from now on {described(new)}: {retry.why}")
+        self.policy.reached()
+        self.waiting.append(number)
+        return []
+
     def _answer(self, number: int, completion: Completion, *, free: bool = False) -> Answer:
-        request = self.calls.pop(number).request
-        return Answer(request.id, request.key, completion, free)
+        call = self.calls.pop(number)
+        return Answer(call.request.id, call.request.key, completion, free, call.limited)
 
     def _error(self, number: int, message: str, *, free: bool = False) -> Answer:
         return self._answer(number, Completion("", "error", error=message), free=free)

@@ -43,12 +43,13 @@ def read(headers: Mapping[str, str]) -> Headers | None:
 def _rate_limit(headers: Mapping[str, str], kind: str) -> RateLimit:
     if seconds(headers.get(HEADER.format("reset", kind), "")) > LONGEST_RESET:
         return UNKNOWN
-    return RateLimit(*(_count(headers.get(HEADER.format(name, kind), "")) for name in ("limit", "remaining")))
+    limit, left = (_count(headers.get(HEADER.format(name, kind), "")) for name in ("limit", "remaining"))
+    return UNKNOWN if limit == 0 else RateLimit(limit, left)  # 0: none is set.
 
 
 def _count(text: str) -> int | None:
     """A number of requests or tokens; None where there is none, or a negative one ("-1": no limit)."""
-    return int(text) if text.strip().isascii() and text.strip().isdigit() else None
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,15}\s*", text) else None
 
 
 def seconds(text: str) -> float:

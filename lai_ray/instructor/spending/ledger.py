@@ -25,6 +25,8 @@ PAID = ("answers", "judge_answers")
 """Folders with the answers of receivers that may be paid for."""
 PAYING = ("instruct", "rehearse")
 """The stages that ask them."""
+PROBE = "probe"
+"""The folder in the first iteration's with the request that tries how the instructor is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Entry:
     """As the provider counted; None where unknown. Zero for a request that was refused."""
     price: tuple[float, float] | None
     """US$ per million tokens in and out, as the job had them when it was sent."""
+    limited: int = 0
+    """Refusals for the rate limit before its answer."""
 
     @property
     def counted(self) -> Amount:
@@ -56,9 +60,14 @@ class Spent:
     """The others, each at its worst."""
     uncounted: int = 0
     """Replies without a count of tokens; the other calls of `unknown` are possibly paid."""
+    limited: int = 0
+    """Refusals for the rate limit, none of which was paid for."""
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.known + other.known, self.unknown + other.unknown, self.uncounted + other.uncounted)
+        return Spent(
+            self.known + other.known, self.unknown + other.unknown, self.uncounted + other.uncounted,
+            self.limited + other.limited,
+        )  # fmt: skip
 
     @property
     def at_most(self) -> Amount:
@@ -83,6 +92,7 @@ class _Line(msgspec.Struct):
     id: str
     completion: _Usage
     free: bool = False
+    limited: int = 0
 
     @property
     def used(self) -> Amount | None:
@@ -108,21 +118,23 @@ def entries(store: Store, longest_reply: int) -> Iterator[Entry]:
     for folder in ("", "failed"):
         for line in _lines(store, names, folder, _Line):
             mark = marks[line.key].pop() if marks.get(line.key) else Mark(line.key)
-            yield Entry(line.key, line.id, "failed" if folder else "done", _reserved(mark, old), line.used, mark.price)
+            state: Literal["failed", "done"] = "failed" if folder else "done"
+            yield Entry(line.key, line.id, state, _reserved(mark, old), line.used, mark.price, line.limited)
     for mark in itertools.chain.from_iterable(marks.values()):
         yield Entry(mark.key, mark.id, "sent", _reserved(mark, old), None, mark.price)
 
 
 def total(sends: Iterable[Entry]) -> Spent:
     """The sum of these sends."""
-    known, unknown, uncounted = NOTHING, NOTHING, 0
+    known, unknown, uncounted, limited = NOTHING, NOTHING, 0, 0
     for send in sends:
+        limited += send.limited
         if send.used is None:
             unknown += send.reserved
             uncounted += send.state == "done"
         else:
             known += send.used
-    return Spent(known, unknown, uncounted)
+    return Spent(known, unknown, uncounted, limited)
 
 
 def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
@@ -130,6 +142,7 @@ def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
     return {
         "calls": spent.known.calls + spent.uncounted,
         "possibly_paid": spent.possibly_paid,
+        "rate_limited": spent.limited,
         "prompt_tokens": spent.known.input,
         "completion_tokens": spent.known.output,
         "usd": price and price.usd(spent.known),
@@ -142,7 +155,8 @@ def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
     """What a run itself spent on its instructor and judge, by iteration, including the pools of a search."""
     by_iteration: dict[int, Spent] = {}
-    for store in (store for stage in PAYING for folder in PAID for store in run.stores_of(f"{stage}/{folder}")):
+    endings = [f"{stage}/{folder}" for stage in (*PAYING, PROBE) for folder in PAID]
+    for store in (store for ending in endings for store in run.stores_of(ending)):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
         by_iteration[number] = by_iteration.get(number, Spent()) + total(entries(store, longest_reply))
     return by_iteration

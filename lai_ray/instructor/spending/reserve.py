@@ -32,12 +32,14 @@ class BudgetReservation:
     """Keys of requests that the budget kept from another attempt: still to ask."""
     reached: str | None = None
     """The limit that ended the requests."""
+    stopped: bool = False
+    """Whether no more requests are drawn; those in flight are still answered."""
 
     def draw(self, requests: Iterable[Request]) -> Generator[Request | None]:
         """The requests, as long as the budget lasts. None: no more until one in flight is answered."""
         rest = iter(requests)
         following = next(rest, None)
-        while following is not None:
+        while following is not None and not self.stopped:
             batch: list[Request] = []
             while following is not None and len(batch) < self._room and self._reserve(following):
                 batch.append(following)

@@ -1,0 +1,1 @@
+"""What a provider is sent, answers and refuses, over any protocol that looks like OpenAI's."""
