@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from lai_ray.cli.check import budget, memory
+from lai_ray.cli.check.dry_run import Replay
 from lai_ray.common import screen
 from lai_ray.config.config import Config
 from lai_ray.instructor.spending.budget import Amount
@@ -20,17 +21,23 @@ from lai_ray.storage.identity import flat, in_short
 from lai_ray.storage.run import Run
 
 
-def show(config: Config, console: Console, run: Run | None = None) -> None:
+def show(
+    config: Config, console: Console, replay: Replay | None = None, run: Run | None = None, *, refused: bool = False
+) -> None:
     """Print settings, numbers of problems, estimated calls, their part of the budget, and one prompt of every kind.
 
-    run: the job's own run, where it was started before.
+    replay: what is recorded of the job.  run: its own run, where it was started before.  refused: whether that is
+    another run's folder, which the caller reports.
     """
     job = Job.of(config)
     # Before anything is printed: counting and rendering find errors in the data.
     shown = [settings(config), counts(job), trials(job), calls(job), rehearsal(job)]
-    shown += [*budget.tables_of(job, run), *memory.of(config)]
+    shown += [*budget.tables_of(job, replay, run), *memory.of(config)]
     rendered = prompts(job)
-    screen.show(console, f"{config.name}: job is valid", "bold green")
+    if refused:
+        screen.show(console, f"{config.name} would be refused: {config.run_folder} holds another run", "bold red")
+    else:
+        screen.show(console, f"{config.name}: job is valid", "bold green")
     tables.show(shown, console)
     for title, text in rendered:
         screen.show(console, title, "bold cyan", wrap=True)
