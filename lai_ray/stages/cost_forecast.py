@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from lai_ray.common import plugins
 from lai_ray.config.config import Config
 from lai_ray.config.values import of_dataset
 from lai_ray.contracts import Benchmark
@@ -179,7 +180,9 @@ def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_pe
     """The first request of a dialogue; empty where it has none."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
     ask = job.strategy(iteration, dataset).next(case, [], job.benchmark(dataset), settings)
-    return ask.messages if ask else []
+    return (
+        plugins.messages(ask.messages, f"a request of strategy {job.strategy(iteration, dataset).name}") if ask else []
+    )
 
 
 def training_sizes(job: Job) -> dict[str, int]:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from lai_ray.cli.check import budget, memory
 from lai_ray.cli.check.dry_run import Replay
-from lai_ray.common import screen
+from lai_ray.common import plugins, screen
 from lai_ray.config.config import Config
 from lai_ray.instructor.spending.budget import Amount
 from lai_ray.records import Message
@@ -144,7 +144,8 @@ def prompts(job: Job) -> list[tuple[str, str]]:
     config = job.config
     for each in select(job, 0):
         problem = next(iter(each))
-        shown.setdefault(f"{each.benchmark.name}: prompt for the target", _text(each.benchmark.prompt(problem)))
+        messages = plugins.messages(each.benchmark.prompt(problem), f"prompt of benchmark {each.benchmark.name}")
+        shown.setdefault(f"{each.benchmark.name}: prompt for the target", _text(messages))
     for i in range(config.iterations):
         for name in config.evaluate.learn_from:
             title = f"{name}: prompt for the instructor by strategy {config.schedule.name(i, name)}"

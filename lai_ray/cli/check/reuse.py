@@ -122,7 +122,8 @@ def _end(replay: Replay, source: Run) -> str:
         lineage = source.store.get_json(f"{folder}/checkpoint/lineage.json")
         if lineage is not None and lineage["name"] not in model_names(mine["name"], replay.job):
             there, now = flat(lineage), flat(mine)
-            key = next((k for k in sorted(now) if k != "name" and there.get(k) != now[k]), "name")
+            differ = (key for key in sorted(now) if key != "name" and not key.startswith("names."))
+            key = next((key for key in differ if there.get(key) != now[key]), "name")
             difference = f"{key}: {there.get(key)!r} there, {now[key]!r} now."
             return f"{folder}: the model there is not the one that this job would make. {difference}"
     if (folder := replay.end.partition(":")[0]).endswith("/rehearse"):
