@@ -179,10 +179,9 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
     """The first request of a dialogue; empty where it has none."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
-    ask = job.strategy(iteration, dataset).next(case, [], job.benchmark(dataset), settings)
-    return (
-        plugins.messages(ask.messages, f"a request of strategy {job.strategy(iteration, dataset).name}") if ask else []
-    )
+    strategy = job.strategy(iteration, dataset)
+    ask = strategy.next(case, [], job.benchmark(dataset), settings)
+    return plugins.messages(ask.messages, f"a request of strategy {strategy.name}") if ask else []
 
 
 def training_sizes(job: Job) -> dict[str, int]:

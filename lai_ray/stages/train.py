@@ -139,10 +139,11 @@ def _names(stage: Stage, base: Model, iteration: int, job: Job) -> dict[str, str
     """What a person calls the model and its base, for the model's card."""
     first, run = job.config.target.model, stage.run.name
     named = PurePath(first).name if first.startswith(("/", ".", "~")) else first
-    before = (
-        named if job.target is not None and base.identity == job.target.identity else f"{run}, iteration {iteration}"
-    )
-    return {"model": f"{run}, iteration {iteration + 1}", "base": before}
+    untouched = job.target is not None and base.identity == job.target.identity
+    return {
+        "model": f"{run}, iteration {iteration + 1}",
+        "base": named if untouched else f"{run}, iteration {iteration}",
+    }
 
 
 def _best_epoch(stage: Stage, learned: TrainingSet, attempts: Attempts, epochs: Epochs) -> Model:

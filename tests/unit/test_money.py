@@ -240,7 +240,7 @@ def check(config: Config) -> str:
 def test_check_gives_a_range_before_the_evaluation_and_the_budgets_verdict(tmp_path):
     output = check(job(tmp_path, limits__max_usd=1000, limits__max_calls=3, **PRICED))
     assert "mistakes are known" not in output
-    assert re.search(r"word_problems +30% +42 +2 +15 ", output)
+    assert re.search(r"word_problems +20% +48 +2 +15 ", output)
     assert re.search(r"limits.max_usd +1,000 .* enough", output)
     assert re.search(r"limits.max_calls +3 +0 +3 +\d+ to \d+ +too low; \d+", output)
 
@@ -264,7 +264,7 @@ def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_wh
 
 
 def test_after_an_iteration_the_forecast_uses_the_rates_of_its_replies(tmp_path):
-    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     config = job(tmp_path, iterations=2)
     cli_run.run_job(config, until="1/diagnose", executor=LocalExecutor())
     _, pool = pools_of(config)
