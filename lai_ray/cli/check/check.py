@@ -118,7 +118,11 @@ def rehearsal(job: Job) -> Table:
         note="The target's answers are no instructor calls and cost nothing but its time.",
     )  # fmt: skip
     if curate.check_keys:
-        table.note += " The calls for keys in doubt (curate.check_keys) are not in the forecasts, but in every limit."
+        least, most = cost_forecast.IN_DOUBT
+        table.note += (
+            f" Calls for keys in doubt (curate.check_keys) are in the budget's forecast for {least:.0%} to {most:.0%} of "
+            "the new problems, and in every limit."
+        )
     for name in job.config.evaluate.learn_from if curate.rehearse and job.config.iterations else ():
         problems = cost_forecast.samples_wanted(job.config, name) * cost_forecast.pools(job)
         numbers = problems, problems * (curate.rehearse + curate.hint), problems * curate.check_keys
