@@ -206,10 +206,10 @@ def before_evaluation(job: Job, accuracy: float, iteration: int = 0) -> dict[str
 def for_mistakes(
     job: Job, iteration: int, mistakes: Mapping[str, int], sizes: Mapping[str, int]
 ) -> dict[str, Forecast]:
-    """The forecast of one iteration by dataset for so many mistakes, all pools of a search together."""
+    """The forecast of one iteration for the datasets of `mistakes`, all pools of a search together."""
     forecasts: dict[str, Forecast] = {}
     for asking in _asking(job, iteration):
-        for name in job.config.evaluate.learn_from:
+        for name in mistakes:
             cases = sizes[name] if asking.strategy(iteration, name).any_verdict else mistakes[name]
             numbers, rates = planned([], asking.config.curate.most(name), cases), usual_rates(asking, name)
             prompt = example_prompt(asking, name, numbers["samples_per_request"], iteration)

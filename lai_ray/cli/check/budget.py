@@ -83,7 +83,9 @@ def known_pools(replay: Replay, run: Run | None) -> Iterator[KnownPool]:
         if not store.exists("done.json"):
             continue
         stage = Stage(replay.run, folder)
-        forecasts = dict(cost_forecast.known(stage, number, replay.job))
+        unknown = replay.partly if number == replay.iteration else {}
+        known = cost_forecast.known(stage, number, replay.job)
+        forecasts = {name: forecast for name, forecast in known if name not in unknown}
         so_far = total(entries(run.store.inside(f"{folder}/answers"), longest)) if run else Spent()
         to_ask = {name: _to_ask(name, one, stage, replay) for name, one in forecasts.items()}
         yield KnownPool(number, stage, forecasts, to_ask, folder in replay.executor.guessed, so_far)
@@ -188,13 +190,14 @@ def still_to_come(pools: list[KnownPool], job: Job, replay: Replay | None) -> Ra
     certain = sum((pool.range for pool in pools), start=Range())
     if replay and not replay.end:
         return certain
-    known = {pool.iteration for pool in pools}
-    sizes, last = cost_forecast.training_sizes(job), max(known, default=-1)
-    mistakes = _mistakes(sizes, last, replay)
+    sizes, known = cost_forecast.training_sizes(job), {pool.iteration for pool in pools}
+    now, later = _mistakes(sizes, replay)
     for iteration in range(replay.iteration if replay else 0, job.config.iterations):
-        if iteration not in known:
-            forecasts = (cost_forecast.for_mistakes(job, iteration, each, sizes).values() for each in mistakes)
-            certain += _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        ranges = later if replay and iteration > replay.iteration else now
+        names = [name for name in sizes if iteration not in known or (replay and name in replay.partly)]
+        ends = ({name: ranges[name][end] for name in names} for end in (0, 1))
+        forecasts = (cost_forecast.for_mistakes(job, iteration, each, sizes).values() for each in ends)
+        certain += _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
         if not (replay and _keys_known(iteration, replay)):
             certain += Range(*(cost_forecast.keys_in_doubt(job, share) for share in IN_DOUBT))
     return certain + _solutions(job, replay)
@@ -228,15 +231,28 @@ def _spread(amounts: Iterable[Amount]) -> Range:
     return Range(least, most)
 
 
-def _mistakes(sizes: Mapping[str, int], last: int, replay: Replay | None) -> list[dict[str, int]]:
-    """The fewest and the most mistakes that a later iteration may have, by dataset."""
-    known = replay.run.stage(last, "evaluate").store.get_json("scores.json") if replay and last >= 0 else None
-    if not known or any(f"{name}.train" not in known for name in sizes):
-        *_, best = ACCURACIES
-        return [cost_forecast.mistakes_at(sizes, accuracy) for accuracy in (ACCURACIES[0], best)]
-    wrong = {name: known[f"{name}.train"]["n"] - known[f"{name}.train"]["right"] for name in sizes}
-    few = {name: max(math.ceil(LATER[0] * n), 1) for name, n in wrong.items()}
-    return [few, {name: max(few[name], min(math.floor(LATER[1] * n), sizes[name])) for name, n in wrong.items()}]
+Ends = dict[str, tuple[int, int]]
+"""By dataset, the fewest and the most mistakes."""
+
+
+def _mistakes(sizes: Mapping[str, int], replay: Replay | None) -> tuple[Ends, Ends]:
+    """The mistakes of the iteration that a replay came to, as far as they are known, and those of a later one."""
+    scores = (replay.run.stage(replay.iteration, "evaluate").store.get_json("scores.json") if replay else None) or {}
+    now, later = Ends(), Ends()
+    for name, size in sizes.items():
+        part = scores.get(f"{name}.train")
+        missing = replay.partly.get(name, 0) if replay and part else size
+        wrong = part["n"] - part["right"] - missing if part else 0
+        now[name] = _ends(wrong, missing, 1 - ACCURACIES[-1], 1 - ACCURACIES[0])
+        later[name] = now[name] if missing else _ends(0, wrong, *LATER, most=size)
+    return now, later
+
+
+def _ends(known: int, others: int, least: float, most_share: float, most: int | None = None) -> tuple[int, int]:
+    """`known` and a share of the others, from the least to the most, rounded inwards; at least 1."""
+    few = max(known + math.ceil(round(least * others, 6)), 1)
+    many = known + math.floor(round(most_share * others, 6))
+    return few, max(few, many if most is None else min(many, most))
 
 
 def verdict(left: float, least: float, most: float, spent: float) -> str:

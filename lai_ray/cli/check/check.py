@@ -120,8 +120,8 @@ def rehearsal(job: Job) -> Table:
     if curate.check_keys:
         least, most = cost_forecast.IN_DOUBT
         table.note += (
-            f" Calls for keys in doubt (curate.check_keys) are in the budget's forecast for {least:.0%} to {most:.0%} of "
-            "the new problems, and in every limit."
+            " Calls for keys in doubt (curate.check_keys) are in the budget's forecast for "
+            f"{least:.0%} to {most:.0%} of the new problems, and in every limit."
         )
     for name in job.config.evaluate.learn_from if curate.rehearse and job.config.iterations else ():
         problems = cost_forecast.samples_wanted(job.config, name) * cost_forecast.pools(job)

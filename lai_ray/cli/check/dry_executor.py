@@ -37,6 +37,8 @@ class Missing:
     """Requests of one stage to which there is no answer."""
 
     by_dataset: Counter[str] = field(default_factory=Counter)
+    by_part: Counter[str] = field(default_factory=Counter)
+    """By dataset and split of the problem: "gsm8k/train"."""
     begun: Counter[str] = field(default_factory=Counter)
     """Of them, by dataset, the dialogues that begin."""
     first: list[Request] = field(default_factory=list)
@@ -58,11 +60,17 @@ class DryExecutor:
     def count(self, folder: str, whom: Whom, request: Request, *, begins: bool = False) -> None:
         """Count a request without an answer."""
         missing = self.missing.setdefault((folder, whom), Missing())
-        dataset = request.id.partition("/")[0]
+        dataset, split, *_ = request.id.split("/")
         missing.by_dataset[dataset] += 1
+        missing.by_part[f"{dataset}/{split}"] += 1
         missing.begun[dataset] += begins
         if len(missing.first) < KEPT:
             missing.first.append(request)
+
+    def training_problems(self, folder: str) -> dict[str, int]:
+        """How many training problems of each dataset the target has not answered in an evaluation."""
+        missing = self.missing.get((folder, "target"), Missing()).by_part
+        return {part.removesuffix("/train"): n for part, n in missing.items() if part.endswith("/train")}
 
     def missing_text(self, folder: str) -> str:
         """What is missing in a stage, in words."""

@@ -88,6 +88,8 @@ class Replay:
     """Keys of answers to tests that apply. Tests are not graded here."""
     iteration: int = 0
     """The last that it came to."""
+    partly: dict[str, int] = field(default_factory=dict)
+    """By dataset, the training problems in that iteration that have no answer; those without are not in it."""
     end: str = ""
     """Where it ends before the job does, and why; "" where nothing is left to ask."""
 
@@ -117,7 +119,8 @@ class Replay:
             if self.iteration == job.config.iterations:
                 break
             attempts = evaluate(stage, parts, target, job, self.executor)
-            if not self.executor.unknown:
+            self.partly = self.executor.training_problems(stage.folder)
+            if len(self.partly) < len(job.config.evaluate.learn_from):  # What the others ask is known.
                 target = improve(self.run, self.iteration, attempts, target, job, self.executor)
             if self.executor.unknown:
                 raise Stopped(self.executor.unknown)
