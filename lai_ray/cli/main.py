@@ -101,14 +101,16 @@ def check(
     """
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
-    from lai_ray.cli.check import names
+    from lai_ray.cli.check import dry_run, names
     from lai_ray.cli.check import reuse as cli_reuse
 
     config = _config(job, overrides)
     names.check_names(config, asks=False)
-    sources = cli_run.reusable(reuse or [], config.run_folder)
-    cli_check.show(config, _console(), cli_run.existing(config))
-    cli_reuse.show(config, sources, _console())
+    sources, own = cli_run.reusable(reuse or [], config.run_folder), cli_run.existing(config)
+    refusal = cli_reuse.refusal(own, config) if own else None
+    with dry_run.replayed(config, [*([own] if own else []), *sources]) as replay:
+        cli_check.show(config, _console(), replay, None if refusal else own, refused=refusal is not None)
+        cli_reuse.show(replay, config, _console())
     if problem := names.key_problem(config):
         _print(f"note: {problem}", "yellow")
     elif not no_probe:
@@ -122,6 +124,8 @@ def check(
         _show([storage_check.table(joined.nodes, config.storage), capacities])
         storage_check.refuse(joined.nodes, config.storage)
         capacity.refuse(verdicts)
+    if refusal is not None:
+        raise refusal
 
 
 @app.command("try")

@@ -62,6 +62,25 @@ def choose(strategy: Any, samples: Iterable[Any], most: int, settings: Any) -> I
     return itertools.islice(samples, most)
 
 
+def messages(given: Any, of: str) -> list[dict[str, str]]:
+    """Chat messages that a plug-in returned. Raises ConfigError with its name for anything else."""
+    shaped = isinstance(given, list) and given
+    if not shaped or not all(isinstance(m, dict) and _text(m, "role") and _text(m, "content") for m in given):
+        text = repr(given)
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        raise ConfigError(
+            f"{of} returned {shown}, which is no list of chat messages. Return one, as in "
+            '[{"role": "user", "content": "What is 2 + 2?"}]'
+        )
+    return given  # type: ignore[no-any-return]
+
+
+def _text(message: dict[str, Any], name: str) -> bool:
+    return isinstance(message.get(name), str)
+
+
+SHOWN = 100
+"""Characters of a wrong value that an error shows."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "benchmarks": {"source": None},
     "strategies": {

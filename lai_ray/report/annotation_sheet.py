@@ -165,10 +165,10 @@ def _rows(run: Run, wanted: set[str]) -> Iterator[tuple[str, list[str]]]:
         for case in View(run.store.inside(f"{folder}/diagnose"), "cases.jsonl", Case):
             name, problem = f"{folder} {case.id}", case.attempt.problem
             if name in wanted:
-                yield name, [_shown(problem), case.attempt.completion.text, problem.answer, mistakes[name] or ""]
+                yield name, [question_of(problem), case.attempt.completion.text, problem.answer, mistakes[name] or ""]
 
 
-def _shown(problem: Problem) -> str:
+def question_of(problem: Problem) -> str:
     """The question with its choices."""
     choices = problem.extra.get("choices", {})
     pairs = choices.items() if isinstance(choices, dict) else enumerate(choices, start=1)

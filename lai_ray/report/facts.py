@@ -265,8 +265,11 @@ def _replayed(pool: Pool, dataset: str) -> int | None:
 
 
 def strategies(run: Run) -> str:
-    """The schedule in a few words: "le, then lec"."""
-    schedule = run.record()["config"]["schedule"]["strategy"]
+    """The schedule in a few words: "le, then lec"; of tests alone the model."""
+    config = run.record()["config"]
+    if not config["iterations"]:
+        return f"tests of {config['target']['model']}"
+    schedule = config["schedule"]["strategy"]
     if isinstance(schedule, list):
         return ", then ".join(schedule)
     return ", ".join(f"{k}: {v}" for k, v in schedule.items()) if isinstance(schedule, dict) else str(schedule)

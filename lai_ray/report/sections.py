@@ -57,7 +57,7 @@ def scores(run: Run, confidence: float) -> list[Table]:
         "Test scores, percent",
         ["test", "n", *(f"iter. {i.number}" for i in (*unmeasured, *measured)), "change"],
         note=f"With {confidence:.0%} intervals; the change is paired, problem by problem. "
-        "Iteration 0 is the untouched target"
+        f"Iteration 0 is the untouched target, {config.target.model}"
         + (", whose recorded answers are to training problems alone." if unmeasured else "."),
     )
     for name in facts.tests(run):
@@ -95,12 +95,17 @@ def by_group(run: Run, confidence: float) -> list[Table]:
         table = Table(f"{name} by group, percent", ["group", "n", *(f"iter. {i.number}" for i in measured)])
         for group in names:
             first = measured[0].scores().get(f"{name}.test", {}).get("groups", {}).get(group, {})
-            cells = [facts.score_on(i, name, confidence, group) for i in measured]
-            table.rows.append(
-                [group, str(first.get("n", "–")), *("–" if c is None else f"{100 * c.value:.1f}" for c in cells)]
-            )
+            table.rows.append([group, str(first.get("n", "–")), *(_in_group(i, name, group) for i in measured)])
         tables.append(table)
     return tables
+
+
+def _in_group(iteration: facts.Iteration, name: str, group: str) -> str:
+    """Percent right, and below it the answers that were not read."""
+    counts = iteration.scores().get(f"{name}.test", {}).get("groups", {}).get(group)
+    if not counts or not counts["n"]:
+        return "–"
+    return f"{100 * counts['right'] / counts['n']:.1f}" + (f"\n{below}" if (below := unread(counts)) else "")
 
 
 def forgetting(run: Run, confidence: float) -> list[Table]:
@@ -275,9 +280,10 @@ def header(run: Run) -> str:
     config: dict[str, Any] = run.record()["config"]
     sizes = sizes_text(config["curate"]["samples_per_dataset"])
     identity = run.record()["identity"]["content"]
+    what = f"{config['iterations']} iterations, strategy {facts.strategies(run)}, at most {sizes} samples a dataset"
+    what = what if config["iterations"] else "tests alone"
     return (
         f"# {run.name}\n\n"
-        f"Target `{config['target']['model']}` ({identity['target'][:12]}), {config['iterations']} iterations, "
-        f"strategy {facts.strategies(run)}, at most {sizes} samples a dataset, "
-        f"seed {config['seed']}. Versions, machine and command: `provenance.json`.\n"
+        f"Target `{config['target']['model']}` ({identity['target'][:12]}), {what}, seed {config['seed']}. "
+        "Versions, machine and command: `provenance.json`.\n"
     )

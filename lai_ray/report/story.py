@@ -11,6 +11,7 @@ from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.instructor.spending.ledger import entries
 from lai_ray.records import Attempt, Case, Reply, Sample
 from lai_ray.report import facts
+from lai_ray.report.annotation_sheet import question_of
 from lai_ray.stages.select import RECORDED
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
@@ -86,7 +87,8 @@ def _in_pool(pool: facts.Pool, problem_id: str) -> Iterator[Chapter]:
             mistake = explained(reply.completion.text).mistake
             if mistake is not None:
                 yield Chapter(f"{where}: the instructor explains the mistake", mistake)
-            yield Chapter(f"{where}: the instructor writes{turn}", reply.completion.text)
+            cut_off = "\n(cut off at instructor.max_tokens)" if reply.completion.finish_reason == "length" else ""
+            yield Chapter(f"{where}: the instructor writes{turn}", f"{reply.completion.text}{cut_off}")
     for name, title in (("attempts.jsonl", "rehearses"), ("hints.jsonl", "tries again after a hint")):
         for attempt in _records(pool, "rehearse", name, Attempt):
             if attempt.id.partition("#")[0] == problem_id:
@@ -109,17 +111,19 @@ def _records(pool: facts.Pool, stage: str, name: str, kind: type[T]) -> Iterator
 
 def _attempt(attempt: Attempt) -> str:
     verdict = "right" if attempt.right else f"not right ({attempt.grade.status})"
+    cut_off = "\n(cut off at the token limit)" if attempt.cut_off else ""
     return (
-        f"{attempt.problem.question}\n\n{attempt.completion.text}\n\n"
+        f"{question_of(attempt.problem)}\n\n{attempt.completion.text}{cut_off}\n\n"
         f"Read as {attempt.grade.answer!r} by rule {attempt.grade.rule}; the reference answer is "
         f"{attempt.problem.answer!r}: {verdict}."
     )
 
 
 def _contrasts(case: Case) -> str:
-    return "\n".join(f"{c.distance:.4f}  {c.attempt.problem.id}  {c.attempt.problem.question}" for c in case.contrasts)
+    shown = (f"{c.distance:.4f}  {c.attempt.problem.id}  {question_of(c.attempt.problem)}" for c in case.contrasts)
+    return "\n".join(shown)
 
 
 def _sample(sample: Sample) -> str:
     turns = "\n".join(turn.text for turn in sample.turns)
-    return f"{sample.id}\n{sample.problem.question}\n\n{turns}"
+    return f"{sample.id}\n{question_of(sample.problem)}\n\n{turns}"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
+from lai_ray.common import plugins
 from lai_ray.config.config import Config
 from lai_ray.config.values import of_dataset
 from lai_ray.contracts import Benchmark
@@ -19,13 +20,19 @@ from lai_ray.instructor.spending.budget import NOTHING, Amount
 from lai_ray.instructor.spending.tokens import CHARACTERS_PER_TOKEN, characters, worst_case
 from lai_ray.records import Attempt, Case, Completion, Contrast, Grade, Message, Problem, Reply
 from lai_ray.stages import grid
+from lai_ray.stages.curate import OVER_THE_CAP
 from lai_ray.stages.instruct import kept_plans, planned, seeded_order, taken_in_order
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import part
 from lai_ray.storage.run import Run, Stage
 
-ACCURACIES = (0.3, 0.6, 0.9)
-"""Accuracies on the training problems for which calls are forecast before any mistake is known."""
+ACCURACIES = (0.2, 0.5, 0.8)
+"""Accuracies on the training problems for which calls are forecast before any mistake is known: the calls for the first
+and the last are at most 4 to 1."""
+LATER = (0.3, 1.2)
+"""Mistakes of a later iteration, as shares of the last that are known."""
+IN_DOUBT = (0.2, 0.8)
+"""Shares of the new problems of which curate.check_keys asks for a second solution."""
 PROBLEMS = 200
 """Training problems whose length is measured."""
 LONGER = 1.8
@@ -55,9 +62,16 @@ class Forecast:
     samples_per_request: int
     fit: int
     """How many of them fit into a reply (instructor.max_tokens)."""
+    dialogues: int
+    """How many dialogues with the instructor begin."""
     likely: Amount
     worst: Amount
     """The same calls, each at its worst."""
+
+    def beside(self, other: Forecast) -> Forecast:
+        """Of two pools together."""
+        likely, worst = self.likely + other.likely, self.worst + other.worst
+        return replace(self, dialogues=self.dialogues + other.dialogues, likely=likely, worst=worst)
 
 
 def usual_rates(job: Job, dataset: str) -> TokenRates:
@@ -81,25 +95,26 @@ def observed_rates(run: Run, dataset: str, before: int, solved_again: bool = Fal
     solved_again: only first turns count, as later ones solve samples instead of writing them.
     """
     for i in reversed(range(before)):
-        stage, kept = run.stage(i, "instruct"), run.stage(i, "curate").facts().get("kept", {})
-        numbers = (stage.store.get_json("plan.json") or {}).get(dataset)
-        if stage.facts() and numbers and kept.get(dataset):
-            everything = stage.view("replies.jsonl", Reply)
+        stage, counts = run.stage(i, "instruct"), run.stage(i, "curate").store.get_json("funnel.json") or {}
+        numbers, funnel = (stage.store.get_json("plan.json") or {}).get(dataset), counts.get(dataset, {})
+        if stage.facts() and numbers and funnel.get("kept"):
+            everything = (reply for reply in stage.view("replies.jsonl", Reply) if reply.to != "target")
             replies = (r for r in everything if r.case_id.startswith(f"{dataset}/") and not (solved_again and r.turn))
-            rates = _observed(replies, numbers["samples_per_request"], kept[dataset])
+            accepted = funnel["kept"] + funnel.get(OVER_THE_CAP, 0)
+            rates = _observed(replies, numbers["samples_per_request"], accepted)
             if rates is not None:
                 return rates
     return None
 
 
-def _observed(replies: Iterable[Reply], samples_per_request: int, kept: int) -> TokenRates | None:
+def _observed(replies: Iterable[Reply], samples_per_request: int, accepted: int) -> TokenRates | None:
     sent = counted = answered = asked_for = 0
     for reply in replies:
         done = reply.completion
         if done.prompt_tokens and done.completion_tokens:
             sent, counted = sent + characters(reply.messages), counted + done.prompt_tokens
             answered, asked_for = answered + done.completion_tokens, asked_for + samples_per_request
-    return TokenRates(counted / sent, answered / asked_for, min(kept / asked_for, 1.0)) if sent else None
+    return TokenRates(counted / sent, answered / asked_for, min(accepted / asked_for, 1.0)) if sent else None
 
 
 def samples_wanted(config: Config, dataset: str) -> int:
@@ -121,9 +136,12 @@ def _fit(samples_per_request: int, rates: TokenRates, config: Config) -> int:
 def forecast_of(
     dataset: str, prompts: list[list[Message]], numbers: dict[str, int], job: Job, rates: TokenRates
 ) -> Forecast:
-    """The forecast for these prompts, including the paid check of samples. numbers: the dataset's in plan.json."""
+    """The forecast for these prompts, including the paid check of samples. numbers: the dataset's in plan.json.
+
+    An empty prompt is that of a dialogue without a request.
+    """
     config, each = job.config, numbers["samples_per_request"]
-    fit = _fit(each, rates, config)
+    prompts, fit = [messages for messages in prompts if messages], _fit(each, rates, config)
     sent = sum(map(characters, prompts))
     reply = min(each * rates.tokens_per_sample, config.instructor.max_tokens)
     likely = Amount(len(prompts), round(sent * rates.tokens_per_character), round(len(prompts) * reply))
@@ -135,18 +153,20 @@ def forecast_of(
         solution = round(min(rates.tokens_per_sample, config.instructor.max_tokens) * calls)
         likely += Amount(calls, round(sent * rates.tokens_per_character), solution)
         worst += worst_case(checks[-1], config.instructor.max_tokens).times(calls)
-    return Forecast(numbers["cases"], each, fit, likely, worst)
+    return Forecast(numbers["cases"], each, fit, len(prompts), likely, worst)
 
 
 def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecast]]:
     """The forecast by dataset for the cases of the finished `diagnose` beside this `instruct` stage."""
     diagnosed = Stage(stage.run, f"{stage.folder.rpartition('/')[0]}/diagnose")
     counts: dict[str, int] = diagnosed.facts().get("cases", {})
+    if "/search/" in stage.folder:
+        job = grid.pool_job(job, grid.pools(job, iteration)[stage.folder.split("/")[2]])
     plans, config = kept_plans(stage), job.config
     view = diagnosed.view("cases.jsonl", Case)
     for dataset, count in counts.items():
         if count and dataset in config.evaluate.learn_from:
-            numbers = planned([kept.get(dataset) for kept in plans], samples_wanted(config, dataset), count)
+            numbers = planned([kept.get(dataset) for kept in plans], config.curate.most(dataset), count)
             observed = observed_rates(stage.run, dataset, iteration, config.curate.solve_again)
             rates = observed or usual_rates(job, dataset)
             calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], rates, config)
@@ -157,24 +177,66 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
 
 
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
+    """The first request of a dialogue; empty where it has none."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
-    ask = job.strategy(iteration, dataset).next(case, [], job.benchmark(dataset), settings)
-    return ask.messages if ask else []
+    strategy = job.strategy(iteration, dataset)
+    ask = strategy.next(case, [], job.benchmark(dataset), settings)
+    return plugins.messages(ask.messages, f"a request of strategy {strategy.name}") if ask else []
 
 
-def before_evaluation(job: Job, accuracy: float) -> dict[str, Forecast]:
+def training_sizes(job: Job) -> dict[str, int]:
+    """The number of training problems of each dataset."""
+    limit = job.config.evaluate.max_train_problems
+    return {name: sum(1 for _ in part(job, name, "train", limit)) for name in job.config.evaluate.learn_from}
+
+
+def mistakes_at(sizes: Mapping[str, int], accuracy: float) -> dict[str, int]:
+    """The mistakes by dataset of a target that is right on this share of its training problems, at least 1."""
+    # Rounded inwards, so that a range of accuracies stays within its ratio.
+    whole = math.ceil if accuracy > ACCURACIES[1] else math.floor
+    return {name: max(whole(round(n * (1 - accuracy), 6)), 1) for name, n in sizes.items()}
+
+
+def before_evaluation(job: Job, accuracy: float, iteration: int = 0) -> dict[str, Forecast]:
     """The forecast of one iteration by dataset, if the target is right on this share of its training problems."""
-    forecasts, config = {}, job.config
-    for name in config.evaluate.learn_from:
-        wanted = samples_wanted(config, name)
-        n = sum(1 for _ in part(job, name, "train", config.evaluate.max_train_problems))
-        cases = n if job.strategy(0, name).any_verdict else max(round(n * (1 - accuracy)), 1)
-        numbers = planned([], wanted, cases)
-        rates = usual_rates(job, name)
-        calls = calls_wanted(wanted, numbers["samples_per_request"], rates, config) * pools(job)
-        prompts = [example_prompt(job, name, numbers["samples_per_request"])] * calls
-        forecasts[name] = forecast_of(name, prompts, numbers, job, rates)
+    sizes = training_sizes(job)
+    return for_mistakes(job, iteration, mistakes_at(sizes, accuracy), sizes)
+
+
+def for_mistakes(
+    job: Job, iteration: int, mistakes: Mapping[str, int], sizes: Mapping[str, int]
+) -> dict[str, Forecast]:
+    """The forecast of one iteration for the datasets of `mistakes`, all pools of a search together."""
+    forecasts: dict[str, Forecast] = {}
+    for asking in _asking(job, iteration):
+        for name in mistakes:
+            cases = sizes[name] if asking.strategy(iteration, name).any_verdict else mistakes[name]
+            numbers, rates = planned([], asking.config.curate.most(name), cases), usual_rates(asking, name)
+            prompt = example_prompt(asking, name, numbers["samples_per_request"], iteration)
+            calls = calls_wanted(numbers["wanted"], numbers["samples_per_request"], rates, asking.config)
+            forecast = forecast_of(name, [prompt] * calls, numbers, asking, rates)
+            forecasts[name] = forecasts[name].beside(forecast) if name in forecasts else forecast
     return forecasts
+
+
+def _asking(job: Job, iteration: int) -> Iterator[Job]:
+    """The job; of a search, one for each pool, at its largest size."""
+    if job.config.search is None:
+        yield job
+        return
+    for trials in grid.pools(job, iteration).values():
+        yield grid.pool_job(job, trials)
+
+
+def keys_in_doubt(job: Job, share: float) -> Amount:
+    """The calls of one iteration for second solutions of so many of the new problems (curate.check_keys)."""
+    config, amount = job.config, NOTHING
+    for name in config.evaluate.learn_from if config.curate.check_keys else ():
+        rates, problems = usual_rates(job, name), itertools.islice(part(job, name, "train"), PROBLEMS)
+        prompt = min((characters(job.benchmark(name).prompt(problem)) for problem in problems), default=0)
+        each = Amount(1, round(prompt * rates.tokens_per_character), round(rates.tokens_per_sample))
+        amount += each.times(round(share * samples_wanted(config, name) * pools(job)))
+    return amount
 
 
 def pools(job: Job) -> int:

@@ -60,7 +60,8 @@ def curate(
         stage.write("dropped.jsonl", (s for one in judged for s in one.dropped()), Sample)
         funnel = {one.dataset: one.funnel() for one in judged}
         stage.store.put_json("funnel.json", funnel)
-        stage.store.put_json("contamination.json", _contamination(stage, funnel, job, executor))
+        if not stage.run.dry:
+            stage.store.put_json("contamination.json", _contamination(stage, funnel, job, executor))
         if not may_be_none:
             _refuse_nothing(view, funnel, replies, job)
         stage.finish(key, kept={dataset: counts.get("kept", 0) for dataset, counts in funnel.items()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from lai_ray.common import plugins
 from lai_ray.contracts import Benchmark, Strategy, StrategySettings
 from lai_ray.errors import StageError
 from lai_ray.records import Case, Reply
@@ -35,6 +36,7 @@ class Dialogues:
         ask = self.strategy.next(case, replies, self.benchmark, self.settings)
         if ask is None:
             return None
+        plugins.messages(ask.messages, f"a request of strategy {self.strategy.name}")
         if len(replies) >= MOST_TURNS:
             raise StageError(f"{case.id}: strategy {self.strategy.name} does not end after {MOST_TURNS} requests")
         run_seed = None if self.receivers.job.config.instructor.reuse_across_seeds else self.settings.seed

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lai_ray.common import plugins
 from lai_ray.common.plugins import code_hash
+from lai_ray.common.unread import WORDS
 from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Benchmark, Executor, Grading, Model
 from lai_ray.errors import ConfigError, DataError, StageError
@@ -65,7 +67,8 @@ class Tally:
     right: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
-    groups: dict[str, list[int]] = field(default_factory=dict)
+    groups: dict[str, Counter[str]] = field(default_factory=dict)
+    """By group: n, right, and what was not read (`common.unread`), where any was."""
     further: Counter[str] = field(default_factory=Counter)
     ungraded: list[str] = field(default_factory=list)
     """The first few answers that could not be graded, with the error."""
@@ -79,9 +82,9 @@ class Tally:
         self.right += attempt.right
         self.statuses[attempt.grade.status] += 1
         self.cut_off += attempt.cut_off
-        counts = self.groups.setdefault(group, [0, 0])
-        counts[0] += attempt.right
-        counts[1] += 1
+        counts = self.groups.setdefault(group, Counter(right=0, n=0))
+        counts.update(n=1, right=attempt.right)
+        counts.update([name for name in (attempt.grade.status, *["cut_off"] * attempt.cut_off) if name in WORDS])
         self.further.update(attempt.grade.further)
         if attempt.grade.status == "error" and attempt.completion.error is None:
             self.ungraded_n += 1
@@ -89,7 +92,7 @@ class Tally:
 
     def table(self) -> dict[str, Any]:
         """As in scores.json."""
-        groups = {name: {"right": r, "n": n} for name, (r, n) in sorted(self.groups.items())}
+        groups = {name: dict(counts) for name, counts in sorted(self.groups.items())}
         further: dict[str, Any] = {"further": dict(self.further)} if self.further else {}
         if self.levels:
             further["weakest_tier"] = runner.weakest(self.levels)
@@ -104,7 +107,7 @@ def _file(part: str) -> str:
 
 def request_for(problem: Problem, benchmark: Benchmark, target: Model, settings: TargetSettings) -> Request:
     """The greedy request for a problem. Its key holds what decides the answer: model, messages, sampling."""
-    messages = benchmark.prompt(problem)
+    messages = plugins.messages(benchmark.prompt(problem), f"prompt of benchmark {benchmark.name}")
     # Greedy: each problem is tried once, so chance must not decide.
     key = key_of(target.identity, messages, settings.max_new_tokens, settings.max_model_len, 0.0)
     return Request(id=f"{problem.id}#0", key=key, messages=messages, max_tokens=settings.max_new_tokens)

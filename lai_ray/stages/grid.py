@@ -97,6 +97,13 @@ def pools(job: Job, iteration: int) -> dict[str, list[dict[str, Any]]]:
     return by_pool
 
 
+def pool_job(job: Job, trials: Sequence[dict[str, Any]]) -> Job:
+    """The job that asks for a pool, for the largest of its trials."""
+    sizes = [settings["samples_per_dataset"] for settings in trials]
+    largest = trials[0] | {"samples_per_dataset": most(sizes, job.config.evaluate.learn_from)}
+    return job.changed(with_settings(job.config, largest))
+
+
 def _check(key: str, values: list[Any]) -> None:
     if key in ELSEWHERE:
         raise ConfigError(f"search.grid lists {key}, which belongs in {ELSEWHERE[key]}")

@@ -20,7 +20,7 @@ from lai_ray.records import Attempt
 from lai_ray.stages.curate import Samples, curate
 from lai_ray.stages.diagnose import diagnose, nothing_to_learn
 from lai_ray.stages.evaluate import Attempts, attempts_in, key_for
-from lai_ray.stages.grid import combinations, most, pool_of, with_settings
+from lai_ray.stages.grid import combinations, pool_job, pool_of, with_settings
 from lai_ray.stages.grid import pools as trials_by_pool
 from lai_ray.stages.instruct import instruct
 from lai_ray.stages.job import Job
@@ -101,15 +101,13 @@ def _pools(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execut
     pools: dict[str, Samples] = {}
     by_pool = trials_by_pool(job, i)
     for name, trials in by_pool.items():
-        sizes = [settings["samples_per_dataset"] for settings in trials]
-        largest = trials[0] | {"samples_per_dataset": most(sizes, job.config.evaluate.learn_from)}
-        pool_job = job.changed(with_settings(job.config, largest))
+        asking = pool_job(job, trials)
         folder = f"iteration_{i}/search/{name}"
-        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, pool_job, executor)
-        replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, pool_job, executor)
+        cases = diagnose(Stage(run, f"{folder}/diagnose"), attempts, i, target, asking, executor)
+        replies = instruct(Stage(run, f"{folder}/instruct"), cases, target, asking, executor)
         others = len(pools) + 1 < len(by_pool) or any(sum(pool.counts.values()) for pool in pools.values())
-        curated = curate(Stage(run, f"{folder}/curate"), cases, replies, pool_job, executor, may_be_none=others)
-        pools[name] = rehearse(Stage(run, f"{folder}/rehearse"), curated, target, i, pool_job, executor)
+        curated = curate(Stage(run, f"{folder}/curate"), cases, replies, asking, executor, may_be_none=others)
+        pools[name] = rehearse(Stage(run, f"{folder}/rehearse"), curated, target, i, asking, executor)
     return pools
 
 

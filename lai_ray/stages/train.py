@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from lai_ray.common.chat_template import Example
@@ -118,6 +119,7 @@ def train(
     """
     learned, base = training_set(samples, attempts, iteration, job), job.base(target)
     key, lineage = training_key(learned, base, iteration, job, seed)
+    lineage["names"] = _names(stage, base, iteration, job)
     training = TrainJob(
         key, base, learned.examples, job.config.train, lineage["learning_rate"], lineage["seed"],
         stage.path("checkpoint"), lineage,
@@ -131,6 +133,17 @@ def train(
         _finish(stage, key, learned, training.out, lineage, metrics)
     stage.check_until()
     return Model(path=stage.path("checkpoint"), identity=key)
+
+
+def _names(stage: Stage, base: Model, iteration: int, job: Job) -> dict[str, str]:
+    """What a person calls the model and its base, for the model's card."""
+    first, run = job.config.target.model, stage.run.name
+    named = PurePath(first).name if first.startswith(("/", ".", "~")) else first
+    untouched = job.target is not None and base.identity == job.target.identity
+    return {
+        "model": f"{run}, iteration {iteration + 1}",
+        "base": named if untouched else f"{run}, iteration {iteration}",
+    }
 
 
 def _best_epoch(stage: Stage, learned: TrainingSet, attempts: Attempts, epochs: Epochs) -> Model:

@@ -91,8 +91,7 @@ class Trial:
     def __call__(self, settings: dict[str, Any], executor: Executor) -> dict[str, Any]:
         """Train and evaluate one trial. It never calls the instructor and reads no test."""
         began, plan = time.monotonic(), self.plans[settings["name"]]
-        run = Run(self.where, fence=Fence(self.where, self.start) if self.start else None)
-        run.reuse = [Run.read(where) for where in self.reuse]
+        run = self.opened()
         folder = self._attempt(plan, self.start)
         job = self.job.changed(with_settings(self.job.config, settings))
         samples = samples_studied(run, plan.pool, job.config)
@@ -120,6 +119,12 @@ class Trial:
         if (search := job.config.search) and not search.keep_weights:
             remove_beaten(run, self.iteration, list(self.plans.values()))
         return result
+
+    def opened(self) -> Run:
+        """The run, in the process of this trial."""
+        run = Run(self.where, fence=Fence(self.where, self.start) if self.start else None)
+        run.reuse = [Run.read(where) for where in self.reuse]
+        return run
 
     def _take_over_checkpoints(self, run: Run, plan: Plan) -> None:
         """Resume from the checkpoints of an earlier start of this trial."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lai_ray.config.config import Config
@@ -27,14 +28,36 @@ def differences(before: dict[str, Any], now: dict[str, Any], *, asked: bool = Tr
     keys = recorded.keys() | {key for key in given if not key.startswith("content.")} if recorded else set()
     reached = {f"instructor.{name}" for name in HOW_REACHED}  # In records of earlier versions.
     return [
-        f"{key}: {_shown(key, recorded)} there, {_shown(key, given)} now"
+        f"{key}: {_what(key)}{_shown(key, recorded)} there, {_shown(key, given)} now"
         for key in sorted(keys)
         if recorded.get(key) != given.get(key) and key not in reached and (asked or not key.startswith(UNASKED))
     ]
 
 
+CONTENTS = {
+    "target": "the files of target.model",
+    "encoder": "the files of contrast.encoder",
+    "instructor": "the files of instructor.model",
+    "prompts": "the built-in wording of the instructor's prompts",
+}
+"""What the hashes of a run's identity are of; `data.NAME`: of the training problems of a benchmark."""
+
+
+def _what(key: str) -> str:
+    """What has changed, where the values are hashes: "the training problems of reviews have changed: "."""
+    table, _, name = key.partition(".")
+    if table != "content":
+        return ""
+    data = f"the training problems of {name.removeprefix('data.')} (question, answer, or which of them)"
+    return f"{CONTENTS.get(name, data)} changed: "
+
+
 def _shown(key: str, settings: dict[str, Any]) -> str:
-    return repr(in_short(key, settings[key])) if key in settings else "not set"
+    if key not in settings:
+        return "not set"
+    if key.startswith("content.") and re.fullmatch("[0-9a-f]{32}", str(settings[key])):
+        return f"hash {settings[key][:8]}"
+    return repr(in_short(key, settings[key]))
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

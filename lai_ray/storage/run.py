@@ -51,6 +51,7 @@ class Stage:
     def done(self, key: str) -> bool:
         """Whether this stage was completed with exactly this key."""
         self.progress.enter(self.folder)
+        self.run.prepare(self, key)
         marker = self.store.get_json("done.json")
         self._started = time.monotonic()
         done = bool(marker and marker["key"] == key)
@@ -94,7 +95,7 @@ class Stage:
         for store in [store for run in (self.run, *self.run.reuse) for store in run.stores_of(folder)]:
             lineage = store.get_json("lineage.json")
             if lineage and lineage.get("name") == name:
-                model_folders.copy(store.where, self.path(folder))
+                self.run.copy_model(store, self.path(folder))
                 return True
         return False
 
@@ -131,6 +132,8 @@ class Run:
         """Which start of this run writes here, counted from 1; 0 for a reader."""
         self.reuse: Sequence[Run] = ()
         """Runs whose answers and checkpoints are used wherever they apply. They are only read."""
+        self.dry = False
+        """Whether only what later stages read is made, as `lai check` does (`lai_ray.cli.check.dry_run`)."""
 
     @classmethod
     def read(cls, where: str) -> Run:
@@ -159,6 +162,13 @@ class Run:
         folders = sorted(name.rpartition("/")[0] for name in names if name.count("/") <= 1)
         folders = [""] if "" in folders else folders
         return [cls(f"{where.rstrip('/')}/{folder}".rstrip("/")) for folder in folders]
+
+    def prepare(self, stage: Stage, key: str) -> None:
+        """Called before a stage looks for its marker. A dry run brings a complete stage of another run here."""
+
+    def copy_model(self, source: Store, target: str) -> None:
+        """Copy a model's folder to this run."""
+        model_folders.copy(source.where, target)
 
     def check_fence(self) -> None:
         """Raises StageError when a newer driver writes here; to be called before writing without the store."""

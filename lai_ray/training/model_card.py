@@ -36,14 +36,17 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
     settings: Mapping[str, Any] = lineage.get("settings", {})
     metrics: Mapping[str, Any] = lineage.get("metrics", {})
     samples: Mapping[str, Any] = lineage.get("samples", {})
+    names: Mapping[str, str] = lineage.get("names", {})
     replay: Mapping[str, Any] | None = lineage.get("replay")
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- lai-ray", "---",
-        f"# {lineage.get('name', 'A model')}", "",
+        f"# {names.get('model') or lineage.get('name', 'A model')}", "",
         "Fully fine-tuned by lai-ray on samples that an instructor model wrote for its mistakes "
         "(LLMs-as-Instructors, arXiv 2407.00497).", "",
         *_table("what", "value", {
-            "base": lineage.get("base"),
+            "base": names.get("base") or lineage.get("base"),
+            "identity": lineage.get("name"),
+            "identity of the base": lineage.get("base"),
             "iteration": lineage.get("iteration"),
             "samples": samples.get("count"),
             "right answers replayed": replay and f"{replay['count']} of {replay['of']}, {replay['texts']} texts",

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import budget
+from lai_ray.cli.check.dry_run import replayed
 from lai_ray.cli.main import app
+from lai_ray.config.config import Config
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError, StageError
-from lai_ray.instructor.spending.budget import NOTHING
 from lai_ray.records import Answer, Request
 from lai_ray.report import facts, sections
 from lai_ray.report.comparison import side_by_side
@@ -155,19 +156,24 @@ class Refusing(LocalExecutor):
             yield replace(answer, completion=replace(answer.completion, error="refused"))
 
 
+def budget_of(config: Config) -> Table:
+    own = cli_run.existing(config)
+    with replayed(config, [own]) as replay:
+        (pool,) = budget.known_pools(replay, own)
+        assert pool.so_far.known.calls == 15
+        assert pool.to_come == pool.likely
+        return budget.tables_of(Job.of(config), replay, own)[1]
+
+
 def test_failed_calls_are_no_progress_towards_what_is_still_to_come(tmp_path):
     limits = {"limits__max_failed_fraction": 0.0, "limits__max_usd": 1.0, **PRICED}
     with pytest.raises(StageError, match="failed"):
         made(tmp_path, Refusing(), **limits)
     config = job(tmp_path, **limits)
-    run = cli_run.existing(config)
-    (pool,) = budget.known_pools(run, Job.of(config))
-    assert pool.so_far.known.calls == 15 and pool.answered.at_most == NOTHING
-    assert pool.to_come == pool.likely
-    ((_, most, spent, left, to_come, verdict),) = budget.tables_of(Job.of(config), run)[1].rows
+    ((_, most, spent, left, to_come, verdict),) = budget_of(config).rows
     assert (most, spent, left, verdict) == ("1", "0.0105", "0.9895", "enough") and float(to_come) > 0
     config = job(tmp_path, **{**limits, "limits__max_usd": 0.011})
-    assert budget.tables_of(Job.of(config), run)[1].rows[0][-1].startswith("too low")
+    assert budget_of(config).rows[0][-1].startswith("too low")
 
 
 def test_money_is_reported_as_soon_as_any_is_spent_with_a_total(tmp_path):

@@ -17,6 +17,7 @@ from rich.console import Console
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import budget
 from lai_ray.cli.check import check as cli_check
+from lai_ray.cli.check.dry_run import replayed
 from lai_ray.config.config import Config
 from lai_ray.errors import StageError
 from lai_ray.instructor.spending.budget import NOTHING, Amount, caps_of
@@ -24,7 +25,6 @@ from lai_ray.instructor.spending.ledger import Spent, entries, spent_in, total
 from lai_ray.instructor.spending.tokens import worst_case
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.report import facts, sections
-from lai_ray.stages.job import Job
 from lai_ray.stages.progress_line import short
 from lai_ray.storage.run import Run
 from tests.local import Crash, LocalExecutor, job
@@ -223,16 +223,24 @@ def test_a_price_may_be_set_or_changed_in_a_run_that_has_begun(tmp_path):
     assert usage(run)["usd"] == pytest.approx(usage(run)["calls"] * 0.0007)
 
 
+def pools_of(config: Config) -> list[budget.KnownPool]:
+    own = cli_run.existing(config)
+    with replayed(config, [own]) as replay:
+        return list(budget.known_pools(replay, own))
+
+
 def check(config: Config) -> str:
     console = Console(width=300, file=io.StringIO())
-    cli_check.show(config, console, cli_run.existing(config))
+    own = cli_run.existing(config)
+    with replayed(config, [own] if own else []) as replay:
+        cli_check.show(config, console, replay, own)
     return console.file.getvalue()
 
 
 def test_check_gives_a_range_before_the_evaluation_and_the_budgets_verdict(tmp_path):
     output = check(job(tmp_path, limits__max_usd=1000, limits__max_calls=3, **PRICED))
     assert "mistakes are known" not in output
-    assert re.search(r"word_problems +30% +42 +2 +15 ", output)
+    assert re.search(r"word_problems +20% +48 +2 +15 ", output)
     assert re.search(r"limits.max_usd +1,000 .* enough", output)
     assert re.search(r"limits.max_calls +3 +0 +3 +\d+ to \d+ +too low; \d+", output)
 
@@ -241,7 +249,7 @@ def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_wh
     cli_run.run_job(job(tmp_path), until="diagnose", executor=LocalExecutor())
     config = job(tmp_path, limits__max_calls=100, **PRICED)
     run = cli_run.existing(config)
-    (pool,) = budget.known_pools(run, Job.of(config))
+    (pool,) = pools_of(config)
     assert pool.to_come == pool.likely
     (found,) = pool.by_dataset.values()
     assert found.mistakes == run.stage(0, "diagnose").facts()["cases"]["word_problems"]
@@ -250,16 +258,16 @@ def test_check_gives_a_number_once_the_mistakes_are_known_and_nothing_is_left_wh
     cli_run.run_job(config, executor=executor)
     sent = sum(len(m["content"]) for r in executor.requests["ask"] for m in r.messages)
     assert found.likely.input == pytest.approx(sent / 4, rel=0.01), "the prompts are those that are sent"
-    (pool,) = budget.known_pools(run, Job.of(config))
+    (pool,) = pools_of(config)
     assert pool.to_come == NOTHING
     assert re.search(rf"limits.max_calls +100 +{executor.asked['ask']} +\d+ +0 +enough", check(config))
 
 
 def test_after_an_iteration_the_forecast_uses_the_rates_of_its_replies(tmp_path):
-    run = cli_run.run_job(job(tmp_path), executor=LocalExecutor()).run
+    cli_run.run_job(job(tmp_path), executor=LocalExecutor())
     config = job(tmp_path, iterations=2)
     cli_run.run_job(config, until="1/diagnose", executor=LocalExecutor())
-    _, pool = budget.known_pools(run, Job.of(config))
+    _, pool = pools_of(config)
     (found,) = pool.by_dataset.values()
     # 20 tokens for the two samples of a reply, as before.
     assert found.likely.output == 10 * found.samples_per_request * found.likely.calls

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import reuse as cli_reuse
+from lai_ray.cli.check.dry_run import replayed
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.prompts import built_in
 from lai_ray.records import Sample
@@ -36,9 +37,16 @@ def asked(tmp_path: Path, reuse: Run | None = None, **changes) -> Counter[str]:
 
 
 def printed(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
-    console = Console(width=400, file=io.StringIO())
-    cli_reuse.show(job(tmp_path, **changes), [reuse] if reuse else [], console)
+    console, config = Console(width=400, file=io.StringIO()), job(tmp_path, **changes)
+    own = cli_run.existing(config)
+    with replayed(config, [run for run in (own, reuse) if run]) as replay:
+        cli_reuse.show(replay, config, console)
     return console.file.getvalue()
+
+
+def refused(tmp_path: Path, **changes) -> str:
+    config = job(tmp_path, **changes)
+    return str(cli_reuse.refusal(cli_run.existing(config), config))
 
 
 @pytest.fixture
@@ -100,11 +108,11 @@ def test_an_added_test_asks_only_for_that_test(tmp_path):
 )
 def test_a_setting_that_makes_another_run_is_refused_with_the_difference(tmp_path, change, difference):
     finished(tmp_path)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         asked(tmp_path, **change)
-    assert difference in str(refused.value)
-    assert "--reuse" in str(refused.value)
-    assert "would be refused" in printed(tmp_path, **change)
+    assert difference in str(error.value)
+    assert "--reuse" in str(error.value)
+    assert refused(tmp_path, **change) == str(error.value)
 
 
 def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
@@ -114,6 +122,7 @@ def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
     assert [(stage.recorded, stage.reused) for stage in reused.stages] == [
         (100, 100),
         (len(replies(run)), len(replies(run))),
+        (40, 0),
     ]
     assert "learning_rate: 5e-06 there, 0.0001 now" in reused.end
     assert asked(tmp_path, run, **change) == {"train": 1, "nearest": 1, "generate": 40}

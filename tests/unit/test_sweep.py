@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,19 @@ def test_the_table_has_a_row_a_run_and_means_over_seeds(swept):
     assert means.rows[0][2].startswith(f"{100 * value:.1f}")
 
 
+def test_a_single_seed_has_the_intervals_of_its_problems(swept):
+    sweep = replace(swept.sweep, members=swept.sweep.members[:1])
+    ((_, runs, after, change),) = table.means(sweep, table.rows(sweep, {}), 0.95).rows
+    assert runs == "1" and re.fullmatch(r"[\d.]+\n[\d.]+–[\d.]+", after) and " to " in change
+
+
+def test_the_plan_of_a_sweep_begun_has_the_time_that_its_runs_took(swept, folder):
+    one = replace(swept.sweep.members[0], name="another")
+    one = replace(one, config=one.config.model_copy(update={"name": "another"}))
+    plan = costs.table(replace(swept.sweep, members=[*swept.sweep.members, one]))
+    assert re.search(r"A finished run took \d+\.\d minutes on average; 1 more, \d+\.", plan.note)
+
+
 def test_a_run_that_fails_is_named_with_its_reason_and_tried_again(folder, monkeypatch):
     (folder / "two.toml").write_text('job = "job.toml"\n[grid]\ntrain.epochs = [1, 2]\n')
     sweep = file.read(folder / "two.toml")
@@ -279,9 +293,10 @@ def test_the_calls_of_a_sweep_are_estimated_before_it_starts(folder, swept):
     one = costs.table(file.read(folder / "arms.toml", ["limits.max_calls=1000"]))
     two = costs.table(file.read(folder / "arms.toml", ["iterations=2"]))
     calls = [[int(row[1].replace(",", "")) for row in found.rows] for found in (one, two)]
-    # Of 60 problems 42, 24 and 6 are mistakes: 2, 3 and 6 samples a request; whoever needs none asks 60, for 2 each.
-    assert calls[0] == [2 * (15 + 15), 2 * (10 + 15), 2 * (5 + 15)]
+    # Of 60 problems 48, 30 and 12 are mistakes: 2, 2 and 4 samples a request; whoever needs none asks 60, for 2 each.
+    assert calls[0] == [2 * (15 + 15), 2 * (15 + 15), 2 * (8 + 15)]
     assert calls[1] == [3 * before for before in calls[0]], "eight more, four of each strategy"
+    assert one.columns[-1] == "minutes" and one.rows[0][-1] == "0.1", "60 calls, 500 a minute"
     assert "evaluations (2)" in one.note and "pools of replies (4)" in one.note
     assert "later iterations (8)" in two.note
     assert not costs.table(swept.sweep).rows, "all is done"

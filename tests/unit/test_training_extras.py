@@ -37,6 +37,15 @@ def test_a_card_has_base_samples_settings_and_scores(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "lineage.json"]
 
 
+def test_a_card_calls_the_model_and_its_base_by_their_names(tmp_path):
+    names = {"model": "mine, iteration 2", "base": "mine, iteration 1"}
+    (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE | {"names": names, "base": "ab" * 16}))
+    model_card.write(str(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    assert "# mine, iteration 2\n" in card and "| base | mine, iteration 1 |" in card
+    assert f"| identity of the base | {'ab' * 16} |" in card and f"| identity | {LINEAGE['name']} |" in card
+
+
 def test_a_model_without_lineage_gets_no_card(tmp_path):
     (tmp_path / "README.md").write_text("theirs")
     model_card.write(str(tmp_path), {"gsm8k.test": {"right": 1, "n": 2}})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from lai_ray.cli.check import budget, memory
-from lai_ray.common import screen
+from lai_ray.cli.check.dry_run import Replay
+from lai_ray.common import plugins, screen
 from lai_ray.config.config import Config
 from lai_ray.instructor.spending.budget import Amount
 from lai_ray.records import Message
@@ -20,17 +21,23 @@ from lai_ray.storage.identity import flat, in_short
 from lai_ray.storage.run import Run
 
 
-def show(config: Config, console: Console, run: Run | None = None) -> None:
+def show(
+    config: Config, console: Console, replay: Replay | None = None, run: Run | None = None, *, refused: bool = False
+) -> None:
     """Print settings, numbers of problems, estimated calls, their part of the budget, and one prompt of every kind.
 
-    run: the job's own run, where it was started before.
+    replay: what is recorded of the job.  run: its own run, where it was started before.  refused: whether that is
+    another run's folder, which the caller reports.
     """
     job = Job.of(config)
     # Before anything is printed: counting and rendering find errors in the data.
     shown = [settings(config), counts(job), trials(job), calls(job), rehearsal(job)]
-    shown += [*budget.tables_of(job, run), *memory.of(config)]
+    shown += [*budget.tables_of(job, replay, run), *memory.of(config)]
     rendered = prompts(job)
-    screen.show(console, f"{config.name}: job is valid", "bold green")
+    if refused:
+        screen.show(console, f"{config.name} would be refused: {config.run_folder} holds another run", "bold red")
+    else:
+        screen.show(console, f"{config.name}: job is valid", "bold green")
     tables.show(shown, console)
     for title, text in rendered:
         screen.show(console, title, "bold cyan", wrap=True)
@@ -111,7 +118,11 @@ def rehearsal(job: Job) -> Table:
         note="The target's answers are no instructor calls and cost nothing but its time.",
     )  # fmt: skip
     if curate.check_keys:
-        table.note += " The calls for keys in doubt (curate.check_keys) are not in the forecasts, but in every limit."
+        least, most = cost_forecast.IN_DOUBT
+        table.note += (
+            " Calls for keys in doubt (curate.check_keys) are in the budget's forecast for "
+            f"{least:.0%} to {most:.0%} of the new problems, and in every limit."
+        )
     for name in job.config.evaluate.learn_from if curate.rehearse and job.config.iterations else ():
         problems = cost_forecast.samples_wanted(job.config, name) * cost_forecast.pools(job)
         numbers = problems, problems * (curate.rehearse + curate.hint), problems * curate.check_keys
@@ -137,7 +148,8 @@ def prompts(job: Job) -> list[tuple[str, str]]:
     config = job.config
     for each in select(job, 0):
         problem = next(iter(each))
-        shown.setdefault(f"{each.benchmark.name}: prompt for the target", _text(each.benchmark.prompt(problem)))
+        messages = plugins.messages(each.benchmark.prompt(problem), f"prompt of benchmark {each.benchmark.name}")
+        shown.setdefault(f"{each.benchmark.name}: prompt for the target", _text(messages))
     for i in range(config.iterations):
         for name in config.evaluate.learn_from:
             title = f"{name}: prompt for the instructor by strategy {config.schedule.name(i, name)}"

@@ -1,35 +1,26 @@
-"""Which answers of existing runs a job would reuse. Without Ray or models.  config, runs -> tables"""
+"""Which answers of existing runs a job would reuse. Without Ray or models.  replay -> tables"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 
-from lai_ray.cli.run import Admission, admission, existing
-from lai_ray.common import screen
+from lai_ray.cli.check.dry_run import Replay, answers_of, folder_of, replayed
+from lai_ray.cli.run import Admission, admission
 from lai_ray.config.config import Config
 from lai_ray.config.rehearsal import RehearsalSettings
-from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
-from lai_ray.records import Attempt, Case, Reply, Request
+from lai_ray.records import Attempt, Reply, Request
 from lai_ray.report import tables
 from lai_ray.report.tables import Table
-from lai_ray.stages.calls import FOLDERS, Receivers, Recorded
-from lai_ray.stages.dialogues import Dialogues
 from lai_ray.stages.early_stopping import model_names
-from lai_ray.stages.evaluate import attempts_in, request_for
-from lai_ray.stages.instruct import planned, seeded_order, taken_in_order
-from lai_ray.stages.job import Job
-from lai_ray.stages.rehearse import samples_studied, stage_studied
-from lai_ray.stages.select import select
-from lai_ray.stages.train import training_key, training_set
+from lai_ray.stages.select import RECORDED
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
-from lai_ray.storage.run import Run, Stage
+from lai_ray.storage.run import STAGES, Run, Stage
 
 MAX_LINE = 90
 """Characters shown of a differing line."""
@@ -60,99 +51,86 @@ class RunReuse:
     """Where and why the job diverges from this run."""
 
 
-def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
-    """Print what the job would reuse of its own run and of these. Prints nothing for a run without answers."""
-    own = existing(config)
-    for run in [*([own] if own else []), *reuse]:
-        if run is own:
-            _print_refusal(run, config, console)
-        reused = reuse_of(run, config)
+def show(replay: Replay | None, config: Config, console: Console) -> None:
+    """Print what a job would reuse of each run. Prints nothing for a run without answers."""
+    for source in replay.run.reuse if replay else ():
+        reused = reuse_of(source, config, replay)
         columns = ["stage", "answers", "apply", "differ", "first difference (there → now)"]
         rows = [stage.row() for stage in reused.stages]
-        tables.show([Table(f"Answers to reuse from {run.store.where}", columns, rows, reused.end)], console)
+        tables.show([Table(f"Answers to reuse from {source.store.where}", columns, rows, reused.end)], console)
 
 
-def _print_refusal(run: Run, config: Config, console: Console) -> None:
+def refusal(run: Run, config: Config) -> ConfigError | None:
+    """The error with which a start of this job would refuse its own run; None where it goes on with it."""
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
-        screen.show(console, f"{config.name} would be refused: {error}", "red", wrap=True)
+        return error
+    return None
 
 
-def reuse_of(run: Run, config: Config) -> RunReuse:
-    """Stage by stage, up to the first model that differs."""
-    reused = RunReuse()
-    admitted = admission(config, dict(run.record().get("folders", {})))
-    job, target = admitted.job, admitted.target
-    for i in range(config.iterations + 1):
-        stage = run.stage(i, "evaluate")
-        if not stage.store.exists("done.json") and not stage.store.names("answers"):
-            break
-        if not (i == 0 and config.target.attempts):
-            reused.stages.append(_target_answers(run, i, target, job))
-        if i == config.iterations or config.search is not None:
-            reused.end = "The answers of a search are not compared." if config.search is not None else ""
-            break
-        if run.stage(i, "instruct").store.names("answers") and run.stage(i, "diagnose").facts():
-            reused.stages.append(_instructor_answers(run, i, Receivers(job, target), _contrast_change(run, admitted)))
-            if reused.stages[-1].difference:
-                reused.end = f"iteration_{i}/instruct: with other replies, the samples and later models differ."
-                break
-        lineage = run.stage(i, "train").store.get_json("checkpoint/lineage.json")
-        if lineage is None or not run.stage(i, "curate").facts():
-            break
-        if change := _rehearsal_change(run, i, config):
-            reused.end = f"iteration_{i}/rehearse: what is studied may differ. {change}"
-            break
-        name, difference = _training_difference(run, i, target, job, lineage)
+def reuse_of(source: Run, config: Config, replay: Replay | None = None) -> RunReuse:
+    """What a job reuses of a run, stage by stage, as far as it is known. replay: with it among others, made before."""
+    if replay is None:
+        with replayed(config, [source]) as replay:
+            assert replay is not None
+            return reuse_of(source, config, replay)
+    change, recorded = _contrast_change(source, replay.admitted), dict[str, set[str]]()
+    for store in answers_of(source):
+        recorded.setdefault(folder_of(store, source).rpartition("/")[0], set()).update(Answers(store).keys())
+    reached = {START.sub("/start/", folder) for folder in replay.run.reached}
+    stages = [
+        StageReuse(folder, len(keys), len(keys & replay.used), _why(replay, source, folder, change))
+        for folder, keys in sorted(recorded.items(), key=lambda each: _order(each[0]))
+        if keys and START.sub("/start/", folder) in reached
+    ]
+    return RunReuse(stages, _end(replay, source))
+
+
+START = re.compile(r"/start_\d+/")
+
+
+def _order(folder: str) -> tuple[int, int, str]:
+    number, _, inside = folder.removeprefix("iteration_").partition("/")
+    return int(number), STAGES.index(inside.split("/")[0]), folder
+
+
+def _why(replay: Replay, source: Run, folder: str, contrast_change: str) -> str:
+    """The first difference between what is asked in a stage and what is recorded there, or ""."""
+    asked = [one for (where, _), missing in replay.executor.missing.items() if where == folder for one in missing.first]
+    if folder in replay.executor.guessed:
+        reason = replay.executor.guessed[folder]
+        return f"{contrast_change} ({reason})" if contrast_change else reason
+    stage, iteration = Stage(source, folder), int(folder.removeprefix("iteration_").partition("/")[0])
+    for request in asked:
+        dataset, _, rest = request.id.partition("/")
+        if folder.endswith("/evaluate"):
+            split = rest.partition("/")[0].replace(RECORDED, "train")
+            difference = _difference(stage, f"attempts/{dataset}.{split}.jsonl", Attempt, request, replay.job.config)
+        else:
+            if contrast_change and replay.job.strategy(iteration, dataset).uses_neighbours:
+                return contrast_change
+            difference = _difference(stage, "replies.jsonl", Reply, request, replay.job.config)
         if difference:
-            reused.end = f"iteration_{i}/train: the model there is not the one that this job would make. {difference}"
-            break
-        target = Model(target.path, name)
-    return reused
+            return difference
+    return ""
 
 
-def _target_answers(run: Run, i: int, target: Model, job: Job) -> StageReuse:
-    stage = run.stage(i, "evaluate")
-    answers = Answers(stage.store.inside("answers"))
-    reused, first = 0, None
-    for part in select(job, i):
-        for problem in part:
-            request = request_for(problem, part.benchmark, target, job.config.target)
-            reused += request.key in answers
-            first = first or (None if request.key in answers else (part.name, request))
-    difference = ""
-    if first and reused < len(answers):
-        difference = _difference(stage, f"attempts/{first[0]}.jsonl", Attempt, first[1], job.config)
-    return StageReuse(stage.folder, len(answers), reused, difference)
-
-
-def _instructor_answers(run: Run, i: int, receivers: Receivers, contrast_change: str) -> StageReuse:
-    stage, job = run.stage(i, "instruct"), receivers.job
-    recorded = Recorded({to: Answers(stage.store.inside(folder)) for to, folder in FOLDERS.items()})
-    plan: dict[str, dict[str, int]] = stage.store.get_json("plan.json") or {}
-    view = run.stage(i, "diagnose").view("cases.jsonl", Case)
-    reused, first = 0, None
-    for dataset, count in run.stage(i, "diagnose").facts()["cases"].items():
-        if not count or dataset not in job.config.evaluate.learn_from:
-            continue
-        strategy = job.dialogue(i, dataset)
-        if strategy.uses_neighbours and contrast_change:
-            first = first or contrast_change
-            continue  # The recorded cases have other neighbours.
-        numbers = planned([plan.get(dataset)], job.config.curate.most(dataset), count)
-        settings = job.settings_for(i, dataset, samples_per_request=numbers["samples_per_request"])
-        dialogues = Dialogues(strategy, job.benchmark(dataset), settings, receivers, recorded)
-        order = seeded_order(view, dataset, job.config, i)
-        for case, draw in taken_in_order(view, order, min(recorded.count, len(order) * 50)):
-            if case.strategy != strategy.name:
-                first = first or f"strategy {case.strategy} → {strategy.name}"
-                continue
-            replies, pending = dialogues.replay(case, draw)
-            reused += len(replies)
-            if pending and not first:
-                first = _difference(stage, "replies.jsonl", Reply, pending.request, job.config)
-    return StageReuse(stage.folder, recorded.count, reused, first or "")
+def _end(replay: Replay, source: Run) -> str:
+    """Where the job parts from a run: the first training of another model there, else where its answers end."""
+    for folder, mine in replay.executor.trained.items():
+        lineage = source.store.get_json(f"{folder}/checkpoint/lineage.json")
+        if lineage is not None and lineage["name"] not in model_names(mine["name"], replay.job):
+            there, now = flat(lineage), flat(mine)
+            differ = (key for key in sorted(now) if key != "name" and not key.startswith("names."))
+            key = next((key for key in differ if there.get(key) != now[key]), "name")
+            difference = f"{key}: {there.get(key)!r} there, {now[key]!r} now."
+            return f"{folder}: the model there is not the one that this job would make. {difference}"
+    if (folder := replay.end.partition(":")[0]).endswith("/rehearse"):
+        return f"{replay.end} {_rehearsal_change(source, replay.job.config)}".strip()
+    if folder.endswith("/instruct"):
+        return f"{replay.end} With other replies, the samples and later models differ."
+    return replay.end
 
 
 def _contrast_change(run: Run, admitted: Admission) -> str:
@@ -168,7 +146,7 @@ def _difference(stage: Stage, name: str, kind: type[Attempt | Reply], request: R
     records = stage.view(name, kind) if stage.store.exists(name) else ()
     recorded = next((record.messages for record in records if record.id == request.id), None)
     if recorded is None:
-        return ""
+        return _another_strategy(request, stage) if kind is Reply else ""
     section = "target" if kind is Attempt else "instructor"
     for before, after in zip(recorded, request.messages, strict=False):
         for one, other in itertools.zip_longest(before["content"].splitlines(), after["content"].splitlines()):
@@ -183,30 +161,26 @@ def _difference(stage: Stage, name: str, kind: type[Attempt | Reply], request: R
     return f"{request.id}: the same prompt to another {section}"
 
 
+def _another_strategy(request: Request, stage: Stage) -> str:
+    """ "strategy lec → le", where an attempt was the case of another strategy there; else ""."""
+    attempt, _, rest = request.id.partition(">")
+    now = rest.partition("@")[0]
+    for reply in stage.view("replies.jsonl", Reply) if stage.store.exists("replies.jsonl") else ():
+        other, _, there = reply.case_id.partition(">")
+        if other == attempt and there != now:
+            return f"strategy {there} → {now}"
+    return ""
+
+
 def _short(line: str | None) -> str:
     text = "nothing" if line is None else repr(line)
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
 
 
-def _rehearsal_change(run: Run, i: int, config: Config) -> str:
+def _rehearsal_change(run: Run, config: Config) -> str:
     """The first difference in the settings of a rehearsal, or ""."""
     there, names = run.record()["config"]["curate"], RehearsalSettings.model_fields
     for name, now in config.curate.model_dump(include=set(names)).items():
         if (before := there.get(name, names[name].default)) != now:
             return f"curate.{name}: {before!r} there, {now!r} now."
-    return "" if run.stage(i, stage_studied(config)).facts() else "It is not complete there."
-
-
-def _training_difference(run: Run, i: int, target: Model, job: Job, lineage: dict[str, Any]) -> tuple[str, str]:
-    """The name of the model that this job would make of the samples there, and its first difference (or "")."""
-    evaluated = run.stage(i, "evaluate")
-    attempts = attempts_in(evaluated)
-    if any(not evaluated.store.exists(f"attempts/{name}.train.jsonl") for name in job.config.evaluate.learn_from):
-        return "", "evaluate.learn_from names benchmarks that were not attempted there."
-    samples = samples_studied(run, f"iteration_{i}", job.config)
-    name, mine = training_key(training_set(samples, attempts, i, job), job.base(target), i, job)
-    if lineage["name"] in model_names(name, job):
-        return lineage["name"], ""
-    there, now = flat(lineage), flat(mine)
-    key = next((k for k in sorted(now) if k != "name" and there.get(k) != now[k]), "name")
-    return name, f"{key}: {there.get(key)!r} there, {now[key]!r} now."
+    return ""

@@ -73,22 +73,32 @@ def means(sweep: Sweep, results: list[dict[str, Any]], confidence: float) -> Tab
     columns = ["runs", "seeds", *(f"{name}\n{what}" for name in tests for what in ("after", "change"))]
     table = Table(
         f"{sweep.name}: test scores in percent, mean over seeds", columns,
-        note=f"{confidence:.0%} intervals over seeds (Student's t); none for a single seed. The change is from the "
-        "untouched target to the last iteration of the same run.",
+        note=f"{confidence:.0%} intervals over seeds (Student's t); of a single seed over its problems (Wilson, paired "
+        "for the change). The change is from the untouched target to the last iteration of the same run.",
     )  # fmt: skip
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[tuple[Member, dict[str, Any]]]] = {}
     for member, row in zip(sweep.members, results, strict=True):
         groups.setdefault(_group(member), [])
         if row["state"] == "done":
-            groups[_group(member)].append(row)
+            groups[_group(member)].append((member, row))
     for title, done in groups.items() if tests else ():
-        cells = []
-        for name in tests:
-            for what, text in (("after", percent), ("change", points)):
-                values = [row[f"{name}.{what}"] for row in done if f"{name}.{what}" in row]
-                cells.append(text(mean_of(values, confidence)) if values else "–")
+        cells = [_mean(done, name, what, confidence) for name in tests for what in ("after", "change")]
         table.rows.append([title, str(len(done)), *cells])
     return table
+
+
+def _mean(done: list[tuple[Member, dict[str, Any]]], name: str, what: str, confidence: float) -> str:
+    """The mean over these runs; of one run the figure itself, with the interval over its problems."""
+    text = percent if what == "after" else points
+    values = [row[f"{name}.{what}"] for _, row in done if f"{name}.{what}" in row]
+    if len(values) != 1:
+        return text(mean_of(values, confidence)) if values else "–"
+    (run,) = [existing(member.config) for member, row in done if f"{name}.{what}" in row]
+    assert run is not None, "it is done"
+    scored = [each for each in facts.iterations(run) if f"{name}.test" in each.scores()]
+    if what == "after":
+        return percent(facts.score_on(scored[-1], name, confidence))
+    return points(facts.change(scored[0], scored[-1], name, confidence))
 
 
 def _group(member: Member) -> str:
