@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -92,29 +93,28 @@ def check(
             help="Join the cluster too: can every node read and write the storage, and are there enough resources?",
         ),
     ] = False,
+    prompts: Annotated[
+        bool,
+        typer.Option("--prompts", help="Show one prompt of every kind in full, and the settings at their defaults."),
+    ] = False,
 ) -> None:
-    """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused."""
+    """Show what a job would do, what it would reuse, and, last, whether it would start. Exit 2 where it would not."""
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
-    from lai_ray.cli.check import names
+    from lai_ray.cli.check import findings, names
     from lai_ray.cli.check import reuse as cli_reuse
 
     config = _config(job, overrides)
     names.check_names(config, asks=False)
-    sources = cli_run.reusable(reuse or [], config.run_folder)
-    cli_check.show(config, _console(), cli_run.existing(config))
-    cli_reuse.show(config, sources, _console())
-    if problem := names.key_problem(config):
-        _print(f"note: {problem}", "yellow")
+    sources, own = cli_run.reusable(reuse or [], config.run_folder), cli_run.existing(config)
+    cli_check.show(config, _console(), own, whole=prompts)
+    found = findings.here(config, own, cluster=cluster)
+    with contextlib.suppress(ConfigError):  # A model that is not there; it is among the findings.
+        cli_reuse.show(config, sources, _console())
     if cluster:
-        from lai_ray.distributed.cluster import capacity, storage_check
-
-        joined = storage_check.cluster(config)
-        verdicts = capacity.verdicts(capacity.needs(config), joined.resources, joined.groups)
-        capacities = capacity.table(verdicts, joined.resources, joined.groups)
-        _show([storage_check.table(joined.nodes, config.storage), capacities])
-        storage_check.refuse(joined.nodes, config.storage)
-        capacity.refuse(verdicts)
+        found += findings.there(config, _show)
+    if not cli_check.verdict(config, found, _console()):
+        raise typer.Exit(2)
 
 
 @app.command("try")

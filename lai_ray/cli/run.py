@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from lai_ray.cli.check import look
 from lai_ray.cli.check.names import check_names
 from lai_ray.common.event_log import event_log
 from lai_ray.common.progress import Progress
@@ -53,6 +54,8 @@ def run_job(
     check_names(config, until)
     job_file.check_until(config, until)
     where = config.run_folder
+    found = look.findings(Job.of(config), fetch=True) if executor is None and not _evaluated(config) else []
+    look.refuse(found)
     sources = reusable(reuse, where)
     driver = Driver(where)
     try:
@@ -66,6 +69,8 @@ def run_job(
             )
             with event_log(run.logs, run.name, run.progress):
                 run.progress.report(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                for each in found:
+                    run.progress.report(f"  note: {each.text}", style="yellow")
                 if executor is None and run.store.local is None:
                     run.progress.report(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
                 return _looped(run, admitted, executor)
@@ -90,6 +95,14 @@ def existing(config: Config) -> Run | None:
         return Run.read(config.run_folder)
     except ConfigError:
         return None
+
+
+def _evaluated(config: Config) -> bool:
+    """Whether the job's run has finished an evaluation: then its models have been looked at, or have shown that they
+    work.
+    """
+    run = existing(config)
+    return run is not None and bool(run.stage(0, "evaluate").facts())
 
 
 def reusable(reuse: Sequence[str], where: str) -> list[Run]:

@@ -131,7 +131,9 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, model: str) -> set[int]:
         listed = GenerationConfig.from_pretrained(model).eos_token_id
     except (OSError, ValueError):  # It has none, or one that says nothing.
         listed = None
-    return {int(i) for i in (tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])) if i is not None}
+    return {
+        int(i) for i in (tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])) if i is not None
+    }
 
 
 def _checked(turns: Sequence[tuple[str, float]]) -> str:

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,22 +67,23 @@ class Look:
     max_failed_fraction: float
 
 
+Rendered = dict[str, list[list[int]]]
+"""The tokens of every prompt, by part."""
+
+
 def findings(look: Look) -> list[Finding]:
     """Everything found, in the order in which a run would meet it."""
     try:
         tokenizer = chat_template.load_tokenizer(look.model)
         # A template that refuses one prompt refuses all of its kind, and nothing else can be seen then.
-        lengths = {part.name: _lengths(tokenizer, part) for part in look.parts}
+        rendered = {part.name: chat_template.render_all(tokenizer, part.prompts) for part in look.parts}
     except DataError as error:
         return [Finding(f"{look.role}.model cannot be asked: {error}")]
-    found = [*_left_out(tokenizer, look), *_too_long(lengths, look), *_ids(tokenizer, look), *_date(tokenizer)]
+    found = [*_left_out(tokenizer, look), *_too_long(rendered, look), *_ids(tokenizer, rendered, look)]
+    found += _date(tokenizer)
     if look.examples:
         found += [*_training(tokenizer, look), *_saving(tokenizer, look.model)]
     return [*found, *_end(tokenizer, look)]
-
-
-def _lengths(tokenizer: PreTrainedTokenizerBase, part: Part) -> list[int]:
-    return [len(ids) for ids in chat_template.render_all(tokenizer, part.prompts)]
 
 
 def _left_out(tokenizer: PreTrainedTokenizerBase, look: Look) -> Iterator[Finding]:
@@ -115,36 +117,37 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _too_long(lengths: dict[str, list[int]], look: Look) -> Iterator[Finding]:
+def _too_long(rendered: Rendered, look: Look) -> Iterator[Finding]:
     """Prompts that do not fit the context, and those that leave too little of it for an answer."""
     total = sum(part.total for part in look.parts)
     if look.context is None or not total:
         return
-    name, longest = max(((name, max(each, default=0)) for name, each in lengths.items()), key=lambda item: item[1])
-    over, short = (
-        sum(n + room > look.context for each in lengths.values() for n in each) for room in (1, look.answer_tokens)
-    )
+    lengths = [(len(ids), name) for name, prompts in rendered.items() for ids in prompts]
+    longest, name = max(lengths)
+    over, short = (sum(n + room > look.context for n, _ in lengths) for room in (1, look.answer_tokens))
+    least = "at least " if len(lengths) < total and over + short >= min(map(len, rendered.values())) else ""
     setting, wanted = f"{look.role}.max_model_len", longest + look.answer_tokens
     if over:
         yield Finding(
-            f"{over} of {total} prompts do not fit {setting} = {look.context} tokens and would fail; the longest, of "
+            f"{least}{over} of {total} prompts do not fit {setting} = {look.context} tokens and would fail; the longest, of "
             f"{name}, has {longest}. With {look.answer_setting} = {look.answer_tokens}, {setting} = {wanted} is enough "
             "for all.",
             refuses=over > look.max_failed_fraction * total,
         )
     elif short:
         yield Finding(
-            f"{short} of {total} prompts leave less than {look.answer_setting} = {look.answer_tokens} of "
+            f"{least}{short} of {total} prompts leave less than {look.answer_setting} = {look.answer_tokens} of "
             f"{setting} = {look.context} tokens for the answer, which is cut off there; {wanted} is enough for all.",
             refuses=False,
         )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, look: Look) -> Iterator[Finding]:
+def _ids(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, look: Look) -> Iterator[Finding]:
     if look.vocabulary is None:
         return
-    prompts = [messages for part in look.parts for messages in part.prompts]
-    highest = max((max(ids, default=0) for ids in chat_template.render_all(tokenizer, prompts)), default=0)
+    highest = max((i for prompts in rendered.values() for ids in prompts for i in ids), default=0)
+    with suppress(DataError):
+        highest = max(highest, chat_template.end_of_turn(tokenizer))
     if highest >= look.vocabulary:
         yield Finding(
             f"{look.role}.model cannot be asked: its prompts have the token {highest} "

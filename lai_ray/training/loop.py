@@ -77,7 +77,14 @@ def train(
         metrics = training.run(report, done) | starting
         weights = consolidated(engine, recipe.zero_stage)
         if part:
-            _write(part, recipe.out, model, weights, base=recipe.model, lineage=lineage | sequences.left_out() | {"metrics": metrics})
+            _write(
+                part,
+                recipe.out,
+                model,
+                weights,
+                base=recipe.model,
+                lineage=lineage | sequences.left_out() | {"metrics": metrics},
+            )
             checkpoints.remove(recipe.out)
     finally:
         engine.destroy()
@@ -166,7 +173,9 @@ class _Training:
             out = epoch_folder(recipe.out, epoch)
             made = export.begin(out, needed=0)  # Its room was checked at the start.
             shutil.copyfile(part.path / export.METRICS, made.path / export.METRICS)
-            lineage = self.lineage | self.sequences.left_out() | {"name": recipe.epoch_names[epoch - 1], "metrics": metrics}
+            lineage = (
+                self.lineage | self.sequences.left_out() | {"name": recipe.epoch_names[epoch - 1], "metrics": metrics}
+            )
             _write(made, out, self.engine.module, weights, base=recipe.model, lineage=lineage)
 
     def _step(self, rows: list[int], step: int, steps: int) -> dict[str, float]:

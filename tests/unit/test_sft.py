@@ -264,7 +264,9 @@ REFUSAL = "{% if m.role == 'assistant' and 'w59' in m.content %}{{ raise_excepti
 def strict_model(folder: Path) -> str:
     """Its template refuses a response with w59."""
     tiny_model(folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + REFUSAL))
+    (folder / "chat_template.jinja").write_text(
+        TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + REFUSAL)
+    )
     return str(folder)
 
 

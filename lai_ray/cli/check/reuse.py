@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from lai_ray.cli.run import Admission, admission, existing
-from lai_ray.common import screen
 from lai_ray.config.config import Config
 from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.contracts import Model
@@ -30,6 +29,7 @@ from lai_ray.stages.train import training_key, training_set
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
 from lai_ray.storage.run import Run, Stage
+from lai_ray.training.dry_run import Finding
 
 MAX_LINE = 90
 """Characters shown of a differing line."""
@@ -64,19 +64,19 @@ def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
     """Print what the job would reuse of its own run and of these. Prints nothing for a run without answers."""
     own = existing(config)
     for run in [*([own] if own else []), *reuse]:
-        if run is own:
-            _print_refusal(run, config, console)
         reused = reuse_of(run, config)
         columns = ["stage", "answers", "apply", "differ", "first difference (there → now)"]
         rows = [stage.row() for stage in reused.stages]
         tables.show([Table(f"Answers to reuse from {run.store.where}", columns, rows, reused.end)], console)
 
 
-def _print_refusal(run: Run, config: Config, console: Console) -> None:
+def refusal(run: Run, config: Config) -> list[Finding]:
+    """Whether a start with these settings would make this another run."""
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
-        screen.show(console, f"{config.name} would be refused: {error}", "red", wrap=True)
+        return [Finding(str(error))]
+    return []
 
 
 def reuse_of(run: Run, config: Config) -> RunReuse:

@@ -1,0 +1,41 @@
+"""Everything that would stop a run, for one verdict of `lai check`.  config -> findings"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lai_ray.cli.check import look, machine, names, reuse
+from lai_ray.config.config import Config
+from lai_ray.errors import LaiError
+from lai_ray.report.tables import Table
+from lai_ray.stages.job import Job
+from lai_ray.storage.run import Run
+from lai_ray.training.dry_run import Finding
+
+
+def here(config: Config, run: Run | None, *, cluster: bool) -> list[Finding]:
+    """What this machine shows. run: the job's own.  cluster: its resources are looked at there, not here."""
+    job, key = Job.of(config), names.key_problem(config)
+    found = reuse.refusal(run, config) if run else []
+    found += [Finding(key)] if key else []
+    return [*found, *machine.findings(job, cluster=cluster), *look.findings(job)]
+
+
+def there(config: Config, show: Callable[[list[Table]], None]) -> list[Finding]:
+    """What every node of the cluster shows. show: prints its tables."""
+    from lai_ray.distributed.cluster import capacity, storage_check
+
+    found = []
+    try:
+        joined = storage_check.cluster(config)
+        verdicts = capacity.verdicts(capacity.needs(config), joined.resources, joined.groups)
+        capacities = capacity.table(verdicts, joined.resources, joined.groups)
+        show([storage_check.table(joined.nodes, config.storage), capacities])
+        for refuse in (lambda: storage_check.refuse(joined.nodes, config.storage), lambda: capacity.refuse(verdicts)):
+            try:
+                refuse()
+            except LaiError as error:
+                found.append(Finding(str(error)))
+    except LaiError as error:
+        found.append(Finding(str(error)))
+    return found
