@@ -1,7 +1,7 @@
 """Renders a job's prompts and examples with a model's own files, before anything is paid for.  Look -> findings
 
-`python -m lai_ray.training.dry_run` reads a Look as JSON and prints its findings. It hides torch from transformers, which
-needs it for weights alone: so it takes a second, and the command that asks loads neither.
+`python -m lai_ray.training.dry_run` reads a Look as JSON and prints its findings. It hides torch from transformers,
+which needs it for weights alone: so it takes a second, and the command that asks loads neither.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def _too_long(rendered: Rendered, look: Look) -> Iterator[Finding]:
     setting, wanted = f"{look.role}.max_model_len", longest + look.answer_tokens
     if over:
         yield Finding(
-            f"{least}{over} of {total} prompts do not fit {setting} = {look.context} tokens and would fail; the longest, of "
-            f"{name}, has {longest}. With {look.answer_setting} = {look.answer_tokens}, {setting} = {wanted} is enough "
-            "for all.",
+            f"{least}{over} of {total} prompts do not fit {setting} = {look.context} tokens and would fail; the "
+            f"longest, of {name}, has {longest}. With {look.answer_setting} = {look.answer_tokens}, {setting} = "
+            f"{wanted} is enough for all.",
             refuses=over > look.max_failed_fraction * total,
         )
     elif short:
@@ -246,7 +246,7 @@ def main() -> None:
     """Print the findings of the Look on stdin, a line of JSON."""
     look, find = look_from(json.load(sys.stdin)), importlib.util.find_spec
     if ":" not in look.objective:  # An objective of the user's own may import torch.
-        importlib.util.find_spec = lambda name, *a: None if name.startswith("torch") else find(name, *a)  # type: ignore[assignment]
+        importlib.util.find_spec = lambda name, *a: None if name.startswith("torch") else find(name, *a)
     try:
         found = findings(look)
     except LaiError as error:

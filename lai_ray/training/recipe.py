@@ -112,7 +112,7 @@ _FROM_SETTINGS = {field.name for field in fields(Recipe)} - _NOT_SETTINGS
 def recipe_from(table: dict[str, Any]) -> Recipe:
     """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
     # Job files of earlier versions have none of these.
-    table = {"objective": "sft", "epoch_names": (), "max_failed_fraction": 0.0} | table
+    table = dict[str, Any](objective="sft", epoch_names=(), max_failed_fraction=0.0) | table
     known = {field.name for field in fields(Recipe)}
     if wrong := known.symmetric_difference(table):
         raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")

@@ -21,7 +21,7 @@ LENGTHS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions",
     "max_sequence_length", "max_seq_length", "seq_len",
 )  # fmt: skip
-"""Keys of config.json with a model's longest text; the least of them counts (vLLM 0.32, model_arch_config_convertor)."""
+"""Keys of config.json with a model's longest text; the least counts (vLLM 0.32, model_arch_config_convertor)."""
 WITHOUT_KEYS = 2048
 """Tokens where a config has none of them."""
 SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
@@ -65,20 +65,11 @@ def own_length(folder: str) -> int:
     config = read(folder)
     known = [config[key] for key in LENGTHS if isinstance(config.get(key), int)]
     length: float = config.get("model_max_length") or min(known, default=WITHOUT_KEYS)
-    limit = _tokenizer_limit(folder)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in SCALED_ALREADY and "gemma3" not in str(config.get("model_type")):
-        return int(min(length, limit) * (rope.get("factor") or 1.0))
-    return int(min(length, limit))
-
-
-def _tokenizer_limit(folder: str) -> float:
-    try:
-        limit = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8")).get("model_max_length")
-    except (OSError, ValueError, AttributeError):
-        limit = None
-    return limit if isinstance(limit, int | float) and limit > 0 else float("inf")
+        return int(length * (rope.get("factor") or 1.0))
+    return int(length)
 
 
 def findings(engine: Engine) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from lai_ray.cli.check import look, machine, names, reuse
 from lai_ray.config.config import Config
@@ -25,17 +26,12 @@ def there(config: Config, show: Callable[[list[Table]], None]) -> list[Finding]:
     """What every node of the cluster shows. show: prints its tables."""
     from lai_ray.distributed.cluster import capacity, storage_check
 
-    found = []
     try:
         joined = storage_check.cluster(config)
         verdicts = capacity.verdicts(capacity.needs(config), joined.resources, joined.groups)
         capacities = capacity.table(verdicts, joined.resources, joined.groups)
         show([storage_check.table(joined.nodes, config.storage), capacities])
-        for refuse in (lambda: storage_check.refuse(joined.nodes, config.storage), lambda: capacity.refuse(verdicts)):
-            try:
-                refuse()
-            except LaiError as error:
-                found.append(Finding(str(error)))
+        steps = [partial(storage_check.refuse, joined.nodes, config.storage), partial(capacity.refuse, verdicts)]
     except LaiError as error:
-        found.append(Finding(str(error)))
-    return found
+        return [Finding(str(error))]
+    return list(machine.refused(steps))

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +29,11 @@ def findings(job: Job, *, cluster: bool) -> list[Finding]:
         steps.append(partial(_room, config))
     if not (cluster or config.cluster.address or os.environ.get("RAY_ADDRESS", "local") != "local"):
         steps.append(partial(connect.fits, config, resources()))
-    return list(_refused(steps))
+    return list(refused(steps))
 
 
-def _refused(steps: list[Callable[[], object]]) -> Iterator[Finding]:
+def refused(steps: Sequence[Callable[[], object]]) -> Iterator[Finding]:
+    """The error of each step that raises one."""
     for step in steps:
         try:
             step()
