@@ -75,7 +75,7 @@ class VllmEngine:
         """One answer per request, in their order; a request that the chat template or the engine refuses (too long)
         has `completion.error`.
 
-        Raises DataError for a model whose template takes none of them, and the engine's error when it fails; it is then
+        Raises DataError for a model whose template takes no prompt, and the engine's error when it fails; it is then
         unusable.
         """
         with self._lock:
@@ -138,7 +138,7 @@ class VllmEngine:
 def rendered(tokenizer: Any, requests: Sequence[Request]) -> tuple[list[list[int] | None], dict[int, DataError]]:
     """The tokens of each prompt, and by place the errors of those that the template refuses.
 
-    Raises DataError where it refuses all.
+    Raises DataError where it refuses any prompt, as of a model without template.
     """
     try:
         return list(chat_template.render_all(tokenizer, [request.messages for request in requests])), {}
@@ -152,7 +152,7 @@ def rendered(tokenizer: Any, requests: Sequence[Request]) -> tuple[list[list[int
         except DataError as error:
             refused[i] = error
     if len(refused) == len(requests):
-        raise refused[0]
+        chat_template.render(tokenizer, [{"role": "user", "content": "How many?"}])  # Raises where it takes nothing.
     return prompts, refused
 
 

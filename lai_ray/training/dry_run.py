@@ -79,7 +79,9 @@ def findings(look: Look) -> list[Finding]:
         rendered = {part.name: chat_template.render_all(tokenizer, part.prompts) for part in look.parts}
     except DataError as error:
         return [Finding(f"{look.role}.model cannot be asked: {error}")]
-    found = [*_left_out(tokenizer, look), *_too_long(rendered, look), *_ids(tokenizer, rendered, look)]
+    if found := list(_left_out(tokenizer, look)):
+        return found
+    found = [*_too_long(rendered, look), *_ids(tokenizer, rendered, look)]
     found += _date(tokenizer)
     if look.examples:
         found += [*_training(tokenizer, look), *_saving(tokenizer, look.model)]

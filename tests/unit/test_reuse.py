@@ -13,9 +13,9 @@ from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import reuse as cli_reuse
-from lai_ray.errors import ConfigError
+from lai_ray.errors import ConfigError, StageError
 from lai_ray.instructor.prompts import built_in
-from lai_ray.records import Sample
+from lai_ray.records import Answer, Completion, Sample
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job, pretend_model
@@ -104,7 +104,8 @@ def test_a_setting_that_makes_another_run_is_refused_with_the_difference(tmp_pat
         asked(tmp_path, **change)
     assert difference in str(refused.value)
     assert "--reuse" in str(refused.value)
-    assert "would be refused" in printed(tmp_path, **change)
+    [found] = cli_reuse.refusal(Run.read(f"{tmp_path}/small"), job(tmp_path, **change))
+    assert difference in found.text and found.refuses
 
 
 def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
@@ -246,3 +247,22 @@ def test_a_run_made_before_a_setting_existed_is_still_the_same_run(tmp_path):
     assert not asked(tmp_path)
     with pytest.raises(ConfigError, match=r"evaluate\.rules: 'default' .*'paper'"):
         asked(tmp_path, evaluate__rules="paper")
+
+
+class Failing(LocalExecutor):
+    """An engine that refuses every prompt."""
+
+    def generate(self, requests, target):
+        for request in requests:
+            yield Answer(request.id, request.key, Completion("", "error", error="the prompt has 300 tokens"))
+
+
+def test_what_no_row_survived_can_be_put_right_under_the_same_name(tmp_path):
+    with pytest.raises(StageError, match="100 of 100 requests failed"):
+        cli_run.run_job(job(tmp_path, target__max_model_len=64), executor=Failing())
+    executor = LocalExecutor()
+    assert cli_run.run_job(job(tmp_path, target__max_model_len=512), executor=executor, until="0/evaluate").stopped_at
+    assert executor.asked["generate"] == 100
+    assert Run.read(f"{tmp_path}/small").record()["config"]["target"]["max_model_len"] == 512
+    with pytest.raises(ConfigError, match=r"target\.max_model_len: 512 there, 64 now"):
+        cli_run.run_job(job(tmp_path, target__max_model_len=64), executor=LocalExecutor())
