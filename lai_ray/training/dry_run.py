@@ -59,6 +59,8 @@ class Look:
     """Tokens of an example, at most."""
     context: int | None
     """Tokens of a prompt and its answer, at most; None if unknown."""
+    reads: int | None
+    """Tokens that the model itself can read; None if unknown."""
     answer_setting: str
     answer_tokens: int
     """What `answer_setting` allows an answer."""
@@ -129,17 +131,20 @@ def _too_long(rendered: Rendered, look: Look) -> Iterator[Finding]:
     over, short = (sum(n + room > look.context for n, _ in lengths) for room in (1, look.answer_tokens))
     least = "at least " if len(lengths) < total and over + short >= min(map(len, rendered.values())) else ""
     setting, wanted = f"{look.role}.max_model_len", longest + look.answer_tokens
+    cure = f"{setting} = {wanted} is enough for all."
+    if wanted > (look.reads or wanted):
+        cure = f"The model reads {look.reads} at most; for all, it would have to read {wanted}."
+    limit = f"{look.context} tokens ({setting})"
     if over:
         yield Finding(
-            f"{least}{over} of {total} prompts do not fit {setting} = {look.context} tokens and would fail; the "
-            f"longest, of {name}, has {longest}. With {look.answer_setting} = {look.answer_tokens}, {setting} = "
-            f"{wanted} is enough for all.",
+            f"{least}{over} of {total} prompts do not fit into {limit} and would fail; the longest, of {name}, has "
+            f"{longest}, and {look.answer_setting} is {look.answer_tokens}. {cure}",
             refuses=over > look.max_failed_fraction * total,
         )
     elif short:
         yield Finding(
             f"{least}{short} of {total} prompts leave less than {look.answer_setting} = {look.answer_tokens} of "
-            f"{setting} = {look.context} tokens for the answer, which is cut off there; {wanted} is enough for all.",
+            f"{limit} for the answer, which is cut off there. {cure}",
             refuses=False,
         )
 

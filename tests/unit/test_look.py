@@ -58,8 +58,8 @@ def looked(folder: str, prompt: list[dict[str, str]] = QUESTION, **changes: Any)
     examples = [Example(f"e{i}", prompt, [(f"She has {i} apples.", 1.0)]) for i in range(3)]
     asked = Look(
         role="target", model=folder, parts=[Part("fruit.test", 40, [prompt] * 2)], examples=examples, objective="sft",
-        max_length=200, context=300, answer_setting="target.max_new_tokens", answer_tokens=20, vocabulary=None,
-        max_failed_fraction=0.05,
+        max_length=200, context=300, reads=None, answer_setting="target.max_new_tokens", answer_tokens=20,
+        vocabulary=None, max_failed_fraction=0.05,
     )  # fmt: skip
     return dry_run.findings(replace(asked, **changes))
 
@@ -137,8 +137,10 @@ def test_prompts_that_do_not_fit_the_context_are_counted_and_the_setting_that_is
     length = len(chat_template.render(made("chatml"), long))
     part = Part("fruit.test", 40, [long, long, long, QUESTION])
     [text] = refusals(looked(folder, parts=[part], context=length))
-    assert f"3 of 40 prompts do not fit target.max_model_len = {length}" in text
+    assert f"3 of 40 prompts do not fit into {length} tokens (target.max_model_len)" in text
     assert f"has {length}" in text and f"= {length + 20} is enough" in text
+    [text] = refusals(looked(folder, parts=[part], context=length, reads=length))
+    assert f"reads {length} at most" in text and "is enough" not in text
     few = looked(folder, parts=[part], context=length, max_failed_fraction=0.1)
     assert not refusals(few) and "3 of 40" in few[0].text
     cut = looked(folder, parts=[part], context=length + 1)

@@ -29,6 +29,7 @@ SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek
 OTHER_CACHES = (
     "kv_lora_rank", "hybrid_override_pattern", "attn_layer_period", "full_attention_interval", "ssm_cfg",
     "block_configs", "cross_attention_layers", "num_kv_shared_layers", "layers_block_type", "compress_ratios",
+    "attn_layer_indices", "attn_type_list", "attention_chunk_size", "multi_query",
 )  # fmt: skip
 """Keys of models whose layers do not all keep keys and values of every token."""
 GPU_SHARE = 0.92

@@ -19,7 +19,8 @@ def here(config: Config, run: Run | None, *, cluster: bool) -> list[Finding]:
     job, key = Job.of(config), names.key_problem(config)
     found = reuse.refusal(run, config) if run else []
     found += [Finding(key)] if key else []
-    return [*found, *machine.findings(job, cluster=cluster), *look.findings(job)]
+    found += [*machine.findings(job, cluster=cluster), *look.findings(job)]
+    return list(dict.fromkeys(found))  # Both look for the models.
 
 
 def there(config: Config, show: Callable[[list[Table]], None]) -> list[Finding]:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,11 +23,10 @@ from lai_ray.records import Message
 from lai_ray.stages.cost_forecast import example_prompt
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, RecordedPart, part, select
-from lai_ray.storage import model_folders
+from lai_ray.storage import model_folders, models
 from lai_ray.storage.store import is_url
 from lai_ray.training import dry_run
 from lai_ray.training.dry_run import Finding, Look
-from lai_ray.training.model_size import size_of
 
 RENDERED = 100, 2000
 """Prompts of a part that are rendered, at least and at most: between them, one more than may fail."""
@@ -44,12 +42,17 @@ def findings(job: Job, *, fetch: bool = False) -> list[Finding]:
 
     fetch: copy models from an object store, as a run does; otherwise these are only mentioned.
     """
-    config, found = job.config, []
+    config, roles = job.config, {}
     if config.target.engine in ENGINES:
-        found += _at("target", config.target.model, job, fetch)
+        roles["target"] = config.target.model
     if config.iterations and config.instructor.in_cluster:
-        own = config.target.model if config.instructor.model == "target" else config.instructor.model
-        found += _at("instructor", own, job, fetch)
+        roles["instructor"] = config.target.model if config.instructor.model == "target" else config.instructor.model
+    found = []
+    for role, name in roles.items():
+        try:
+            found += _at(role, name, job, fetch)
+        except ConfigError as error:  # It is not there.
+            found.append(Finding(str(error)))
     return found
 
 
@@ -61,12 +64,13 @@ def _at(role: str, name: str, job: Job, fetch: bool) -> list[Finding]:
     try:
         folder = memory.folder_of(name, f"{role}.model")
     except DataError:  # On the hub: its tokenizer is fetched, its size is not known here.
+        models.check_there(name, setting=f"{role}.model")
         return _rendered(_look(role, name, job, own=None, vocabulary=None))
-    engine, own, vocabulary = _engine(role, folder, job), None, None
-    found = []
-    with suppress(DataError):  # Of a config that lacks what is needed, the engine's own words come later.
-        own, vocabulary = context.own_length(folder), size_of(folder).vocabulary
-        found = context.findings(engine)
+    try:
+        own, vocabulary = context.own_length(folder), context.read(folder).get("vocab_size")
+    except DataError as error:
+        return [Finding(f"{role}.model: {error}")]
+    found = context.findings(_engine(role, folder, job))
     return found + _rendered(_look(role, folder, job, own=own, vocabulary=vocabulary))
 
 
@@ -83,7 +87,8 @@ def _look(role: str, model: str, job: Job, *, own: int | None, vocabulary: int |
         role=role, model=model, parts=_prompts(job) if target else _requests(job),
         examples=_examples(job) if target else [], objective=config.train.objective,
         max_length=min(config.train.max_length, own or sys.maxsize),
-        context=asked.max_model_len or own, answer_setting=f"{role}.{most}", answer_tokens=getattr(asked, most),
+        context=asked.max_model_len or own, reads=own,
+        answer_setting=f"{role}.{most}", answer_tokens=getattr(asked, most),
         vocabulary=vocabulary, max_failed_fraction=config.limits.max_failed_fraction,
     )  # fmt: skip
 
