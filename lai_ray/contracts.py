@@ -285,6 +285,8 @@ class TrainJob:
     epoch_names: Sequence[str] = ()
     """Names of the models after the first epochs, for their lineage.json: each is kept beside `out`, where
     `training.recipe.epoch_folder` has it. Empty keeps none. `name` is that of the last."""
+    max_failed_fraction: float = 0.0
+    """Examples that may be left out because the model's chat template refuses them, of all."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,6 @@ def recipe(model: str, out: Path, **changed: object) -> Recipe:
         "learning_rate": 5e-3, "epochs": 2, "sequences_per_step": 6, "sequences_per_device": 2, "max_length": 64,
         "schedule": "cosine", "warmup_steps": 100, "weight_decay": 0.1, "betas": (0.9, 0.95), "clip": 1.0,
         "zero_stage": 2, "precision": "fp32", "gradient_checkpointing": False, "offload": False,
-        "state_every": 0, "seed": 0, "objective": "sft", "epoch_names": (),
+        "state_every": 0, "seed": 0, "objective": "sft", "epoch_names": (), "max_failed_fraction": 0.05,
     }  # fmt: skip
     return Recipe(**{"model": model, "out": str(out), **table, **changed})  # type: ignore[arg-type]

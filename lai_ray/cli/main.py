@@ -93,39 +93,33 @@ def check(
             help="Join the cluster too: can every node read and write the storage, and are there enough resources?",
         ),
     ] = False,
+    prompts: Annotated[
+        bool,
+        typer.Option("--prompts", help="Show one prompt of every kind in full, and the settings at their defaults."),
+    ] = False,
     no_probe: NoProbe = False,
 ) -> None:
-    """Show what a job would do, without running it: settings, counts, prompts, calls, and what would be reused.
+    """Show what a job would do, what it would reuse, and, last, whether it would start. Exit 2 where it would not.
 
     Asks the instructor's server one small request.
     """
     from lai_ray.cli import run as cli_run
     from lai_ray.cli.check import check as cli_check
-    from lai_ray.cli.check import dry_run, names
+    from lai_ray.cli.check import dry_run, findings, names
     from lai_ray.cli.check import reuse as cli_reuse
 
     config = _config(job, overrides)
     names.check_names(config, asks=False)
     sources, own = cli_run.reusable(reuse or [], config.run_folder), cli_run.existing(config)
-    refusal = cli_reuse.refusal(own, config) if own else None
+    found = cli_reuse.refusal(own, config) if own else []
     with dry_run.replayed(config, [*([own] if own else []), *sources]) as replay:
-        cli_check.show(config, _console(), replay, None if refusal else own, refused=refusal is not None)
+        cli_check.show(config, _console(), replay, None if found else own, whole=prompts)
         cli_reuse.show(replay, config, _console())
-    if problem := names.key_problem(config):
-        _print(f"note: {problem}", "yellow")
-    elif not no_probe:
-        cli_run.try_instructor(config, _print)
+    found += findings.here(config, cluster=cluster, probing=not no_probe)
     if cluster:
-        from lai_ray.distributed.cluster import capacity, storage_check
-
-        joined = storage_check.cluster(config)
-        verdicts = capacity.verdicts(capacity.needs(config), joined.resources, joined.groups)
-        capacities = capacity.table(verdicts, joined.resources, joined.groups)
-        _show([storage_check.table(joined.nodes, config.storage), capacities])
-        storage_check.refuse(joined.nodes, config.storage)
-        capacity.refuse(verdicts)
-    if refusal is not None:
-        raise refusal
+        found += findings.there(config, _show)
+    if not cli_check.verdict(config, found, _console()):
+        raise typer.Exit(2)
 
 
 @app.command("try")

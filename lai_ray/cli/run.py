@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from rich.console import Console
 
+from lai_ray.cli.check import look
 from lai_ray.cli.check.names import BEFORE_ASKING, check_names
 from lai_ray.common.event_log import event_log
 from lai_ray.common.progress import Progress
@@ -59,6 +60,8 @@ def run_job(
     check_names(config, until)
     job_file.check_until(config, until)
     where = config.run_folder
+    found = look.findings(Job.of(config), fetch=True) if executor is None and not _evaluated(config) else []
+    look.refuse(found)
     sources = reusable(reuse, where)
     driver = Driver(where)
     try:
@@ -73,6 +76,8 @@ def run_job(
             )
             with event_log(run.logs, run.name, run.progress):
                 run.progress.report(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                for each in found:
+                    run.progress.report(f"  note: {each.text}", style="yellow")
                 if executor is None and run.store.local is None:
                     run.progress.report(f"  logs are in {run.logs} on each node, copied to {run.logs_kept} at the end")
                 learned = reach(run, config) if probing and executor is None and not reached else {}
@@ -98,6 +103,14 @@ def existing(config: Config) -> Run | None:
         return Run.read(config.run_folder)
     except ConfigError:
         return None
+
+
+def _evaluated(config: Config) -> bool:
+    """Whether the job's run has finished an evaluation: then its models have been looked at, or have shown that they
+    work.
+    """
+    run = existing(config)
+    return run is not None and bool(run.stage(0, "evaluate").facts())
 
 
 def reusable(reuse: Sequence[str], where: str) -> list[Run]:
@@ -140,19 +153,6 @@ def reach(run: Run, config: Config) -> dict[str, str]:
             probe.refuse(probed.findings)
             return probed.parameters
     return {}
-
-
-def try_instructor(config: Config, show: Callable[[str], None]) -> None:
-    """Ask the instructor's server one small request for `lai check`, whose cost is shown and counts in no run.
-
-    Raises ConfigError where it cannot be asked.
-    """
-    if config.iterations and probe.askable(config.instructor):
-        found = probe.probe(config.instructor).findings
-        for each in found:
-            if not each.refuses:
-                show(each.text)
-        probe.refuse(found)
 
 
 def _looped(run: Run, admitted: Admission, executor: Executor | None, learned: dict[str, str]) -> Outcome:

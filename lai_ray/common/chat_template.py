@@ -10,6 +10,7 @@ gives one BOS, and one that does not gives none.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def render_all(
     """`render` of each, faster: one call of the tokenizer. Raises as `render` does."""
     if not conversations:
         return []
-    texts = [_text(tokenizer, messages, add_generation_prompt) for messages in conversations]
+    texts = [as_text(tokenizer, messages, add_generation_prompt) for messages in conversations]
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -94,8 +95,8 @@ def render_example(
     the prompt of generation.
     """
     text = _checked(turns)
-    before = _text(tokenizer, messages, add_generation_prompt=True)
-    whole = _text(tokenizer, [*messages, {"role": "assistant", "content": text}], add_generation_prompt=False)
+    before = as_text(tokenizer, messages, add_generation_prompt=True)
+    whole = as_text(tokenizer, [*messages, {"role": "assistant", "content": text}], add_generation_prompt=False)
     if not whole.startswith(before):
         raise DataError(
             "the model's chat template does not begin a whole conversation with its own generation prompt "
@@ -116,6 +117,25 @@ class _Encoded:
     """Where each token begins, in characters."""
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a response in training, and so must stop an answer. Raises DataError as `render_example`."""
+    question = [{"role": "user", "content": "How many?"}]
+    return render_example(tokenizer, question, [("Seven.", 1.0)], sys.maxsize).ids[-1]
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, model: str) -> set[int]:
+    """The tokens at which an engine stops by a model's own files: the tokenizer's EOS, and generation_config.json's."""
+    from transformers import GenerationConfig
+
+    try:
+        listed = GenerationConfig.from_pretrained(model).eos_token_id
+    except (OSError, ValueError):  # It has none, or one that says nothing.
+        listed = None
+    return {
+        int(i) for i in (tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])) if i is not None
+    }
+
+
 def _checked(turns: Sequence[tuple[str, float]]) -> str:
     text = "".join(part for part, _ in turns)
     if not text.strip():
@@ -126,21 +146,31 @@ def _checked(turns: Sequence[tuple[str, float]]) -> str:
     return text
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    from jinja2 import TemplateError
-
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            f"{tokenizer.name_or_path or 'the model'} has no chat template, so its prompt format is not known. "
-            "Add a file chat_template.jinja to its folder, or a `chat_template` to its tokenizer_config.json."
-        )
+def as_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    """The text of which `render` gives the tokens. Raises as it does."""
+    _check_template(tokenizer)
     try:
         return str(
             tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         )
-    except TemplateError as error:
+    except Exception as error:  # A template is a program of the model's: it may fail in any way.
         roles = ", ".join(message.get("role", "no role") for message in messages)
         raise DataError(f"the model's chat template refuses the messages ({roles}): {_first_line(error)}") from error
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    template = getattr(tokenizer, "chat_template", None)
+    name = tokenizer.name_or_path or "the model"
+    if not template:
+        raise DataError(
+            f"{name} has no chat template, so its prompt format is not known. "
+            "Add a file chat_template.jinja to its folder, or a `chat_template` to its tokenizer_config.json."
+        )
+    if isinstance(template, dict) and "default" not in template:
+        raise DataError(
+            f"{name} has {len(template)} named chat templates ({', '.join(sorted(template))}) and none is called "
+            "default. Put the one to use into its folder as chat_template.jinja."
+        )
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> _Encoded:

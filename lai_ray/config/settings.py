@@ -328,7 +328,7 @@ class LimitSettings(Section):
     unknown_price_is_free: bool = False
     """Accept max_usd where instructor.usd_per_million_… are not set: the calls then count as free."""
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
-    """Failed rows above this fraction stop the stage."""
+    """Failed rows, and examples that a training has to leave out, above this fraction stop the stage."""
 
 
 class ClusterSettings(Section):

@@ -51,8 +51,9 @@ class VllmEngine:
     check = staticmethod(check)
 
     def __init__(self, model: Model, settings: TargetSettings, gpus: float) -> None:
-        """gpus: the number assigned to this process; 0 runs on the CPU. Raises DataError for a model without tokenizer.
+        """gpus: the number assigned to this process; 0 runs on the CPU.
 
+        Raises DataError for a model without tokenizer, ConfigError with vLLM's reason for one that it cannot load.
         Prints "engine ready: <identity>".
         """
         began = time.monotonic()
@@ -61,6 +62,7 @@ class VllmEngine:
             importlib.import_module("vllm.v1.engine.llm_engine")
             gc.freeze()  # Imports stay for good; what is built now does not, and `close` looks through nothing else.
             self._tokenizer = chat_template.load_tokenizer(model.path)
+            self._stops = further_stops(self._tokenizer, model.path)
             self._engine = _proven(model, settings, gpus)
         self._bad_request = _bad_request()
         self._lock = threading.Lock()  # A tokenizer is not thread-safe.
@@ -71,13 +73,17 @@ class VllmEngine:
         print(f"engine ready: {model.identity} in {time.monotonic() - began:.1f} s", flush=True)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer per request, in their order; a request that the engine refuses (too long) has `completion.error`.
+        """One answer per request, in their order; a request that the chat template or the engine refuses (too long)
+        has `completion.error`.
 
-        Raises DataError for a model without chat template, and the engine's error when it fails; it is then unusable.
+        Raises DataError for a model whose template takes no prompt, and the engine's error when it fails; it is then
+        unusable.
         """
         with self._lock:
-            prompts = chat_template.render_all(self._tokenizer, [request.messages for request in requests])
+            prompts, refused = rendered(self._tokenizer, requests)
         batch = _Batch(requests, prompts)
+        for i, error in refused.items():
+            batch.put(i, Completion("", "error", error=str(error)))
         self._inbox.put(batch)
         return batch.answered.result()
 
@@ -108,11 +114,13 @@ class VllmEngine:
             if batch is None:
                 return False
             for i, (request, prompt) in enumerate(zip(batch.requests, batch.prompts, strict=True)):
+                if prompt is None:
+                    continue
                 self._count += 1
                 name = str(self._count)
                 waiting[name] = (batch, i)
                 try:
-                    self._engine.add_request(name, {"prompt_token_ids": prompt}, _sampling(request))
+                    self._engine.add_request(name, {"prompt_token_ids": prompt}, _sampling(request, self._stops))
                 except self._bad_request as error:
                     del waiting[name]
                     batch.put(i, _refused(error, len(prompt)))
@@ -126,10 +134,40 @@ class VllmEngine:
             late.answered.set_exception(error)
 
 
+def rendered(tokenizer: Any, requests: Sequence[Request]) -> tuple[list[list[int] | None], dict[int, DataError]]:
+    """The tokens of each prompt, and by place the errors of those that the template refuses.
+
+    Raises DataError where it refuses any prompt, as of a model without template.
+    """
+    try:
+        return list(chat_template.render_all(tokenizer, [request.messages for request in requests])), {}
+    except DataError:
+        pass
+    prompts: list[list[int] | None] = [None] * len(requests)
+    refused = {}
+    for i, request in enumerate(requests):
+        try:
+            prompts[i] = chat_template.render(tokenizer, request.messages)
+        except DataError as error:
+            refused[i] = error
+    if len(refused) == len(requests):
+        chat_template.render(tokenizer, [{"role": "user", "content": "How many?"}])  # Raises where it takes nothing.
+    return prompts, refused
+
+
+def further_stops(tokenizer: Any, model: str) -> list[int]:
+    """The end of a turn as training learns it, where the model's own files do not name it among its stop tokens."""
+    try:
+        end = chat_template.end_of_turn(tokenizer)
+    except DataError:  # It cannot be trained, and stops where its files say.
+        return []
+    return [] if end in chat_template.stop_tokens(tokenizer, model) else [end]
+
+
 class _Batch:
     """The requests of one call, which returns once all of them are answered."""
 
-    def __init__(self, requests: Sequence[Request], prompts: list[list[int]]) -> None:
+    def __init__(self, requests: Sequence[Request], prompts: Sequence[list[int] | None]) -> None:
         self.requests, self.prompts = requests, prompts
         self.answered: Future[list[Answer]] = Future()
         self._answers: dict[int, Answer] = {}
@@ -220,11 +258,20 @@ def _engine(model: Model, settings: TargetSettings, gpus: float) -> Any:
         if settings.dtype == "auto":
             arguments["dtype"] = "float32"
         _inspect_in_process()
-    args = EngineArgs(**arguments)
-    config = args.create_engine_config(UsageContext.LLM_CLASS)
-    if not gpus and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        config.cache_config.kv_cache_memory_bytes = _cache_bytes(config)
-    return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
+    try:
+        config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
+        if not gpus and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+            config.cache_config.kv_cache_memory_bytes = _cache_bytes(config)
+        return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
+    except ValueError as error:
+        raise ConfigError(not_loaded(model, error)) from error
+
+
+def not_loaded(model: Model, error: ValueError) -> str:
+    """vLLM's own reason, and the setting where it is the context."""
+    why = " ".join(str(error).split())
+    cure = " Here that is target.max_model_len (instructor.max_model_len for an instructor in the cluster)."
+    return f"vLLM cannot load {model.path}: {why}" + cure * ("max_model_len" in why or "max seq len" in why)
 
 
 def _inspect_in_process() -> None:
@@ -243,13 +290,14 @@ def _cache_bytes(config: Any) -> int:
     return int(min(wanted * model.dtype.itemsize, CPU_CACHE_GIB * 2**30))
 
 
-def _sampling(request: Request) -> Any:
+def _sampling(request: Request, stops: list[int]) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         seed=request.seed,
+        stop_token_ids=stops,
         output_kind=_final_only(),
     )
 

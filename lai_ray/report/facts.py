@@ -256,6 +256,11 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
             }
 
 
+def refused(run: Run) -> int:
+    """Examples that the target's chat template refused, so that the trainings left them out."""
+    return sum(int(one.stage("train").facts().get("refused", 0)) for one in iterations(run))
+
+
 def _replayed(pool: Pool, dataset: str) -> int | None:
     """Right answers of one dataset that were learned again; None where nothing was replayed, or a search chose."""
     lineage = Stage(pool.run, f"{pool.folder}/train").store.get_json("lineage.json") or {}

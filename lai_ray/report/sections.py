@@ -138,6 +138,8 @@ def funnel(run: Run, confidence: float) -> list[Table]:
         table.note += ". " if kept else ", and are no cases: raise it, or set evaluate.count_cut_off = true. "
     if dropped:
         table.note += "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
+    if refused := facts.refused(run):
+        table.note += f" Left out of the training, refused by the target's chat template: {refused}."
     return [table]
 
 

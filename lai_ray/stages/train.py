@@ -122,7 +122,7 @@ def train(
     lineage["names"] = _names(stage, base, iteration, job)
     training = TrainJob(
         key, base, learned.examples, job.config.train, lineage["learning_rate"], lineage["seed"],
-        stage.path("checkpoint"), lineage,
+        stage.path("checkpoint"), lineage, max_failed_fraction=job.config.limits.max_failed_fraction,
     )  # fmt: skip
     if job.config.train.early_stopping:
         return _best_epoch(stage, learned, attempts, Epochs(stage, training, job, executor))
@@ -162,7 +162,11 @@ def _fit(stage: Stage, learned: TrainingSet, training: TrainJob, executor: Execu
     rate, epochs = training.learning_rate, training.settings.epochs
     stage.progress.report(f"  {learned.summary()}, learning rate {rate:g}, {epochs} epochs")
     with stage.progress.track(f"{stage.folder}: steps", None) as tracker:
-        return executor.train(training, tracker.at).metrics
+        metrics = executor.train(training, tracker.at).metrics
+    if refused := metrics.get("refused"):
+        why = "the model's chat template refuses or rewrites them (left_out in the checkpoint's lineage.json)"
+        stage.progress.report(f"  {refused:.0f} examples were left out: {why}", style="yellow")
+    return metrics
 
 
 def _finish(

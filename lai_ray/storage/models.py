@@ -12,7 +12,7 @@ from lai_ray.common import plugins
 from lai_ray.contracts import Model
 from lai_ray.errors import ConfigError
 from lai_ray.storage import model_folders
-from lai_ray.storage.store import is_url
+from lai_ray.storage.store import Store, is_url
 
 DECIDING = (
     "*.safetensors",
@@ -75,6 +75,16 @@ def resolve(name: str, *, setting: str, known: dict[str, Any] | None = None) -> 
         return Model(path=path, identity=f"{path}@{_hub_commit(path, setting)}")
     # A URL is known by its weights, as the same folder on a disk would be.
     return Model(path=path, identity=_folder_hash(Path(model_folders.local_path(path)), {} if known is None else known))
+
+
+def check_there(name: str, *, setting: str) -> None:
+    """Raises ConfigError for a model that does not exist, as `resolve` does. Reads no weights."""
+    path = locate(name, setting=setting)
+    if is_url(path):
+        if not Store(path).exists("config.json"):
+            raise ConfigError(f"{setting}: {path}: no model there (no config.json)")
+    elif on_hub(path):
+        _hub_commit(path, setting)
 
 
 def _folder_hash(folder: Path, known: dict[str, Any]) -> str:

@@ -206,7 +206,12 @@ class Run:
         return record
 
     def check_same(self, config: Config, identity: dict[str, Any]) -> None:
-        """Raises ConfigError, with the differences, when a start with these settings would make this another run."""
+        """Raises ConfigError, with the differences, when a start with these settings would make this another run.
+
+        A run in which nothing has succeeded yet may become any other.
+        """
+        if not self.holds_anything():
+            return
         changed = differences(self._identity(), identity, asked=self.instructor_answered)
         if changed:
             raise ConfigError(
@@ -219,6 +224,12 @@ class Run:
                 "or put the settings back."
             )
         self._only_grown(self.record().get("config", {}), config)
+
+    def holds_anything(self) -> bool:
+        """Whether any stage has kept something: an answer, a call that may be paid, a result. A first, small request to
+        the instructor's server (`instructor.provider.probe`) is none of these.
+        """
+        return any(re.match(r"iteration_\d+/(?!probe/)", name) for name in self.store.names())
 
     def _identity(self) -> dict[str, Any]:
         """The identity at the first start; settings that did not exist then have today's default."""

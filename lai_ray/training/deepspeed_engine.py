@@ -18,11 +18,19 @@ BUCKET = 200_000_000
 """Most elements that are reduced at once."""
 
 
-def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
-    """The model to train, in the precision to train in. longest: tokens of the longest sequence.
+def positions(recipe: Recipe) -> int | None:
+    """Tokens that the model can read at most; None where its config does not have them. Raises DataError for none."""
+    from transformers import AutoConfig
 
-    Raises DataError when there is no such model, or when it has fewer positions than the longest sequence has tokens.
-    """
+    try:
+        count: int | None = getattr(AutoConfig.from_pretrained(recipe.model), "max_position_embeddings", None)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{recipe.model}: the model cannot be read: {error}") from error
+    return count
+
+
+def load_model(recipe: Recipe) -> PreTrainedModel:
+    """The model to train, in the precision to train in. Raises DataError when there is no such model."""
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
@@ -30,12 +38,6 @@ def load_model(recipe: Recipe, *, longest: int) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
     except (OSError, ValueError) as error:
         raise DataError(f"{recipe.model}: the model cannot be read: {error}") from error
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and longest > positions:
-        raise DataError(
-            f"the longest example has {longest} tokens and {recipe.model} has {positions} positions. "
-            f"Set train.max_length to {positions} or less."
-        )
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()

@@ -19,7 +19,7 @@ from lai_ray.errors import StageError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 LINEAGE = "lineage.json"
 METRICS = "metrics.jsonl"
@@ -89,7 +89,7 @@ def explained(out: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         shutil.rmtree(part_of(out), ignore_errors=True)
         raise StageError(
             f"{out}: the trained model could not be saved ({error}). Nothing half-written is left. "
@@ -105,11 +105,25 @@ def write(
     So an engine loads every iteration's model as it loaded the first.
     """
     dtype = dtype_on_disk(base)
+    model.generation_config = savable(model.generation_config)
     model.save_pretrained(part, state_dict=_cast(weights, dtype), max_shard_size="5GB")
     if dtype is not None:
         _note_dtype(part / "config.json", dtype)
     _copy_beside(base, part)
     (part / LINEAGE).write_text(json.dumps(lineage, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def savable(generation: GenerationConfig) -> GenerationConfig:
+    """These settings, or their token ids alone where transformers refuses to save them.
+
+    A file of the base's own is copied over what is saved, so this is what a base without one gets.
+    """
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return type(generation)(**{name: getattr(generation, name) for name in names})
+    return generation
 
 
 def publish(made: Part, out: str) -> None:
@@ -165,9 +179,13 @@ def _note_dtype(config: Path, dtype: str) -> None:
 def _copy_beside(base: str, part: Path) -> None:
     folder = Path(base)
     if not folder.is_dir():
+        import huggingface_hub
+
         from lai_ray.common.chat_template import load_tokenizer
 
         load_tokenizer(base).save_pretrained(part)
+        if isinstance(kept := huggingface_hub.try_to_load_from_cache(base, "generation_config.json"), str):
+            shutil.copy(kept, part / "generation_config.json")
         return
     for pattern in COPIED:
         for source in folder.glob(pattern):

@@ -27,7 +27,7 @@ from lai_ray.common.chat_template import Example
 from lai_ray.errors import DataError
 from lai_ray.storage.canaries import write as write_canaries
 from lai_ray.training import batches, checkpoints, export, mfu, model_card
-from lai_ray.training.deepspeed_engine import consolidated, engine_for, load_model
+from lai_ray.training.deepspeed_engine import consolidated, engine_for, load_model, positions
 from lai_ray.training.mfu import Meter
 from lai_ray.training.proof import Proof
 from lai_ray.training.recipe import Recipe, epoch_folder
@@ -53,8 +53,9 @@ def train(
 
     With `recipe.state_every`, checkpoints of the whole state are kept beside it, and the same call resumes from them.
     With `recipe.epoch_names`, the models after the first epochs are kept too, each whole or not there.
-    Raises ConfigError (no such objective), DataError (nothing to learn, a sequence longer than the model's positions, a
-    loss that is not finite, with step and samples) and StageError (the folder cannot be written, the checkpoint is of
+    An example that the model's chat template refuses is left out, and named in the lineage with the reason.
+    Raises ConfigError (no such objective), DataError (too many of those, nothing to learn, a loss that is not finite,
+    with step and samples) and StageError (the folder cannot be written, the checkpoint is of
     another number of workers). None of them leaves anything at `recipe.out`, and the last whole checkpoint stays.
     Returns the last step's metrics, with totals. threads: of each worker, explicit because torch would take all cores.
     """
@@ -63,8 +64,8 @@ def train(
     torch.manual_seed(recipe.seed)
     _join()
     objective: Objective = plugins.load("training.objectives", recipe.objective)
-    sequences = tokenized(recipe, objective, examples)
-    model = load_model(recipe, longest=max(sequences.lengths))
+    sequences = tokenized(recipe, objective, examples, positions(recipe))
+    model = load_model(recipe)
     part = _begun(recipe, model) if dist.get_rank() == 0 else None
     meter = mfu.meter(model, workers=dist.get_world_size(), device=_device(recipe))
     saved = checkpoints.Checkpoints(recipe.out, key_of(recipe, sequences, lineage), part)
@@ -87,7 +88,7 @@ def key_of(recipe: Recipe, sequences: Sequences, lineage: dict[str, Any]) -> str
     """Hash of what decides every step of a training, so that the checkpoint of another is never resumed."""
     name = lineage.get("name")
     # The name includes the base model, whose path changes when a run is moved.
-    decides_nothing = {"out", "state_every", "epoch_names"} | ({"model"} if name else set())
+    decides_nothing = {"out", "state_every", "epoch_names", "max_failed_fraction"} | ({"model"} if name else set())
     if recipe.objective == "sft":  # Checkpoints of before there were others are still resumed.
         decides_nothing.add("objective")
     settings = {setting: value for setting, value in asdict(recipe).items() if setting not in decides_nothing}
@@ -125,6 +126,7 @@ class _Training:
         canaries, weights = self.proof.of(self.engine), consolidated(self.engine, self.recipe.zero_stage)
         if part is None:
             return
+        lineage = lineage | self.sequences.left_out()
         with export.explained(out):
             export.write(part.path, self.engine.module, weights, base=self.recipe.model, lineage=lineage)
             write_canaries(part.path, canaries)
@@ -138,7 +140,7 @@ class _Training:
             sequences.lengths, sequences_per_step=recipe.sequences_per_step, epochs=recipe.epochs, seed=recipe.seed
         )
         lines = (part.path / export.METRICS).open("a", encoding="utf-8", buffering=1) if part else None
-        lost = {"dropped": float(sequences.dropped), "truncated": float(sequences.truncated)}
+        lost = sequences.lost()
         started, metrics = time.monotonic(), {}
         for step, rows in enumerate(plan[done:], done):
             metrics = self._step(rows, step, len(plan))

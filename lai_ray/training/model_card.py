@@ -52,6 +52,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
             "right answers replayed": replay and f"{replay['count']} of {replay['of']}, {replay['texts']} texts",
             "hash of the samples": samples.get("hash"),
             "dropped, no room for a response": _whole(metrics.get("dropped")),
+            "left out, refused by the chat template": _whole(metrics.get("refused")),
             "truncated": _whole(metrics.get("truncated")),
             "learning rate at the start": lineage.get("learning_rate"),
             "seed": lineage.get("seed"),

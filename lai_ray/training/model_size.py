@@ -51,6 +51,11 @@ def size_of(folder: str) -> Size:
     )
 
 
+def bytes_of(folder: str) -> int:
+    """Of the files with a model's weights."""
+    return sum(file.stat().st_size for file in _files(Path(folder)) if file.is_file())
+
+
 def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
     for name in names:
         value = config.get(name)

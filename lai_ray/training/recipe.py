@@ -52,6 +52,8 @@ class Recipe:
     state_every: int
     """Steps between two checkpoints beside `out`; 0 for none. Does not change what is learned."""
     seed: int
+    max_failed_fraction: float
+    """Examples that the model's chat template may refuse, of all; more stop the training, before its first step."""
     objective: str
     """A built-in name (training/objectives) or "module:OBJECTIVE"."""
     epoch_names: tuple[str, ...]
@@ -98,17 +100,19 @@ def recipe_for(job: TrainJob, state_every: int = 0) -> Recipe:
         seed=job.seed,
         state_every=state_every,
         epoch_names=tuple(job.epoch_names),
+        max_failed_fraction=job.max_failed_fraction,
         **settings,
     )
 
 
-_NOT_SETTINGS = {"model", "out", "learning_rate", "seed", "state_every", "epoch_names"}
+_NOT_SETTINGS = {"model", "out", "learning_rate", "seed", "state_every", "epoch_names", "max_failed_fraction"}
 _FROM_SETTINGS = {field.name for field in fields(Recipe)} - _NOT_SETTINGS
 
 
 def recipe_from(table: dict[str, Any]) -> Recipe:
     """A Recipe read from JSON. Raises DataError that names what is missing or unknown."""
-    table = {"objective": "sft", "epoch_names": ()} | table  # Job files of earlier versions have neither.
+    # Job files of earlier versions have none of these.
+    table = dict[str, Any](objective="sft", epoch_names=(), max_failed_fraction=0.0) | table
     known = {field.name for field in fields(Recipe)}
     if wrong := known.symmetric_difference(table):
         raise DataError(f"the recipe has these keys missing or unknown: {', '.join(sorted(wrong))}")

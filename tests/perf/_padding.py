@@ -90,7 +90,7 @@ def recipe(model: str, out: str, **changed: Any) -> Recipe:
         "learning_rate": 2e-3, "epochs": 1, "sequences_per_step": 16, "sequences_per_device": 8, "max_length": LONGEST,
         "schedule": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "betas": (0.9, 0.95), "clip": 1.0,
         "zero_stage": 2, "precision": "fp32", "gradient_checkpointing": False, "offload": False,
-        "state_every": 0, "seed": 0, "objective": "sft", "epoch_names": (),
+        "state_every": 0, "seed": 0, "objective": "sft", "epoch_names": (), "max_failed_fraction": 0.05,
     }  # fmt: skip
     return Recipe(model=model, out=out, **(table | changed))
 

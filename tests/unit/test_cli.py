@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,18 +61,40 @@ def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_paid
 
 
 def test_check_shows_settings_counts_calls_and_one_prompt_of_every_kind():
-    done = lai("check", QUICK)
+    done = lai("check", QUICK, "--prompts")
     assert done.returncode == 0, done.stderr
-    for words in ("quickstart: job is valid", "train.zero_stage", "Instructor calls in one iteration",
-                  "by strategy le", "by strategy lec", "[QUESTION ANSWERED CORRECTLY]"):  # fmt: skip
+    for words in ("train.zero_stage", "Instructor calls in one iteration", "by strategy le", "by strategy lec",
+                  "[QUESTION ANSWERED CORRECTLY]"):  # fmt: skip
         assert words in done.stdout
+    short = lai("check", QUICK)
+    assert short.returncode == 0 and len(short.stdout.splitlines()) < 100
+    assert "train.learning_rate " in short.stdout and "by strategy lec" in short.stdout
+    assert "train.zero_stage" not in short.stdout and "[QUESTION ANSWERED CORRECTLY]" not in short.stdout
+    assert short.stdout.splitlines()[-1] == done.stdout.splitlines()[-1] == "quickstart: ready to run"
 
 
-def test_a_job_can_be_checked_without_its_key():
+def test_a_job_is_checked_whole_without_its_key_and_refused_at_the_end():
     done = lai("check", QUICK, "instructor.api_key_env=NO_SUCH_KEY")
-    assert done.returncode == 0, done.stderr
-    assert "quickstart: job is valid" in done.stdout
-    assert "note: instructor.api_key_env" in done.stdout and "NO_SUCH_KEY" in done.stdout
+    assert done.returncode == 2, done.stderr
+    assert "Instructor calls in one iteration" in done.stdout
+    assert "refused: instructor.api_key_env" in done.stdout and "NO_SUCH_KEY" in done.stdout
+    assert "for 1 reason" in done.stdout.splitlines()[-1]
+
+
+def test_a_target_that_cannot_be_trained_is_refused_by_check_and_run_alike_before_anything_starts(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REPO / "lai_ray/world/student", folder)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(
+        template.replace("'<|assistant|>' }}{% endif", "'<|assistant|>I say: ' }}{% endif")
+    )
+    arguments = (QUICK, f"storage={tmp_path}/runs", f"target.model={folder}", "target.max_model_len=600")
+    checked, started = lai("check", *arguments), lai("run", *arguments)
+    assert checked.returncode == started.returncode == 2
+    for text in (" ".join(checked.stdout.split()), started.stderr):
+        assert "target.model cannot be trained" in text and "I say: " in text
+        assert "target.max_model_len = 600" in text and "512" in text
+    assert "for 2 reasons" in checked.stdout.splitlines()[-1] and not (tmp_path / "runs").exists()
 
 
 def test_check_lists_the_trials_and_pools_of_a_search():

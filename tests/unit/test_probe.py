@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.main import app
+from lai_ray.common.findings import Finding
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.provider import probe
-from lai_ray.instructor.provider.probe import Finding, Probed
+from lai_ray.instructor.provider.probe import Probed
 from lai_ray.instructor.spending.ledger import Spent, spent_in
 from lai_ray.report import facts
 from lai_ray.storage.run import Run

@@ -14,9 +14,9 @@ from rich.console import Console
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import reuse as cli_reuse
 from lai_ray.cli.check.dry_run import replayed
-from lai_ray.errors import ConfigError
+from lai_ray.errors import ConfigError, StageError
 from lai_ray.instructor.prompts import built_in
-from lai_ray.records import Sample
+from lai_ray.records import Answer, Completion, Sample
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
 from tests.local import LocalExecutor, job, pretend_model
@@ -46,7 +46,9 @@ def printed(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
 
 def refused(tmp_path: Path, **changes) -> str:
     config = job(tmp_path, **changes)
-    return str(cli_reuse.refusal(cli_run.existing(config), config))
+    [found] = cli_reuse.refusal(cli_run.existing(config), config)
+    assert found.refuses
+    return found.text
 
 
 @pytest.fixture
@@ -255,3 +257,22 @@ def test_a_run_made_before_a_setting_existed_is_still_the_same_run(tmp_path):
     assert not asked(tmp_path)
     with pytest.raises(ConfigError, match=r"evaluate\.rules: 'default' .*'paper'"):
         asked(tmp_path, evaluate__rules="paper")
+
+
+class Failing(LocalExecutor):
+    """An engine that refuses every prompt."""
+
+    def generate(self, requests, target):
+        for request in requests:
+            yield Answer(request.id, request.key, Completion("", "error", error="the prompt has 300 tokens"))
+
+
+def test_what_no_row_survived_can_be_put_right_under_the_same_name(tmp_path):
+    with pytest.raises(StageError, match="100 of 100 requests failed"):
+        cli_run.run_job(job(tmp_path, target__max_model_len=64), executor=Failing())
+    executor = LocalExecutor()
+    assert cli_run.run_job(job(tmp_path, target__max_model_len=512), executor=executor, until="0/evaluate").stopped_at
+    assert executor.asked["generate"] == 100
+    assert Run.read(f"{tmp_path}/small").record()["config"]["target"]["max_model_len"] == 512
+    with pytest.raises(ConfigError, match=r"target\.max_model_len: 512 there, 64 now"):
+        cli_run.run_job(job(tmp_path, target__max_model_len=64), executor=LocalExecutor())

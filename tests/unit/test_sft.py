@@ -23,7 +23,7 @@ from lai_ray.training import batches, export, loop
 from lai_ray.training.objectives.sft import OBJECTIVE
 from lai_ray.training.recipe import Recipe, epoch_folder, write_job
 from lai_ray.training.sequences import tokenized
-from tests.tiny_model import conversations, recipe, tiny_model
+from tests.tiny_model import TEMPLATE, conversations, recipe, tiny_model
 
 ROOT = Path(__file__).parents[2]
 COUNT = 37  # 6 a step: the last step of an epoch has one sequence, so one of two workers has nothing in it.
@@ -253,10 +253,65 @@ def test_an_example_without_room_is_dropped_and_counted(model, tmp_path):
         run(recipe(model, tmp_path / "none"), [long])
 
 
-def test_more_tokens_than_positions_are_refused_with_the_setting_to_change(model, tmp_path):
-    long = conversations(1)[0]._replace(messages=[{"role": "user", "content": "w1 " * 80}])
-    with pytest.raises(DataError, match=r"train\.max_length to 64"):
-        run(recipe(model, tmp_path / "out", max_length=500), [long])
+def test_a_response_beyond_the_model_s_positions_is_cut_there_and_counted(model, tmp_path):
+    long = conversations(1)[0]._replace(turns=[("w1 " * 80, 1.0)])
+    assert run(recipe(model, tmp_path / "out", max_length=500), [long, *conversations(5)])["truncated"] == 1.0
+
+
+REFUSAL = "{% if m.role == 'assistant' and 'w59' in m.content %}{{ raise_exception('w59 is not for me') }}{% endif %}"
+
+
+def strict_model(folder: Path) -> str:
+    """Its template refuses a response with w59."""
+    tiny_model(folder)
+    (folder / "chat_template.jinja").write_text(
+        TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + REFUSAL)
+    )
+    return str(folder)
+
+
+def test_an_example_that_the_template_refuses_is_left_out_and_counted_with_its_reason(tmp_path):
+    base = strict_model(tmp_path / "base")
+    good = [c for c in conversations(60) if "w59" not in str(c)][:30]
+    bad = good[7]._replace(id="the/bad/one", turns=[("w1 w59", 1.0)])
+    metrics = run(recipe(base, tmp_path / "out"), [*good, bad])
+    assert metrics["refused"] == 1.0
+    lineage = json.loads((tmp_path / "out/lineage.json").read_text())
+    assert list(lineage["left_out"]) == ["the/bad/one"] and "w59 is not for me" in lineage["left_out"]["the/bad/one"]
+    run(recipe(base, tmp_path / "without"), good)
+    assert apart(weights(str(tmp_path / "out")), weights(str(tmp_path / "without"))) == 0
+
+
+def test_too_many_refused_examples_stop_with_the_limit_and_a_higher_one_goes_on(tmp_path):
+    base = strict_model(tmp_path / "base")
+    good = [c for c in conversations(20) if "w59" not in str(c)][:8]
+    both = [*good, good[0]._replace(id="the/bad/one", turns=[("w59", 1.0)])]
+    with pytest.raises(DataError, match=r"1 of 9 .*limits\.max_failed_fraction = 0\.05 .*the/bad/one: .*w59 is not"):
+        run(recipe(base, tmp_path / "out"), both)
+    assert not (tmp_path / "out").exists()
+    assert run(recipe(base, tmp_path / "out", max_failed_fraction=0.2), both)["refused"] == 1.0
+    with pytest.raises(DataError, match="nothing to learn: 1 examples, .* 1 refused"):
+        run(recipe(base, tmp_path / "none", max_failed_fraction=1.0), both[-1:])
+
+
+UNSAVABLE = {"do_sample": False, "temperature": 0.7, "top_k": 3, "eos_token_id": [2, 5], "pad_token_id": 0}
+
+
+def test_a_generation_config_that_cannot_be_saved_is_kept_as_the_base_has_it(tmp_path):
+    base = Path(tiny_model(tmp_path / "base"))
+    (base / "generation_config.json").write_text(json.dumps(UNSAVABLE))
+    run(recipe(str(base), tmp_path / "out"), conversations(6))
+    assert json.loads((tmp_path / "out/generation_config.json").read_text()) == UNSAVABLE
+
+
+def test_sampling_settings_in_the_config_of_an_old_model_leave_its_stop_tokens(tmp_path):
+    base = Path(tiny_model(tmp_path / "base"))
+    (base / "generation_config.json").unlink()
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"temperature": 0.7, "do_sample": False}))
+    run(recipe(str(base), tmp_path / "out"), conversations(6))
+    saved = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert saved["eos_token_id"] == 2 and "temperature" not in saved
 
 
 def test_an_empty_response_is_named(model, tmp_path):

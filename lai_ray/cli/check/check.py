@@ -7,6 +7,7 @@ from rich.console import Console
 from lai_ray.cli.check import budget, memory
 from lai_ray.cli.check.dry_run import Replay
 from lai_ray.common import plugins, screen
+from lai_ray.common.findings import Finding
 from lai_ray.config.config import Config
 from lai_ray.instructor.spending.budget import Amount
 from lai_ray.records import Message
@@ -22,32 +23,46 @@ from lai_ray.storage.run import Run
 
 
 def show(
-    config: Config, console: Console, replay: Replay | None = None, run: Run | None = None, *, refused: bool = False
+    config: Config, console: Console, replay: Replay | None = None, run: Run | None = None, *, whole: bool = False
 ) -> None:
     """Print settings, numbers of problems, estimated calls, their part of the budget, and one prompt of every kind.
 
-    replay: what is recorded of the job.  run: its own run, where it was started before.  refused: whether that is
-    another run's folder, which the caller reports.
+    replay: what is recorded of the job.  run: its own run, where this job may go on with it.  whole: settings at their
+    defaults too, and prompts in full.
     """
     job = Job.of(config)
     # Before anything is printed: counting and rendering find errors in the data.
-    shown = [settings(config), counts(job), trials(job), calls(job), rehearsal(job)]
+    shown = [settings(config, whole=whole), counts(job), trials(job), calls(job), rehearsal(job)]
     shown += [*budget.tables_of(job, replay, run), *memory.of(config)]
     rendered = prompts(job)
-    if refused:
-        screen.show(console, f"{config.name} would be refused: {config.run_folder} holds another run", "bold red")
-    else:
-        screen.show(console, f"{config.name}: job is valid", "bold green")
+    if not whole:
+        lengths = [[title, f"{len(text):,}"] for title, text in rendered]
+        shown.append(Table("Prompts, in full with --prompts", ["prompt", "characters"], lengths))
     tables.show(shown, console)
-    for title, text in rendered:
+    for title, text in rendered if whole else ():
         screen.show(console, title, "bold cyan", wrap=True)
         screen.show(console, text + "\n", wrap=True)
 
 
-def settings(config: Config) -> Table:
-    """Every setting with its value."""
-    table = Table("Settings", ["setting", "value"])
-    known = {key: value for key, value in flat(config.model_dump(mode="json")).items() if value is not None}
+def verdict(config: Config, findings: list[Finding], console: Console) -> bool:
+    """Print what was found, and last of all whether a run would start; returns that."""
+    for found in findings:
+        kind, style = ("refused", "red") if found.refuses else ("note", "yellow")
+        screen.show(console, f"{kind}: {found.text}", style, wrap=True)
+    count = sum(found.refuses for found in findings)
+    if count:
+        reasons = "1 reason" if count == 1 else f"{count} reasons"
+        screen.show(console, f"{config.name}: a run would be refused or fail, for {reasons} above", "bold red")
+    else:
+        screen.show(console, f"{config.name}: ready to run", "bold green")
+    return not count
+
+
+def settings(config: Config, *, whole: bool) -> Table:
+    """The settings that differ from their defaults, or every one."""
+    table = Table("Settings" if whole else "Settings that are not at their default", ["setting", "value"])
+    dumped = config.model_dump(mode="json", exclude_defaults=not whole)
+    known = {key: value for key, value in flat(dumped).items() if value is not None}
     table.rows = [[key, str(in_short(key, value))] for key, value in known.items()]
     return table
 

@@ -20,7 +20,7 @@ from lai_ray.cli.check.dry_executor import DryExecutor, NotKnown
 from lai_ray.cli.run import Admission, admission
 from lai_ray.config.config import Config
 from lai_ray.contracts import Model
-from lai_ray.errors import LaiError
+from lai_ray.errors import ConfigError, LaiError
 from lai_ray.loop import improve
 from lai_ray.stages.calls import FOLDERS
 from lai_ray.stages.evaluate import evaluate, key_for, request_for
@@ -186,15 +186,18 @@ def _without_limits(config: Config) -> Config:
 
 @contextmanager
 def replayed(config: Config, sources: Sequence[Run]) -> Iterator[Replay | None]:
-    """A job as far as these runs have it recorded, the job's own run first; None where there are none.
-
-    Raises ConfigError for a model or data that the job names and that is not there.
+    """A job as far as these runs have it recorded, the job's own run first; None where there are none, or where a model
+    that the job names is not there.
     """
     if not sources:
         yield None
         return
     known = {name: value for run in reversed(sources) for name, value in run.record().get("folders", {}).items()}
-    admitted = admission(config, known)
+    try:
+        admitted = admission(config, known)
+    except ConfigError:  # `lai_ray.cli.check.findings` has it.
+        yield None
+        return
     with tempfile.TemporaryDirectory(prefix="lai-check-") as folder:
         run = DryRun(str(Path(folder) / config.name), sources)
         replay = Replay(run, admitted, DryExecutor(run, config))

@@ -25,7 +25,7 @@ def of(config: Config) -> list[Table]:
     if not config.iterations:
         return []
     try:
-        size = size_of(_folder(config))
+        size = size_of(folder_of(config.target.model, "target.model"))
     except DataError as error:
         why = f"{error}. Whether its training fits is not known."
         return [Table(TITLE, ["model", "size"], [["target.model", "not known here"]], note=why)]
@@ -75,9 +75,9 @@ def _gib(count: int) -> str:
     return "<0.01" if count < GIB / 200 else f"{count / GIB:.2f}" if count < 10 * GIB else f"{count / GIB:.1f}"
 
 
-def _folder(config: Config) -> str:
-    """The target's folder: as the job names it, or in the local cache of the hub. Raises DataError for none."""
-    model = models.locate(config.target.model, setting="target.model")
+def folder_of(name: str, setting: str) -> str:
+    """A model's folder: as the job names it, or in the local cache of the hub. Raises DataError for none."""
+    model = models.locate(name, setting=setting)
     if models.is_local(model):
         return model
     if not models.on_hub(model):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lai_ray.common import plugins
+from lai_ray.common.findings import Finding
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.contracts import Answered, ApiEngine, Fatal, Outcome, Retry
 from lai_ray.errors import ConfigError, LaiError
@@ -26,15 +27,6 @@ TRIES = 3
 """Attempts, where one failed that may succeed a moment later."""
 PAUSE = 1.0
 SKIP = "--no-probe leaves this request out."
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the request showed."""
-
-    text: str
-    refuses: bool = True
-    """Whether every later request would fail too; otherwise it is worth knowing."""
 
 
 @dataclass(frozen=True)
