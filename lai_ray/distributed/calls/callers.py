@@ -9,6 +9,7 @@ from typing import Any
 from lai_ray.common.plugins import load
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.contracts import Fatal, Outcome
+from lai_ray.distributed import causes
 from lai_ray.errors import LaiError
 from lai_ray.records import Request
 
@@ -28,8 +29,9 @@ class Caller:
         self._started = False
         try:
             self._engine = load("engines", settings.engine)(settings, base_url)
-        except LaiError as error:  # Raised here, it would look like a dead actor; an outcome keeps its message.
-            self._error = str(error)
+        except Exception as error:  # Raised here, it would look like a dead actor; an outcome keeps its message.
+            log.exception("the instructor's engine")
+            self._error = str(error) if isinstance(error, LaiError) else causes.words(error)
 
     async def submit(self, calls: list[tuple[int, Request]]) -> None:
         """Start these calls."""
