@@ -131,11 +131,14 @@ def try_(job: JobFile, overrides: Overrides = None) -> None:
 def run(job: JobFile, overrides: Overrides = None, until: Until = None, reuse: Reuse = None) -> None:
     """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
+    from lai_ray.report import ending
 
     _check_stage(until)
     outcome = cli_run.run_job(_config(job, overrides), until=until, reuse=reuse or [])
     if outcome.stopped_at is None:
         _report(outcome.run)
+        for line in ending.ended(outcome.run, outcome.target.path if outcome.target else None):
+            _print(line)
     else:
         _print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
 

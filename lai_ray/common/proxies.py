@@ -8,9 +8,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import urlsplit
 
 from lai_ray.errors import ConfigError
@@ -79,6 +81,21 @@ def check(url: str) -> None:
         )
 
 
+def client_options(proxy: Proxy | None) -> dict[str, Any]:
+    """Arguments of an httpx client for one server: by this proxy, or by none.
+
+    Left to itself such a client opens every proxy that is named, and fails for one that it does not need.
+    """
+    if proxy is not None:
+        return {"proxy": proxy.url}
+    if not set(_named()) - {"no"}:
+        return {}
+    files = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    # Without trust_env it would not read these two either.
+    verify = {"verify": ssl.create_default_context(cafile=files[0], capath=files[1])} if any(files) else {}
+    return {"trust_env": False, **verify}
+
+
 def is_local(host: str) -> bool:
     """Whether a host's name or address is this machine's."""
     if host.lower() in (*LOCAL, socket.gethostname().lower()) or host.lower().endswith(".localhost"):
@@ -90,7 +107,7 @@ def is_local(host: str) -> bool:
 
 def _bypassed(host: str, port: int | None) -> bool:
     """By no_proxy: a host, a domain, HOST:PORT, an address or a network as 10.0.0.0/8."""
-    from urllib.request import proxy_bypass_environment
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # Not in typeshed.
 
     if proxy_bypass_environment(f"{host}:{port}" if port else host):
         return True

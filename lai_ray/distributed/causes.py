@@ -29,7 +29,7 @@ NOISE = re.compile(r"For further information visit|Compile with|For debugging co
 _BEGIN = re.compile(r"Traceback \(most recent call last\):|ray::\S+\(\)")
 _PREFIX = re.compile(r"\x1b\[[\d;]*m|^\([^()]*pid=\d+[^()]*\) ?|^(?:\([^()]*pid=\d+[^()]*\) ?)?ERROR [^\]]*\] ?")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: \S|$)")
-_FATAL = re.compile(r"Check failed: .+")
+_FATAL = re.compile(r"Check failed: (?:\S+\.has_value\(\) )?(.+)")
 
 
 def words(error: BaseException) -> str:
@@ -78,7 +78,7 @@ def first_raised(text: str) -> str | None:
         elif inside and _RAISED.match(line):
             return in_short("\n".join([line, *_until_traceback(lines[i + 1 :])]))
         elif fatal := _FATAL.search(line):
-            return fatal[0].strip()
+            return fatal[1].strip()
     return None
 
 

@@ -47,7 +47,7 @@ def private() -> Path:
 def ray_logs(began: float) -> list[Path]:
     """The logs of Ray processes that started here since then (seconds since the epoch), and were the first to fail."""
     base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or PLACES[0]
-    sessions = sorted(Path(base, "ray").glob("session_2*"), key=lambda path: path.name)
+    sessions = sorted(Path(base, "ray").resolve().glob("session_2*"), key=lambda path: path.name)
     mine = [path for path in sessions if path.name.endswith(f"_{os.getpid()}") and path.stat().st_mtime >= began]
     files = [
         log for session in mine[-1:] for log in (session / "logs").iterdir() if log.suffix in (".err", ".out", ".log")

@@ -16,6 +16,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from lai_ray.common import proxies
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.contracts import Answered, Fatal, Outcome, Retry
 from lai_ray.errors import ConfigError
@@ -46,12 +47,15 @@ async def _note_sent(_: object) -> None:
 
 
 def check(settings: InstructorSettings) -> None:
-    """Raises ConfigError when the variable `instructor.api_key_env` holds no key. Checks this process only.
+    """Raises ConfigError when the variable `instructor.api_key_env` holds no key, or the proxy on the way to the server
+    cannot be used. Checks this process only.
 
     A worker inherits the environment that its node was started with: locally the driver's; on a cluster that of
     `ray start`. The key is not passed in a runtime_env, where every user of the cluster's dashboard could read it.
     """
     _key(settings)
+    if (settings.base_url is None) or "://" in settings.base_url:
+        proxies.check(_address(settings.base_url))
 
 
 class OpenAIEngine:
@@ -72,7 +76,9 @@ class OpenAIEngine:
         self._settings = settings
         self._key = _key(settings)
         timeout = openai.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout))
-        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_note_sent]})
+        self._proxy = proxies.of(_address(base_url))
+        routed = proxies.client_options(self._proxy)
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_note_sent]}, **routed)
         client = openai.AsyncOpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout, http_client=transport
         )
@@ -112,7 +118,9 @@ class OpenAIEngine:
         while root.__cause__ or root.__context__:
             root = root.__cause__ or root.__context__ or root
         message = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
-        connecting = "Connect" in type(cause).__name__
+        connecting = any(word in type(cause).__name__ for word in ("Connect", "Proxy"))
+        if self._proxy is not None:
+            message += f", through the proxy of {self._proxy}"
         return Retry(f"no connection: {message}", reached=not connecting, free=connecting)
 
     def _refused(self, status: int, body: object, text: str, headers: Mapping[str, str]) -> Outcome:
@@ -175,6 +183,11 @@ def _error_of(message: Mapping[str, Any], reason: str, text: str) -> str | None:
     if reason == "content_filter":
         return "refused: stopped by the provider's content filter"
     return None if text.strip() else "the reply is empty"
+
+
+def _address(base_url: str | None) -> str:
+    """The server's, as the SDK takes it."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
 
 
 def _key(settings: InstructorSettings) -> str:
