@@ -56,7 +56,7 @@ def start(config: Config) -> bool:
     try:
         if named is None:
             temporary.shorten()
-            os.environ |= worker_environment(config, _package_alone()) | {PRELOADED: f"{__package__}.worker_start"}
+            os.environ |= worker_environment(config, package_alone()) | {PRELOADED: f"{__package__}.worker_start"}
             _start_here()
         else:
             _join(named, worker_environment(config, _package_folder()))
@@ -150,7 +150,7 @@ def _package_folder() -> str:
     return str(Path(lai_ray.__file__).parent.parent)
 
 
-def _package_alone() -> str:
+def package_alone() -> str:
     """A folder that this package is in, and no other file of the current folder."""
     folder = _package_folder()
     if not os.path.samefile(folder, os.getcwd()):

@@ -33,8 +33,8 @@ def shorten() -> None:
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if folder := os.environ.get(variable):
             os.environ[variable] = _usable(variable, os.path.abspath(folder))
-    if not (os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")) and (problem := _problem(PLACES[0])):
-        os.environ["RAY_TMPDIR"] = _elsewhere(f"{PLACES[0]} ({problem})")
+    if not (os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")) and (wrong := problem(PLACES[0])):
+        os.environ["RAY_TMPDIR"] = _elsewhere(f"{PLACES[0]} ({wrong})")
 
 
 def private() -> Path:
@@ -58,9 +58,9 @@ def ray_logs(began: float) -> list[Path]:
 def _usable(variable: str, folder: str) -> str:
     if variable == "RAY_TMPDIR":  # Ray makes its own; a TMPDIR that is not there is of another machine.
         _make(folder)
-    if problem := _problem(folder):
-        other = _elsewhere(f"{variable}={folder} ({problem})")
-        log.warning("%s=%s cannot be used (%s); temporary files are in %s", variable, folder, problem, other)
+    if wrong := problem(folder):
+        other = _elsewhere(f"{variable}={folder} ({wrong})")
+        log.warning("%s=%s cannot be used (%s); temporary files are in %s", variable, folder, wrong, other)
         return other
     if len(os.fsencode(folder)) <= LONGEST:
         return folder
@@ -74,10 +74,10 @@ def _make(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
-        return  # `_problem` finds it.
+        return  # `problem` finds it.
 
 
-def _problem(folder: str) -> str | None:
+def problem(folder: str) -> str | None:
     """Why a folder cannot hold temporary files; None if it can."""
     if not os.path.isdir(folder):
         return "no such folder"
@@ -92,9 +92,9 @@ def _problem(folder: str) -> str | None:
 
 def _elsewhere(instead_of: str) -> str:
     for place in PLACES:
-        if _problem(place) is None:
+        if problem(place) is None:
             return place
-    reasons = ", ".join(f"{place} ({_problem(place)})" for place in PLACES)
+    reasons = ", ".join(f"{place} ({problem(place)})" for place in PLACES)
     raise ConfigError(
         f"Ray needs a temporary folder, and none can be used: not {instead_of}, and not {reasons}. Set RAY_TMPDIR to a "
         f"folder that can be written, with at least {LEAST >> 20} MiB free and a path of at most {LONGEST} bytes."
