@@ -137,7 +137,7 @@ def test_a_server_on_this_machine_answers_whatever_proxy_is_set(monkeypatch, ser
 def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://someone:secret@127.0.0.1:9")
     outcome = called("http://models.example/v1")
-    assert "HTTP_PROXY=http://127.0.0.1:9" in outcome.message and "secret" not in outcome.message
+    assert "HTTP_PROXY=http://127.0.0.1:9" in outcome.why and "secret" not in outcome.why
     assert not outcome.reached
 
 
