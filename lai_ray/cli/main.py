@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lai_ray import __version__
-from lai_ray.common import screen
+from lai_ray.common import proxies, screen, search_path
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
@@ -138,11 +138,14 @@ def run(
 ) -> None:
     """Run a job. The same command resumes a stopped run; on a finished run it prints the report."""
     from lai_ray.cli import run as cli_run
+    from lai_ray.report import ending
 
     _check_stage(until)
     outcome = cli_run.run_job(_config(job, overrides), until=until, reuse=reuse or [], probing=not no_probe)
     if outcome.stopped_at is None:
         _report(outcome.run)
+        for line in ending.ended(outcome.run, outcome.target.path if outcome.target else None):
+            _print(line)
     else:
         _print(f"stopped after {outcome.stopped_at} (--until); the same command without --until resumes")
 
@@ -369,8 +372,11 @@ def _print_story(run: Any, problem_id: str | None) -> None:
 
 def main() -> None:
     """Entry point. A LaiError is printed without a traceback. Exit 2: wrong job; 1: failed run; 130: interrupted."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # For plug-ins; last, so that a file there never hides a library.
+    search_path.user_folder_last()
+    proxies.spare_local()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Where the terminal's encoding has no "–", as ASCII.
     try:
         app()
     except ConfigError as error:

@@ -26,6 +26,7 @@ from lai_ray.instructor.spending.budget import Budget, caps_of
 from lai_ray.instructor.spending.ledger import PAID, PROBE, Spent, spent_in
 from lai_ray.instructor.spending.reserve import BudgetReservation
 from lai_ray.loop import loop
+from lai_ray.report import ending
 from lai_ray.stages.job import Job
 from lai_ray.stages.select import part
 from lai_ray.storage import models
@@ -75,7 +76,10 @@ def run_job(
                 quiet=executor is not None and console is None,
             )
             with event_log(run.logs, run.name, run.progress):
-                run.progress.report(f"{where}: {config.iterations} iterations, seed {config.seed}", style="bold")
+                iterations = ending.count(config.iterations, "iteration")
+                run.progress.report(f"{where}: {iterations}, seed {config.seed}", style="bold")
+                if found_before := ending.found(run):
+                    run.progress.report(f"  {found_before}")
                 for each in found:
                     run.progress.report(f"  note: {each.text}", style="yellow")
                 if executor is None and run.store.local is None:
@@ -231,7 +235,8 @@ def output_to(logs: str | None) -> Iterator[TextIO | None]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     log = os.open(os.path.join(logs, "driver.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    screen = os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="replace")
+    encoding = sys.stdout.encoding or "utf-8"
+    screen = os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding=encoding, errors="replace")
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:

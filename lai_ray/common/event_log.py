@@ -46,12 +46,19 @@ class EventLog(logging.Handler):
         super().close()
 
 
-class Stderr(logging.Handler):
-    """Warnings go to stderr too."""
+class Shown(logging.Handler):
+    """Warnings go to the screen too, above a progress bar if there is one; to stderr where progress is not shown."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self.progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        screen.write(self.format(record), sys.stderr)
+        if self.progress.quiet:
+            screen.write(self.format(record), sys.stderr)
+        else:
+            screen.show(self.progress.console, self.format(record), "yellow")
 
 
 @contextlib.contextmanager
@@ -61,7 +68,7 @@ def event_log(folder: str | None, run: str, progress: Progress) -> Iterator[None
         yield
         return
     before, log = OURS.level, EventLog(Path(folder) / FILE, run, progress)
-    handlers = [log, Stderr(logging.WARNING)]
+    handlers = [log, Shown(progress)]
     OURS.setLevel(logging.INFO)
     for handler in handlers:
         OURS.addHandler(handler)

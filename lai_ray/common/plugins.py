@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lai_ray.common import search_path
 from lai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -171,6 +172,11 @@ def attribute(name: str, *, what: str) -> Any:
             f"current folder, {os.getcwd()}."
         ) from error
     if not hasattr(module, attribute_name):
+        if own := search_path.hidden_by_installed(module_name):
+            raise ConfigError(
+                f"{what}: {module_name!r} is {module.__file__}, which hides {own}: rename your file to a name that no "
+                "module of Python or of an installed package has."
+            )
         names = [n for n in vars(module) if not n.startswith("_")]
         raise ConfigError(f"{what}: {module_name!r} has no {attribute_name!r}. {suggestion(attribute_name, names)}")
     return getattr(module, attribute_name)

@@ -114,13 +114,15 @@ class Progress:
     @contextmanager
     def track(self, what: str, total: int | None) -> Iterator[Tracker]:
         """Follow one piece of work while the block runs."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.console.is_terminal or self.console.is_dumb_terminal:
             yield Tracker(self, what, total)
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
         with Bars(
             *columns, TaskProgressColumn(show_speed=True), TimeElapsedColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False), console=self.console, transient=True,
+            # Rich would print on the terminal what libraries write to the streams, which go to the logs.
+            redirect_stdout=False, redirect_stderr=False,
         ) as self.bars:  # fmt: skip
             try:
                 yield Tracker(self, what, total)

@@ -11,14 +11,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from lai_ray.common import current_stage
+from lai_ray.distributed import causes
 from lai_ray.errors import LaiError, StageError
 
 RESTARTED = {"max_restarts": 4, "max_task_retries": -1}
 """Options of an actor that Ray restarts when its node is lost. Retries are unlimited, as each second before Ray notices
 the loss uses one; the limit on restarts ends a call that kills its actor every time."""
+DEATHS = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+"""Ray's errors for a process that is gone."""
 
 
 def name_for(what: str) -> str:
@@ -84,26 +87,27 @@ def _kinds(resources: dict[str, float]) -> str:
     return f"{counted}, {resources.get('memory', 0) / 2**30:.3g} GiB of memory"
 
 
-def explained(error: BaseException, what: str) -> LaiError:
-    """A worker's error as one of ours, with a message for the user; a LaiError as it was raised there."""
-    chain = list(_chain(error))
+def explained(error: BaseException, what: str, logs: str | None = None) -> LaiError:
+    """A worker's error as one of ours: its own words, then where the rest is; a LaiError as it was raised there.
+
+    logs: the folder with the workers' output, if any.
+    """
+    chain = list(causes.chain_of(error))
     for cause in chain:
         if isinstance(cause, LaiError) and not isinstance(cause, RayTaskError):
             return cause
-    if any(isinstance(cause, RayActorError | WorkerCrashedError) for cause in chain):
-        return StageError(
-            f"{what}: a worker process died, and again after a restart. Usually the machine has too little memory for "
-            "it, or one request crashes it; see logs/. Results so far are kept; run the same command again to continue."
-        )
-    messages = [(type(cause).__name__, line) for cause in chain for line in str(cause).strip().splitlines()[-1:]]
-    name, message = messages[-1] if messages else (type(error).__name__, "no message")
-    return StageError(f"{what} failed in a worker: {name}: {message.strip()}. See logs/ for the traceback.")
+    dead = next((each for each in chain if isinstance(each, DEATHS)), None)
+    if dead is None or getattr(dead, "actor_init_failed", False):
+        return StageError(f"{what} failed in a worker: {causes.words(error)}. {_where(logs)} has the traceback.")
+    reason = causes.of_death(dead, logs)
+    usually = "" if ".log)" in reason else (
+        f"{causes.suspects()} Usually the machine has too little memory for it, or one request crashes it."
+    )  # fmt: skip
+    return StageError(
+        f"{what}: a worker process died, and again after a restart{reason}.{usually} {_where(logs)} has its output. "
+        "Results so far are kept; run the same command again to continue."
+    )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes, outermost first; Ray keeps a worker's own error in `cause`."""
-    seen: set[int] = set()
-    while isinstance(error, BaseException) and id(error) not in seen:
-        yield error
-        seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__
+def _where(logs: str | None) -> str:
+    return logs or "logs/"

@@ -1,7 +1,7 @@
 """Joins a Ray cluster, or starts Ray on this machine.  Config -> a connected process
 
-Handles clusters with and without authentication, sets the workers' environment so that they find this package and send
-no usage statistics, and explains what went wrong.
+Handles clusters with and without authentication, sets the workers' environment so that they find this package, pass no
+proxy on their way to this machine and send no usage statistics, and explains what went wrong.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import lai_ray
+from lai_ray.common import proxies, search_path
 from lai_ray.config.config import Config
-from lai_ray.distributed import ray_token
+from lai_ray.distributed import causes, ray_token, temporary
 from lai_ray.errors import ConfigError, LaiError, StageError
 from lai_ray.storage import models
 
@@ -28,6 +31,8 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 """No usage statistics, and nothing on the terminal but our own progress."""
+PRELOADED = "RAY_preload_python_modules"
+"""Ray's variable for modules that a worker imports before its first task."""
 
 
 def start(config: Config) -> bool:
@@ -39,25 +44,29 @@ def start(config: Config) -> bool:
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     # Ray gives its workers nice 15: half of the processor, where anything else runs.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    proxies.spare_local()
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     named = None if named == "local" else named
-    environment = worker_environment(config)
     setting = "cluster.address" if config.cluster.address else "RAY_ADDRESS"
     if named is not None and "://" in named:
         raise ConfigError(_not_joinable(named, setting))
+    began = time.time()
     try:
         if named is None:
-            os.environ |= environment
+            temporary.shorten()
+            os.environ |= worker_environment(config, package_alone()) | {PRELOADED: f"{__package__}.worker_start"}
             _start_here()
         else:
-            _join(named, environment)
+            _join(named, worker_environment(config, _package_folder()))
+    except LaiError:
+        raise
     except Exception as error:
         import ray
 
         ray.shutdown()
-        raise _explained(error, named, setting) from error
+        raise _explained(error, named, setting, began) from error
     if named is None:
         import ray
 
@@ -75,7 +84,8 @@ def _start_here() -> None:
 
     for last in (False, True):
         try:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+            options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+            ray.init(address="local", job_config=_job_config(), **options)
             return
         except Exception:
             ray.shutdown()
@@ -101,7 +111,25 @@ def _join(address: str, environment: dict[str, str]) -> None:
         wanted.pop("PYTHONPATH")  # The nodes have the job's copy of the code, and Ray puts it on their path.
     # Ray refuses a variable that both the job and we set.
     wanted = {name: value for name, value in wanted.items() if name not in job.get("env_vars", {})}
-    ray.init(address=address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": wanted})
+    environment_of_workers: dict[str, Any] = {"env_vars": wanted}
+    options = {"log_to_driver": False, "logging_level": "warning", "runtime_env": environment_of_workers}
+    if "working_dir" not in job:
+        wanted[search_path.FOLDER] = os.getcwd()
+        options["job_config"] = _job_config()
+        environment_of_workers["worker_process_setup_hook"] = f"{search_path.__name__}.user_folder_last"
+    ray.init(address=address, **options)
+
+
+def _job_config() -> Any:
+    """A job without folders: Ray would search the current one before Python's own modules, in every worker."""
+    from ray.job_config import JobConfig
+
+    class WithoutFolders(JobConfig):  # type: ignore[misc]  # Ray's classes are Any here.
+        def _runtime_env_has_working_dir(self) -> bool:
+            # Private: a Ray without this method adds the folder.
+            return True
+
+    return WithoutFolders()
 
 
 def _requires_token(address: str) -> bool:
@@ -109,7 +137,8 @@ def _requires_token(address: str) -> bool:
     import grpc
 
     try:
-        with grpc.insecure_channel(address) as channel:
+        # Ray's own channels take no proxy either.
+        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             # By the name in Ray's protocol: its client classes are private. An empty request has no bytes.
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=CONNECT_SECONDS)
     except grpc.RpcError:
@@ -117,11 +146,26 @@ def _requires_token(address: str) -> bool:
     return False
 
 
-def worker_environment(config: Config) -> dict[str, str]:
-    """The workers' variables: paths of this package and the user's plug-ins, and no hub if all models are local."""
-    package = str(Path(lai_ray.__file__).parent.parent)
-    paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep), os.getcwd()]
-    variables = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
+def _package_folder() -> str:
+    return str(Path(lai_ray.__file__).parent.parent)
+
+
+def package_alone() -> str:
+    """A folder that this package is in, and no other file of the current folder."""
+    folder = _package_folder()
+    if not os.path.samefile(folder, os.getcwd()):
+        return folder
+    link = temporary.private()
+    (link / "lai_ray").symlink_to(Path(folder) / "lai_ray")
+    return str(link)
+
+
+def worker_environment(config: Config, package: str) -> dict[str, str]:
+    """The workers' variables: the path of this package, and no hub if all models are local.
+
+    package: the folder that it is in.
+    """
+    variables = search_path.for_children(package)
     names = [config.target.model]
     with contextlib.suppress(ConfigError):
         asked = [config.instructor.model] if config.instructor.in_cluster else []
@@ -161,10 +205,14 @@ def _not_joinable(address: str, setting: str) -> str:
     )
 
 
-def _explained(error: Exception, address: str | None, setting: str) -> LaiError:
+def _explained(error: Exception, address: str | None, setting: str, began: float) -> LaiError:
+    """began: when the start began, in seconds since the epoch."""
     message = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
     if address is None:
-        return StageError(f"Ray could not be started on this machine: {type(error).__name__}: {message}")
+        logs = temporary.ray_logs(began)
+        why = causes.words_or_log(error, logs).rstrip(".")
+        where = f" Ray's logs are in {logs[0].parent}." if logs else ""
+        return StageError(f"Ray could not be started on this machine: {why}.{causes.suspects()}{where}")
     if isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None):
         return ConfigError(
             f"no Ray cluster answers at {address!r}, named by {setting}: {message}. Start one there (`ray start "

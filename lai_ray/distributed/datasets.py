@@ -29,11 +29,13 @@ def quiet(dataset: Any, stall_seconds: float) -> Any:
     return dataset
 
 
-def blocks(mapped: Any, what: str, stall_seconds: float, needs: dict[str, Any]) -> Iterator[pa.Table]:
+def blocks(
+    mapped: Any, what: str, stall_seconds: float, needs: dict[str, Any], logs: str | None = None
+) -> Iterator[pa.Table]:
     """The blocks of a dataset mapped over actors, each as soon as it is finished, in any order.
 
-    what, needs: the stage and the resources of one actor, for messages. Raises StageError when no block finishes for
-    `stall_seconds` or a worker fails; a LaiError of a worker is raised unchanged.
+    what, needs, logs: the stage, the resources of one actor and the folder of its output, for messages. Raises
+    StageError when no block finishes for `stall_seconds` or a worker fails; a LaiError of a worker is raised unchanged.
     """
     from ray.data.exceptions import ExecutionTimeoutError, RayDataUserCodeException
     from ray.exceptions import RayError
@@ -47,4 +49,4 @@ def blocks(mapped: Any, what: str, stall_seconds: float, needs: dict[str, Any]) 
     except ExecutionTimeoutError as error:
         raise StageError(stalled(what, done, stall_seconds, needs)) from error
     except (RayError, RayDataUserCodeException) as error:
-        raise explained(error, what) from error
+        raise explained(error, what, logs) from error

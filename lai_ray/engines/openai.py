@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+from lai_ray.common import proxies
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.contracts import Answered, Outcome, Retry
 from lai_ray.errors import ConfigError
@@ -31,12 +32,15 @@ async def _note_sent(_: object) -> None:
 
 
 def check(settings: InstructorSettings) -> None:
-    """Raises ConfigError when the variable `instructor.api_key_env` holds no key. Checks this process only.
+    """Raises ConfigError when the variable `instructor.api_key_env` holds no key, or the proxy on the way to the server
+    cannot be used. Checks this process only.
 
     A worker inherits the environment that its node was started with: locally the driver's; on a cluster that of
     `ray start`. The key is not passed in a runtime_env, where every user of the cluster's dashboard could read it.
     """
     _key(settings)
+    if (settings.base_url is None) or "://" in settings.base_url:
+        proxies.check(_address(settings.base_url))
 
 
 class OpenAIEngine:
@@ -57,7 +61,9 @@ class OpenAIEngine:
         self._settings = settings
         self._key = _key(settings)
         timeout = openai.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout))
-        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_note_sent]})
+        self._proxy = proxies.of(_address(base_url))
+        routed = proxies.client_options(self._proxy)
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [_note_sent]}, **routed)
         client = openai.AsyncOpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, timeout=timeout, http_client=transport
         )
@@ -99,12 +105,19 @@ class OpenAIEngine:
         while root.__cause__ or root.__context__:
             root = root.__cause__ or root.__context__ or root
         message = self._clean(f"{type(root).__name__}: {root}" if str(root) else type(root).__name__)
-        connecting = "Connect" in type(cause).__name__
+        connecting = any(word in type(cause).__name__ for word in ("Connect", "Proxy"))
+        if self._proxy is not None:
+            message += f", through the proxy of {self._proxy}"
         return Retry(f"no connection: {message}", reached=not connecting, free=connecting)
 
     def _clean(self, message: str) -> str:
         """Without the key."""
         return message.replace(self._key, "***") if self._settings.api_key_env else message
+
+
+def _address(base_url: str | None) -> str:
+    """The server's, as the SDK takes it."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
 
 
 def _key(settings: InstructorSettings) -> str:

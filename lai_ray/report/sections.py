@@ -15,6 +15,7 @@ from lai_ray.common.unread import advice, unread
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
 from lai_ray.report import contamination, facts, search
+from lai_ray.report.ending import count
 from lai_ray.report.tables import Table, percent, points, sizes_text
 from lai_ray.stages.job import benchmark_of
 from lai_ray.storage.run import STAGES, Run
@@ -282,7 +283,8 @@ def header(run: Run) -> str:
     config: dict[str, Any] = run.record()["config"]
     sizes = sizes_text(config["curate"]["samples_per_dataset"])
     identity = run.record()["identity"]["content"]
-    what = f"{config['iterations']} iterations, strategy {facts.strategies(run)}, at most {sizes} samples a dataset"
+    iterations = count(config["iterations"], "iteration")
+    what = f"{iterations}, strategy {facts.strategies(run)}, at most {sizes} samples a dataset"
     what = what if config["iterations"] else "tests alone"
     return (
         f"# {run.name}\n\n"

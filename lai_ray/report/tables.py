@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
@@ -42,11 +43,26 @@ class Table:
             table.add_row(*(Text(printable(str(cell))) for cell in row))  # Not markup: a cell may be "ray[default]".
         return table
 
+    def parts(self, width: int) -> list[Table]:
+        """Itself; where its words do not fit beside each other, tables of some columns each, the first in all."""
+        words, groups = self._longest(str.split), [[0]]
+        for i in range(1, len(words)):
+            if len(groups[-1]) > 1 and sum(words[j] + GAP for j in groups[-1]) + words[i] > width:
+                groups.append([0])
+            groups[-1].append(i)
+        return [
+            Table(self.title, [self.columns[i] for i in group], [[row[i] for i in group] for row in self.rows])
+            for group in groups
+        ]
+
+    def _longest(self, split: Callable[[str], list[str]]) -> list[int]:
+        """Characters of the longest piece of each column, names included."""
+        columns = [[printable(str(row[i])) for row in (self.columns, *self.rows)] for i in range(len(self.columns))]
+        return [max(cell_len(piece) for cell in cells for piece in (*split(cell), "")) for cells in columns]
+
     def _widths(self, width: int) -> list[int]:
         """Of the columns. Where they do not fit, the widest columns are wrapped: between words, else within them."""
-        columns = [[printable(str(row[i])) for row in (self.columns, *self.rows)] for i in range(len(self.columns))]
-        widths = [max(cell_len(line) for cell in cells for line in cell.split("\n")) for cells in columns]
-        words = [max(cell_len(word) for cell in cells for word in (*cell.split(), "")) for cells in columns]
+        widths, words = self._longest(str.splitlines), self._longest(str.split)
         while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > 1:
             wrapped = [i for i in range(len(widths)) if widths[i] > words[i]] or range(len(widths))
             widths[max(wrapped, key=widths.__getitem__)] -= 1
@@ -62,7 +78,8 @@ def show(tables: list[Table], console: Console) -> None:
     for table in tables:
         if table.rows:
             screen.show(console, table.title, "bold", wrap=True)
-            console.print(table.rich(console.width))
+            for part in table.parts(console.width):
+                console.print(part.rich(console.width))
             screen.show(console, table.note + "\n" * bool(table.note), "italic dim", wrap=True)
 
 

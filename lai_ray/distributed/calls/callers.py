@@ -10,6 +10,7 @@ from typing import Any
 from lai_ray.common.plugins import load
 from lai_ray.config.settings import InstructorSettings
 from lai_ray.contracts import Answered, Fatal, Outcome
+from lai_ray.distributed import causes
 from lai_ray.errors import LaiError
 from lai_ray.records import Completion, Request
 
@@ -33,8 +34,9 @@ class Caller:
         self._engine: Any = None
         try:
             self._engine = load("engines", self._settings.engine)(self._settings, self._base_url)
-        except LaiError as error:  # Raised here, it would look like a dead actor; an outcome keeps its message.
-            self._error = str(error)
+        except Exception as error:  # Raised here, it would look like a dead actor; an outcome keeps its message.
+            log.exception("the instructor's engine")
+            self._error = str(error) if isinstance(error, LaiError) else causes.words(error)
 
     async def adapt(self, parameters: Mapping[str, str]) -> None:
         """Send further requests with these names of parameters, which the server takes."""

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 
 from lai_ray.config.settings import ClusterSettings, InstructorSettings, LimitSettings
 from lai_ray.contracts import Again, Answered, Fatal, Outcome, Retry
+from lai_ray.distributed import causes
 from lai_ray.distributed.calls.pool import Pool
 from lai_ray.distributed.calls.rate_limiter import Finished, Permit
 from lai_ray.distributed.calls.retry import RetryPolicy, RetryTimes
@@ -180,7 +181,7 @@ class Scheduler:
         try:
             permit = self.runtime.get(self.acquiring)
         except RayActorError as error:
-            self.report(f"  the rate limiter died; Ray restarts it with a full window: {_first_line(error)}")
+            self.report(f"  the rate limiter died; Ray restarts it with a full window: {causes.words(error)}")
             self.limiter = self.runtime.rate_limiter(*self.limiter_arguments)
         else:
             self.limiter_up, self.wait_reported = True, False
@@ -318,11 +319,12 @@ class Scheduler:
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
             raise StageError(
-                f"{self.deaths} instructor callers died in a row without an answer, the last one of: {error}\n"
-                "The workers' logs have the cause; check their memory first. Answers received so far are kept."
+                f"{self.deaths} instructor callers died in a row without an answer, the last one of: "
+                f"{causes.words(error)}\nThe workers' logs have the cause.{causes.suspects()} Where they have none, "
+                "check the memory. Answers received so far are kept."
             ) from error
         self.possibly_paid += len(held)
-        self.report(f"  an instructor caller died; its {len(held)} calls are sent again: {_first_line(error)}")
+        self.report(f"  an instructor caller died; its {len(held)} calls are sent again: {causes.words(error)}")
         self._settle_unknown(held)
         for number in held:
             self.calls[number].lease = NO_LEASE
@@ -349,7 +351,3 @@ class Scheduler:
         if starting:
             parts.append(f"{' and '.join(starting)} to start (does the cluster have a fraction of a CPU free?)")
         return "; ".join(parts) or "an answer"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lai_ray.common import current_stage
+from lai_ray.distributed import causes
 from lai_ray.distributed.fit import object_store
 from lai_ray.errors import LaiError, StageError
 from lai_ray.storage import model_folders
@@ -257,8 +258,7 @@ def _explained(failures: list[Exception], cluster: ClusterSettings, logs: str | 
     where = f" Its output is in {logs}/train-*.log." if logs else ""
     each = f"{cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker:g} GPU"
     wanted = f"{cluster.train_workers} workers with {each} each"
-    cause = getattr(error, "cause", None) or error
-    first = (str(cause).strip().splitlines() or ["no message"])[0].rstrip(".")
-    if type(cause).__name__ == "OutOfMemoryError":
+    first = causes.words_or_log(error, sorted(Path(logs).glob("train-*.log")) if logs else []).rstrip(".")
+    if "OutOfMemoryError" in first:
         first += ". `lai check` names settings that need less (the [train] table)"
-    return StageError(f"training on {wanted} failed: {type(cause).__name__}: {first}.{where}")
+    return StageError(f"training on {wanted} failed: {first}.{where}")

@@ -124,8 +124,13 @@ class CrashIsolation:
             what += f", the last time on {self._last}" if self._last else ""
         else:
             return None
+        usually = (
+            "Usually the machine has too little memory for the engine, or the engine does not support the model. "
+            if not self._error
+            else ""
+        )
+        first = f"{self._error.rstrip('.')}. So " if self._error else ""
         return (
-            f"generate: {what}{self._reason()}. Usually the machine has too little memory for the engine, or the "
-            "engine does not support the model; see logs/. Answers received so far are kept; run the same command "
-            "again to continue."
+            f"generate: {first}{what}. {usually}See logs/engine-*.log. Answers received so far are kept; run the same "
+            "command again to continue."
         )

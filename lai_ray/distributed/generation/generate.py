@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lai_ray.config.settings import ClusterSettings, TargetSettings
 from lai_ray.contracts import Engine, Model
+from lai_ray.distributed import causes
 from lai_ray.distributed.actors import to_log
 from lai_ray.distributed.datasets import blocks, quiet
 from lai_ray.distributed.generation import living_engines
@@ -80,7 +81,7 @@ def generate(
             batch_format="pyarrow",
             **needs,
         )
-        for finished in blocks(answered, what, cluster.stall_seconds, needs):
+        for finished in blocks(answered, what, cluster.stall_seconds, needs, logs):
             yield from _answers(finished)
 
 
@@ -208,7 +209,7 @@ class _Replica:
             os._exit(1)  # Its process died: as if this one had.
         except Exception as error:
             traceback.print_exc()
-            ray.get(self._isolation.failed.remote(f"{type(error).__name__}: {error}"))
+            ray.get(self._isolation.failed.remote(causes.words_or_log(error, causes.own_log())))
             if isinstance(self._engine, living_engines.DistantEngine):
                 self._engine.kill()
             os._exit(1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lai_ray.common import plugins
 from lai_ray.config.settings import TargetSettings
 from lai_ray.contracts import Engine, Model
+from lai_ray.distributed import causes
 from lai_ray.distributed.actors import to_log
+from lai_ray.errors import LaiError, StageError
 from lai_ray.records import Answer, Request
 from lai_ray.storage import model_folders
 
@@ -37,9 +40,22 @@ PING_SECONDS = 60.0
 
 
 def build(target: Model, settings: TargetSettings, gpus: float) -> Engine:
-    """An engine in this process, with the model's files copied to this node where they are in an object store."""
+    """An engine in this process, with the model's files copied to this node where they are in an object store.
+
+    Raises StageError with the first error's words where it does not start; a LaiError of the engine unchanged.
+    """
     here = replace(target, path=model_folders.local_path(target.path))
-    engine: Engine = plugins.load("engines", settings.engine)(here, settings, gpus)
+    make = plugins.load("engines", settings.engine)
+    try:
+        engine: Engine = make(here, settings, gpus)
+    except LaiError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        log = causes.own_log()
+        why = causes.words_or_log(error, log).rstrip(".")
+        where = f" {log[0]} has the traceback." if log else ""
+        raise StageError(f"the engine of {target.path} does not start: {why}.{where}") from None
     return engine
 
 

@@ -51,7 +51,7 @@ def embed(texts: Sequence[str], encoder: Model, *, cluster: ClusterSettings, log
         **needs,
     )
     vectors: np.ndarray | None = None
-    for block in blocks(mapped, "embedding", cluster.stall_seconds, needs):
+    for block in blocks(mapped, "embedding", cluster.stall_seconds, needs, logs):
         part = block["vector"].combine_chunks()
         batch = part.flatten().to_numpy().reshape(len(part), -1)
         vectors = np.empty((len(texts), batch.shape[1]), dtype=np.float32) if vectors is None else vectors
