@@ -158,14 +158,14 @@ def test_a_machine_without_isolation_says_that_the_tests_were_not_tried(tmp_path
 
     monkeypatch.setattr(user_code, "faults_of_tests", refuse)
     with caplog.at_level(logging.WARNING):
-        assert len(list(own(tmp_path, [row("assert half(6) == 3")]).load("train"))) == 1
+        assert len(list(own(tmp_path, [row("assert half(602) == 301")]).load("train"))) == 1
     assert "mine" in caplog.text and "less isolation" in caplog.text
 
 
 def test_the_rows_programs_run_in_the_isolation_that_the_job_demands(tmp_path, monkeypatch):
     demanded = []
     monkeypatch.setattr(user_code, "faults_of_tests", lambda *a: demanded.append(a[2]) or [None])
-    mine = own(tmp_path, [row("assert half(8) == 4")])
+    mine = own(tmp_path, [row("assert half(802) == 401")])
     list(user_benchmark(mine.settings, "landlock").load("train"))
     assert demanded == ["landlock"]
 

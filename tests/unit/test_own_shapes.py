@@ -128,7 +128,8 @@ def test_a_gold_of_two_numbers_is_refused_with_its_row(tmp_path, gold):
 @pytest.mark.parametrize(
     ("gold", "number"),
     [("3/4 = 0.75", "0.75"), ("1/2 or 0.5", "0.5"), ("7 - 3 = 4", "4"), ("6 - 3 = 3", "3"), (42.0, "42.0"),
-     ("2 or 3 of them\n#### 3", "3"), ("He pays 5 and 10, so 15", "15"), ("#### 528 euros in 10 weeks", "528"), ("12 km", "12")],
+     ("2 or 3 of them\n#### 3", "3"), ("He pays 5 and 10, so 15", "15"),
+     ("#### 528 euros in 10 weeks", "528"), ("12 km", "12")],
 )  # fmt: skip
 def test_a_gold_with_one_result_is_read(tmp_path, gold, number):
     [problem] = read(own(tmp_path, [{"question": "?", "answer": gold}], "number"))
