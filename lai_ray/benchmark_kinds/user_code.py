@@ -88,7 +88,7 @@ class UserCode(UserBenchmark, CodeBenchmark):
         if tests.check:
             asked = [record.get("entry_point"), *reversed(_functions(f"{question.rstrip()}\n    pass\n"))]
             return next((name for name in asked if name in names), names[-1])
-        called = [name for name in names if _calls(tests, name)]
+        called = [name for name in names if _calls(tests, name)] or [name for name in names if _uses(tests, name)]
         if not called:
             raise DataError(f"no test in column {self._columns} calls a function of the answer ({', '.join(names)})")
         return called[-1]
@@ -128,6 +128,12 @@ class UserCode(UserBenchmark, CodeBenchmark):
 
 def _calls(tests: Tests, name: str) -> bool:
     return re.search(rf"\b{name}\s*\(", tests.source) is not None
+
+
+def _uses(tests: Tests, name: str) -> bool:
+    """Whether the tests hand a function on, as in `check(add)`."""
+    nodes = ast.walk(ast.parse(tests.source))
+    return any(isinstance(node, ast.Name) and node.id == name for node in nodes)
 
 
 def _functions(source: str) -> list[str]:

@@ -15,7 +15,9 @@ BATCH = 64
 """Programs in one trial: their numbers must fit into a verdict's note."""
 STUBS = {"None": "None", "'wrong'": "'wrong'", "a new object": "object()"}
 """What a function that does nothing right returns -> the expression; no test may pass with all of its answers."""
-_LIMITS = runner.TrialLimits(cpu=20.0, wall=120.0)
+_LIMITS, _STUB_LIMITS = runner.TrialLimits(cpu=20.0, wall=120.0), runner.TrialLimits(cpu=1.0)
+_CALLS = 10_000
+"""Of one stub: tests may wait for the right answer."""
 _FOUND = re.compile(r"\[([\d, ]*)\]$")
 
 
@@ -46,7 +48,7 @@ def _fault(item: Referenced, min_tier: str, limits: runner.TrialLimits) -> str |
         return f"the reference does not pass its tests: {outcome.note}"
     for name, value in STUBS.items():
         stub = f"{item.program}\n\n\ndef {item.checks.entry}(*_, **__):\n    return {value}\n"
-        if runner.run(stub, item.checks, min_tier=min_tier, limits=limits).verdict == "passed":
+        if runner.run(stub, item.checks, min_tier=min_tier, limits=_STUB_LIMITS).verdict == "passed":
             return f"its tests cannot fail: a function that always returns {name} passes them"
     return None
 
@@ -55,9 +57,8 @@ def _suspects(batch: Sequence[Referenced], min_tier: str) -> Sequence[int]:
     """The numbers of those that have to be looked at alone; all where the trial has no verdict."""
     specs = [(c.setup, c.tests, c.entry, c.names, c.check) for c in (item.checks for item in batch)]
     program = _PROGRAM.format(sources=[item.program for item in batch])
-    checks = runner.Checks(
-        tests=_TESTS.format(specs=specs, stubs=", ".join(f"lambda: {value}" for value in STUBS.values())), entry="call"
-    )
+    stubs = ", ".join(f"lambda: {value}" for value in STUBS.values())
+    checks = runner.Checks(tests=_TESTS.format(specs=specs, stubs=stubs, calls=_CALLS), entry="call")
     outcome = runner.run(program, checks, min_tier=min_tier, limits=_LIMITS)
     if outcome.verdict == "passed":
         return []
@@ -84,6 +85,18 @@ def _called(number, name):
     return lambda *args, **kwargs: call(number, name, list(args), kwargs)
 
 
+def _stub(made):
+    left = [{calls}]
+
+    def stub(*_, **__):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("called too often")
+        return made()
+
+    return stub
+
+
 def _passes(number, spec, stub):
     setup, tests, entry, names, check = spec
     space = {{"__name__": "tests"}}
@@ -91,7 +104,7 @@ def _passes(number, spec, stub):
         exec(compile(setup, "<setup>", "exec", dont_inherit=True), space)
         space.update((name, _called(number, name)) for name in (*names, entry))
         if stub:
-            space[entry] = stub
+            space[entry] = _stub(stub)
         exec(compile(tests, "<tests>", "exec", dont_inherit=True), space)
         if check:
             space["check"](space[entry])
@@ -100,7 +113,7 @@ def _passes(number, spec, stub):
     return True
 
 
-_stubs = [lambda *_, made=made, **__: made() for made in [{stubs}]]
+_stubs = [{stubs}]
 _suspects = [
     number for number, spec in enumerate({specs!r})
     if not _passes(number, spec, None) or any(_passes(number, spec, stub) for stub in _stubs)

@@ -143,6 +143,59 @@ def test_wrong_paths_and_names_are_refused_before_anything_is_read(tmp_path):
         benchmark_named("word_problems", tmp_path)
 
 
+OWN = """
+[[benchmark]]
+name = "sums"
+kind = "number"
+test = "not_read.csv"
+question = "q"
+answer = "correct"
+[[benchmark]]
+name = "code"
+kind = "code"
+test = "not_read.csv"
+answer = "solution"
+tests = "asserts"
+[sandbox]
+min_tier = "landlock"
+"""
+
+
+def test_own_data_is_graded_as_its_job_describes_it(tmp_path):
+    (tmp_path / "mine.toml").write_text(OWN)
+    rows = [{"q": "2 + 2?", "correct": 4, "response": text} for text in ("It is 4.", "5")]
+    _, out = graded(tmp_path, f"{tmp_path}/mine.toml:sums", rows)
+    assert [(row["correct"], row["gold"], row["answer"]) for row in out] == [(True, 4, "4"), (False, 4, "5")]
+
+
+def test_own_tests_that_cannot_fail_grade_nothing(tmp_path):
+    (tmp_path / "mine.toml").write_text(OWN)
+    code = {
+        "question": "One more.",
+        "solution": "def more(n):\n    return n + 1",
+        "response": "def more(n):\n    return 2",
+    }
+    name = f"{tmp_path}/mine.toml:code"
+    assert benchmark_named(name, None).min_tier == "landlock"
+    summary, _ = graded(tmp_path, name, [code | {"asserts": ["assert more(1) == 2", "assert more(2) == 3"]}])
+    assert (summary.n, summary.right) == (1, 0)
+    with pytest.raises(DataError, match=r"in\.jsonl:1: column 'asserts'.*cannot fail"):
+        graded(tmp_path, name, [code | {"asserts": ["assert more(1) == more(1)"]}])
+
+
+def test_a_job_without_that_benchmark_and_a_file_of_rows_are_refused(tmp_path):
+    job = tmp_path / "mine.toml"
+    job.write_text(OWN)
+    for name, error in [
+        (str(job), "sums, code.*mine.toml:sums"), (f"{job}:sum", "'sum'.*sums, code"), ("no.toml", "no such job file"),
+        ("rows.csv", r"rows\.csv.*\[\[benchmark\]\]"),
+    ]:  # fmt: skip
+        with pytest.raises(ConfigError, match=error):
+            benchmark_named(name, None)
+    with pytest.raises(ConfigError, match="--data"):
+        benchmark_named(str(job), tmp_path)
+
+
 def test_the_command_prints_a_summary(tmp_path):
     rows = [GSM8K | {"response": text} for text in ("#### 4", "5")]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
