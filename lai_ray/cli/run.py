@@ -108,6 +108,10 @@ def reusable(reuse: Sequence[str], where: str) -> list[Run]:
     return [Run.read(other) for other in reuse]
 
 
+def _finished(run: Run, config: Config) -> bool:
+    return bool(run.stage(config.iterations, "evaluate").facts())
+
+
 def _reached_before(run: Run, config: Config) -> bool:
     """Whether the instructor has answered in this run, reached as now."""
     earlier, now = run.record().get("config", {}).get("instructor", {}), config.instructor.model_dump()
@@ -121,8 +125,7 @@ def reach(run: Run, config: Config) -> dict[str, str]:
     Returns the names under which it takes parameters that it refuses. Raises ConfigError where it cannot be asked.
     """
     settings = config.instructor
-    finished = bool(run.stage(config.iterations, "evaluate").facts())
-    if not config.iterations or finished or run.until in BEFORE_ASKING or not probe.askable(settings):
+    if not config.iterations or _finished(run, config) or run.until in BEFORE_ASKING or not probe.askable(settings):
         return {}
     request = probe.request_of(settings)
     with Answers(run.stage(0, PROBE).store.inside(PAID[0])) as answers:
@@ -147,7 +150,8 @@ def try_instructor(config: Config, show: Callable[[str], None]) -> None:
 
     Raises ConfigError where it cannot be asked.
     """
-    if config.iterations and probe.askable(config.instructor):
+    run = existing(config)
+    if config.iterations and probe.askable(config.instructor) and not (run and _finished(run, config)):
         found = probe.probe(config.instructor).findings
         for each in found:
             if not each.refuses:
