@@ -128,7 +128,7 @@ def reach(run: Run, config: Config) -> dict[str, str]:
     if not config.iterations or _finished(run, config) or run.until in BEFORE_ASKING or not probe.askable(settings):
         return {}
     request = probe.request_of(settings)
-    with Answers(run.stage(0, PROBE).store.inside(PAID[0])) as answers:
+    with Answers(run.store.inside(f"{PROBE}/{PAID[0]}")) as answers:
         if request.key in answers or request.key in answers.final:
             return {}
         spent = sum(spent_in(run, settings.max_tokens).values(), start=Spent())

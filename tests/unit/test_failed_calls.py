@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lai_ray.cli import run as cli_run
+from lai_ray.distributed import executor as ray_executor
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.report import sections
@@ -147,3 +148,15 @@ def test_refusals_for_the_rate_limit_are_in_the_usage(tmp_path):
     assert usage(run)["rate_limited"] == 2 * executor.asked["ask"]
     (table,) = sections.costs(run, 0.95)
     assert table.rows[0][table.columns.index("refused (429)")] == str(2 * executor.asked["ask"])
+
+
+def test_a_request_is_not_booked_as_sent_where_ray_cannot_start(tmp_path, monkeypatch):
+    def broken(config: Any) -> bool:
+        raise StageError("Ray could not be started")
+
+    monkeypatch.setattr(ray_executor, "start", broken)
+    config, drawn = job(tmp_path), []
+    asked = ray_executor.RayExecutor(config, None).ask(map(drawn.append, range(3)), config.instructor, config.limits)
+    with pytest.raises(StageError, match="could not be started"):
+        next(asked)
+    assert not drawn
