@@ -115,7 +115,7 @@ def check(
     with dry_run.replayed(config, [*([own] if own else []), *sources]) as replay:
         cli_check.show(config, _console(), replay, None if found else own, whole=prompts)
         cli_reuse.show(replay, config, _console())
-    found += findings.here(config, cluster=cluster, probing=not no_probe)
+    found += findings.here(config, cluster=cluster, probing=not (no_probe or (own and cli_run.finished(own, config))))
     if cluster:
         found += findings.there(config, _show)
     if not cli_check.verdict(config, found, _console()):

@@ -125,6 +125,11 @@ def reusable(reuse: Sequence[str], where: str) -> list[Run]:
     return [Run.read(other) for other in reuse]
 
 
+def finished(run: Run, config: Config) -> bool:
+    """Whether the last evaluation of this job is complete."""
+    return bool(run.stage(config.iterations, "evaluate").facts())
+
+
 def _reached_before(run: Run, config: Config) -> bool:
     """Whether the instructor has answered in this run, reached as now."""
     earlier, now = run.record().get("config", {}).get("instructor", {}), config.instructor.model_dump()
@@ -138,11 +143,10 @@ def reach(run: Run, config: Config) -> dict[str, str]:
     Returns the names under which it takes parameters that it refuses. Raises ConfigError where it cannot be asked.
     """
     settings = config.instructor
-    finished = bool(run.stage(config.iterations, "evaluate").facts())
-    if not config.iterations or finished or run.until in BEFORE_ASKING or not probe.askable(settings):
+    if not config.iterations or finished(run, config) or run.until in BEFORE_ASKING or not probe.askable(settings):
         return {}
     request = probe.request_of(settings)
-    with Answers(run.stage(0, PROBE).store.inside(PAID[0])) as answers:
+    with Answers(run.store.inside(f"{PROBE}/{PAID[0]}")) as answers:
         if request.key in answers or request.key in answers.final:
             return {}
         spent = sum(spent_in(run, settings.max_tokens).values(), start=Spent())

@@ -77,20 +77,19 @@ class RayExecutor:
 
         A server that `settings.base_url` names as "module:serve" starts at the first call.
         """
-        if (drawn := self._started_for(requests)) is None:
-            return
+        self._start()  # First: a request counts as sent when it is drawn, and nothing is if Ray cannot start.
         cluster, logs = self._config.cluster, self._logs
         if settings.in_cluster:
             from lai_ray.distributed.calls import open_model
 
-            yield from open_model.ask(drawn, settings, cluster, logs, self._processes())
+            yield from open_model.ask(requests, settings, cluster, logs, self._processes())
             return
         from lai_ray.distributed.calls.ask import ask
 
         address = self._address_of(settings.base_url)
         report = self._progress.report if self._progress else None
         yield from ask(
-            drawn, settings, limits, cluster, address, logs, again=again, report=report, learned=self._learned
+            requests, settings, limits, cluster, address, logs, again=again, report=report, learned=self._learned
         )
 
     def embed(self, texts: Sequence[str], encoder: Model) -> np.ndarray:

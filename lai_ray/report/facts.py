@@ -94,7 +94,8 @@ class Iteration:
 
         With the second solutions that a rehearsal asked for, and with what an unfinished stage spent so far.
         """
-        stages = [self.stage(PROBE), *(pool.stage(name) for name in PAYING for pool in self.pools())]
+        stages = [pool.stage(name) for name in PAYING for pool in self.pools()]
+        stages += [] if self.number else [Stage(self.run, PROBE)]
         return sum_of(map(_usage_so_far, stages))
 
     def pools(self) -> list[Pool]:

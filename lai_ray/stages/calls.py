@@ -194,6 +194,12 @@ class Calls:
     def _check(self, to: Receiver, left: Callable[[], list[Request]]) -> None:
         failed, limit = self.recorded.failures[to], self._receivers.job.config.limits.max_failed_fraction
         example = next(reversed(self.recorded.failed.values()), None)
+        if to != "target" and self._reservation(to).stopped:
+            raise StageError(
+                f"the first {failed} requests all failed alike, and no more were sent: "
+                f"{example.error if example else ''}\nPut it right, and start the same command again: until the first "
+                "reply all of [instructor] may change."
+            )
         stop_past_limit(failed, len(self.recorded.answers[to]) + failed, limit, example)
         if to != "target" and self._reservation(to).reached:
             raise StageError(self._reservation(to).exhausted(left()))

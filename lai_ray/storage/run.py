@@ -229,7 +229,7 @@ class Run:
         """Whether any stage has kept something: an answer, a call that may be paid, a result. A first, small request to
         the instructor's server (`instructor.provider.probe`) is none of these.
         """
-        return any(re.match(r"iteration_\d+/(?!probe/)", name) for name in self.store.names())
+        return any(name.startswith("iteration_") for name in self.store.names())
 
     def _identity(self) -> dict[str, Any]:
         """The identity at the first start; settings that did not exist then have today's default."""

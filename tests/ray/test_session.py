@@ -50,7 +50,7 @@ def test_a_run_with_nothing_left_to_do_never_loads_ray():
     code = """
         import sys
         executor = RayExecutor(config(), None)
-        assert list(executor.generate([], None)) == list(executor.ask([], None, None)) == []
+        assert list(executor.generate([], None)) == []
         assert list(executor.map(abs, [-1])) == [1]
         executor.close()
         print("ray" in sys.modules)

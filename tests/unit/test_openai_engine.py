@@ -167,3 +167,26 @@ def test_the_seconds_of_a_call_count_from_when_it_was_sent():
     assert all(0.3 <= seconds <= whole for seconds in each)
     assert len({round(seconds, 6) for seconds in each}) > 1
     assert after("500").seconds is not None and after("401").seconds is not None
+
+
+def test_a_prompt_that_cannot_be_sent_fails_its_own_row():
+    with provider.serve() as p:
+        outcome = outcome_of(p.base_url, request("half a \ud83d pair"))
+    assert isinstance(outcome, Answered) and outcome.free
+    assert "cannot be sent" in outcome.completion.error and not p.log
+
+
+def test_parameters_are_sent_under_the_servers_names():
+    with provider.serve() as p:
+        outcome_of(p.base_url, request(), parameters={"max_tokens": "max_completion_tokens", "seed": "random_seed"})
+        outcome_of(p.base_url, request(), parameters={"temperature": ""})
+    first, second = ({key for key in seen.body if key not in ("model", "messages")} for seen in p.log)
+    assert first == {"max_completion_tokens", "random_seed", "temperature"} and second == {"max_tokens", "seed"}
+    assert p.log[0].body["max_completion_tokens"] == 64
+
+
+def test_a_limit_of_a_reply_may_be_renamed_but_not_left_out():
+    with pytest.raises(ValueError, match="max_tokens"):
+        InstructorSettings(model="m", parameters={"max_tokens": ""})
+    with pytest.raises(ValueError, match="top_p"):
+        InstructorSettings(model="m", parameters={"top_p": ""})

@@ -24,7 +24,7 @@ PROMPT = "This is a test of the connection. Reply with the one word: yes"
 SECONDS = 30.0
 """Longest wait for the reply."""
 TRIES = 3
-"""Attempts, where one failed that may succeed a moment later."""
+"""Attempts, where one failed that may succeed a moment later and is not billed."""
 PAUSE = 1.0
 SKIP = "--no-probe leaves this request out."
 
@@ -79,7 +79,7 @@ async def _probed(request: Request, settings: InstructorSettings) -> Probed:
             settings, left = settings.taking(outcome.parameters), TRIES
             text = f"the instructor's server refuses a parameter; a run sends {described(outcome.parameters)}"
             notes.append(Finding(f"{text}: {outcome.why}", refuses=False))
-        elif isinstance(outcome, Retry) and outcome.reached and not outcome.limited:
+        elif isinstance(outcome, Retry) and outcome.reached and outcome.free and not outcome.limited:
             await asyncio.sleep(PAUSE if left else 0.0)
         else:
             break
@@ -117,7 +117,7 @@ def _finding(outcome: Outcome, settings: InstructorSettings) -> Finding:
     if not outcome.reached or "no connection" in outcome.why:
         advice = "Is the server running, is instructor.base_url right, and can this machine reach it?"
         return Finding(f"nobody answers at {address}: {outcome.why}. {advice}")
-    return Finding(f"{who} failed {TRIES} times: {outcome.why}. A run tries again, with pauses", refuses=False)
+    return Finding(f"{who} did not answer: {outcome.why}. A run tries each request again, with pauses", refuses=False)
 
 
 def _cost(outcome: Answered, settings: InstructorSettings) -> str:

@@ -91,10 +91,8 @@ class Reader:
         if completion.finish_reason == "content_filter":
             return "refused: stopped by the provider's content filter"
         if completion.finish_reason == "length" and not (without_thoughts(completion.text) or "").strip():
-            return (
-                f"cut off at instructor.max_tokens = {self.settings.max_tokens} before any text came: the model "
-                "thought for all of it. Raise instructor.max_tokens"
-            )
+            most = self.settings.max_tokens
+            return f"the reply was cut off at instructor.max_tokens = {most} before any text came: thoughts count too"
         if completion.text.strip():
             return None
         thought = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))

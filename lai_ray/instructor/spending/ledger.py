@@ -26,7 +26,7 @@ PAID = ("answers", "judge_answers")
 PAYING = ("instruct", "rehearse")
 """The stages that ask them."""
 PROBE = "probe"
-"""The folder in the first iteration's with the request that tries how the instructor is reached."""
+"""The folder of a run with the requests that try how its instructor is reached; they count in the first iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,9 @@ def figures(spent: Spent, price: Price | None) -> dict[str, Any]:
 def spent_in(run: Run, longest_reply: int) -> dict[int, Spent]:
     """What a run itself spent on its instructor and judge, by iteration, including the pools of a search."""
     by_iteration: dict[int, Spent] = {}
-    endings = [f"{stage}/{folder}" for stage in (*PAYING, PROBE) for folder in PAID]
+    if sends := list(entries(run.store.inside(f"{PROBE}/{PAID[0]}"), longest_reply)):
+        by_iteration[0] = total(sends)
+    endings = [f"{stage}/{folder}" for stage in PAYING for folder in PAID]
     for store in (store for ending in endings for store in run.stores_of(ending)):
         number = int(store.where.removeprefix(run.store.where).partition("iteration_")[2].partition("/")[0])
         by_iteration[number] = by_iteration.get(number, Spent()) + total(entries(store, longest_reply))
