@@ -61,7 +61,8 @@ def run_job(
     check_names(config, until)
     job_file.check_until(config, until)
     where = config.run_folder
-    found = look.findings(Job.of(config), fetch=True) if executor is None and not _evaluated(config) else []
+    looks = executor is None and not _under_way(config)
+    found = look.findings(Job.of(config), fetch=True, until=until) if looks else []
     look.refuse(found)
     sources = reusable(reuse, where)
     driver = Driver(where)
@@ -109,12 +110,14 @@ def existing(config: Config) -> Run | None:
         return None
 
 
-def _evaluated(config: Config) -> bool:
-    """Whether the job's run has finished an evaluation: then its models have been looked at, or have shown that they
-    work.
+def _under_way(config: Config) -> bool:
+    """Whether the job's run has asked its instructor, or has done its tests where these are all: then its models have
+    been looked at, or have shown that they work.
     """
     run = existing(config)
-    return run is not None and bool(run.stage(0, "evaluate").facts())
+    if run is None:
+        return False
+    return bool(run.stores_of("instruct") if config.iterations else run.stage(0, "evaluate").facts())
 
 
 def reusable(reuse: Sequence[str], where: str) -> list[Run]:

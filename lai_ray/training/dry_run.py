@@ -199,12 +199,19 @@ def _saving(tokenizer: PreTrainedTokenizerBase, model: str) -> Iterator[Finding]
             AutoConfig.from_pretrained(model).save_pretrained(folder)
             if not Path(model).is_dir():  # A folder's files are copied.
                 tokenizer.save_pretrained(folder)
+        except (ImportError, NameError):  # One that needs torch, which is hidden here.
+            pass
         except Exception as error:
             yield Finding(f"target.model cannot be trained: its config or tokenizer cannot be saved: {_first(error)}")
         try:
-            GenerationConfig.from_pretrained(model).save_pretrained(folder)
+            generation = GenerationConfig.from_pretrained(model)
         except OSError:  # It has none.
             return
+        except ValueError as error:
+            yield Finding(f"target.model cannot be loaded: its generation_config.json is wrong: {_first(error)}")
+            return
+        try:
+            generation.save_pretrained(folder)
         except ValueError as error:
             why = _first(error)
             yield Finding(

@@ -89,7 +89,7 @@ def explained(out: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         shutil.rmtree(part_of(out), ignore_errors=True)
         raise StageError(
             f"{out}: the trained model could not be saved ({error}). Nothing half-written is left. "

@@ -21,6 +21,7 @@ from lai_ray.records import Request
 from lai_ray.stages.job import Job
 from lai_ray.training import dry_run
 from lai_ray.training.dry_run import Look, Part
+from lai_ray.world import STUDENT
 from tests.local import job
 from tests.unit.test_chat_template import QUESTION, TEMPLATES, made
 
@@ -331,3 +332,76 @@ def test_findings_that_refuse_stop_a_run_before_it_starts():
     look.refuse([Finding("only a note", refuses=False)])
     with pytest.raises(ConfigError, match="(?s)first.*second"):
         look.refuse([Finding("first"), Finding("a note", refuses=False), Finding("second")])
+
+
+# --------------------------------------------------------------------------------------------- what a job is looked at
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The looks that are asked for; nothing is found at them."""
+    looks: list[Look] = []
+
+    def run(command: list[str], *, input: str, **options: Any) -> Any:
+        looks.append(dry_run.look_from(json.loads(input)))
+        return type("done", (), {"stdout": "[]", "stderr": ""})
+
+    monkeypatch.setattr(look.subprocess, "run", run)
+    return looks
+
+
+def real_job(tmp_path: Path, **changes: Any) -> Job:
+    target = {"target__model": str(STUDENT), "target__engine": "vllm", "target__max_model_len": 256} | HERE
+    return Job.of(job(tmp_path, **target | changes))
+
+
+def test_the_longest_prompts_of_each_part_are_looked_at_with_reference_answers(tmp_path, asked):
+    assert not look.findings(real_job(tmp_path))
+    [one] = asked
+    assert {part.name: part.total for part in one.parts} == {"word_problems.train": 60, "word_problems.test": 40}
+    lengths = [len(messages[0]["content"]) for messages in one.parts[0].prompts]
+    assert len(lengths) == 60 and lengths == sorted(lengths, reverse=True)
+    assert len(one.examples) == look.EXAMPLES and all(turns[0][0].strip() for _, _, turns in one.examples)
+    assert (one.context, one.reads, one.vocabulary, one.answer_tokens) == (256, 512, 446, 64)
+    assert one.max_length == 512, "no more than its positions"
+
+
+def test_a_start_that_only_evaluates_is_not_refused_for_its_training(tmp_path, asked):
+    look.findings(real_job(tmp_path), until="evaluate")
+    look.findings(real_job(tmp_path, iterations=0))
+    look.findings(real_job(tmp_path), until="instruct")
+    assert [bool(one.examples) for one in asked] == [False, False, True]
+    assert asked[0].parts == asked[2].parts
+
+
+def test_an_open_instructor_is_asked_its_own_requests(tmp_path, asked):
+    teaches = {"instructor__engine": "vllm", "instructor__model": "target", "instructor__max_model_len": 400}
+    assert not look.findings(real_job(tmp_path, **teaches))
+    one = asked[1]
+    assert (one.role, one.context, one.answer_setting) == ("instructor", 400, "instructor.max_tokens")
+    assert not one.examples and "word_problems, strategy lec" in [part.name for part in one.parts]
+    too_long = look.findings(real_job(tmp_path, **teaches | {"instructor__max_model_len": 600}))
+    assert "instructor.max_model_len = 600" in too_long[0].text
+
+
+def test_a_target_of_recorded_answers_may_come_later(tmp_path, asked, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "answers.jsonl").write_text("")
+    late = {"target__engine": "recorded", "target__model": "nobody/late",
+            "target__attempts": {"word_problems": str(tmp_path / "answers.jsonl")}}  # fmt: skip
+    [found] = look.findings(real_job(tmp_path, **late))
+    assert "'nobody/late'" in found.text and not found.refuses
+    assert not look.findings(real_job(tmp_path, **late), until="diagnose") and not asked
+    [missing] = look.findings(real_job(tmp_path, target__model="nobody/late"))
+    assert missing.refuses
+
+
+def test_a_look_that_breaks_is_a_note_with_its_last_words(tmp_path, monkeypatch):
+    broken = type("done", (), {"stdout": "", "stderr": "Traceback\nKeyError: 'x'", "returncode": 1})
+    monkeypatch.setattr(look.subprocess, "run", lambda *arguments, **options: broken)
+    [found] = look.findings(real_job(tmp_path))
+    assert "KeyError: 'x'" in found.text and not found.refuses
+
+
+def test_a_generation_config_that_no_model_loads_with_is_refused(tmp_path):
+    assert "generation_config.json" in refusals(looked(model(tmp_path, LEARNABLE["chatml"], max_new_tokens=0)))[0]

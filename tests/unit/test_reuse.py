@@ -276,3 +276,15 @@ def test_what_no_row_survived_can_be_put_right_under_the_same_name(tmp_path):
     assert Run.read(f"{tmp_path}/small").record()["config"]["target"]["max_model_len"] == 512
     with pytest.raises(ConfigError, match=r"target\.max_model_len: 512 there, 64 now"):
         cli_run.run_job(job(tmp_path, target__max_model_len=64), executor=LocalExecutor())
+
+
+def test_a_run_that_has_paid_its_instructor_is_not_looked_at_again(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(cli_run.look, "findings", lambda job, **options: looked.append(job) or [])
+    config = job(tmp_path)
+    cli_run.run_job(config, executor=LocalExecutor())
+    assert cli_run.run_job(config).stopped_at is None and not looked, "a finished run starts no Ray either"
+    with pytest.raises(ConfigError, match="no such name"):
+        monkeypatch.setattr(cli_run.look, "refuse", lambda found: (_ for _ in ()).throw(ConfigError("no such name")))
+        cli_run.run_job(config.model_copy(update={"name": "new"}))
+    assert looked and not (tmp_path / "new").exists()

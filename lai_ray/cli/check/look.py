@@ -11,14 +11,16 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lai_ray
 from lai_ray.cli.check import context, memory
 from lai_ray.cli.check.context import Engine
+from lai_ray.cli.check.names import BEFORE_ASKING
 from lai_ray.common.chat_template import Example
 from lai_ray.common.findings import Finding
+from lai_ray.config.settings import InstructorSettings, TargetSettings
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Message
 from lai_ray.stages.cost_forecast import example_prompt
@@ -33,31 +35,64 @@ RENDERED = 100, 2000
 """Prompts of a part that are rendered, at least and at most: between them, one more than may fail."""
 EXAMPLES = 20
 """Reference answers of a dataset that are learned for a try."""
-ENGINES = ("vllm", "recorded")
-"""Engines whose target is a model's folder. What another one makes of a name, it alone knows."""
 SECONDS = 300
 
 
-def findings(job: Job, *, fetch: bool = False) -> list[Finding]:
+def findings(job: Job, *, fetch: bool = False, until: str | None = None) -> list[Finding]:
     """What is found at the target, and at an instructor in the cluster.
 
-    fetch: copy models from an object store, as a run does; otherwise these are only mentioned.
+    fetch: copy models from an object store, as a run does; otherwise these are only mentioned.  until: a start that
+    stops after this stage needs no more than the stages up to it.
     """
     config, roles = job.config, {}
-    if config.target.engine in ENGINES:
+    learns = bool(config.iterations) and until not in BEFORE_ASKING
+    if config.target.engine == "vllm" or (config.target.engine == "recorded" and learns):
         roles["target"] = config.target.model
-    if config.iterations and config.instructor.in_cluster:
+    if learns and config.instructor.in_cluster:
         roles["instructor"] = config.target.model if config.instructor.model == "target" else config.instructor.model
     found = []
     for role, name in roles.items():
         try:
-            found += _at(role, name, job, fetch)
+            found += _at(_Asked(role, job, learns), name, fetch)
         except ConfigError as error:  # It is not there.
-            found.append(Finding(str(error)))
+            found.append(Finding(str(error), refuses=role != "target" or config.target.engine != "recorded"))
     return found
 
 
-def _at(role: str, name: str, job: Job, fetch: bool) -> list[Finding]:
+@dataclass(frozen=True)
+class _Asked:
+    """A model's part in a job."""
+
+    role: str
+    """The table of the job with the model: target or instructor."""
+    job: Job
+    learns: bool
+
+    @property
+    def settings(self) -> TargetSettings | InstructorSettings:
+        return self.job.config.target if self.role == "target" else self.job.config.instructor
+
+    def engine(self, folder: str) -> Engine:
+        """Of a model in a folder."""
+        asked, gpu = self.settings, self.job.config.cluster.gpus_per_replica > 0
+        return Engine(self.role, folder, asked.max_model_len, asked.dtype, asked.tensor_parallel, gpu)
+
+    def look(self, model: str, *, own: int | None = None, vocabulary: int | None = None) -> Look:
+        """At a model that reads `own` tokens and has so many rows in its embedding."""
+        config, target, asked = self.job.config, self.role == "target", self.settings
+        most = "max_new_tokens" if target else "max_tokens"
+        return Look(
+            role=self.role, model=model, parts=_prompts(self.job) if target else _requests(self.job),
+            examples=_examples(self.job) if target and self.learns else [], objective=config.train.objective,
+            max_length=min(config.train.max_length, own or sys.maxsize),
+            context=asked.max_model_len or own, reads=own,
+            answer_setting=f"{self.role}.{most}", answer_tokens=getattr(asked, most),
+            vocabulary=vocabulary, max_failed_fraction=config.limits.max_failed_fraction,
+        )  # fmt: skip
+
+
+def _at(asked: _Asked, name: str, fetch: bool) -> list[Finding]:
+    role = asked.role
     if is_url(name):
         if not fetch:
             return [Finding(f"{role}.model is in an object store: a run looks at it as it starts", refuses=False)]
@@ -66,32 +101,13 @@ def _at(role: str, name: str, job: Job, fetch: bool) -> list[Finding]:
         folder = memory.folder_of(name, f"{role}.model")
     except DataError:  # On the hub: its tokenizer is fetched, its size is not known here.
         models.check_there(name, setting=f"{role}.model")
-        return _rendered(_look(role, name, job, own=None, vocabulary=None))
+        return _rendered(asked.look(name))
     try:
         own, vocabulary = context.own_length(folder), context.read(folder).get("vocab_size")
     except DataError as error:
         return [Finding(f"{role}.model: {error}")]
-    found = context.findings(_engine(role, folder, job))
-    return found + _rendered(_look(role, folder, job, own=own, vocabulary=vocabulary))
-
-
-def _engine(role: str, folder: str, job: Job) -> Engine:
-    asked = job.config.target if role == "target" else job.config.instructor
-    gpu = job.config.cluster.gpus_per_replica > 0
-    return Engine(role, folder, asked.max_model_len, asked.dtype, asked.tensor_parallel, gpu)
-
-
-def _look(role: str, model: str, job: Job, *, own: int | None, vocabulary: int | None) -> Look:
-    config, target = job.config, role == "target"
-    asked, most = (config.target, "max_new_tokens") if target else (config.instructor, "max_tokens")
-    return Look(
-        role=role, model=model, parts=_prompts(job) if target else _requests(job),
-        examples=_examples(job) if target else [], objective=config.train.objective,
-        max_length=min(config.train.max_length, own or sys.maxsize),
-        context=asked.max_model_len or own, reads=own,
-        answer_setting=f"{role}.{most}", answer_tokens=getattr(asked, most),
-        vocabulary=vocabulary, max_failed_fraction=config.limits.max_failed_fraction,
-    )  # fmt: skip
+    found = context.findings(asked.engine(folder))
+    return found + _rendered(asked.look(folder, own=own, vocabulary=vocabulary))
 
 
 def _prompts(job: Job) -> list[dry_run.Part]:

@@ -44,7 +44,8 @@ def refused(steps: Sequence[Callable[[], object]]) -> Iterator[Finding]:
 def _models(job: Job) -> Iterator[Callable[[], object]]:
     """Each raises ConfigError where a model is not there."""
     config = job.config
-    named = [("target.model", config.target.model)]
+    # With recorded answers it is needed late, if at all: the look at it says so.
+    named = [] if config.target.attempts else [("target.model", config.target.model)]
     named += [("contrast.encoder", config.contrast.encoder)] if job.names_encoder else []
     named += [("instructor.model", config.instructor.model)] if job.names_instructor else []
     for setting, name in named:
