@@ -147,5 +147,5 @@ def test_a_plug_in_is_found_in_the_current_folder_after_all_libraries(tmp_path):
 def test_workers_look_for_plug_ins_in_the_current_folder_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/one:/two")
-    paths = connect.worker_environment(job(tmp_path))["PYTHONPATH"].split(":")
+    paths = connect.worker_environment(job(tmp_path), str(REPO))["PYTHONPATH"].split(":")
     assert paths == [str(REPO), "/one", "/two", str(tmp_path)]

@@ -284,7 +284,7 @@ def test_a_run_that_has_paid_its_instructor_is_not_looked_at_again(tmp_path, mon
     config = job(tmp_path)
     cli_run.run_job(config, executor=LocalExecutor())
     assert cli_run.run_job(config).stopped_at is None and not looked, "a finished run starts no Ray either"
+    monkeypatch.setattr(cli_run.look, "refuse", lambda found: (_ for _ in ()).throw(ConfigError("no such name")))
     with pytest.raises(ConfigError, match="no such name"):
-        monkeypatch.setattr(cli_run.look, "refuse", lambda found: (_ for _ in ()).throw(ConfigError("no such name")))
         cli_run.run_job(config.model_copy(update={"name": "new"}))
     assert looked and not (tmp_path / "new").exists()
