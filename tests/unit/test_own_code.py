@@ -18,6 +18,7 @@ from lai_ray.grading.sandbox.runner import SandboxRefusedError
 from lai_ray.records import Problem, Sample, Turn
 from lai_ray.stages.curation.sample_filter import WEAK_TESTS, SampleFilter, SampleGrader
 from lai_ray.stages.job import Job
+from lai_ray.stages.select import RecordedPart
 from lai_ray.strategies.le import STRATEGY
 from tests.local import job
 
@@ -166,6 +167,18 @@ def test_a_machine_without_isolation_says_that_the_tests_were_not_tried(tmp_path
     with caplog.at_level(logging.WARNING):
         assert len(list(own(tmp_path, [row("assert half(602) == 301")]).load("train"))) == 1
     assert "mine" in caplog.text and "less isolation" in caplog.text
+
+
+def test_recorded_answers_to_tests_that_cannot_fail_are_refused(tmp_path):
+    mine, answers = own(tmp_path, [row("assert half(4) == 2")]), tmp_path / "answers.jsonl"
+    for asserts, why in (("assert half(4) == 2", None), ("assert half(4) == half(4)", "cannot fail")):
+        answers.write_text(json.dumps(row(asserts) | {"response": WRONG}))
+        part = RecordedPart(mine, "train", None, 0, files=(answers,))
+        if why is None:
+            assert [answer.text for _, _, answer in part.answered()] == [WRONG]
+        else:
+            with pytest.raises(DataError, match=rf"answers\.jsonl:1: column 'asserts'.*{why}"):
+                list(part)
 
 
 def test_a_jobs_own_data_has_the_jobs_isolation(tmp_path):
