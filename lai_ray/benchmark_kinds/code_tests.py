@@ -44,10 +44,11 @@ def read_tests(value: Any) -> Tests:
     found = unpacked(value)
     if is_missing(found) or found == []:
         raise DataError("is empty")
-    parts = _of_list(found) if isinstance(found, list) else _of_text(_text(found))
-    tree = ast.parse("\n".join(parts))
-    if not any(map(_judges, ast.walk(tree))):
-        raise DataError(f"has no assert: {parts[0]!r:.60}; write each test as `assert name(1) == 2`")
+    read = _of_list(found) if isinstance(found, list) else _of_text(_text(found))
+    parts = [part for part in read if part.strip()]
+    tree = parsed("\n".join(parts))
+    if tree is None or not any(map(_judges, ast.walk(tree))):
+        raise DataError(f"has no assert: {found!r:.60}; write each test as `assert name(1) == 2`")
     check = _function(tree, "check")
     alone = check is not None and len(check.args.args) == 1 and not _mentioned("check", tree)
     return Tests(tuple(parts), alone)

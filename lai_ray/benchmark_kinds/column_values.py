@@ -26,7 +26,7 @@ def unpacked(value: Any) -> Any:
     """The list or object that a text writes as JSON, Python or numpy does; any other value as it is.
 
     `["a", "b"]` is json.dumps, `['a', 'b']` what pandas and csv write of a list, `['a' 'b']` of a numpy array. Raises
-    DataError for an array that numpy has shortened.
+    DataError, without the column's name, for an array that numpy has shortened.
     """
     if not isinstance(value, str) or not re.match(r"\s*(?:[\[{(]|array\()", value):
         return value
@@ -43,7 +43,7 @@ def unpacked(value: Any) -> Any:
 def _literal(text: str) -> Any:
     found = ast.literal_eval("".join(_with_commas(_ARRAY.sub(r"\1", text))))
     if isinstance(found, list) and ... in found:
-        raise DataError(f'numpy has shortened this list by "...": {text[:60]!r}; write the file with whole lists')
+        raise DataError(f"holds a list that numpy has shortened: {text[:60]!r}; write the file with whole lists")
     return found
 
 

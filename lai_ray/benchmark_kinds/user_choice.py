@@ -179,7 +179,10 @@ def _place(answer: str) -> int | None:
 def read_choices(value: Any, column: str) -> Choices:
     """The choices in a column's value. Raises DataError for what cannot be read as choices, and for an empty one that
     others follow."""
-    found = unpacked(value)
+    try:
+        found = unpacked(value)
+    except DataError as error:
+        raise DataError(f"column {column!r} {error}") from error
     if isinstance(found, list) and found and any(isinstance(item, Mapping) for item in found):
         return _labelled([_pair(item, column) for item in found], column)
     if isinstance(found, list):

@@ -132,8 +132,8 @@ def _calls(tests: Tests, name: str) -> bool:
 
 def _uses(tests: Tests, name: str) -> bool:
     """Whether the tests hand a function on, as in `check(add)`."""
-    nodes = ast.walk(ast.parse(tests.source))
-    return any(isinstance(node, ast.Name) and node.id == name for node in nodes)
+    tree = parsed(tests.source)
+    return tree is not None and any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
 
 
 def _functions(source: str) -> list[str]:

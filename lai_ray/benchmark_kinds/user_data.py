@@ -3,7 +3,7 @@
     [[benchmark]]
     name = "reviews"
     kind = "label"                 # choice | number | label | exact | code
-    train = "reviews_train.jsonl"  # JSON lines or array, CSV, Parquet; or, with hub = "owner/name", a split there
+    train = "reviews_train.jsonl"  # docs/benchmarks.md lists the formats; or, with hub = "owner/name", a split there
     test = "reviews_test.jsonl"
     question = "text"              # columns
     answer = "sentiment"
@@ -11,7 +11,9 @@
 choice: `choices` names the column that holds the list, or the columns that hold one each; the answer is a letter, an
 index counted from 0, or the choice's text (`answer_as` says which, where a row is ambiguous). number: the answer is a
 number, or a solution that ends in one. label: one of `labels`, or of the answers in the file. exact: any short text.
-code: the answer is a Python function, `tests` the column with its asserts (a list or a text).
+code: the answer is a Python function, `tests` the column with its asserts (a list or a text); the function must pass
+them in the sandbox, and one that returns None, a text or a new object must not. In a conversation (messages) the user's
+turn is the question and the assistant's the answer.
 
 For another prompt or verdict than these, write your own benchmark: inherit the kind, or `UserBenchmark` for a new one.
 """

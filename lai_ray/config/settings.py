@@ -65,7 +65,7 @@ class BenchmarkSettings(Section):
     name: str = Field(pattern=OWN_NAME)
     kind: Literal["choice", "number", "label", "exact", "code"]
     train: str | None = None
-    """A file (JSON lines or array, CSV, Parquet, gzipped or not); with `hub`, the name of a split there."""
+    """A file of rows, or a folder saved by `datasets` (docs/benchmarks.md); with `hub`, the name of a split there."""
     dev: str | None = None
     test: str | None = None
     hub: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lai_ray.benchmark_kinds.table_files import Row, read_rows
+from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.contracts import Benchmark
 from lai_ray.engines.recorded import files as recorded_files
 from lai_ray.errors import ConfigError, DataError, LaiError
@@ -77,18 +78,20 @@ class RecordedPart(Part):
 
         Raises DataError with file and line for a row that is no record of the benchmark, or has no `response`.
         """
-        for number, row in self.chosen(self._rows):
-            record, response = row.record, row.record.get("response")
-            if not isinstance(response, str):
-                fields = ", ".join(record) or "nothing"
-                raise DataError(f"{row.where}: no text in field 'response'; the row has {fields}")
-            try:
-                problem = self.benchmark.problem(record, RECORDED, number)
-            except (LaiError, KeyError, TypeError, ValueError) as error:
-                reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-                raise DataError(f"{row.where}: not a record of {self.benchmark.name}: {reason}") from error
-            messages = record.get("messages")
-            yield problem, messages if isinstance(messages, list) else [], Completion(response, "stop")
+        read = ((row, self._problem(row, number)) for number, row in self.chosen(self._rows))
+        for row, problem in self.benchmark.checked(read) if isinstance(self.benchmark, UserBenchmark) else read:
+            messages = row.record.get("messages")
+            yield problem, messages if isinstance(messages, list) else [], Completion(row.record["response"], "stop")
+
+    def _problem(self, row: Row, number: int) -> Problem:
+        if not isinstance(row.record.get("response"), str):
+            fields = ", ".join(row.record) or "nothing"
+            raise DataError(f"{row.where}: no text in field 'response'; the row has {fields}")
+        try:
+            return self.benchmark.problem(row.record, RECORDED, number)
+        except (LaiError, KeyError, TypeError, ValueError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{row.where}: not a record of {self.benchmark.name}: {reason}") from error
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         return enumerate(itertools.chain.from_iterable(read_rows(path) for path in self.files))

@@ -17,7 +17,10 @@ from lai_ray.errors import DataError
 from lai_ray.grading.sandbox.runner import SandboxRefusedError
 from lai_ray.records import Problem, Sample, Turn
 from lai_ray.stages.curation.sample_filter import WEAK_TESTS, SampleFilter, SampleGrader
+from lai_ray.stages.job import Job
+from lai_ray.stages.select import RecordedPart
 from lai_ray.strategies.le import STRATEGY
+from tests.local import job
 
 HALF = "def half(n):\n    return n // 2"
 WRONG = "```python\ndef half(n):\n    return 'wrong'\n```"
@@ -45,6 +48,7 @@ READ = [
     "assert half(4) == 2\nassert half(5) == 2",
     "    assert half(4) == 2\n    assert half(5) == 2",
     "assert half(4) == 2\n    assert half(5) == 2",
+    ["# by hand", '"""The even ones."""', "assert half(4) == 2"],
     "# by hand\nassert half(\n    4\n) == 2  # even",
     "assert half(4) == 2; assert half(5) == 2",
     "```python\nassert half(4) == 2\n```",
@@ -82,6 +86,9 @@ def test_tests_of_every_shape_tell_right_from_wrong(tmp_path, asserts):
         ("try:\n    assert half(4) == 3\nexcept AssertionError:\n    pass", "cannot fail"),
         ("assert half(4) == 3", "reference does not pass"),
         ("import pytest\ndef test():\n    assert half(4) == 2", "reference does not pass.*pytest"),
+        ("def half(n):\n    return n // 2\nassert half(4) == 2", "cannot fail"),
+        ("# half(4) is 2", "no assert"),
+        ("assert half(4) == 2\\nassert half(5) == 2", "no Python"),
         ("half(4) == 2", "no assert.*half"),
         ("print(half(4))", "no assert"),
         (["assert half(4) == 2", "assert half(5) =="], "no Python.*half"),
@@ -160,6 +167,24 @@ def test_a_machine_without_isolation_says_that_the_tests_were_not_tried(tmp_path
     with caplog.at_level(logging.WARNING):
         assert len(list(own(tmp_path, [row("assert half(602) == 301")]).load("train"))) == 1
     assert "mine" in caplog.text and "less isolation" in caplog.text
+
+
+def test_recorded_answers_to_tests_that_cannot_fail_are_refused(tmp_path):
+    mine, answers = own(tmp_path, [row("assert half(4) == 2")]), tmp_path / "answers.jsonl"
+    for asserts, why in (("assert half(4) == 2", None), ("assert half(4) == half(4)", "cannot fail")):
+        answers.write_text(json.dumps(row(asserts) | {"response": WRONG}))
+        part = RecordedPart(mine, "train", None, 0, files=(answers,))
+        if why is None:
+            assert [answer.text for _, _, answer in part.answered()] == [WRONG]
+        else:
+            with pytest.raises(DataError, match=rf"answers\.jsonl:1: column 'asserts'.*{why}"):
+                list(part)
+
+
+def test_a_jobs_own_data_has_the_jobs_isolation(tmp_path):
+    mine = own(tmp_path, [row("assert half(4) == 2")]).settings
+    settings = job(tmp_path, benchmark=[mine.model_dump()], sandbox__min_tier="rlimits")
+    assert Job.of(settings).benchmark("mine").min_tier == "rlimits"
 
 
 def test_the_rows_programs_run_in_the_isolation_that_the_job_demands(tmp_path, monkeypatch):

@@ -62,6 +62,7 @@ def test_choices_are_read_in_every_published_shape(tmp_path, choices, answer, le
         (["iron", None, "tin"], "A", "'choices'.*choice 2 of 3 is empty"),
         ([None, None], "A", "two choices"), ([], "A", "two choices"),
         (None, "A", "'choices' must hold a list"), ("iron|tin", "A", "'choices' must hold a list"),
+        ("['iron' ... 'tin']", "A", "'choices' holds a list that numpy has shortened"),
         ([{"metal": "iron"}, {"metal": "tin"}], "A", "'choices'.*metal"),
         ({"first": "iron", "second": "tin"}, "A", "'choices'.*first, second"),
         ([["iron"], ["tin"]], "A", r"'choices'.*\['iron'\]"),
