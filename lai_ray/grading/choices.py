@@ -67,9 +67,11 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     within = f"({one})"
     alone = within + after
     return {
-        name: re.compile(pattern, re.I if name == "verdict" else 0)
+        name: re.compile(pattern, re.I | re.M if name in ("verdict", "own_line") else 0)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DECORATION}{alone}",
+            "own_line": r"^[ \t*_#>]{0,8}(?:(?:final|correct|the)\s){0,2}answer(?:[ ]is)?[ \t]?[:=][ \t*_$(\[\"'`]{0,6}"
+            rf"(?:\\\w{{4,6}}\{{)?{within}[)\]}}$*_\"'`.]{{0,6}}[ \t]*$",
             "cjk": f"{_CALLED_CJK}{_DECORATION}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
@@ -189,6 +191,9 @@ def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mappin
             if letter:
                 last = (at, letter)
                 break
+    for match in find["own_line"].finditer(text):
+        if last is None or match.start() > last[0]:
+            last = (match.start(), match[1].upper())
     if not text.isascii():
         for match in find["cjk"].finditer(text):
             if (letter := _committed(match, text, choices)) and (last is None or match.start() > last[0]):

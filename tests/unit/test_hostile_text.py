@@ -34,7 +34,8 @@ HOSTILE = [
     ("program", "", "@a\n"), ("program", "", "A\n"), ("program", "", "```\n"), ("program", "", "x,"),
     ("word problems", ASKED, "3 + 4 = 7\n"), ("word problems", ASKED, "("), ("word problems", ASKED, "9"),
     ("choices", "1. Question: q\n", "A. x\n"), ("choices", "1. Question: q\n", "A. "), ("short answers", ASKED, "\n"),
-    ("programs", CODED, "assert f(\n"), ("programs", "", "1. Question:\n```python\n"), ("programs", "", "```\nAnswer:\n"),
+    ("programs", CODED, "assert f(\n"), ("programs", "", "1. Question:\n```python\n"),
+    ("programs", "", "```\nAnswer:\n"),
 ]  # fmt: skip
 
 
