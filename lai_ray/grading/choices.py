@@ -19,7 +19,7 @@ Paper rules, in this order, always for A to D: answer, correct, lead, first_lett
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -152,15 +152,38 @@ def _chosen(text: str, choices: Mapping[str, str]) -> Choice:
     stated = _last_answer(find, text, choices)
     if stated:
         return Choice(stated, "answer")
-    judged = {m[1].upper(): bool(m["yes"]) for m in find["verdict"].finditer(text)}
-    if len(judged) > 1 and len(judged) >= len(choices) - 1:
-        right = [letter for letter, verdict in judged.items() if verdict]
-        if right:
-            return Choice(right[0], "verdicts") if len(right) == 1 else Choice(None, "calls several choices right")
-        return _weaker(find, text, choices)
+    if verdict := _by_verdicts(find, text, choices, lead):
+        return verdict
     if lead and not _WRONG.match(text, find["lead"].match(text).end(1)):  # type: ignore[union-attr]
         return Choice(lead, "lead")
     return _weaker(find, text, choices)
+
+
+def _by_verdicts(
+    find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str], lead: str | None
+) -> Choice | None:
+    """The only choice that is called right where all, or all but one, are called right or wrong; None elsewhere, and
+    where the response begins with a letter that is not among these."""
+    judged = list(_judged(find["verdict"], text, choices))
+    begins = find["lead"].match(text) if lead else None
+    if begins and begins.start(1) not in {start for start, _, _ in judged}:
+        return None
+    called = {letter: right for _, letter, right in judged}
+    if len(called) < max(2, len(choices) - 1):
+        return None
+    right = [letter for letter, verdict in called.items() if verdict]
+    if len(right) > 1:
+        return Choice(None, "calls several choices right")
+    return Choice(right[0], "verdicts") if right else _weaker(find, text, choices)
+
+
+def _judged(find: re.Pattern[str], text: str, choices: Mapping[str, str]) -> Iterator[tuple[int, str, bool]]:
+    """(start, letter, called right) where a letter is called right or wrong; "A. No, since …" is choice A where its own
+    text is "No, since …"."""
+    for match in find.finditer(text):
+        letter, verdict = match[1].upper(), _folded(match["yes"] or match["no"])
+        if letter in choices and not (verdict and _folded(choices[letter]).startswith(verdict)):
+            yield match.start(1), letter, bool(match["yes"])
 
 
 def _clipped(response: str) -> str:
@@ -192,7 +215,7 @@ def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mappin
                 last = (at, letter)
                 break
     for match in find["own_line"].finditer(text):
-        if last is None or match.start() > last[0]:
+        if (last is None or match.start() > last[0]) and match[1].upper() in choices:
             last = (match.start(), match[1].upper())
     if not text.isascii():
         for match in find["cjk"].finditer(text):

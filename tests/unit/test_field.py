@@ -74,6 +74,12 @@ def test_letters_that_are_each_called_right_or_wrong(letter, response):
     assert default_choice(response, RIVERS).letter == letter
 
 
+def test_a_choice_whose_text_begins_like_a_verdict_is_chosen():
+    choices = {"A": "No, since it rains", "B": "Yes, since it rains", "C": "No, since it snows", "D": "Yes, at noon"}
+    assert default_choice("A. No, since it rains.\n\nB is wrong, C is wrong and D is false.", choices).letter == "A"
+    assert default_choice("C. It ends there, though A is true, B is false and D is false.", RIVERS).letter == "C"
+
+
 @pytest.mark.parametrize(
     ("target", "response", "right"),
     [
