@@ -26,9 +26,10 @@ _OTHER_CHANNEL = re.compile(
 _END = re.compile(r"<\|(?:return|end|call)\|>")
 _KIND = r"question|problem|exercise|q|user|human|instruction|问题|問題|题目|題目|質問|문제|질문"
 _NEXT_QUESTION = re.compile(
-    r"\n[\s*#>_\[【]{0,12}(?:\(?\d{1,4}[.)]\s{0,3})?(?:(?:next|new|another|follow[- ]?up)\s)?"
+    r"\n[ \t\r*#>_\[【]{0,12}(?:\(?\d{1,4}[.)]\s{0,3})?(?:(?:next|new|another|follow[- ]?up)\s)?"
     rf"(?:{_KIND})\s{{0,3}}(?:#\s?)?\d{{0,4}}\s{{0,3}}[*_\]】]{{0,4}}(?::|：|(?<=\d)[*_]{{0,3}}[.)]?[*_]{{0,3}}\s{{0,3}}\n)"
-    r"|<\|im_start\|>user|\[INST\]|<\|start_header_id\|>user",
+    r"|<\|im_start\|>user|\[INST\]|<\|start_header_id\|>user"
+    r"|<\|(?:eot_id|im_end|endoftext|end_of_text|end_of_turn|eom_id)\|>(?=\s*\S)|</s>(?=\s*\S)|<end_of_turn>(?=\s*\S)",
     re.I,
 )
 _MOST_QUESTIONS = 4

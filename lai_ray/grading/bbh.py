@@ -3,7 +3,8 @@
 Default rules, by the type of the target:
     a choice "(B)"         the rules of `choices`, with the question's own options
     a number               the rules of `numbers`
-    Yes/No, True/False, …  the last "answer is X", else the only such word of the last sentence that has one
+    Yes/No, True/False, …  the last "answer is X", else the word that the response begins with ("No, since …"),
+                           else the only such word of the last sentence that has one
     brackets, words        the text after the last "answer is", in the last box, or after "the sorted list is", else the
                            last paragraph, which may be a list; without regard to spaces, commas, numbering and remarks
 A negated label is the other one: "not valid" is "invalid". Thoughts and further questions are taken off first.
@@ -34,10 +35,12 @@ _LISTED = re.compile(
 _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
 _ITEM = re.compile(r"^\s{0,8}(?:[-*+•–][ \t]+|\(?\d{1,3}[.):][ \t]*)?")
 _NUMBERING = re.compile(r"(?:(?<=\s)|^)\(?\d{1,3}[.)]\s+(?=\S)")
-_REMARK = re.compile(r"(?<=\S)(?:[.!?]+[*_`\"'$)]{0,4}\s+(?=[A-Z(])|\s+\((?=[a-z])|\s+[—–-]\s|;\s)")
+_REMARK = re.compile(r"(?<=\S)(?:[.!?]{1,3}[*_`\"'$)]{0,4}\s+(?=[A-Z(])|\s+\((?=[a-z])|\s+[—–-]\s|;\s)")
 _BOX = re.compile(r"boxed\s?\{((?:\\[{}]|[^{}\\]|\\(?![{}])|\{[^{}]{0,200}\}){0,400})\}")
 _FENCE_LINE = re.compile(r"(?m)^\s{0,8}(?:`{3,}|~{3,})\w*[ \t]*\n?")
 _BRACKETS = re.compile(r"[\s`*_\"'$]{0,8}([(){}\[\]<>](?:[(){}\[\]<>\s`,]|\\(?=[{}]))*)")
+_LEAD = re.compile(r"[\s*_\"'#>]{0,12}(\w+)[*_\"']{0,3}(?:\s?[,.!:;—–-]|\s*$|\s*\n)")
+"""A response that begins with its verdict: "No, because yes would need two"."""
 _NEGATED = re.compile(
     r"(?:\b(?:not|never|cannot|can['’]?t)|n['’]t)\s+(?:be\s+)?(?:(?:a|an|the|really|actually|necessarily|deductively|logically|"
     r"entirely|very|considered|quite|formally|at\s+all)\s+){0,3}[\"'*_]{0,3}(\w+)",
@@ -96,6 +99,9 @@ def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
     first = _WORDS.search(stated.replace("boxed", "")) if stated is not None else None
     if first and first.group().lower() in labels:
         return _grade(first.group(), first.group().lower() == target.lower(), "phrase")
+    lead = _LEAD.match(text)
+    if lead and lead[1].lower() in labels:
+        return _grade(lead[1], lead[1].lower() == target.lower(), "lead")
     for sentence in reversed(re.split(r"[.!?]\s+|\n+", text)):
         named = {word.lower() for word in _WORDS.findall(sentence)} & set(labels)
         if len(named) == 1:

@@ -3,8 +3,10 @@
 Default rules, in this order, for the letters of the question, without thoughts and before another question of its own
 (`answer_part`); full-width letters and punctuation are as the plain ones, and a letter beside CJK characters is alone:
     answer       the last "answer is X", "choice: X", "\\boxed{X}" and similar, unless negated or one of several
+    verdicts     of several letters that are each called right or wrong, the only right one: "A. Incorrect … C. Correct"
     lead         a letter at the start of the response: "B", "B. text", "(B)", "**B**", "Option B …"
     correct      the last "X is correct"
+    left         the last "leaves X", "so it is X", or the only letter that is not called wrong
     quoted       the only letter next to its own text: "D. Sustained change", "a liverwort (B)"
     line         a letter with its delimiter at the start of a line, where only one letter has such a line
     letter       the only letter that is a word of its own ("A" as an article does not count)
@@ -17,7 +19,7 @@ Paper rules, in this order, always for A to D: answer, correct, lead, first_lett
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -46,6 +48,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[{_CJK}])")
 _CALLED_CJK = r"(?<![不非])(?:答案|正解|回答|选择?|選擇?|정답|답)(?:应该|應該|应|應)?(?:是|为|為|选|選|は|은|는)?\s*:?"
 _IS = rf"\s*(?:\b(?:is|was|be|remains)\b(?!\s+(?:not|n't)\b){_ADVERB}\s*:?|[:=])"
+_HENCE = r"(?:so|thus|hence|therefore),?\s+it(?:['’]s|\s+is|\s+must\s+be)"
 _DECORATION = (
     r"[\s\"'“‘`$*_(\[{<]{0,8}(?:\\?(?:boxed|text|textbf|mathrm|mathbf)\{){0,3}"
     r"(?:(?:option|choice|letter|answer)\s)?[\s\"'“‘`*_(\[]{0,8}"
@@ -64,13 +67,19 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     within = f"({one})"
     alone = within + after
     return {
-        name: re.compile(pattern)
+        name: re.compile(pattern, re.I | re.M if name in ("verdict", "own_line") else 0)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DECORATION}{alone}",
+            "own_line": r"^[ \t*_#>]{0,8}(?:(?:final|correct|the)\s){0,2}answer(?:[ ]is)?[ \t]?[:=][ \t*_$(\[\"'`]{0,6}"
+            rf"(?:\\\w{{4,6}}\{{)?{within}[)\]}}$*_\"'`.]{{0,6}}[ \t]*$",
             "cjk": f"{_CALLED_CJK}{_DECORATION}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
             "correct": rf"{within}(?<![\w'’]{one}){after}[)\]\"*_.:,]*(?:[^.\n]{{0,60}}?)?{_BEST}",
+            "left": rf"\b(?:leav(?:es|ing)(?:\s+us\s+with)?(?:\s+only)?|{_HENCE})\s+{_DECORATION}{alone}",
+            "verdict": rf"(?:^|(?<=[\s(\[*]))[(\[*_]{{0,3}}{within}(?![\w=’'])[)\].:*_\s-]{{0,6}}"
+            r"(?:[^\n.;]{0,60}?\s?[:–—-]\s?|(?:is|was)\s)?[*_]{0,3}(?:(?P<yes>correct|right|true|yes\b|✅|✓|✔|☑)|"
+            r"(?P<no>incorrect|wrong|false|no\b(?!\s)|not\s(?:correct|right|true)|❌|✗|✘|❎))",
             "line": rf"(?m)^[ \t>*_\-•(\[]{{0,8}}{alone}[)\].:*_]+(?:\s|$)",
             "letter": rf"{within}(?<![\w'’\\&./-]{one}){after}",
         }.items()
@@ -92,7 +101,7 @@ _PRONOUN = re.compile(r"['’]|,?\s+(?!(?:and|or|is|as|because|since|but|seems|w
 _ASKED = re.compile(r"\b(?:am|do|did|can|could|should|shall|would|will|have|than|if|that|as|when|so)\s$")
 """Before "I" as a word: "neither do I"."""
 _WRONG = re.compile(
-    r"[)\]\"*_]*(?:\s+\([^()\n]{0,40}\))?(?:\s*(?:,|\band\b|\bor\b)\s+\(?[A-J1-9]\b\)?)*\s+"
+    r"[)\]\"*_]*(?:\s+\([^()\n]{0,40}\))?(?:\s{0,3}(?:,|\band\b|\bor\b)\s{1,3}\(?[A-J1-9]\b\)?){0,9}\s+"
     r"(?:(?:is|are|was|would\s+be)\s+(?:both\s+|\w+ly\s+)?(?:not\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)|incorrect|wrong)"
     r"|(?:isn['’]?t|cannot\s+be|can['’]?t\s+be)\s+(?:the\s+|an?\s+)?(?:correct|right|best|answer)"
     r"|can\s+be\s+(?:ruled\s+out|eliminated|excluded))",
@@ -143,9 +152,38 @@ def _chosen(text: str, choices: Mapping[str, str]) -> Choice:
     stated = _last_answer(find, text, choices)
     if stated:
         return Choice(stated, "answer")
+    if verdict := _by_verdicts(find, text, choices, lead):
+        return verdict
     if lead and not _WRONG.match(text, find["lead"].match(text).end(1)):  # type: ignore[union-attr]
         return Choice(lead, "lead")
     return _weaker(find, text, choices)
+
+
+def _by_verdicts(
+    find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str, str], lead: str | None
+) -> Choice | None:
+    """The only choice that is called right where all, or all but one, are called right or wrong; None elsewhere, and
+    where the response begins with a letter that is not among these."""
+    judged = list(_judged(find["verdict"], text, choices))
+    begins = find["lead"].match(text) if lead else None
+    if begins and begins.start(1) not in {start for start, _, _ in judged}:
+        return None
+    called = {letter: right for _, letter, right in judged}
+    if len(called) < max(2, len(choices) - 1):
+        return None
+    right = [letter for letter, verdict in called.items() if verdict]
+    if len(right) > 1:
+        return Choice(None, "calls several choices right")
+    return Choice(right[0], "verdicts") if right else _weaker(find, text, choices)
+
+
+def _judged(find: re.Pattern[str], text: str, choices: Mapping[str, str]) -> Iterator[tuple[int, str, bool]]:
+    """(start, letter, called right) where a letter is called right or wrong; "A. No, since …" is choice A where its own
+    text is "No, since …"."""
+    for match in find.finditer(text):
+        letter, verdict = match[1].upper(), _folded(match["yes"] or match["no"])
+        if letter in choices and not (verdict and _folded(choices[letter]).startswith(verdict)):
+            yield match.start(1), letter, bool(match["yes"])
 
 
 def _clipped(response: str) -> str:
@@ -176,6 +214,9 @@ def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mappin
             if letter:
                 last = (at, letter)
                 break
+    for match in find["own_line"].finditer(text):
+        if (last is None or match.start() > last[0]) and match[1].upper() in choices:
+            last = (match.start(), match[1].upper())
     if not text.isascii():
         for match in find["cjk"].finditer(text):
             if (letter := _committed(match, text, choices)) and (last is None or match.start() > last[0]):
@@ -192,6 +233,9 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
         return Choice(correct[-1][1], "correct")
     denied = {m[1] for m in find["letter"].finditer(text) if not _is_article(m, text) and _denied(m, text)}
     possible = {letter: choice for letter, choice in choices.items() if letter not in denied}
+    left = list(find["left"].finditer(text))
+    if left or len(possible) == 1:
+        return Choice(left[-1][1] if left else next(iter(possible)), "left")
     quoted = {m[1] for m in find["letter"].finditer(text) if m[1] in possible and _quoted(m, text, choices[m[1]])}
     if len(quoted) == 1:
         return Choice(quoted.pop(), "quoted")

@@ -9,6 +9,7 @@ import ast
 import re
 import textwrap
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -57,15 +58,22 @@ def _closed(match: re.Match[str]) -> str:
     return f"{match[1]}\n{match[2]}" if match[1].strip() else match[0]
 
 
-def closing(lines: Sequence[str], at: int) -> int:
+def fences_alone(lines: Sequence[str]) -> list[int]:
+    """The indices of the lines that may close a block."""
+    return [i for i, line in enumerate(lines) if ("```" in line or "~~~" in line) and (f := fence(line)) and f.alone]
+
+
+def closing(lines: Sequence[str], at: int, alone: Sequence[int] | None = None) -> int:
     """The index of the line that closes the block which line `at` opens; their number where none does.
 
     As CommonMark has it: as long, of the same sign, without text behind it, not indented as code. Where the code does
-    not end there, as within a docstring, the first where it does.
+    not end there, as within a docstring, the first where it does. alone: `fences_alone` of these lines.
     """
     opening = fence(lines[at])
     assert opening is not None
-    closers = (i for i in range(at + 1, len(lines)) if _closes(opening, lines[i]))
+    alone = fences_alone(lines) if alone is None else alone
+    later = (alone[k] for k in range(bisect_right(alone, at), len(alone)))
+    closers = (i for i in later if _closes(opening, lines[i]))
     possible = list(islice(closers, 1))
     first = "\n".join(lines[at + 1 : possible[0]]) if possible else ""
     if first.count('"""') % 2 or first.count("'''") % 2:
@@ -95,13 +103,14 @@ def code_blocks(text: str, depth: int = 3) -> list[str]:
     """
     found: list[str] = []
     lines = text.split("\n")
+    alone = fences_alone(lines)
     at = 0
     while at < len(lines):
         opening = fence(lines[at])
         if opening is None:
             at += 1
             continue
-        end = closing(lines, at)
+        end = closing(lines, at, alone)
         inside = lines[at + 1 : end]
         if depth and (opening.language in _MARKDOWN or (not opening.language and any(map(_opens_python, inside)))):
             found += code_blocks("\n".join(inside), depth - 1)
@@ -118,9 +127,22 @@ def _opens_python(line: str) -> bool:
 
 def parsed(code: str) -> ast.Module | None:
     """The syntax tree; None for what is no Python."""
+    tree = _tree_or_error(code)
+    return tree if isinstance(tree, ast.Module) else None
+
+
+def fault_line(code: str) -> int | None:
+    """The line, counted from 1, of the first syntax error; None where there is none, 0 where its place is unknown."""
+    tree = _tree_or_error(code)
+    if isinstance(tree, ast.Module):
+        return None
+    return (tree.lineno or 0) if isinstance(tree, SyntaxError) else 0
+
+
+def _tree_or_error(code: str) -> ast.Module | Exception:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error

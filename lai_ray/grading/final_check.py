@@ -15,7 +15,7 @@ from lai_ray.grading.arithmetic_check import Result, last_result
 from lai_ray.grading.numbers import Number, final_number, is_right, numbers_in, read_number
 from lai_ray.grading.numerals import SCALES, in_digits
 
-_RATIOS = (100, 1000, 60, 3600, 24, 12, 7)
+_RATIOS = (100, 60, 3600, 24, 12, 7)
 """Between two units of one quantity: a result in cents may be given in dollars."""
 _WORDS = "one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
 _ROUNDS = re.compile(r"\bround|\bremainder\b|\bwhole\b|\bnearest\b", re.I)
@@ -25,9 +25,8 @@ def final_line(line: str, working: str, final: Number) -> str:
     """The other numbers of the line that states the final one, where the working does not decide between them; ""
     for none. "5 days (120 hours)" is one number, "1,20" and "5 or 6" are two."""
     others = [number for number in numbers_in(in_digits(line)) if not _is_among([_of(number)], final, False)]
-    return (
-        "" if others and _comes_to(last_result(working), final, False) else ", ".join(number.text for number in others)
-    )
+    decided = others and _comes_to(last_result(working), final, False)
+    return "" if decided else ", ".join(number.text for number in others)
 
 
 def contradiction(working: str, final: Number) -> str:

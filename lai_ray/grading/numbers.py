@@ -48,10 +48,13 @@ _MARKED = re.compile(
 )
 _BOXED = re.compile(r"boxed\s?\{((?:[^{}\n]|\{[^{}\n]{0,80}\}){0,200})")
 _PHRASE = re.compile(
-    rf"nswer[\s*_]{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=]){_LEAD}"
+    rf"nswer[\s*_\"']{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=>])\s?[\"']?{_LEAD}"
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
     re.A | re.I,
 )
+_HEADED = re.compile(rf"nswer[ \t*_:#=]{{0,8}}\n[-=\s]{{0,12}}{_LEAD}({_VALUE})", re.A | re.I)
+"""A number below a heading."""
+_HEADING = re.compile(r"[\s#*_]{0,12}(?:(?:the|final|correct)\s){0,2}a", re.I)
 _OPERATION = re.compile(r"[\s*)]{0,8}(?:[A-Za-z]+\s){0,3}(?:[-+*/×÷^x]|\\(?:times|cdot|div))[\s$(]{0,4}\d")
 """After a number: it is the first of a calculation."""
 _EQUALS = re.compile(r"[\s*)]{0,8}=\s?[$(]?\s?\d")
@@ -249,12 +252,12 @@ def clipped(text: str) -> str:
 
 
 def _last_marked(text: str) -> FinalNumber | None:
-    """The number after the last "####" that has one."""
+    """The number after the last "####" that has one; of an equation there its result."""
     at = text.find(MARKER)
     last = None
     for match in _MARKED.finditer(text, at) if at >= 0 else ():
-        last = _result(match, text, "marker") or last
-    return last
+        last = match if _valid(match, "marker") else last
+    return _result(last, text, "marker") if last else None
 
 
 def _last_boxed(text: str) -> tuple[FinalNumber | None, int]:
@@ -272,10 +275,16 @@ def _last_stated(text: str) -> FinalNumber | None:
         end = max(text.rfind("nswer", 0, end), text.rfind("NSWER", 0, end))
         if end < 0 or (boxed and end < at):
             break
-        phrase = _PHRASE.match(text, end)
+        phrase = _PHRASE.match(text, end) or _below_heading(text, end)
         if phrase and not _numbers_a_line(phrase, text):
             return _result(phrase, text, "phrase") or boxed
     return boxed
+
+
+def _below_heading(text: str, at: int) -> re.Match[str] | None:
+    """The number below the heading "Answer", whose second letter is at `at`."""
+    line = text[max(0, text.rfind("\n", max(0, at - 40), at)) : at]
+    return _HEADED.match(text, at) if _HEADING.fullmatch(line) else None
 
 
 def _numbers_a_line(match: re.Match[str], text: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from math import isqrt
 
 from lai_ray.grading.answer_part import narrow
 
@@ -30,6 +31,16 @@ _CURRENCY = re.compile(
     r"\\(?:pounds|euro|EUR|texteuro)(?:\{\})?\s?|\b(?:US|CA|AU|NZ|HK|C|A|S)(?=\$)"
     r"|\b(?:USD|EUR|GBP|INR|CNY|JPY|Rs\.?)\s?(?=-?\d)"
 )
+_NEGATIVE = re.compile(r"\bnegative\s(?=[$€£]?\d)", re.I)
+_DECIMAL_COMMA = re.compile(
+    rf"(?<![\w.,])([1-9]\d{{0,2}}(?:[. {_SPACES}]\d{{3}})+|(?<![(\[{{] )(?<![(\[{{])\d{{1,3}})"
+    r",(\d\d)(?![\w.]|\s?,|\s?[)\]}])",
+    re.A,
+)
+"""As continental Europe writes it: "1.234,50", "12,50". In brackets it may be a pair."""
+_ROOT = re.compile(r"\\sqrt\s?\{?(\d{1,12})\}?(?!\d)", re.A)
+_BOX = re.compile(r"\\(?:framebox|fbox)\s?(?=\{)")
+_BARE_BOX = re.compile(r"\\boxed\s+([-−]?\$?\d[\d,.]*)", re.A)
 _DASH = re.compile(r"(?<![^\s$({:*=])[–—](?=\$?\d)")
 _PLAIN = r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TIMES = r"\s?(?:\\times|\\cdot|×|x|X|\*|·|⋅)\s?"
@@ -63,8 +74,8 @@ _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "�
 _IS_VULGAR = re.compile(rf"(\d?)\s?([{''.join(_VULGAR)}])")
 _MAX_ZEROS = 60
 _MAYBE = re.compile(
-    r"\\|\{,|[^\x00-\x7f]|[\da-z}]\s?\^|\d\s?\*\*|\d[eE][-+\d]|\d[kKMmb]|\d['_~ ]\d{3}|\d,\d\d,|\.\d{3}\."
-    r"|\d[*_$}]{0,7}[\s-]?[a-z]{4}|[A-Z]\$|[A-Z]{3} ?\d|Rs",
+    r"\\|\{,|[^\x00-\x7f]|[\da-z}]\s?\^|\d\s?\*\*|\d[eE][-+\d]|\d[kKMmb]|\d['_~ ]\d{3}|\d,\d\d(?!\d)|\.\d{3}\."
+    r"|\d[*_$}]{0,7}[\s-]?[a-z]{4}|[A-Z]\$|[A-Z]{3} ?\d|Rs|negative",
     re.I | re.A,
 )
 
@@ -101,6 +112,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
         text = narrow(text).translate(_SIGNS)
         text = _RAISED.sub(lambda m: "^" + m[1].translate(_FROM_RAISED), _DASH.sub("-", text))
         text = _IS_VULGAR.sub(lambda m: f"{m[1]} {_VULGAR[m[2]]}" if m[1] else _VULGAR[m[2]], text)
+    text = _DECIMAL_COMMA.sub(_with_point, _NEGATIVE.sub("-", text))
     text = _UNIT_POWER.sub("", text)  # "25 m^2" is 25.
     text = joined(_CURRENCY.sub(" ", _without_latex(text)))
     text = _SCIENTIFIC.sub(lambda m: _shifted(m[1], int(m[2])), _POWER.sub(_raised, text))
@@ -112,9 +124,25 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
 def _without_latex(text: str) -> str:
     if "\\" not in text and "{" not in text:
         return text
-    text = undressed(joined(text)).replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\!", "")
+    text = _BARE_BOX.sub(r"\\boxed{\1}", _BOX.sub(r"\\boxed", text))
+    text = (
+        _ROOT.sub(_root, undressed(joined(text)))
+        .replace("\\$", "$")
+        .replace("\\%", "%")
+        .replace("{,}", ",")
+        .replace("\\!", "")
+    )
     text = _FRACTION.sub(_fraction, text)
     return re.sub(r"\\[,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\q?quad", " ", text)
+
+
+def _with_point(match: re.Match[str]) -> str:
+    return re.sub(r"\D", "", match[1]) + "." + match[2]
+
+
+def _root(match: re.Match[str]) -> str:
+    root = isqrt(int(match[1]))
+    return str(root) if root * root == int(match[1]) else match[0]
 
 
 def _fraction(match: re.Match[str]) -> str:

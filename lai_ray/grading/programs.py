@@ -10,13 +10,16 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from lai_ray.grading.answer_part import without_thoughts
-from lai_ray.grading.fences import code_blocks, parsed, unglued
+from lai_ray.grading.fences import code_blocks, fault_line, parsed, unglued
 
 MAX_CHARACTERS = 200_000
 """Of a response; the rest is not read."""
+_MOST_PARSED = 400_000
+"""Characters, in all attempts at finding where code in plain text ends."""
 _FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)[;\n]?", re.M)
 _BEGINS = re.compile(
     r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M
@@ -24,6 +27,7 @@ _BEGINS = re.compile(
 _TYPING = re.compile(
     r"\b(Any|Callable|Deque|Dict|FrozenSet|Iterable|Iterator|List|Optional|Sequence|Set|Tuple|Union)\b"
 )
+_YIELDS = re.compile(r"\b(?:return|yield|print)\b")
 _IMPORT = re.compile(r"^(?:from[ \t]+[\w.]+[ \t]+import[ \t]+[^\n(]+|import[ \t]+[^\n]+)$", re.M)
 
 
@@ -79,14 +83,14 @@ def default_program(response: str, problem: Prompted) -> Program | None:
     text = unglued(answer)
     blocks = code_blocks(text)
     chosen = _chosen(blocks, problem.entry)
-    rule = "fenced"
+    rule, bare = "fenced", None
     if chosen is None:
         bare = _bare_code(text)
         chosen, rule = ([bare], "unfenced") if bare and _defines(bare, problem.entry) else (None, "unfenced")
     if chosen is not None:
         parts = [_kept(block) for block in chosen]
         return Program(_future_first("\n\n".join([_before(problem), *parts])), rule, problem.entry)
-    return _body(text, blocks, problem) or _other_name(blocks or [_bare_code(text) or ""], problem)
+    return _body(text, blocks, problem) or _other_name(blocks or [bare or ""], problem)
 
 
 def setup_of(problem: Prompted) -> str:
@@ -166,9 +170,18 @@ def _bare_code(text: str) -> str | None:
         return None
     lines = _outdented(text[begins.start() :].lstrip("\n")).split("\n")
     cuts = [i for i in range(1, len(lines)) if lines[i][:1].strip()]
-    for end in [len(lines), *reversed(cuts[-200:])]:
-        if parsed("\n".join(lines[:end])):
-            return "\n".join(lines[:end])
+    end, budget = len(lines), _MOST_PARSED
+    while end:
+        source = "\n".join(lines[:end])
+        budget -= len(source) + 1_000
+        fault = fault_line(source)
+        if fault is None:
+            return source
+        # What precedes the fault may be whole; nothing that contains it is.
+        cuts = cuts[: bisect_left(cuts, min(fault, end))]
+        if not cuts or budget < 0:
+            break
+        end = cuts[-1]
     return "\n".join(lines)
 
 
@@ -186,14 +199,14 @@ def _outdented(text: str) -> str:
 def _body(text: str, blocks: list[str], problem: Prompted) -> Program | None:
     """A response that continues the prompt, as a base model does."""
     for code in (*blocks, text):
-        if _BEGINS.match(code.strip("\n")) or not code.strip():
+        if _BEGINS.match(code.strip("\n")) or not _YIELDS.search(code):
             continue
         bare = code.strip("\n")
         # Indented as a whole, as it is, and with only the first line's indentation lost.
         for candidate in (textwrap.indent(textwrap.dedent(bare), "    "), code, f"    {bare.lstrip()}"):
             source = problem.prompt.rstrip() + "\n" + candidate.rstrip() + "\n"
             tree = parsed(source)
-            if tree and not _returns_outside(tree) and re.search(r"\b(?:return|yield|print)\b", candidate):
+            if tree and not _returns_outside(tree):
                 return Program(_future_first(f"{_before(problem)}\n{source}"), "body", problem.entry)
     return None
 

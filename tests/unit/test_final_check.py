@@ -74,7 +74,7 @@ def test_a_final_number_that_follows_from_the_working_is_kept(working, answer):
     assert (piece.answer, piece.rejected) == (answer, None)
 
 
-@pytest.mark.parametrize("stated", ["582 or 583", "5,82", "5-7", "5:30", "582\n\nNo, wait:\n#### 583"])
+@pytest.mark.parametrize("stated", ["582 or 583", "5,8", "5-7", "5:30", "582\n\nNo, wait:\n#### 583"])
 def test_a_final_line_with_several_numbers_is_rejected_unless_the_working_decides(stated):
     assert piece_of(f"She counts them.\n#### {stated}").rejected == "several final numbers"
     assert piece_of("318 + 264 = 582\n#### 582 of 600").rejected is None
@@ -85,6 +85,10 @@ def test_the_beginning_of_a_longer_number_is_never_the_gold_number():
         piece = piece_of(f"Together it makes {long}.\n#### {long}")
         assert float(piece.answer) in (1200, 1_200_000), long
         assert piece_of(f"Together it makes {long}.\n#### 1").rejected, long
+
+
+def test_a_decimal_comma_is_no_excuse_for_the_beginning_of_a_longer_number():
+    assert piece_of("3 * 400 = 1,200\n#### 1,20").rejected
 
 
 @pytest.mark.parametrize(

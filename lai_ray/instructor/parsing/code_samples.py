@@ -11,8 +11,9 @@ import ast
 import re
 import textwrap
 from dataclasses import dataclass, field
+from itertools import islice
 
-from lai_ray.grading.fences import closing, code_blocks, fence, parsed, unglued
+from lai_ray.grading.fences import closing, code_blocks, fence, fences_alone, parsed, unglued
 from lai_ray.grading.programs import defined_names
 from lai_ray.instructor.parsing.headings import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
 from lai_ray.records import Piece
@@ -21,6 +22,9 @@ MIN_TESTS = 2
 """Of a new problem."""
 _HEADINGS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
 _NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
+_MOST_ATTEMPTS = 1_000
+"""At parsing the asserts of one section."""
+_MOST_LINES = 400
 _MOST_HEADINGS = 20
 """Tried as the end of a block: parsing takes time."""
 _EXAMPLE = re.compile(r"^\s*>>>\s*(\S.*)\n\s*(?!>>>)(\S.*)$", re.M)
@@ -47,6 +51,7 @@ def code_pieces(reply: str) -> list[Piece]:
 def _items(reply: str) -> list[_Item]:
     items: list[_Item] = []
     lines = unglued("\n".join(reply_lines(reply))).split("\n")
+    alone = fences_alone(lines)
     ends = -1
     """Of the block that the line is in."""
     for at, line in enumerate(lines):
@@ -60,18 +65,18 @@ def _items(reply: str) -> list[_Item]:
             items[-1].lines[items[-1].section].append(rest)
         if at > ends and fence(rest):
             lines[at] = rest  # "Answer: ```python"
-            ends = _end(lines, at)
+            ends = _end(lines, at, alone)
     return items
 
 
-def _end(lines: list[str], at: int) -> int:
+def _end(lines: list[str], at: int, alone: list[int]) -> int:
     """The index of the last line of the block that line `at` opens. Where what it holds is no Python, the line before
     the first heading up to which it is: its closing fence is missing."""
-    end = closing(lines, at)
+    end = closing(lines, at, alone)
     if end < len(lines) and parsed(textwrap.dedent("\n".join(lines[at + 1 : end]))):
         return end
-    headings = [i for i in range(at + 1, end) if _is_heading(lines[i])]
-    for i in headings[:_MOST_HEADINGS]:
+    headings = (i for i in range(at + 1, min(end, at + _MOST_LINES)) if _is_heading(lines[i]))
+    for i in islice(headings, _MOST_HEADINGS):
         if parsed(textwrap.dedent("\n".join(lines[at + 1 : i]))):
             return i - 1
     return end
@@ -174,12 +179,14 @@ def _whole(question: str) -> str:
 def _asserts(text: str) -> list[str]:
     """The asserts of a section, each on lines of its own; other lines are skipped."""
     tests: list[str] = []
+    attempts = 0
     lines = [line.strip("`") if line.startswith("`") and not fence(line) else line for line in text.split("\n")]
     for i, line in enumerate(lines):
         start = re.match(r"[\s>*\-\d.)]*(?=assert\b)", line)
-        if not start:
+        if not start or attempts > _MOST_ATTEMPTS:
             continue
         for end in range(i + 1, min(i + 40, len(lines)) + 1):
+            attempts += 1
             source = "\n".join([line[start.end() :].rstrip("` "), *lines[i + 1 : end]])
             if _is_assert(source):
                 tests.append(source)

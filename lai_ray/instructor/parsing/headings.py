@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from lai_ray.grading.answer_part import narrow, without_thoughts
-from lai_ray.grading.fences import closing, fence
+from lai_ray.grading.fences import closing, fence, fences_alone
 
 _EMOJI = "\U0001f300-\U0001faff\u2600-\u27bf\ufe0f"
 EDGE = rf"[\s>#*_\-•{_EMOJI}]{{0,12}}"
@@ -79,12 +79,13 @@ def _unenclosed(lines: list[str]) -> list[str]:
 def _unwrapped(lines: list[str]) -> list[str]:
     """The lines without fences around single samples: blocks whose first line is the heading of one."""
     dropped: set[int] = set()
+    alone = fences_alone(lines)
     at = 0
     while at < len(lines):
         if at in dropped or fence(lines[at]) is None:
             at += 1
             continue
-        end = closing(lines, at)
+        end = closing(lines, at, alone)
         first = next((line for line in lines[at + 1 : at + 4] if line.strip()), "")
         if not (_BARE_FENCE.match(lines[at]) and HEAD.match(first)):
             at = end + 1

@@ -32,6 +32,8 @@ _SMALL_OPTION = re.compile(rf"^{EDGE}\(?[a-j][.):\]](?=[\s*_]{{1,6}}\S)")
 _KEY_A = re.compile(r"^[\s*_(]{0,6}A[\s)*_]{0,4}:", re.A)
 _SMALL_LETTER = re.compile(r"^[\s*_(\[]{0,6}([a-j])[.):\]]")
 _INLINE = re.compile(r"(?:^|\s)\(?([A-J])[.):\]]\)?\s+")
+_MOST_OPTIONS = 300
+"""Places where an option may begin, of one question."""
 _OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,6}:?[*_ ]{0,6}$", re.I)
 _RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
 _BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
@@ -290,6 +292,7 @@ def _options(lines: list[str]) -> tuple[str, dict[str, str]]:
 def _chain(starts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """The longest run A, B, C, … among the letters that may begin an option."""
     best: list[tuple[str, int, int]] = []
+    starts = starts[:_MOST_OPTIONS]
     for i, head in enumerate(starts):
         if head[0] != "A":
             continue
@@ -315,13 +318,14 @@ def _wrong_choices(choices: Mapping[str, str], letters: tuple[str, ...]) -> str 
 def _paragraph(lines: list[str]) -> str:
     """The answer's first paragraph, and the explanation where that is a paragraph of its own."""
     kept: list[str] = []
+    lines = [line for i, line in enumerate(lines) if line.strip() or (i and lines[i - 1].strip())]
     for i, line in enumerate(lines):
         # "A: because …" is the answer A, and no heading.
         text = line.strip() if kept or _KEY_A.match(line) else ANSWER.sub("", line).strip()
         if text:
             kept.append(text)
             continue
-        following = next((later for later in lines[i + 1 :] if later.strip()), "")
+        following = lines[i + 1] if i + 1 < len(lines) else ""
         if kept and not (_WHY.match(following) and len(kept) == 1):
             break
     return "\n".join(kept).strip(" *_")
