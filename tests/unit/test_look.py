@@ -18,8 +18,8 @@ from lai_ray.engines import vllm
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Request
 from lai_ray.stages.job import Job
-from lai_ray.training import dry_run
-from lai_ray.training.dry_run import Finding, Look, Part
+from lai_ray.training import rendering
+from lai_ray.training.rendering import Finding, Look, Part
 from lai_ray.world import STUDENT
 from tests.local import job
 from tests.unit.test_chat_template import QUESTION, TEMPLATES, made
@@ -62,7 +62,7 @@ def looked(folder: str, prompt: list[dict[str, str]] = QUESTION, **changes: Any)
         max_length=200, context=300, reads=None, answer_setting="target.max_new_tokens", answer_tokens=20,
         vocabulary=None, max_failed_fraction=0.05,
     )  # fmt: skip
-    return dry_run.findings(replace(asked, **changes))
+    return rendering.findings(replace(asked, **changes))
 
 
 def refusals(found: list[Finding]) -> list[str]:
@@ -342,7 +342,7 @@ def asked(monkeypatch):
     looks: list[Look] = []
 
     def run(command: list[str], *, input: str, **options: Any) -> Any:
-        looks.append(dry_run.look_from(json.loads(input)))
+        looks.append(rendering.look_from(json.loads(input)))
         return type("done", (), {"stdout": "[]", "stderr": ""})
 
     monkeypatch.setattr(look.subprocess, "run", run)

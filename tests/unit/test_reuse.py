@@ -18,6 +18,7 @@ from lai_ray.instructor.prompts import built_in
 from lai_ray.records import Answer, Completion, Sample
 from lai_ray.storage.run import Run
 from lai_ray.storage.store import View
+from lai_ray.training.rendering import Finding
 from tests.local import LocalExecutor, job, pretend_model
 
 ALL = {"evaluate__max_train_problems": None, "evaluate__learn_from": ["tests_own:BENCHMARK"],
@@ -104,8 +105,7 @@ def test_a_setting_that_makes_another_run_is_refused_with_the_difference(tmp_pat
         asked(tmp_path, **change)
     assert difference in str(refused.value)
     assert "--reuse" in str(refused.value)
-    [found] = cli_reuse.refusal(Run.read(f"{tmp_path}/small"), job(tmp_path, **change))
-    assert difference in found.text and found.refuses
+    assert difference in str(cli_reuse.refusal(Run.read(f"{tmp_path}/small"), job(tmp_path, **change)))
 
 
 def test_another_learning_rate_under_another_name_only_trains_again(tmp_path):
@@ -274,7 +274,7 @@ def test_a_run_that_has_paid_its_instructor_is_not_looked_at_again(tmp_path, mon
     config = job(tmp_path)
     cli_run.run_job(config, executor=LocalExecutor())
     assert cli_run.run_job(config).stopped_at is None and not looked, "a finished run starts no Ray either"
-    with pytest.raises(ConfigError, match="no such name"):
-        monkeypatch.setattr(cli_run.look, "refuse", lambda found: (_ for _ in ()).throw(ConfigError("no such name")))
+    monkeypatch.setattr(cli_run.look, "findings", lambda job, **options: [Finding("it has no template")])
+    with pytest.raises(ConfigError, match="it has no template"):
         cli_run.run_job(config.model_copy(update={"name": "new"}))
-    assert looked and not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()

@@ -18,7 +18,7 @@ from lai_ray.stages.job import Job
 from lai_ray.stages.select import select
 from lai_ray.storage.identity import flat, in_short
 from lai_ray.storage.run import Run
-from lai_ray.training.dry_run import Finding
+from lai_ray.training.rendering import Finding
 
 
 def show(config: Config, console: Console, run: Run | None = None, *, whole: bool = False) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from lai_ray.cli.check import memory
 from lai_ray.engines.vllm import CPU_CACHE_GIB
 from lai_ray.errors import DataError
-from lai_ray.training.dry_run import Finding
 from lai_ray.training.model_size import size_of
+from lai_ray.training.rendering import Finding
 
 LENGTHS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions",

@@ -11,14 +11,14 @@ from lai_ray.errors import LaiError
 from lai_ray.report.tables import Table
 from lai_ray.stages.job import Job
 from lai_ray.storage.run import Run
-from lai_ray.training.dry_run import Finding
+from lai_ray.training.rendering import Finding
 
 
 def here(config: Config, run: Run | None, *, cluster: bool) -> list[Finding]:
     """What this machine shows. run: the job's own.  cluster: its resources are looked at there, not here."""
-    job, key = Job.of(config), names.key_problem(config)
-    found = reuse.refusal(run, config) if run else []
-    found += [Finding(key)] if key else []
+    job = Job.of(config)
+    errors = [reuse.refusal(run, config) if run else None, names.key_problem(config)]
+    found = [Finding(str(error)) for error in errors if error]
     found += [*machine.findings(job, cluster=cluster), *look.findings(job)]
     return list(dict.fromkeys(found))  # Both look for the models.
 

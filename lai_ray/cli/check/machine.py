@@ -17,8 +17,8 @@ from lai_ray.errors import LaiError, StageError
 from lai_ray.stages.job import Job
 from lai_ray.storage import models
 from lai_ray.storage.store import Store, is_url
-from lai_ray.training.dry_run import Finding
 from lai_ray.training.model_size import bytes_of
+from lai_ray.training.rendering import Finding
 
 
 def findings(job: Job, *, cluster: bool) -> list[Finding]:

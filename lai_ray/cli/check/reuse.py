@@ -29,7 +29,6 @@ from lai_ray.stages.train import training_key, training_set
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.identity import flat
 from lai_ray.storage.run import Run, Stage
-from lai_ray.training.dry_run import Finding
 
 MAX_LINE = 90
 """Characters shown of a differing line."""
@@ -70,13 +69,13 @@ def show(config: Config, reuse: Sequence[Run], console: Console) -> None:
         tables.show([Table(f"Answers to reuse from {run.store.where}", columns, rows, reused.end)], console)
 
 
-def refusal(run: Run, config: Config) -> list[Finding]:
-    """Whether a start with these settings would make this another run."""
+def refusal(run: Run, config: Config) -> ConfigError | None:
+    """The error with which a start of this job would refuse its own run; None where it goes on with it."""
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
-        return [Finding(str(error))]
-    return []
+        return error
+    return None
 
 
 def reuse_of(run: Run, config: Config) -> RunReuse:
