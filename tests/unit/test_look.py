@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from lai_ray.cli.check import context, look, machine
+from lai_ray.cli.check import check, context, findings, look, machine
 from lai_ray.cli.check.context import Engine
 from lai_ray.common import chat_template
 from lai_ray.common.chat_template import Example
+from lai_ray.distributed.cluster import storage_check
 from lai_ray.engines import vllm
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Request
@@ -404,3 +407,42 @@ def test_a_look_that_breaks_is_a_note_with_its_last_words(tmp_path, monkeypatch)
 
 def test_a_generation_config_that_no_model_loads_with_is_refused(tmp_path):
     assert "generation_config.json" in refusals(looked(model(tmp_path, LEARNABLE["chatml"], max_new_tokens=0)))[0]
+
+
+# ---------------------------------------------------------------------------------------------------- the one verdict
+
+
+def verdict(config: Any, found: list[Finding]) -> tuple[bool, list[str]]:
+    console = Console(width=5000, file=io.StringIO())
+    starts = check.verdict(config, found, console)
+    return starts, console.file.getvalue().splitlines()
+
+
+def test_all_findings_come_before_one_verdict(tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(machine.memory, "gpu_memories", list)
+    monkeypatch.setattr(machine.memory, "host_memory", lambda: 1 << 20)
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    target = {"target__model": str(STUDENT), "target__engine": "vllm", "instructor__api_key_env": "NO_SUCH_KEY"}
+    starts, lines = verdict(config := job(tmp_path, **target), findings.here(config, None, cluster=False))
+    assert not starts and lines[-1] == "small: a run would be refused or fail, for 2 reasons above"
+    assert [line.split(":")[0] for line in lines[:-1]] == ["refused", "refused", "note"]
+    assert "NO_SUCH_KEY" in lines[0] and "asks for 1 GPU" in lines[1] and "it does not fit" in lines[2]
+    assert verdict(config, [Finding("worth knowing", refuses=False)]) == (
+        True, ["note: worth knowing", "small: ready to run"]
+    )  # fmt: skip
+
+
+def test_what_the_cluster_lacks_is_among_the_findings(tmp_path, monkeypatch):
+    nodes = [storage_check.Node("10.0.0.7", {"CPU": 1.0, "GPU": 0.0}, error="the disk is not mounted")]
+    joined = storage_check.Cluster(nodes, [{"CPU": 1.0}], [])
+    monkeypatch.setattr(storage_check, "cluster", lambda config: joined)
+    shown: list[Any] = []
+    found = findings.there(job(tmp_path), shown.extend)
+    assert len(shown) == 2 and len(refusals(found)) == 2
+    assert "10.0.0.7: the disk is not mounted" in found[0].text and "no node has that much" in found[1].text
+
+    def gone(config: Any) -> Any:
+        raise ConfigError("no Ray cluster answers")
+
+    monkeypatch.setattr(storage_check, "cluster", gone)
+    assert refusals(findings.there(job(tmp_path), shown.extend)) == ["no Ray cluster answers"]

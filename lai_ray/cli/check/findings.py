@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lai_ray.cli.check import look, machine, names, reuse
+from lai_ray.cli.check import look, machine, memory, names, reuse
+from lai_ray.cli.check.memory import TIGHT
 from lai_ray.config.config import Config
 from lai_ray.errors import LaiError
 from lai_ray.report.tables import Table
@@ -20,6 +21,10 @@ def here(config: Config, run: Run | None, *, cluster: bool) -> list[Finding]:
     errors = [reuse.refusal(run, config) if run else None, names.key_problem(config)]
     found = [Finding(str(error)) for error in errors if error]
     found += [*machine.findings(job, cluster=cluster), *look.findings(job)]
+    # An estimate, and of this machine: no reason to refuse.
+    found += [
+        Finding(f"{table.title} (its table is above)", False) for table in memory.of(config) if TIGHT in table.title
+    ]
     return list(dict.fromkeys(found))  # Both look for the models.
 
 
