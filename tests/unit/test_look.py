@@ -423,7 +423,8 @@ def test_all_findings_come_before_one_verdict(tmp_path, asked, monkeypatch):
     monkeypatch.setattr(machine.memory, "host_memory", lambda: 1 << 20)
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     target = {"target__model": str(STUDENT), "target__engine": "vllm", "instructor__api_key_env": "NO_SUCH_KEY"}
-    starts, lines = verdict(config := job(tmp_path, **target), findings.here(config, None, cluster=False))
+    config = job(tmp_path, cluster__gpus_per_worker=0, **target)
+    starts, lines = verdict(config, findings.here(config, None, cluster=False))
     assert not starts and lines[-1] == "small: a run would be refused or fail, for 2 reasons above"
     assert [line.split(":")[0] for line in lines[:-1]] == ["refused", "refused", "note"]
     assert "NO_SUCH_KEY" in lines[0] and "asks for 1 GPU" in lines[1] and "it does not fit" in lines[2]
