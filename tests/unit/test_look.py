@@ -404,6 +404,13 @@ def test_a_look_that_breaks_is_a_note_with_its_last_words(tmp_path, monkeypatch)
     [found] = look.findings(real_job(tmp_path))
     assert "KeyError: 'x'" in found.text and not found.refuses
 
+    def slow(command: list[str], *, timeout: float, **options: Any) -> Any:
+        raise look.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(look.subprocess, "run", slow)
+    [found] = look.findings(real_job(tmp_path))
+    assert f"{look.SECONDS} s" in found.text and not found.refuses
+
 
 def test_a_generation_config_that_no_model_loads_with_is_refused(tmp_path):
     assert "generation_config.json" in refusals(looked(model(tmp_path, LEARNABLE["chatml"], max_new_tokens=0)))[0]

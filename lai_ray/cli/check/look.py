@@ -152,15 +152,19 @@ def _rendered(look: Look) -> list[Finding]:
     package = str(Path(lai_ray.__file__).parent.parent)
     paths = dict.fromkeys([package, *os.environ.get("PYTHONPATH", "").split(os.pathsep), os.getcwd()])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "lai_ray.training.rendering"], input=json.dumps(asdict(look)), env=environment,
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+    broken = f"{look.role}.model: its prompts could not be rendered for a try"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lai_ray.training.rendering"], input=json.dumps(asdict(look)), env=environment,
+            capture_output=True, text=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return [Finding(f"{broken}: not done after {SECONDS} s", refuses=False)]
     try:
         return [Finding(**each) for each in json.loads(done.stdout.strip().splitlines()[-1])]
     except (IndexError, ValueError, TypeError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return [Finding(f"{look.role}.model: its prompts could not be rendered for a try: {last}", refuses=False)]
+        return [Finding(f"{broken}: {last}", refuses=False)]
 
 
 def refuse(found: list[Finding]) -> None:
