@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lai_ray import __version__
 from lai_ray.common import proxies, screen, search_path
+from lai_ray.common.findings import Finding
 from lai_ray.errors import ConfigError, DataError, InterruptedRunError, LaiError
 
 app = typer.Typer(
@@ -111,10 +112,11 @@ def check(
     config = _config(job, overrides)
     names.check_names(config, asks=False)
     sources, own = cli_run.reusable(reuse or [], config.run_folder), cli_run.existing(config)
-    found = cli_reuse.refusal(own, config) if own else []
+    another = cli_reuse.refusal(own, config) if own else None
     with dry_run.replayed(config, [*([own] if own else []), *sources]) as replay:
-        cli_check.show(config, _console(), replay, None if found else own, whole=prompts)
+        cli_check.show(config, _console(), replay, None if another else own, whole=prompts)
         cli_reuse.show(replay, config, _console())
+    found = [Finding(str(another))] if another else []
     found += findings.here(config, cluster=cluster, probing=not (no_probe or (own and cli_run.finished(own, config))))
     if cluster:
         found += findings.there(config, _show)

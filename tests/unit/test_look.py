@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from lai_ray.cli.check import context, look, machine
+from lai_ray.cli.check import check, context, findings, look, machine
 from lai_ray.cli.check.context import Engine
 from lai_ray.common import chat_template
 from lai_ray.common.chat_template import Example
 from lai_ray.common.findings import Finding
+from lai_ray.distributed.cluster import storage_check
 from lai_ray.engines import vllm
 from lai_ray.errors import ConfigError, DataError
 from lai_ray.records import Request
 from lai_ray.stages.job import Job
-from lai_ray.training import dry_run
-from lai_ray.training.dry_run import Look, Part
+from lai_ray.training import rendering
+from lai_ray.training.rendering import Look, Part
 from lai_ray.world import STUDENT
 from tests.local import job
 from tests.unit.test_chat_template import QUESTION, TEMPLATES, made
@@ -63,7 +66,7 @@ def looked(folder: str, prompt: list[dict[str, str]] = QUESTION, **changes: Any)
         max_length=200, context=300, reads=None, answer_setting="target.max_new_tokens", answer_tokens=20,
         vocabulary=None, max_failed_fraction=0.05,
     )  # fmt: skip
-    return dry_run.findings(replace(asked, **changes))
+    return rendering.findings(replace(asked, **changes))
 
 
 def refusals(found: list[Finding]) -> list[str]:
@@ -343,7 +346,7 @@ def asked(monkeypatch):
     looks: list[Look] = []
 
     def run(command: list[str], *, input: str, **options: Any) -> Any:
-        looks.append(dry_run.look_from(json.loads(input)))
+        looks.append(rendering.look_from(json.loads(input)))
         return type("done", (), {"stdout": "[]", "stderr": ""})
 
     monkeypatch.setattr(look.subprocess, "run", run)
@@ -402,6 +405,53 @@ def test_a_look_that_breaks_is_a_note_with_its_last_words(tmp_path, monkeypatch)
     [found] = look.findings(real_job(tmp_path))
     assert "KeyError: 'x'" in found.text and not found.refuses
 
+    def slow(command: list[str], *, timeout: float, **options: Any) -> Any:
+        raise look.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(look.subprocess, "run", slow)
+    [found] = look.findings(real_job(tmp_path))
+    assert f"{look.SECONDS} s" in found.text and not found.refuses
+
 
 def test_a_generation_config_that_no_model_loads_with_is_refused(tmp_path):
     assert "generation_config.json" in refusals(looked(model(tmp_path, LEARNABLE["chatml"], max_new_tokens=0)))[0]
+
+
+# ---------------------------------------------------------------------------------------------------- the one verdict
+
+
+def verdict(config: Any, found: list[Finding]) -> tuple[bool, list[str]]:
+    console = Console(width=5000, file=io.StringIO())
+    starts = check.verdict(config, found, console)
+    return starts, console.file.getvalue().splitlines()
+
+
+def test_all_findings_come_before_one_verdict(tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(machine.memory, "gpu_memories", list)
+    monkeypatch.setattr(machine.memory, "host_memory", lambda: 1 << 20)
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    target = {"target__model": str(STUDENT), "target__engine": "vllm", "instructor__api_key_env": "NO_SUCH_KEY"}
+    config = job(tmp_path, cluster__gpus_per_worker=0, **target)
+    starts, lines = verdict(config, findings.here(config, None, cluster=False))
+    assert not starts and lines[-1] == "small: a run would be refused or fail, for 2 reasons above"
+    assert [line.split(":")[0] for line in lines[:-1]] == ["refused", "refused", "note"]
+    assert "NO_SUCH_KEY" in lines[0] and "asks for 1 GPU" in lines[1] and "it does not fit" in lines[2]
+    assert verdict(config, [Finding("worth knowing", refuses=False)]) == (
+        True, ["note: worth knowing", "small: ready to run"]
+    )  # fmt: skip
+
+
+def test_what_the_cluster_lacks_is_among_the_findings(tmp_path, monkeypatch):
+    nodes = [storage_check.Node("10.0.0.7", {"CPU": 1.0, "GPU": 0.0}, error="the disk is not mounted")]
+    joined = storage_check.Cluster(nodes, [{"CPU": 1.0}], [])
+    monkeypatch.setattr(storage_check, "cluster", lambda config: joined)
+    shown: list[Any] = []
+    found = findings.there(job(tmp_path), shown.extend)
+    assert len(shown) == 2 and len(refusals(found)) == 2
+    assert "10.0.0.7: the disk is not mounted" in found[0].text and "no node has that much" in found[1].text
+
+    def gone(config: Any) -> Any:
+        raise ConfigError("no Ray cluster answers")
+
+    monkeypatch.setattr(storage_check, "cluster", gone)
+    assert refusals(findings.there(job(tmp_path), shown.extend)) == ["no Ray cluster answers"]

@@ -14,6 +14,7 @@ from rich.console import Console
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import reuse as cli_reuse
 from lai_ray.cli.check.dry_run import replayed
+from lai_ray.common.findings import Finding
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.instructor.prompts import built_in
 from lai_ray.records import Answer, Completion, Sample
@@ -46,9 +47,7 @@ def printed(tmp_path: Path, reuse: Run | None = None, **changes) -> str:
 
 def refused(tmp_path: Path, **changes) -> str:
     config = job(tmp_path, **changes)
-    [found] = cli_reuse.refusal(cli_run.existing(config), config)
-    assert found.refuses
-    return found.text
+    return str(cli_reuse.refusal(cli_run.existing(config), config))
 
 
 @pytest.fixture
@@ -284,7 +283,7 @@ def test_a_run_that_has_paid_its_instructor_is_not_looked_at_again(tmp_path, mon
     config = job(tmp_path)
     cli_run.run_job(config, executor=LocalExecutor())
     assert cli_run.run_job(config).stopped_at is None and not looked, "a finished run starts no Ray either"
-    monkeypatch.setattr(cli_run.look, "refuse", lambda found: (_ for _ in ()).throw(ConfigError("no such name")))
-    with pytest.raises(ConfigError, match="no such name"):
+    monkeypatch.setattr(cli_run.look, "findings", lambda job, **options: [Finding("it has no template")])
+    with pytest.raises(ConfigError, match="it has no template"):
         cli_run.run_job(config.model_copy(update={"name": "new"}))
-    assert looked and not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()

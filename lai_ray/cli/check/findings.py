@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lai_ray.cli.check import look, machine, names
+from lai_ray.cli.check import look, machine, memory, names
+from lai_ray.cli.check.memory import TIGHT
 from lai_ray.common.findings import Finding
 from lai_ray.config.config import Config
 from lai_ray.errors import LaiError
@@ -21,6 +22,10 @@ def here(config: Config, *, cluster: bool, probing: bool) -> list[Finding]:
     job, key = Job.of(config), names.key_problem(config)
     found = [Finding(key)] if key else []
     found += [*machine.findings(job, cluster=cluster), *look.findings(job)]
+    # An estimate, and of this machine: no reason to refuse.
+    found += [
+        Finding(f"{table.title} (its table is above)", False) for table in memory.of(config) if TIGHT in table.title
+    ]
     if config.iterations and not key and probing and probe.askable(config.instructor):
         found += probe.probe(config.instructor).findings
     return list(dict.fromkeys(found))  # Both look for the models.

@@ -1,6 +1,6 @@
 """One look at a job's models, before anything is paid for: what they are asked, learned and given room for.
 
-Job -> findings. The rendering is done by `training.dry_run`, in a process of its own.
+Job -> findings. The rendering is done by `training.rendering`, in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from lai_ray.stages.job import Job
 from lai_ray.stages.select import Part, RecordedPart, part, select
 from lai_ray.storage import model_folders, models
 from lai_ray.storage.store import is_url
-from lai_ray.training import dry_run
-from lai_ray.training.dry_run import Look
+from lai_ray.training import rendering
+from lai_ray.training.rendering import Look
 
 RENDERED = 100, 2000
 """Prompts of a part that are rendered, at least and at most: between them, one more than may fail."""
@@ -110,14 +110,14 @@ def _at(asked: _Asked, name: str, fetch: bool) -> list[Finding]:
     return found + _rendered(asked.look(folder, own=own, vocabulary=vocabulary))
 
 
-def _prompts(job: Job) -> list[dry_run.Part]:
+def _prompts(job: Job) -> list[rendering.Part]:
     """Of each part that the target answers, the longest prompts."""
     parts: dict[str, Part] = {each.name: each for i in {0, job.config.iterations} for each in select(job, i)}
     asked = [each for each in parts.values() if not isinstance(each, RecordedPart)]
     total = {each.name: sum(1 for _ in each) for each in asked}
     least, most = RENDERED
     many = min(max(least, int(job.config.limits.max_failed_fraction * sum(total.values())) + 1), most)
-    return [dry_run.Part(each.name, total[each.name], _longest(each, many)) for each in asked]
+    return [rendering.Part(each.name, total[each.name], _longest(each, many)) for each in asked]
 
 
 def _longest(each: Part, many: int) -> list[list[Message]]:
@@ -128,12 +128,12 @@ def _characters(messages: list[Message]) -> int:
     return sum(len(message["content"]) for message in messages)
 
 
-def _requests(job: Job) -> list[dry_run.Part]:
+def _requests(job: Job) -> list[rendering.Part]:
     """A request of every strategy and dataset, as in the first iteration."""
     config = job.config
     pairs = itertools.product(range(config.iterations), config.evaluate.learn_from)
     shown = {f"{name}, strategy {config.schedule.name(i, name)}": example_prompt(job, name, 2, i) for i, name in pairs}
-    return [dry_run.Part(name, 1, [messages]) for name, messages in shown.items() if messages]
+    return [rendering.Part(name, 1, [messages]) for name, messages in shown.items() if messages]
 
 
 def _examples(job: Job) -> list[Example]:
@@ -149,19 +149,23 @@ def _examples(job: Job) -> list[Example]:
 
 
 def _rendered(look: Look) -> list[Finding]:
-    """The findings of a dry run; one that says so where it could not be made."""
+    """What `training.rendering` finds, in a process of its own; where that breaks, a note that says so."""
     package = str(Path(lai_ray.__file__).parent.parent)
     paths = dict.fromkeys([package, *os.environ.get("PYTHONPATH", "").split(os.pathsep), os.getcwd()])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "lai_ray.training.dry_run"], input=json.dumps(asdict(look)), env=environment,
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+    broken = f"{look.role}.model: its prompts could not be rendered for a try"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lai_ray.training.rendering"], input=json.dumps(asdict(look)), env=environment,
+            capture_output=True, text=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return [Finding(f"{broken}: not done after {SECONDS} s", refuses=False)]
     try:
         return [Finding(**each) for each in json.loads(done.stdout.strip().splitlines()[-1])]
     except (IndexError, ValueError, TypeError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return [Finding(f"{look.role}.model: its prompts could not be rendered for a try: {last}", refuses=False)]
+        return [Finding(f"{broken}: {last}", refuses=False)]
 
 
 def refuse(found: list[Finding]) -> None:

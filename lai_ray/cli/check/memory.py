@@ -18,6 +18,7 @@ GIB = 1 << 30
 ASSUMED_GPU = 80 * GIB
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 TITLE = "Memory of training"
+TIGHT = "it does not fit"
 
 
 def of(config: Config) -> list[Table]:
@@ -51,7 +52,7 @@ def table(size: Size, plan: Plan, room: Room, whose: str) -> Table:
         sentences.append(f"Each worker also takes {_gib(need.host)} GiB of its host's memory{known}.")
     sentences.append("It fits." if enough else _what_would(size, plan, room))
     return Table(
-        TITLE if enough else f"{TITLE}: it does not fit",
+        TITLE if enough else f"{TITLE}: {TIGHT}",
         ["GiB of each worker", *need.moments],
         [[part, *map(_gib, amounts)] for part, amounts in rows.items()],
         note=" ".join(sentences),

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from lai_ray.cli.check.dry_run import Replay, answers_of, folder_of, replayed
 from lai_ray.cli.run import Admission, admission
-from lai_ray.common.findings import Finding
 from lai_ray.config.config import Config
 from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.errors import ConfigError
@@ -61,13 +60,13 @@ def show(replay: Replay | None, config: Config, console: Console) -> None:
         tables.show([Table(f"Answers to reuse from {source.store.where}", columns, rows, reused.end)], console)
 
 
-def refusal(run: Run, config: Config) -> list[Finding]:
-    """Whether a start with these settings would make this another run."""
+def refusal(run: Run, config: Config) -> ConfigError | None:
+    """The error with which a start of this job would refuse its own run; None where it goes on with it."""
     try:
         run.check_same(config, admission(config, dict(run.record().get("folders", {}))).identity)
     except ConfigError as error:
-        return [Finding(str(error))]
-    return []
+        return error
+    return None
 
 
 def reuse_of(source: Run, config: Config, replay: Replay | None = None) -> RunReuse:

@@ -1,6 +1,6 @@
 """Renders a job's prompts and examples with a model's own files, before anything is paid for.  Look -> findings
 
-`python -m lai_ray.training.dry_run` reads a Look as JSON and prints its findings. It hides torch from transformers,
+`python -m lai_ray.training.rendering` reads a Look as JSON and prints its findings. It hides torch from transformers,
 which needs it for weights alone: so it takes a second, and the command that asks loads neither.
 """
 
