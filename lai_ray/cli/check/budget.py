@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lai_ray.cli.check.dry_executor import Missing
 from lai_ray.cli.check.dry_run import Replay
@@ -19,9 +19,6 @@ from lai_ray.stages.cost_forecast import ACCURACIES, IN_DOUBT, LATER, Forecast
 from lai_ray.stages.job import Job
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run, Stage
-
-WIDEST = 4
-"""The highest forecast is at most so many times the lowest."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ class KnownPool:
 
     @property
     def range(self) -> Range:
-        """The same; from a quarter of it where some of the replies recorded may apply."""
-        return Range(_share(self.to_come, 1 / WIDEST) if self.guessed else self.to_come, self.to_come)
+        """The same; from nothing where replies that are recorded may apply."""
+        return Range(NOTHING if self.guessed else self.to_come, self.to_come)
 
 
 def tables_of(job: Job, replay: Replay | None = None, run: Run | None = None) -> list[Table]:
@@ -88,7 +85,8 @@ def known_pools(replay: Replay, run: Run | None) -> Iterator[KnownPool]:
         forecasts = {name: forecast for name, forecast in known if name not in unknown}
         so_far = total(entries(run.store.inside(f"{folder}/answers"), longest)) if run else Spent()
         to_ask = {name: _to_ask(name, one, stage, replay) for name, one in forecasts.items()}
-        yield KnownPool(number, stage, forecasts, to_ask, folder in replay.executor.guessed, so_far)
+        guessed = folder in replay.executor.guessed and reusable(replay, number)
+        yield KnownPool(number, stage, forecasts, to_ask, guessed, so_far)
 
 
 def _to_ask(dataset: str, forecast: Forecast, stage: Stage, replay: Replay) -> int:
@@ -115,10 +113,6 @@ def _scaled(amount: Amount, calls: int) -> Amount:
         return NOTHING
     share = calls / amount.calls
     return Amount(calls, round(amount.input * share), round(amount.output * share))
-
-
-def _share(amount: Amount, share: float) -> Amount:
-    return Amount(math.ceil(amount.calls * share), round(amount.input * share), round(amount.output * share))
 
 
 def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
@@ -162,7 +156,8 @@ def limits(to_come: Range, spent: Spent, job: Job) -> Table:
         "Budget", ["limit", "at most", "spent", "left", "still to come, about", "verdict"],
         note="For all remaining iterations; where the mistakes are not known yet, with "
         f"{many:.0%} to {few:.0%} of the training problems right, or {LATER[0]:g} to {LATER[1]:g} times the mistakes "
-        "known last. Possibly paid calls count as spent, at their worst case.",
+        "known last; from 0 where recorded replies may apply to the same mistakes. Possibly paid calls count as spent, "
+        "at their worst case.",
     )  # fmt: skip
     if config.limits.max_usd is not None and caps.price is None:
         table.note += " max_usd has no effect: the price is unknown and counts as 0 (limits.unknown_price_is_free)."
@@ -197,10 +192,17 @@ def still_to_come(pools: list[KnownPool], job: Job, replay: Replay | None) -> Ra
         names = [name for name in sizes if iteration not in known or (replay and name in replay.partly)]
         ends = ({name: ranges[name][end] for name in names} for end in (0, 1))
         forecasts = (cost_forecast.for_mistakes(job, iteration, each, sizes).values() for each in ends)
-        certain += _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        spread = _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        certain += replace(spread, least=NOTHING) if replay and reusable(replay, iteration) else spread
         if not (replay and _keys_known(iteration, replay)):
             certain += Range(*(cost_forecast.keys_in_doubt(job, share) for share in IN_DOUBT))
     return certain + _solutions(job, replay)
+
+
+def reusable(replay: Replay, iteration: int) -> bool:
+    """Whether replies of this iteration are recorded: they apply where the same mistakes are made."""
+    names = (name for source in replay.run.reuse for name in source.store.names(f"iteration_{iteration}"))
+    return any("/instruct/answers/" in name for name in names)
 
 
 def _keys_known(iteration: int, replay: Replay) -> bool:

@@ -186,11 +186,11 @@ def _without_limits(config: Config) -> Config:
 
 @contextmanager
 def replayed(config: Config, sources: Sequence[Run]) -> Iterator[Replay | None]:
-    """A job as far as these runs have it recorded, the job's own run first; None where there are none.
+    """A job as far as these runs, its own first, or files with the target's answers have it recorded; None for neither.
 
     Raises ConfigError for a model or data that the job names and that is not there.
     """
-    if not sources:
+    if not sources and not config.target.attempts:
         yield None
         return
     known = {name: value for run in reversed(sources) for name, value in run.record().get("folders", {}).items()}
