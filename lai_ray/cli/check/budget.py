@@ -117,19 +117,10 @@ def _scaled(amount: Amount, calls: int) -> Amount:
 
 def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
     """Calls, tokens and money by iteration and dataset, and what the whole iteration has used so far."""
-    columns = [
-        "iteration",
-        "dataset",
-        "mistakes",
-        "samples per call",
-        "calls",
-        "to ask",
-        "tokens",
-        "US$",
-        "used so far",
-    ]
+    columns = ["iteration", "dataset", "mistakes", "samples per call", "calls", "to ask", "tokens", "US$"]
+    begun = any(pool.so_far.at_most.calls for pool in pools)
     table = Table(
-        "Instructor calls where the mistakes are known", columns,
+        "Instructor calls where the mistakes are known", [*columns, *["used so far"] * begun],
         note="To ask: without the replies that are recorded. Tokens and US$ are estimated: from the rendered prompts, "
         "and after an iteration of this run from its replies (tokens per character, length of samples, share "
         "accepted).",
@@ -142,7 +133,8 @@ def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
             likely, usd = forecast.likely, f"{price.usd(forecast.likely):,.4f}" if price else "–"
             to_ask = f"{pool.to_ask[dataset]}" + " at most" * pool.guessed
             cells = [forecast.mistakes, forecast.samples_per_request, likely.calls, to_ask, f"{likely.tokens:,}", usd]
-            table.rows.append([str(pool.iteration), dataset, *map(str, cells), "" if number else used])
+            used_cell = ["" if number else used] * begun
+            table.rows.append([str(pool.iteration), dataset, *map(str, cells), *used_cell])
     return table
 
 
