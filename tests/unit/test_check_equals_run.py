@@ -40,7 +40,8 @@ ROWS = {"train": 32, "dev": 12, "test": 10}
 @functools.cache
 def rows(split: str, first: int) -> list[dict[str, Any]]:
     """Some of the built-in word problems."""
-    return list(WordProblems().records(split, first + ROWS[split]))[first:]
+    made = list(WordProblems().records(split, first + ROWS[split]))[first:]
+    return [row | {"subject": row["size"]} for row in made]
 
 
 class Few(WordProblems):
@@ -72,8 +73,6 @@ class Executor(LocalExecutor):
         return super().embed(texts, encoder)[:, order] ** (1 + ord(encoder.identity[-1]) % 3)
 
 
-WIDEST = 4
-"""The highest forecast by the lowest, where no recorded reply may apply."""
 TABLES = {
     "target": tables.TargetSettings, "evaluate": tables.EvaluateSettings, "schedule": tables.ScheduleSettings,
     "contrast": tables.ContrastSettings, "instructor": tables.InstructorSettings, "curate": tables.CurateSettings,
@@ -103,7 +102,7 @@ VALUES: dict[str, list[Any]] = {
     "curate.samples_per_dataset": [6, 12, 40, {"few": 15}],
     "curate.rehearse": [1, 3],
     "curate.keep_clear_of": [[], "none"],
-    "curate.max_rouge_l": [0.3],
+    "curate.max_rouge_l": [0.95],
     "curate.near_duplicates": [0.6],
     "train.replay": [0.5, 3, "all", "gold"],
     "train.betas": [(0.8, 0.9)],
@@ -183,7 +182,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "config.json").write_text(f'{{"name": "{name}"}}')
     (folder / "prompts").mkdir()
     (folder / "prompts" / "lec.txt").write_text(
-        "[system]\nMind this.\n[user]\n{question}\n{wrong_answer}\nWrite {n} new problems.\n{format}"
+        "[system]\nMind this. {brief}\n[user]\n{correct}\n{question}\n{wrong_answer}\nWrite {n} new problems."
     )
     return folder
 
@@ -257,14 +256,14 @@ def agree(config: Config, said: Told, run: Run, executor: LocalExecutor, before:
         if pool.guessed:
             assert made <= expected
         elif dropped:
-            assert expected <= made <= WIDEST * expected
+            assert expected <= made <= budget.WIDEST * expected
         else:
             assert made == expected, (stage, made, expected)
     calls = executor.asked["ask"]
     least, most = said.calls
     assert least <= calls <= most, (calls, said.calls)
     may_apply = replay is not None and any(budget.reusable(replay, i) for i in range(config.iterations))
-    assert may_apply or most <= WIDEST * least, said.calls
+    assert may_apply or most <= budget.WIDEST * least, said.calls
 
 
 BASES: dict[str, Run] = {}

@@ -20,6 +20,11 @@ from lai_ray.stages.job import Job
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run, Stage
 
+REJECTED = 2
+"""Times as many calls where the samples are not known: every second one may be rejected."""
+WIDEST = 4
+"""The most calls of an iteration by the least, where no recorded reply may apply."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -148,8 +153,8 @@ def limits(to_come: Range, spent: Spent, job: Job) -> Table:
         "Budget", ["limit", "at most", "spent", "left", "still to come, about", "verdict"],
         note="For all remaining iterations; where the mistakes are not known yet, with "
         f"{many:.0%} to {few:.0%} of the training problems right, or {LATER[0]:g} to {LATER[1]:g} times the mistakes "
-        "known last; from 0 where recorded replies may apply to the same mistakes. Possibly paid calls count as spent, "
-        "at their worst case.",
+        "known last, and up to every second sample rejected; from 0 where recorded replies may apply to the same "
+        "mistakes. Possibly paid calls count as spent, at their worst case.",
     )  # fmt: skip
     if config.limits.max_usd is not None and caps.price is None:
         table.note += " max_usd has no effect: the price is unknown and counts as 0 (limits.unknown_price_is_free)."
@@ -185,6 +190,7 @@ def still_to_come(pools: list[KnownPool], job: Job, replay: Replay | None) -> Ra
         ends = ({name: ranges[name][end] for name in names} for end in (0, 1))
         forecasts = (cost_forecast.for_mistakes(job, iteration, each, sizes).values() for each in ends)
         spread = _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        spread = replace(spread, most=_with_rejections(spread))
         certain += replace(spread, least=NOTHING) if replay and reusable(replay, iteration) else spread
         if not (replay and _keys_known(iteration, replay)):
             certain += Range(*(cost_forecast.keys_in_doubt(job, share) for share in IN_DOUBT))
@@ -200,7 +206,7 @@ def reusable(replay: Replay, iteration: int) -> bool:
 def _keys_known(iteration: int, replay: Replay) -> bool:
     """Whether it is known which keys of an iteration's new problems are in doubt."""
     stage = replay.run.stage(iteration, "rehearse")
-    return bool(stage.facts()) or (stage.folder, "instructor") in replay.executor.missing
+    return bool(stage.facts()) and (stage.folder, "target") not in replay.executor.missing
 
 
 def _solutions(job: Job, replay: Replay | None) -> Range:
@@ -223,6 +229,12 @@ def _spread(amounts: Iterable[Amount]) -> Range:
         for choose in (min, max)
     )
     return Range(least, most)
+
+
+def _with_rejections(spread: Range) -> Amount:
+    """The most calls, if up to every second sample is rejected; at most four times the least."""
+    pairs = ((getattr(spread.least, name), getattr(spread.most, name)) for name in ("calls", "input", "output"))
+    return Amount(*(max(most, min(REJECTED * most, WIDEST * least)) for least, most in pairs))
 
 
 Ends = dict[str, tuple[int, int]]
