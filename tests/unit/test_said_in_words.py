@@ -160,3 +160,12 @@ samples_per_dataset = 10
     wrong = runner.invoke(app, ["check", str(tmp_path / "mine.toml"), "iterations=1", "seed=1"])
     assert isinstance(wrong.exception, ConfigError) and "seed: 0 there, 1 now" in str(wrong.exception)
     assert wrong.output.startswith("mine would be refused")
+
+
+def test_neighbours_of_the_same_subject_need_problems_with_a_subject_before_anything_is_asked(tmp_path):
+    executor = LocalExecutor()
+    with pytest.raises(ConfigError, match=r"contrast\.within .*word_problems have no subject"):
+        cli_run.run_job(job(tmp_path, contrast__within="subject"), executor=executor)
+    assert not +executor.asked
+    alone = job(tmp_path, name="alone", contrast__within="subject", schedule__strategy="le")
+    assert cli_run.run_job(alone, executor=executor, until="0/diagnose").stopped_at, "le shows no neighbours"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lai_ray.cli.check.dry_executor import Missing
 from lai_ray.cli.check.dry_run import Replay
@@ -20,8 +20,10 @@ from lai_ray.stages.job import Job
 from lai_ray.storage.answers import Answers
 from lai_ray.storage.run import Run, Stage
 
+REJECTED = 2
+"""Times as many calls where the samples are not known: every second one may be rejected."""
 WIDEST = 4
-"""The highest forecast is at most so many times the lowest."""
+"""The most calls of an iteration by the least, where no recorded reply may apply."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class KnownPool:
 
     @property
     def range(self) -> Range:
-        """The same; from a quarter of it where some of the replies recorded may apply."""
-        return Range(_share(self.to_come, 1 / WIDEST) if self.guessed else self.to_come, self.to_come)
+        """The same; from nothing where replies that are recorded may apply."""
+        return Range(NOTHING if self.guessed else self.to_come, self.to_come)
 
 
 def tables_of(job: Job, replay: Replay | None = None, run: Run | None = None) -> list[Table]:
@@ -88,7 +90,8 @@ def known_pools(replay: Replay, run: Run | None) -> Iterator[KnownPool]:
         forecasts = {name: forecast for name, forecast in known if name not in unknown}
         so_far = total(entries(run.store.inside(f"{folder}/answers"), longest)) if run else Spent()
         to_ask = {name: _to_ask(name, one, stage, replay) for name, one in forecasts.items()}
-        yield KnownPool(number, stage, forecasts, to_ask, folder in replay.executor.guessed, so_far)
+        guessed = folder in replay.executor.guessed and reusable(replay, number)
+        yield KnownPool(number, stage, forecasts, to_ask, guessed, so_far)
 
 
 def _to_ask(dataset: str, forecast: Forecast, stage: Stage, replay: Replay) -> int:
@@ -117,25 +120,12 @@ def _scaled(amount: Amount, calls: int) -> Amount:
     return Amount(calls, round(amount.input * share), round(amount.output * share))
 
 
-def _share(amount: Amount, share: float) -> Amount:
-    return Amount(math.ceil(amount.calls * share), round(amount.input * share), round(amount.output * share))
-
-
 def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
     """Calls, tokens and money by iteration and dataset, and what the whole iteration has used so far."""
-    columns = [
-        "iteration",
-        "dataset",
-        "mistakes",
-        "samples per call",
-        "calls",
-        "to ask",
-        "tokens",
-        "US$",
-        "used so far",
-    ]
+    columns = ["iteration", "dataset", "mistakes", "samples per call", "calls", "to ask", "tokens", "US$"]
+    begun = any(pool.so_far.at_most.calls for pool in pools)
     table = Table(
-        "Instructor calls where the mistakes are known", columns,
+        "Instructor calls where the mistakes are known", [*columns, *["used so far"] * begun],
         note="To ask: without the replies that are recorded. Tokens and US$ are estimated: from the rendered prompts, "
         "and after an iteration of this run from its replies (tokens per character, length of samples, share "
         "accepted).",
@@ -148,7 +138,8 @@ def known_calls(pools: list[KnownPool], price: Price | None) -> Table:
             likely, usd = forecast.likely, f"{price.usd(forecast.likely):,.4f}" if price else "–"
             to_ask = f"{pool.to_ask[dataset]}" + " at most" * pool.guessed
             cells = [forecast.mistakes, forecast.samples_per_request, likely.calls, to_ask, f"{likely.tokens:,}", usd]
-            table.rows.append([str(pool.iteration), dataset, *map(str, cells), "" if number else used])
+            used_cell = ["" if number else used] * begun
+            table.rows.append([str(pool.iteration), dataset, *map(str, cells), *used_cell])
     return table
 
 
@@ -162,7 +153,8 @@ def limits(to_come: Range, spent: Spent, job: Job) -> Table:
         "Budget", ["limit", "at most", "spent", "left", "still to come, about", "verdict"],
         note="For all remaining iterations; where the mistakes are not known yet, with "
         f"{many:.0%} to {few:.0%} of the training problems right, or {LATER[0]:g} to {LATER[1]:g} times the mistakes "
-        "known last. Possibly paid calls count as spent, at their worst case.",
+        "known last, and up to every second sample rejected; from 0 where recorded replies may apply to the same "
+        "mistakes. Possibly paid calls count as spent, at their worst case.",
     )  # fmt: skip
     if config.limits.max_usd is not None and caps.price is None:
         table.note += " max_usd has no effect: the price is unknown and counts as 0 (limits.unknown_price_is_free)."
@@ -197,16 +189,24 @@ def still_to_come(pools: list[KnownPool], job: Job, replay: Replay | None) -> Ra
         names = [name for name in sizes if iteration not in known or (replay and name in replay.partly)]
         ends = ({name: ranges[name][end] for name in names} for end in (0, 1))
         forecasts = (cost_forecast.for_mistakes(job, iteration, each, sizes).values() for each in ends)
-        certain += _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        spread = _spread(sum((one.likely for one in each), start=NOTHING) for each in forecasts)
+        spread = replace(spread, most=_with_rejections(spread))
+        certain += replace(spread, least=NOTHING) if replay and reusable(replay, iteration) else spread
         if not (replay and _keys_known(iteration, replay)):
             certain += Range(*(cost_forecast.keys_in_doubt(job, share) for share in IN_DOUBT))
     return certain + _solutions(job, replay)
 
 
+def reusable(replay: Replay, iteration: int) -> bool:
+    """Whether replies of this iteration are recorded: they apply where the same mistakes are made."""
+    names = (name for source in replay.run.reuse for name in source.store.names(f"iteration_{iteration}"))
+    return any("/instruct/answers/" in name for name in names)
+
+
 def _keys_known(iteration: int, replay: Replay) -> bool:
     """Whether it is known which keys of an iteration's new problems are in doubt."""
     stage = replay.run.stage(iteration, "rehearse")
-    return bool(stage.facts()) or (stage.folder, "instructor") in replay.executor.missing
+    return bool(stage.facts()) and (stage.folder, "target") not in replay.executor.missing
 
 
 def _solutions(job: Job, replay: Replay | None) -> Range:
@@ -229,6 +229,12 @@ def _spread(amounts: Iterable[Amount]) -> Range:
         for choose in (min, max)
     )
     return Range(least, most)
+
+
+def _with_rejections(spread: Range) -> Amount:
+    """The most calls, if up to every second sample is rejected; at most four times the least."""
+    pairs = ((getattr(spread.least, name), getattr(spread.most, name)) for name in ("calls", "input", "output"))
+    return Amount(*(max(most, min(REJECTED * most, WIDEST * least)) for least, most in pairs))
 
 
 Ends = dict[str, tuple[int, int]]

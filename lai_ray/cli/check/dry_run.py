@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,8 +42,10 @@ FREE = {"max_calls": None, "max_tokens": None, "max_usd": None, "max_failed_frac
 class DryRun(Run):
     """A run in a temporary folder. `reuse` has the runs that it is replayed from, the job's own first."""
 
-    def __init__(self, where: str, sources: Sequence[Run]) -> None:
+    def __init__(self, where: str, sources: Sequence[Run], wording: str) -> None:
         super().__init__(where, create=True)
+        self.wording = wording
+        """Hash of the built-in prompts, which are in the keys of requests and not in that of a stage."""
         self.reuse, self.dry, self.start = sources, True, 1
         self.reached: dict[str, str] = {}
         """By folder of a stage that the loop came to: the run from which it was taken complete; "" for none."""
@@ -53,6 +56,8 @@ class DryRun(Run):
             return
         self.reached[stage.folder] = ""
         for source in self.reuse:
+            if stage.name == "instruct" and _wording(source.record()["identity"]) != self.wording:
+                continue  # Its replies are looked up one by one.
             if (source.store.get_json(f"{stage.folder}/done.json") or {}).get("key") == key:
                 self.reached[stage.folder] = source.store.where
                 for name in source.store.names(stage.folder):
@@ -63,6 +68,10 @@ class DryRun(Run):
     def copy_model(self, source: Store, target: str) -> None:
         """Its lineage alone: no weights are needed here."""
         _link(source, "lineage.json", Store(target))
+
+
+def _wording(identity: dict[str, Any]) -> str:
+    return str(identity["content"].get("prompts", ""))
 
 
 def _link(source: Store, name: str, target: Store) -> None:
@@ -186,10 +195,10 @@ def _without_limits(config: Config) -> Config:
 
 @contextmanager
 def replayed(config: Config, sources: Sequence[Run]) -> Iterator[Replay | None]:
-    """A job as far as these runs have it recorded, the job's own run first; None where there are none, or where a model
-    that the job names is not there.
+    """A job as far as these runs, its own first, or files with the target's answers have it recorded; None for neither, or
+    where a model that the job names is not there.
     """
-    if not sources:
+    if not sources and not config.target.attempts:
         yield None
         return
     known = {name: value for run in reversed(sources) for name, value in run.record().get("folders", {}).items()}
@@ -199,7 +208,7 @@ def replayed(config: Config, sources: Sequence[Run]) -> Iterator[Replay | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="lai-check-") as folder:
-        run = DryRun(str(Path(folder) / config.name), sources)
+        run = DryRun(str(Path(folder) / config.name), sources, _wording(admitted.identity))
         replay = Replay(run, admitted, DryExecutor(run, config))
         replay.go()
         yield replay

@@ -13,7 +13,7 @@ from lai_ray.instructor.prompts import templates
 from lai_ray.report import sections
 from lai_ray.stages import grid
 from lai_ray.stages.job import Job
-from lai_ray.stages.select import select
+from lai_ray.stages.select import part, select
 from lai_ray.storage import models
 from lai_ray.storage.store import Store, is_url
 
@@ -44,6 +44,7 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     for i in range(config.iterations if config.search is not None else 0):
         grid.pools(job, i)
     _check_prompts(job)
+    _check_subjects(job)
     if config.curate.check_keys and (code := [n for n in config.evaluate.learn_from if job.benchmark(n).runs_code]):
         raise ConfigError(
             f"curate.check_keys = true compares answers, and those to {', '.join(code)} are programs, which cannot be "
@@ -116,6 +117,20 @@ def _check_instructor(config: Config, *, asked: bool) -> None:
         models.locate(settings.model, setting="instructor.model")
     if asked or settings.in_cluster:
         engine.check(settings)
+
+
+def _check_subjects(job: Job) -> None:
+    """Raises ConfigError where neighbours are to be of the same subject, and the training problems have none."""
+    config = job.config
+    if config.contrast.within != "subject" or config.target.attempts:
+        return
+    for name in config.evaluate.learn_from:
+        asks = any(job.strategy(i, name).uses_neighbours for i in range(config.iterations))
+        first = next(iter(part(job, name, "train")), None) if asks else None
+        if first is not None and "subject" not in first.extra:
+            raise ConfigError(
+                f'contrast.within = "subject": the problems of {name} have no subject; set it to "dataset"'
+            )
 
 
 def _check_prompts(job: Job) -> None:

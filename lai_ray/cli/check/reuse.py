@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lai_ray.cli.check.dry_run import Replay, answers_of, folder_of, replayed
 from lai_ray.cli.run import Admission, admission
+from lai_ray.common import screen
 from lai_ray.config.config import Config
 from lai_ray.config.rehearsal import RehearsalSettings
 from lai_ray.errors import ConfigError
@@ -57,7 +58,10 @@ def show(replay: Replay | None, config: Config, console: Console) -> None:
         reused = reuse_of(source, config, replay)
         columns = ["stage", "answers", "apply", "differ", "first difference (there → now)"]
         rows = [stage.row() for stage in reused.stages]
-        tables.show([Table(f"Answers to reuse from {source.store.where}", columns, rows, reused.end)], console)
+        if rows:
+            tables.show([Table(f"Answers to reuse from {source.store.where}", columns, rows, reused.end)], console)
+        elif reused.end:
+            screen.show(console, f"{source.store.where}: {reused.end}", wrap=True)
 
 
 def refusal(run: Run, config: Config) -> ConfigError | None:
