@@ -29,6 +29,7 @@ NOISE = re.compile(r"For further information visit|Compile with|For debugging co
 _BEGIN = re.compile(r"Traceback \(most recent call last\):|ray::\S+\(\)")
 _PREFIX = re.compile(r"^(?:\x1b\[[\d;]*m)*(?:\([^()]*pid=\d+[^()]*\) ?)?(?:\x1b\[[\d;]*m)*(?:ERROR [^\]]*\] ?)?")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: \S|$)")
+_NEXT = re.compile(r"\d|\[|INFO|WARNING|DEBUG|Process |The above|During")
 _FATAL = re.compile(r"Check failed: (?:\S+\.has_value\(\) )?(.+)")
 
 
@@ -52,7 +53,7 @@ def words_or_log(error: BaseException, logs: Iterator[Path] | list[Path]) -> str
     if WRAPPING.search(said) or WRAPPING.search(str(error)):
         for log in logs:
             if found := first_raised(tail(log)):
-                return f"{found} ({log})"
+                return f"{found} ({log.name})"
     return said
 
 
@@ -92,7 +93,7 @@ def _raised(text: str) -> Iterator[str]:
 def _until_traceback(lines: list[str]) -> Iterator[str]:
     """The further lines of a message: up to an empty one, or what a log says next."""
     for line in lines[:4]:
-        if not line.strip() or _BEGIN.search(line) or re.match(r"\d|\[|INFO|WARNING|DEBUG|Process |The above|During", line):
+        if not line.strip() or _BEGIN.search(line) or _NEXT.match(line):
             return
         yield line
 
