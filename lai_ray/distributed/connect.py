@@ -167,7 +167,7 @@ def worker_environment(config: Config, package: str) -> dict[str, str]:
 
     package: the folder that it is in.
     """
-    variables = search_path.for_children(package)
+    variables = search_path.for_children(package) | search_path.for_workers()
     names = [config.target.model]
     with contextlib.suppress(ConfigError):
         asked = [config.instructor.model] if config.instructor.in_cluster else []
