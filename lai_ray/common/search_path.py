@@ -53,9 +53,8 @@ def user_folder_last() -> None:
 def for_workers() -> dict[str, str]:
     """The variable that names the user's modules which this process has imported."""
     modules = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
-    return {
-        MODULES: ",".join(name for name, file in modules if "." not in name and file and _is_users(file, os.getcwd()))
-    }
+    users = {name.partition(".")[0] for name, file in modules if file and _is_users(file, os.getcwd())}
+    return {MODULES: ",".join(sorted(users))}
 
 
 def _is_users(file: str, folder: str) -> bool:
