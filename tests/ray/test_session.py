@@ -121,10 +121,11 @@ def test_workers_find_plug_ins_beside_the_job_and_no_file_there_hides_a_module(t
     for module in ("code", "h2", "pandas", "datasets", "uvloop"):  # Ray and its agents import them, or try to.
         (tmp_path / f"{module}.py").write_text("raise RuntimeError('a file of the user')\n")
     code = f"""
-        import os, sys
+        import os
+        from lai_ray.common import plugins, search_path
         os.chdir({str(tmp_path)!r})
-        sys.path.append(os.getcwd())
-        from my_plugin import double
+        search_path.user_folder_last()
+        double = plugins.attribute("my_plugin:double", what="a test")
         executor = RayExecutor(config(), None)
         print(sum(executor.map(double, range(200))))
         executor.close()
