@@ -54,7 +54,9 @@ class Shown(logging.Handler):
         self.progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
+        """One line; what ends a run is shown by the command itself."""
+        if getattr(record, "facts", {}).get("ended"):
+            return
         if self.progress.quiet:
             screen.write(self.format(record), sys.stderr)
         else:

@@ -1,7 +1,9 @@
-"""The user's folder on Python's search path: last, so that none of its files hides a module.  sys.path -> sys.path
+"""The user's folder: plug-ins are found in it, and nothing that others import.  an import -> the user's file | None
 
 Plug-ins are found in the folder where a command is given. That folder may hold code.py, random.py or datasets/, and
-Python, Ray and vLLM must not find these instead of their own. Imports only what every Python has loaded already.
+Python, Ray and vLLM must not find these: neither instead of a module of that name, nor where they try whether an
+optional one is there. So the folder is not on the search path; a finder serves the user's own imports from it, last.
+Imports only what every Python has loaded already.
 """
 
 from __future__ import annotations
@@ -9,15 +11,57 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 
 FOLDER = "LAI_USER_FOLDER"
 """Variable of a worker whose current folder is not the user's: the folder where the command was given."""
+MODULES = "LAI_USER_MODULES"
+"""Variable of a worker: the user's modules that objects sent to it may belong to, separated by commas."""
+PLUGINS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "plugins.py")
+PACKAGE = os.path.dirname(os.path.dirname(PLUGINS))
+
+
+class UserFolder:
+    """Finds modules in the user's folder: those that the user's own files, or `plugins`, import."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.names = set(os.environ.get(MODULES, "").split(","))
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Called by Python where no other finder has the module."""
+        if path is None and (name in self.names or self._asked_by_the_user()):
+            return PathFinder.find_spec(name, [self.folder])
+        return None
+
+    def _asked_by_the_user(self) -> bool:
+        frame = sys._getframe(2)
+        while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        file = frame.f_code.co_filename
+        return file == PLUGINS or _is_users(file, self.folder)
 
 
 def user_folder_last() -> None:
-    """Move the user's folder to the end of this process's search path."""
+    """Take the user's folder off this process's search path, and find the user's own imports in it."""
     here = os.environ.get(FOLDER) or os.getcwd()
-    sys.path[:] = [*_other_than(here, sys.path), here]
+    sys.path[:] = _other_than(here, sys.path)
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, UserFolder)]
+    sys.meta_path.append(UserFolder(here))
+
+
+def for_workers() -> dict[str, str]:
+    """The variable that names the user's modules which this process has imported."""
+    modules = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
+    users = {name.partition(".")[0] for name, file in modules if file and _is_users(file, os.getcwd())}
+    return {MODULES: ",".join(sorted(users))}
+
+
+def _is_users(file: str, folder: str) -> bool:
+    """Whether a file is in the user's folder, and no installed package or this one there."""
+    path, inside = os.path.abspath(file), os.path.abspath(folder) + os.sep
+    installed = "site-packages" in path or "dist-packages" in path or path.startswith(PACKAGE + os.sep)
+    return path.startswith(inside) and not installed
 
 
 def for_children(package: str) -> dict[str, str]:

@@ -35,8 +35,9 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: extends itself, through {' -> '.join(str(p) for p in seen)}")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        whose = f" It is named by extends in {seen[-1]}, relative to that file." if seen else ""
         raise ConfigError(
-            f"{path}: no such job file. {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
+            f"{path}: no such job file.{whose} {suggestion(path.name, near)}In its folder: {', '.join(near) or 'none'}."
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))

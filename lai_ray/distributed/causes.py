@@ -27,15 +27,16 @@ WRAPPING = re.compile(
 """In the words of an error that only points to another one."""
 NOISE = re.compile(r"For further information visit|Compile with|For debugging consider|CUDA kernel errors|\[type=")
 _BEGIN = re.compile(r"Traceback \(most recent call last\):|ray::\S+\(\)")
-_PREFIX = re.compile(r"\x1b\[[\d;]*m|^\([^()]*pid=\d+[^()]*\) ?|^(?:\([^()]*pid=\d+[^()]*\) ?)?ERROR [^\]]*\] ?")
+_PREFIX = re.compile(r"^(?:\x1b\[[\d;]*m)*(?:\([^()]*pid=\d+[^()]*\) ?)?(?:\x1b\[[\d;]*m)*(?:ERROR [^\]]*\] ?)?")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: \S|$)")
+_NEXT = re.compile(r"\d|\[|INFO|WARNING|DEBUG|Process |The above|During")
 _FATAL = re.compile(r"Check failed: (?:\S+\.has_value\(\) )?(.+)")
 
 
 def words(error: BaseException) -> str:
     """ "ValueError: no space left", of the first error in a chain; out of the traceback's text where only that is left.
 
-    Colours, source lines and advice about debugging are left out; several lines become one.
+    Source lines and advice about debugging are left out; several lines become one.
     """
     chain = [each for each in chain_of(error) if str(each).strip()]
     if not chain:
@@ -52,7 +53,7 @@ def words_or_log(error: BaseException, logs: Iterator[Path] | list[Path]) -> str
     if WRAPPING.search(said) or WRAPPING.search(str(error)):
         for log in logs:
             if found := first_raised(tail(log)):
-                return f"{found} ({log})"
+                return f"{found} ({log.name})"
     return said
 
 
@@ -68,24 +69,31 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 def first_raised(text: str) -> str | None:
     """The exception that the first traceback in a text ends with, its message in short; None without a traceback.
 
-    Of exceptions that caused each other Python prints the first one first.
+    Of exceptions that caused each other Python prints the first one first. One that only points to another is passed
+    over where there is another.
     """
+    raised = list(_raised(text))
+    return next((each for each in raised if not WRAPPING.search(each)), raised[0] if raised else None)
+
+
+def _raised(text: str) -> Iterator[str]:
+    """What every traceback in a text ends with, and what a check in Ray's own code found."""
     lines = [_PREFIX.sub("", line) for line in text.splitlines()]
     inside = False
     for i, line in enumerate(lines):
         if _BEGIN.search(line):
             inside = True
         elif inside and _RAISED.match(line):
-            return in_short("\n".join([line, *_until_traceback(lines[i + 1 :])]))
+            inside = False
+            yield in_short("\n".join([line, *_until_traceback(lines[i + 1 :])]))
         elif fatal := _FATAL.search(line):
-            return fatal[1].strip()
-    return None
+            yield fatal[1].strip()
 
 
 def _until_traceback(lines: list[str]) -> Iterator[str]:
     """The further lines of a message: up to an empty one, or what a log says next."""
     for line in lines[:4]:
-        if not line.strip() or _BEGIN.search(line) or re.match(r"\d|\[|INFO|WARNING|DEBUG|The above|During", line):
+        if not line.strip() or _BEGIN.search(line) or _NEXT.match(line):
             return
         yield line
 

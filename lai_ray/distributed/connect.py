@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ from lai_ray.errors import ConfigError, LaiError, StageError
 from lai_ray.storage import models
 
 CONNECT_SECONDS = 10
+SLOW = re.compile("timed out", re.IGNORECASE)
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -165,7 +167,7 @@ def worker_environment(config: Config, package: str) -> dict[str, str]:
 
     package: the folder that it is in.
     """
-    variables = search_path.for_children(package)
+    variables = search_path.for_children(package) | search_path.for_workers()
     names = [config.target.model]
     with contextlib.suppress(ConfigError):
         asked = [config.instructor.model] if config.instructor.in_cluster else []
@@ -212,7 +214,8 @@ def _explained(error: Exception, address: str | None, setting: str, began: float
         logs = temporary.ray_logs(began)
         why = causes.words_or_log(error, logs).rstrip(".")
         where = f" Ray's logs are in {logs[0].parent}." if logs else ""
-        return StageError(f"Ray could not be started on this machine: {why}.{causes.suspects()}{where}")
+        slow = " It gives its own processes half a minute: on a busy machine, try again." if SLOW.search(why) else ""
+        return StageError(f"Ray could not be started on this machine: {why}.{slow}{causes.suspects()}{where}")
     if isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None):
         return ConfigError(
             f"no Ray cluster answers at {address!r}, named by {setting}: {message}. Start one there (`ray start "

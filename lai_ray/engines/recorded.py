@@ -33,7 +33,9 @@ def files(dataset: str, named: str | Sequence[str]) -> list[Path]:
         elif path.is_file():
             paths.append(path)
         else:
-            raise ConfigError(f"target.attempts.{dataset}: no file or folder {name!r}")
+            raise ConfigError(
+                f"target.attempts.{dataset}: no file or folder {name!r}, looked for from the current folder"
+            )
     if not paths:
         raise ConfigError(f"target.attempts.{dataset} names no file")
     return paths

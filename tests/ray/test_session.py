@@ -116,13 +116,16 @@ def test_a_cluster_is_not_driven_from_outside(address, message, monkeypatch):
         start(config())
 
 
-def test_workers_find_the_package_and_plugins_beside_the_job(tmp_path):
-    (tmp_path / "my_plugin.py").write_text("def double(n):\n    return 2 * n\n")
+def test_workers_find_plug_ins_beside_the_job_and_no_file_there_hides_a_module(tmp_path):
+    (tmp_path / "my_plugin.py").write_text("import code, pandas\n\n\ndef double(n):\n    return 2 * n\n")
+    for module in ("code", "h2", "pandas", "datasets", "uvloop"):  # Ray and its agents import them, or try to.
+        (tmp_path / f"{module}.py").write_text("raise RuntimeError('a file of the user')\n")
     code = f"""
-        import os, sys
+        import os
+        from lai_ray.common import plugins, search_path
         os.chdir({str(tmp_path)!r})
-        sys.path.insert(0, os.getcwd())
-        from my_plugin import double
+        search_path.user_folder_last()
+        double = plugins.attribute("my_plugin:double", what="a test")
         executor = RayExecutor(config(), None)
         print(sum(executor.map(double, range(200))))
         executor.close()

@@ -10,11 +10,9 @@ import sys
 import pytest
 
 from lai_ray import __version__
-from lai_ray.distributed import connect
 from lai_ray.errors import ConfigError
 from lai_ray.storage import models
 from tests.conftest import REPO, lai
-from tests.local import job
 
 QUICK = "jobs/quickstart.toml"
 
@@ -142,10 +140,3 @@ def test_a_plug_in_is_found_in_the_current_folder_after_all_libraries(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"correct": true' in (tmp_path / "out.jsonl").read_text()
-
-
-def test_workers_look_for_plug_ins_in_the_current_folder_last(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", "/one:/two")
-    paths = connect.worker_environment(job(tmp_path), str(REPO))["PYTHONPATH"].split(":")
-    assert paths == [str(REPO), "/one", "/two", str(tmp_path)]

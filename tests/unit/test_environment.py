@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import importlib
 import io
 import json
 import os
@@ -214,10 +215,24 @@ def test_files_named_like_modules_do_not_hide_them(folder, path):
     assert '"correct": true' in Path("o.jsonl").read_text()
 
 
-def test_the_current_folder_is_last_and_stands_there_once(folder, monkeypatch):
-    monkeypatch.setattr(sys, "path", ["", str(folder), "/elsewhere"])
+def test_only_the_user_finds_files_of_the_current_folder(folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", str(folder), "/elsewhere", *sys.path])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for _ in range(2):
+        search_path.user_folder_last()
+    assert sys.path[0] == "/elsewhere" and str(folder) not in sys.path
+    assert sum(isinstance(finder, search_path.UserFolder) for finder in sys.meta_path) == 1
+    (folder / "helper_of_mine.py").write_text("LEVEL = 3\n")
+    (folder / "asks_for_helper.py").write_text("def level():\n    from helper_of_mine import LEVEL\n    return LEVEL\n")
+    # An optional package that is not there, as a library tries: the user's file is not it.
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("helper_of_mine")
+    assert plugins.attribute("asks_for_helper:level", what="engine")() == 3
+    assert set(search_path.for_workers()[search_path.MODULES].split(",")) >= {"asks_for_helper", "helper_of_mine"}
+    monkeypatch.delitem(sys.modules, "helper_of_mine")
+    monkeypatch.setenv(search_path.MODULES, "helper_of_mine")
     search_path.user_folder_last()
-    assert sys.path == ["/elsewhere", str(folder)]
+    assert importlib.import_module("helper_of_mine").LEVEL == 3
 
 
 def test_child_processes_do_not_begin_with_the_current_folder(folder, monkeypatch):

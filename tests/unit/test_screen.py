@@ -129,6 +129,27 @@ def test_no_command_lets_a_text_control_the_terminal(tmp_path, job_file, lai):
     assert harmless(lai(f"grade gsm8k --responses {responses} --out {out}"))
 
 
+def test_nor_do_tests_alone_several_runs_a_sweep_or_a_search_for_copies(tmp_path, monkeypatch, job_file, lai):
+    assert printable(shown := lai(f"evaluate {job_file}", Hostile())) == shown and "written: " in shown
+    lai(f"run {job_file}", Hostile())
+    assert printable(shown := lai(f"report {tmp_path}/evil {tmp_path}/evil-tests")) == shown and "evil-tests" in shown
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text('job = "job.toml"\nseeds = [0]\n[arms."evil"]\ninstructor.model = "m\\u001b[2J"\n')
+    assert printable(shown := lai(f"sweep {sweep} --plan")) == shown and "evil" in shown
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"id": EVIL, "question": f"{EVIL} What is 1 and 1?"}))
+    monkeypatch.setattr("lai_ray.distributed.executor.RayExecutor", lambda *arguments: Closed())
+    shown = lai(f"contamination {samples} --against word_problems --out {tmp_path}/copies.json")
+    assert printable(shown) == shown and "written: " in shown
+
+
+class Closed(LocalExecutor):
+    """With the end that an executor of a command has."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def test_tables_and_report_files_hold_no_control_characters(tmp_path, monkeypatch, job_file, lai):
     lai(f"run {job_file}", Hostile())
     section = "from lai_ray.report.tables import Table\n"
