@@ -195,8 +195,9 @@ def _without_limits(config: Config) -> Config:
 
 @contextmanager
 def replayed(config: Config, sources: Sequence[Run]) -> Iterator[Replay | None]:
-    """A job as far as these runs, its own first, or files with the target's answers have it recorded; None for neither, or
-    where a model that the job names is not there.
+    """A job as far as these runs, its own first, or files with the target's answers have it recorded.
+
+    None for neither, and where a model that the job names is not there.
     """
     if not sources and not config.target.attempts:
         yield None
