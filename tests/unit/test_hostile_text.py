@@ -33,6 +33,7 @@ HOSTILE = [
     ("choice", "", "A, "), ("choice", "", "Answer: "), ("words", "", "。"), ("words", "", "alpha\n"),
     ("program", "", "@a\n"), ("program", "", "A\n"), ("program", "", "```\n"), ("program", "", "x,"),
     ("word problems", ASKED, "3 + 4 = 7\n"), ("word problems", ASKED, "("), ("word problems", ASKED, "9"),
+    ("word problems", "", "\nQuestion 1\n"), ("word problems", ASKED, "1. alpha\n"),
     ("choices", "1. Question: q\n", "A. x\n"), ("choices", "1. Question: q\n", "A. "), ("short answers", ASKED, "\n"),
     ("programs", CODED, "assert f(\n"), ("programs", "", "1. Question:\n```python\n"),
     ("programs", "", "```\nAnswer:\n"),

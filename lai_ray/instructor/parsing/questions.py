@@ -26,6 +26,8 @@ _LETTER_ALONE = re.compile(r"\W*(?:(?:the\s)?(?:correct\s)?(?:answer|option|choi
 
 def asks(text: str) -> bool:
     """Whether a text asks something, or states something to be completed: not a heading, a number or a placeholder."""
+    if not text.strip():
+        return False
     bare = ANSWER.sub("", HEAD.sub("", text.strip(), count=1), count=1).strip("*_# \n")
     if not bare or _PLACEHOLDER.fullmatch(bare) or _LETTER_ALONE.fullmatch(bare):
         return False

@@ -68,6 +68,9 @@ class _Item:
     number: int | None = None
     """Its number in a numbered list."""
     last: bool = False
+    read: int = 0
+    """The lines of its answer in which a final number was looked for."""
+    resulted: bool = False
     headless: bool = False
     """Its answer begins with the marker, and no heading before it was recognised."""
 
@@ -97,8 +100,10 @@ def math_pieces(reply: str) -> list[Piece]:
 
 def _resulted(item: _Item) -> bool:
     """Whether its answer has a final number: marked, boxed or called the answer."""
-    text = "\n".join(item.answer or ())
-    return MARKER in text or "boxed{" in text or "answer is" in text
+    for line in (item.answer or [])[item.read :]:
+        item.resulted = item.resulted or MARKER in line or "boxed{" in line or "answer is" in line
+    item.read = len(item.answer or ())
+    return item.resulted
 
 
 def choice_pieces(reply: str, letters: Sequence[str] = "ABCD") -> list[Piece]:
@@ -143,7 +148,7 @@ def _items(reply: str, done: Callable[[_Item], bool]) -> list[_Item]:
             # "Sample 3:" followed by "Question: …" is one heading.
             if item is None or item.answer is not None or any(text.strip() for text in item.question):
                 items.append(item := _Item(number=int(number[1]) if number else None))
-            item.question.append(line[head.end() :])
+            item.question[:] = [line[head.end() :]]  # What preceded it is blank.
         elif number and _begins(int(number[1]), item, done):
             items.append(_Item([line[number.end() :]], number=int(number[1])))
         elif item is not None:
