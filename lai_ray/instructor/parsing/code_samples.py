@@ -56,7 +56,9 @@ def _items(reply: str) -> list[_Item]:
     """Of the block that the line is in."""
     for at, line in enumerate(lines):
         section, rest = (None, line) if at <= ends else _section(line, items)
-        if section == "question" and not (items and items[-1].empty):
+        if section == "question" and items and items[-1].empty:
+            items[-1].lines["question"] = []
+        elif section == "question":
             items.append(_Item())
         elif section and section != "question" and items:
             items[-1].section = section
