@@ -99,6 +99,7 @@ VALUES: dict[str, list[Any]] = {
     "instructor.model": ["another"],
     "instructor.base_url": ["http://127.0.0.1:1/v1"],
     "instructor.api_key_env": ["A_NAME"],
+    "instructor.parameters": [{"seed": "random_seed"}],
     "instructor.prompts": ["{folder}/prompts"],
     "curate.samples_per_dataset": [6, 12, 40, {"few": 15}],
     "curate.rehearse": [1, 3],

@@ -194,7 +194,7 @@ def test_failed_calls_stand_in_the_report_before_the_stage_is_complete(tmp_path)
     with pytest.raises(StageError, match="failed"):
         made(tmp_path, Refusing(), limits__max_failed_fraction=0.0, **PRICED)
     (row,) = titled(Run.read(f"{tmp_path}/small"), "Instructor").rows
-    assert row[1:3] == ["15", "15"] and row[6] == "0.0105"
+    assert row[1:3] == ["15", "15"] and row[7] == "0.0105"
 
 
 def test_a_folder_of_runs_is_reported_run_by_run_and_what_is_no_run_is_named(tmp_path):

@@ -432,7 +432,7 @@ def test_all_findings_come_before_one_verdict(tmp_path, asked, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     target = {"target__model": str(STUDENT), "target__engine": "vllm", "instructor__api_key_env": "NO_SUCH_KEY"}
     config = job(tmp_path, cluster__gpus_per_worker=0, **target)
-    starts, lines = verdict(config, findings.here(config, None, cluster=False))
+    starts, lines = verdict(config, findings.here(config, cluster=False, probing=False))
     assert not starts and lines[-1] == "small: a run would be refused or fail, for 2 reasons above"
     assert [line.split(":")[0] for line in lines[:-1]] == ["refused", "refused", "note"]
     assert "NO_SUCH_KEY" in lines[0] and "asks for 1 GPU" in lines[1] and "it does not fit" in lines[2]

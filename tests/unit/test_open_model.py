@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import check, reuse
+from lai_ray.cli.check.dry_run import replayed
 from lai_ray.cli.check.names import check_names
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.records import Answer, Completion
@@ -88,7 +89,9 @@ def test_an_open_model_is_identified_by_its_weights_not_by_its_folder(tmp_path):
     other = teacher(tmp_path / "other", "other weights")
     with pytest.raises(ConfigError, match=r"content\.instructor: .* there, .* now"):
         cli_run.run_job(job(tmp_path, instructor__model=other, **HERE), executor=Recording())
-    output = shown(reuse.show, job(tmp_path, instructor__model=named, **HERE), [])
+    mine = job(tmp_path, instructor__model=named, **HERE)
+    with replayed(mine, [cli_run.existing(mine)]) as replay:
+        output = shown(reuse.show, replay, mine)
     [row] = [line for line in output.splitlines() if "iteration_0/instruct" in line]
     _, recorded, applying, *_ = row.split()
     assert recorded == applying != "0"
@@ -129,7 +132,7 @@ def test_check_shows_neither_key_nor_rate_limits_nor_money(tmp_path):
     check_names(config)
     output = shown(check.show, config)
     assert "runs in the cluster: no key, no limits per minute" in " ".join(output.split())
-    [row] = [line for line in output.splitlines() if "word_problems" in line and "60%" in line]
+    [row] = [line for line in output.splitlines() if "word_problems" in line and "50%" in line]
     assert "0.00" in row and row.rstrip(" │").endswith("–")
     priced = job(tmp_path, instructor__usd_per_million_output=2.0, **ITSELF)
     assert (priced.instructor.usd_per_million_input, priced.instructor.usd_per_million_output) == (0.0, 2.0)

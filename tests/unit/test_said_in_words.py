@@ -132,7 +132,7 @@ def test_changed_contents_are_told_in_words():
     assert "wording" in prompts and "the files of target.model" in target
 
 
-def test_check_of_a_job_that_would_be_refused_says_so_first_and_fails(tmp_path):
+def test_check_of_a_job_that_would_be_refused_says_so_last_and_fails(tmp_path):
     (tmp_path / "mine.toml").write_text(
         f'''storage = "{tmp_path}"
 [target]
@@ -149,17 +149,21 @@ encoder = "target"
 model = "rules"
 [curate]
 samples_per_dataset = 10
+[cluster]
+gpus_per_replica = 0
+gpus_per_worker = 0
 '''
     )
     pretend_model(tmp_path / "model", skill=40)
     config = job_file.read(tmp_path / "mine.toml", ["iterations=1"])
     cli_run.run_job(config, executor=LocalExecutor())
     runner = CliRunner()
-    sound = runner.invoke(app, ["check", str(tmp_path / "mine.toml"), "iterations=1"])
-    assert sound.exit_code == 0 and sound.output.startswith("mine: job is valid"), sound.output[:300]
-    wrong = runner.invoke(app, ["check", str(tmp_path / "mine.toml"), "iterations=1", "seed=1"])
-    assert isinstance(wrong.exception, ConfigError) and "seed: 0 there, 1 now" in str(wrong.exception)
-    assert wrong.output.startswith("mine would be refused")
+    command = ["check", "--no-probe", str(tmp_path / "mine.toml"), "iterations=1"]
+    sound = runner.invoke(app, command)
+    assert sound.exit_code == 0 and sound.output.rstrip().endswith("mine: ready to run"), sound.output[-300:]
+    wrong = runner.invoke(app, [*command, "seed=1"])
+    assert wrong.exit_code == 2 and "refused: " in wrong.output and "seed: 0 there, 1 now" in wrong.output
+    assert wrong.output.rstrip().endswith("mine: a run would be refused or fail, for 1 reason above")
 
 
 def test_neighbours_of_the_same_subject_need_problems_with_a_subject_before_anything_is_asked(tmp_path):

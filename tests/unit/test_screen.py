@@ -117,7 +117,7 @@ def test_control_characters_are_shown_as_escapes_and_newlines_and_tabs_stay():
 
 
 def test_no_command_lets_a_text_control_the_terminal(tmp_path, job_file, lai):
-    assert harmless(lai(f"check {job_file}"))
+    assert harmless(lai(f"check {job_file} --prompts --no-probe"))
     failed = lai(f"run {job_file} limits.max_failed_fraction=0", Hostile(fails=True))
     assert harmless(failed) and "error: " in failed and "the server says" in failed
     lai(f"run {job_file}", Hostile())

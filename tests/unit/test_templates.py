@@ -153,7 +153,7 @@ def test_check_prints_the_jobs_own_prompt_and_names_it_shortly(tmp_path):
     config = job(tmp_path, instructor__prompts={"lec": LEC})
     shown = dict(check.prompts(Job.of(config)))["word_problems: prompt for the instructor by strategy lec"]
     assert "Solved:\n[QUESTION ANSWERED CORRECTLY]\n" in shown
-    rows = dict(tuple(row) for row in check.settings(config).rows)
+    rows = dict(tuple(row) for row in check.settings(config, whole=False).rows)
     assert rows["instructor.prompts.lec"].startswith(f"{len(LEC)} characters, ")
 
 
