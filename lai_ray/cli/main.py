@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from pathlib import Path
@@ -35,6 +36,10 @@ Reuse = Annotated[
 Until = Annotated[
     str | None, typer.Option(help="Stop after this stage: evaluate, …, or 1/diagnose for one of iteration 1.")
 ]
+BenchmarkName = Annotated[
+    str, typer.Argument(help="A benchmark: gsm8k, …, my_pkg.my_file:BENCHMARK, or JOB.toml for own data.")
+]
+Data = Annotated[Path | None, typer.Option(help="The folder with the benchmark's own files.")]
 NoProbe = Annotated[bool, typer.Option("--no-probe", help="Do not ask the instructor's server a small request first.")]
 
 
@@ -185,15 +190,13 @@ def submit(
         return
     from lai_ray.distributed.jobs import submit as job_submit
 
-    result = job_submit.run(submitted_job, where, wait=not no_wait, write=_write, say=_print_error)
+    result = job_submit.run(
+        submitted_job, where, wait=not no_wait, write=functools.partial(screen.write, end=""), say=_print_error
+    )
     if isinstance(result, str):
         screen.write(result)
     elif result.code:
         raise typer.Exit(result.code)
-
-
-def _write(text: str) -> None:
-    screen.write(text, end="")
 
 
 def _print_error(text: str) -> None:
@@ -247,18 +250,14 @@ def evaluate(job: JobFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def grade(
-    benchmark: Annotated[
-        str, typer.Argument(help="A benchmark: gsm8k, …, my_pkg.my_file:BENCHMARK, or JOB.toml for own data.")
-    ],
+    benchmark: BenchmarkName,
     responses: Annotated[
         Path,
         typer.Option(help="The benchmark's own records plus `response`: JSON lines or array, CSV, Parquet, gzipped."),
     ],
     out: Annotated[Path, typer.Option(help="The same rows with their verdicts, as JSON lines.")],
     rules: Annotated[str, typer.Option(help='"default", or "paper": as the official release grades.')] = "default",
-    data: Annotated[
-        Path | None, typer.Option(help="The benchmark's own files, where grading needs more than the row.")
-    ] = None,
+    data: Data = None,
 ) -> None:
     """Grade recorded responses: the same rows in the same order, with correct, answer, rule and status."""
     from lai_ray.cli import grade as grading
@@ -267,6 +266,18 @@ def grade(
     summary = grading.grade_file(loaded, responses, out, how)
     _show(summary.tables(f"{benchmark}, {rules} rules"))
     _print(f"written: {out}")
+
+
+@app.command()
+def contracts(benchmark: BenchmarkName, data: Data = None) -> None:
+    """Try on a benchmark what every benchmark promises. Exit code 1 where something does not hold."""
+    from lai_ray.cli import contracts as promises
+    from lai_ray.cli import grade as grading
+
+    table, held = promises.examine(grading.benchmark_named(benchmark, data))
+    _show([table])
+    if not held:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -337,9 +348,7 @@ def export(
         _show([sheets.agreement(agreement)])
         return
     if agreement is not None or run is None or annotate is None or out is None:
-        raise ConfigError(
-            "give RUN --annotate N --out SHEET.csv to write a sheet, or --agreement SHEET.csv to read one"
-        )
+        raise ConfigError("give RUN --annotate N --out SHEET.csv to write one, or --agreement SHEET.csv to read one")
     written = sheets.write_sheet(Run.read(run), annotate, out, seed)
     _print(
         f"written: {out}, {written.rows} of {written.explained} explained mistakes ({written.unexplained} replies have "
