@@ -27,8 +27,6 @@ JobFile = Annotated[Path, typer.Argument(help="A job file (TOML).", show_default
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, as section.key=value.", show_default=False)
 ]
-
-
 Reuse = Annotated[
     list[str] | None,
     typer.Option(help="Another run's folder: its answers and checkpoints are reused where they apply. Repeatable."),
