@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,10 +79,18 @@ def ours(folder: Path, small: bool) -> dict[str, Any]:
 
 
 def raw(folder: Path, small: bool) -> dict[str, Any]:
+    import torch
+
+    from lai_ray.engines.vllm import CPU_SEQUENCES
+
+    on_cpu: dict[str, Any] = {}
+    if not torch.cuda.is_available():
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        on_cpu = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": CPU_SEQUENCES}
     from vllm import LLM, SamplingParams
 
     count, tokens = REQUESTS[small]
-    engine = LLM(str(_trained(folder, small) / "out"))
+    engine = LLM(str(_trained(folder, small) / "out"), **on_cpu)
     asked, sampling = [r.messages for r in _requests(count, tokens)], SamplingParams(temperature=0, max_tokens=tokens)
     engine.chat(asked[:8], sampling, use_tqdm=False)
     return _speed(lambda: sum(len(o.outputs[0].token_ids) for o in engine.chat(asked, sampling, use_tqdm=False)))
