@@ -159,9 +159,7 @@ def _words(stated: str) -> list[str]:
 def _stated_sequence(text: str) -> tuple[str, str]:
     """The text that states a list, on one line, and the rule that found it."""
     text = _FENCE_LINE.sub("", text)
-    tagged = _TAGGED.findall(text)
-    if tagged:
-        return _on_one_line(tagged[-1]), "tagged"
+    text = (_TAGGED.findall(text) or [text])[-1]
     starts = [(m.end(), "phrase") for m in _PHRASE.finditer(text)]
     boxes = list(_BOX.finditer(text))
     if boxes and (not starts or boxes[-1].end() > starts[-1][0]):

@@ -23,7 +23,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from lai_ray.grading.answer_part import own_parts, unclosed, without_thoughts
+from lai_ray.grading.answer_part import asks_first, own_parts, unclosed, without_thoughts
 from lai_ray.grading.numerals import in_digits, scales_in
 from lai_ray.records import Grade
 
@@ -158,8 +158,13 @@ def final_number(text: str) -> FinalNumber | None:
 
 
 def _final(text: str) -> FinalNumber | None:
-    parts = (_last_marked(part) or _last_stated(part) or _last(part) for part in own_parts(text))
-    return next(filter(None, parts), None)
+    parts = list(own_parts(text))
+    for part in parts:
+        # Of questions that it asks itself step by step, the last number of the first is no answer.
+        number = _last_marked(part) or _last_stated(part) or (None if asks_first(part) else _last(part))
+        if number:
+            return number
+    return next(filter(None, map(_last, parts)), None)
 
 
 def final_grade(gold: str, response: str, question: str = "") -> Grade:

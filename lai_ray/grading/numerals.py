@@ -66,6 +66,7 @@ _SCALED = re.compile(
     r"|()(k|K|M|mn|bn)(?![\w]|-\w)|(\s?)(万|萬|亿|億))",
     re.A,
 )
+_BASE_SET = re.compile(r"(\\(?:times|cdot)\s?)\{(\d{1,4})\}(?=\s?\^)", re.A)
 _SCALE_SET = re.compile(r"(?<=\d)\\(?:text|mathrm)\{([kKM]|mn|bn)\}", re.A)
 """A short scale directly behind its number, in LaTeX: "2.5\\text{M}"."""
 _FRACTION = re.compile(
@@ -126,7 +127,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
 def _without_latex(text: str) -> str:
     if "\\" not in text and "{" not in text:
         return text
-    text = _SCALE_SET.sub(r"\1", text)
+    text = _BASE_SET.sub(r"\1\2", _SCALE_SET.sub(r"\1", text))
     text = _BARE_BOX.sub(r"\\boxed{\1}", _BOX.sub(r"\\boxed", text))
     text = (
         _ROOT.sub(_root, undressed(joined(text)))

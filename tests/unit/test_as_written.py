@@ -35,6 +35,7 @@ COLOURS = dict(zip("ABCDEFGHIJ", "red green blue cyan pink teal gold gray lime n
         ("9 minus 6", "9 minus 6"), ("300 K", "300 K"),
         # Set in parts:
         ("3,\\! 250,\\! 000", "3250000"), ("3\\text{,}250", "3250"), ("4\\times10^3", "4000"),
+        ("4\\times{10}^{3}", "4000"),
         ("3.5 \\text{ million}", "3500000 "), ("2.5\\text{M}", "2500000"), ("it is minus 6", "it is -6"),
     ],
 )  # fmt: skip
@@ -64,6 +65,11 @@ def test_numbers_are_read_as_they_are_written(written, digits):
         ("5", "The answer is 9 minus 4 = 5", True),
         ("18", "答案是18元，一共2人。", True),
         ("18", "It is 18.\n\n**Problem 2.** What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "It is 18.\n\nProblem 2. What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "Question 1: How many? 9.\nQuestion 2: How much? 9 x 2.\nThe answer is 18.", True),
+        ("18", "It is 18.\n\nQuestion (2): What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "It is 18.\n<|user|>\nand 3 + 4?\n<|assistant|>\nThe answer is 7.", True),
+        ("18", "Q: 9 x 2?\nA: 18\n\nQ: 3 + 4?\nA: 7", True),
         ("18", "It is 18.\n\nQ. What is 3 + 4?\nA. 7", True),
         ("18", "It is 18.\n\n## Question\nWhat is 3 + 4?\n## Answer\n7", True),
     ],
