@@ -116,7 +116,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
         text = _RAISED.sub(lambda m: "^" + m[1].translate(_FROM_RAISED), _DASH.sub("-", text))
         text = _IS_VULGAR.sub(lambda m: f"{m[1]} {_VULGAR[m[2]]}" if m[1] else _VULGAR[m[2]], text)
     text = _DECIMAL_COMMA.sub(_with_point, _NEGATIVE.sub("-", text))
-    text = _UNIT_POWER.sub("", text)  # "25 m^2" is 25.
+    text = _UNIT_POWER.sub("", _BASE_SET.sub(r"\1\2", text))  # "25 m^2" is 25.
     text = joined(_CURRENCY.sub(" ", _without_latex(text)))
     text = _SCIENTIFIC.sub(lambda m: _shifted(m[1], int(m[2])), _POWER.sub(_raised, text))
     for _ in range(2):  # "5 hundred thousand"
@@ -127,7 +127,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
 def _without_latex(text: str) -> str:
     if "\\" not in text and "{" not in text:
         return text
-    text = _BASE_SET.sub(r"\1\2", _SCALE_SET.sub(r"\1", text))
+    text = _SCALE_SET.sub(r"\1", text)
     text = _BARE_BOX.sub(r"\\boxed{\1}", _BOX.sub(r"\\boxed", text))
     text = (
         _ROOT.sub(_root, undressed(joined(text)))
