@@ -12,14 +12,16 @@ from itertools import islice
 from lai_ray.records import Grade
 
 UNCLOSED = "a thought that never closes (cut off?)"
-_NAMES = r"(?:seed:)?think(?:ing)?|thoughts?|reasoning|scratchpad"
+_NAMES = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad"
 # A tag in quotes is only mentioned: "`</think>`", re.sub("<think>.*?</think>", …).
 _TAG = re.compile(
-    rf"(?<![\"'`])(?P<open><(?:{_NAMES})\s{{0,3}}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>)"
+    rf"(?<![\"'])(?<!(?<!``)`)(?P<open><(?:{_NAMES})\s{{0,3}}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>)"
     rf"|(?P<close></(?:{_NAMES})\s{{0,3}}>|\[/think\]|◁/think▷|<\|end_(?:of_thought|thinking)\|>)(?![\"'`][\s,;:.)\]])",
     re.I,
 )
-_FINAL = re.compile(r"<\|channel\|>\s?final\b[^<\n]{0,80}<\|message\|>|assistantfinal(?:<\|message\|>)?")
+_FINAL = re.compile(
+    r"<\|channel\|>\s?final\b(?:[^<\n]|<\|constrain\|>){0,80}<\|message\|>|assistantfinal(?:<\|message\|>)?"
+)
 _OTHER_CHANNEL = re.compile(
     r"\s*(?:<\|start\|>assistant)?(?:<\|channel\|>\s?(?!final)\w|(?:analysis|commentary)(?=[A-Z]))"
 )
@@ -27,8 +29,9 @@ _END = re.compile(r"<\|(?:return|end|call)\|>")
 _KIND = r"question|problem|exercise|q|user|human|instruction|问题|問題|题目|題目|質問|문제|질문"
 _NEXT_QUESTION = re.compile(
     r"\n[ \t\r*#>_\[【]{0,12}(?:\(?\d{1,4}[.)]\s{0,3})?(?:(?:next|new|another|follow[- ]?up)\s)?"
-    rf"(?:{_KIND})\s{{0,3}}(?:#\s?)?\d{{0,4}}\s{{0,3}}[*_\]】]{{0,4}}(?::|：|(?<=\d)[*_]{{0,3}}[.)]?[*_]{{0,3}}\s{{0,3}}\n)"
-    r"|<\|im_start\|>user|\[INST\]|<\|start_header_id\|>user"
+    rf"(?:{_KIND})\s{{0,3}}(?:#\s?|\()?\d{{0,4}}\)?\s{{0,3}}[*_\]】]{{0,4}}(?::|：|(?<=\d)[*_]{{0,3}}[.)]?[*_]{{0,3}}\s{{0,3}}\n|(?<=\d)[.)][*_]{{0,3}}\s)"
+    r"|\n[ \t*_]{0,4}Q\.\s+(?=[A-Z])|\n[ \t]{0,4}(?:#{1,6}[ \t]{0,4}|\*\*)(?:question|problem|exercise)[ \t*]{0,4}\n"
+    r"|<\|im_start\|>user|<\|user\|>|\[INST\]|<\|start_header_id\|>user"
     r"|<\|(?:eot_id|im_end|endoftext|end_of_text|end_of_turn|eom_id)\|>(?=\s*\S)|</s>(?=\s*\S)|<end_of_turn>(?=\s*\S)",
     re.I,
 )
@@ -82,6 +85,11 @@ def own_parts(text: str) -> Iterator[str]:
         if before and not before.endswith((":", "：")):
             yield before
     yield text
+
+
+def asks_first(text: str) -> bool:
+    """Whether a text begins with a question's heading: the question restated, or the first of several steps."""
+    return _NEXT_QUESTION.match(f"\n{text[:200]}") is not None
 
 
 def own_answer(response: str, holds: Callable[[str], bool]) -> str:

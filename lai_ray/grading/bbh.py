@@ -33,14 +33,21 @@ _LISTED = re.compile(
     re.I,
 )
 _WORDS = re.compile(r"[^\W_]+(?:['’&.-]+[^\W_]+)*")
-_ITEM = re.compile(r"^\s{0,8}(?:[-*+•–][ \t]+|\(?\d{1,3}[.):][ \t]*)?")
+_ITEM = re.compile(r"^\s{0,8}(?:[-*+•–][ \t]+|\(?\d{1,3}[.):][ \t]*|\(?[A-Za-z][.)][ \t]+)?")
 _NUMBERING = re.compile(r"(?:(?<=\s)|^)\(?\d{1,3}[.)]\s+(?=\S)")
 _REMARK = re.compile(r"(?<=\S)(?:[.!?]{1,3}[*_`\"'$)]{0,4}\s+(?=[A-Z(])|\s+\((?=[a-z])|\s+[—–-]\s|;\s)")
 _BOX = re.compile(r"boxed\s?\{((?:\\[{}]|[^{}\\]|\\(?![{}])|\{[^{}]{0,200}\}){0,400})\}")
+_MARKED_ITEM = re.compile(r"\s{0,8}(?:[-*+•–][ \t]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)][ \t])")
+_SEMICOLONS = re.compile(r"[^\s;]+(?:;\s+[^\s;]+)+")
+_TAGGED = re.compile(r"<answer>\s{0,8}((?:[^<]|<(?!/?answer>)){1,4000})</answer>", re.I)
+_BRACKET_LINE = re.compile(r"(?m)^\s{0,8}(?:[-*+•–]|\(?\d{1,3}[.)])?[ \t]*([(){}\[\]<>])[ \t,`]*(?:\n\s{0,4}|\Z)")
+"""A list of brackets, one a line."""
 _FENCE_LINE = re.compile(r"(?m)^\s{0,8}(?:`{3,}|~{3,})\w*[ \t]*\n?")
 _BRACKETS = re.compile(r"[\s`*_\"'$]{0,8}([(){}\[\]<>](?:[(){}\[\]<>\s`,]|\\(?=[{}]))*)")
 _LEAD = re.compile(r"[\s*_\"'#>]{0,12}(\w+)[*_\"']{0,3}(?:\s?[,.!:;—–-]|\s*$|\s*\n)")
 """A response that begins with its verdict: "No, because yes would need two"."""
+_COMES_TO = re.compile(r"(?:=|→|->|\b(?:is|equals|gives|yields|becomes|evaluates\sto|returns))\s?\W{0,6}(\w+)\W{0,6}$")
+"""A calculation that ends in its result: "True and False = False"."""
 _NEGATED = re.compile(
     r"(?:\b(?:not|never|cannot|can['’]?t)|n['’]t)\s+(?:be\s+)?(?:(?:a|an|the|really|actually|necessarily|deductively|logically|"
     r"entirely|very|considered|quite|formally|at\s+all)\s+){0,3}[\"'*_]{0,3}(\w+)",
@@ -107,6 +114,10 @@ def _label(labels: tuple[str, str], target: str, text: str) -> Grade:
         if len(named) == 1:
             word = named.pop()
             return _grade(word, word == target.lower(), "last_word")
+        if ends := named and _COMES_TO.search(sentence):
+            word = ends[1].lower()
+            if word in labels:
+                return _grade(word, word == target.lower(), "result")
         if named:
             break
     return _grade(None, False, f"neither {labels[0]} nor {labels[1]}, or both")
@@ -119,11 +130,14 @@ def _opposite(labels: tuple[str, str], negated: re.Match[str]) -> str:
 
 
 def _sequence(target: str, text: str) -> Grade:
-    stated, rule = _stated_sequence(undressed(narrow(text)))
+    text = undressed(narrow(text)).replace("’", "'")
+    if not _WORDS.search(target):
+        text = _BRACKET_LINE.sub(r"\1 ", text)
+    stated, rule = _stated_sequence(text)
     if not stated.strip():
         return _grade(None, False, "no answer")
     # A target without words is brackets; elsewhere brackets are decoration.
-    wanted = _WORDS.findall(target.casefold())
+    wanted = _WORDS.findall(target.casefold().replace("’", "'"))
     if not wanted:
         run = _BRACKETS.match(stated)
         brackets = re.findall(r"[(){}\[\]<>]", run[1] if run else stated)
@@ -136,6 +150,8 @@ def _sequence(target: str, text: str) -> Grade:
 
 def _words(stated: str) -> list[str]:
     """The words of a list, without its numbering and the remark behind it."""
+    if _SEMICOLONS.fullmatch(stated.strip()):
+        stated = stated.replace(";", ",")
     listed = _NUMBERING.sub("", _REMARK.split(stated, maxsplit=1)[0])
     return _WORDS.findall(listed.casefold())
 
@@ -143,6 +159,7 @@ def _words(stated: str) -> list[str]:
 def _stated_sequence(text: str) -> tuple[str, str]:
     """The text that states a list, on one line, and the rule that found it."""
     text = _FENCE_LINE.sub("", text)
+    text = (_TAGGED.findall(text) or [text])[-1]
     starts = [(m.end(), "phrase") for m in _PHRASE.finditer(text)]
     boxes = list(_BOX.finditer(text))
     if boxes and (not starts or boxes[-1].end() > starts[-1][0]):
@@ -151,10 +168,17 @@ def _stated_sequence(text: str) -> tuple[str, str]:
     if starts or listed:
         at, rule = starts[-1] if starts else (listed[-1], "listed")
         return _on_one_line(text[at:]), rule
-    paragraph = re.split(r"\n\s*\n", text.strip())[-1].split("\n")
-    items = paragraph[1:] if paragraph[0].rstrip().endswith(":") else paragraph
-    alone = all(len(_WORDS.findall(_ITEM.sub("", line))) == 1 for line in items)
-    return (" ".join(_ITEM.sub("", line) for line in items) if alone else paragraph[-1]), "last_line"
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    last = paragraphs[-1]
+    remark = len(paragraphs) > 1 and last.endswith((".", "!", "?")) and _one_a_line(paragraphs[-2])
+    return remark or _one_a_line(last) or last.split("\n")[-1], "last_line"
+
+
+def _one_a_line(paragraph: str) -> str:
+    """The items of a paragraph that is a list of words, one a line, perhaps below a heading; "" for any other."""
+    lines = paragraph.split("\n")
+    items = [_ITEM.sub("", line) for line in (lines[1:] if lines[0].rstrip().endswith(":") else lines)]
+    return " ".join(items) if len(items) > 1 and all(len(_WORDS.findall(item)) == 1 for item in items) else ""
 
 
 def _on_one_line(text: str) -> str:
@@ -163,10 +187,12 @@ def _on_one_line(text: str) -> str:
     first = _ITEM.sub("", lines[0])
     if len(_WORDS.findall(first)) > 1:
         return lines[0]
-    items = [first]
+    items, marked = [first], _MARKED_ITEM.match(lines[0]) is not None
     for line in lines[1:]:
+        if not line.strip() and marked:
+            continue
         item = _ITEM.sub("", line)
-        if len(_WORDS.findall(item)) != 1 or line.rstrip().endswith(":"):
+        if len(_WORDS.findall(item)) != 1 or line.rstrip().endswith(":") or (marked and not _MARKED_ITEM.match(line)):
             break
         items.append(item)
     return " ".join(items)

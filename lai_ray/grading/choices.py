@@ -6,6 +6,7 @@ Default rules, in this order, for the letters of the question, without thoughts 
     verdicts     of several letters that are each called right or wrong, the only right one: "A. Incorrect … C. Correct"
     lead         a letter at the start of the response: "B", "B. text", "(B)", "**B**", "Option B …"
     correct      the last "X is correct"
+    chosen       a last "So X.", "It's X.", else the last "I choose X", "we go with X"
     left         the last "leaves X", "so it is X", or the only letter that is not called wrong
     quoted       the only letter next to its own text: "D. Sustained change", "a liverwort (B)"
     line         a letter with its delimiter at the start of a line, where only one letter has such a line
@@ -67,11 +68,20 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     within = f"({one})"
     alone = within + after
     return {
-        name: re.compile(pattern, re.I | re.M if name in ("verdict", "own_line") else 0)
+        name: re.compile(pattern, re.I | re.M if name in ("verdict", "own_line", "headed") else 0)
         for name, pattern in {
             "answer": f"{_CALLED}{_WHICH}{_IS}{_DECORATION}{alone}",
             "own_line": r"^[ \t*_#>]{0,8}(?:(?:final|correct|the)\s){0,2}answer(?:[ ]is)?[ \t]?[:=][ \t*_$(\[\"'`]{0,6}"
             rf"(?:\\\w{{4,6}}\{{)?{within}[)\]}}$*_\"'`.]{{0,6}}[ \t]*$",
+            "headed": r"^[ \t]{0,3}(?:#{1,6}[ \t]?|\*\*)(?:(?:final|correct|the)[ ]){0,2}answer[ \t*_]{0,4}\n"
+            rf"[\s*_(\[]{{0,8}}{alone}",
+            "chosen": r"\b(?:I|we)(?:['’](?:d|ll|m)|\s(?:would|will|am|must|should|shall|have\sto))?\s"
+            r"(?:\w+ly\s|then\s|rather\s)?"
+            r"(?:choose|chose|pick|select|go(?:ing)?\swith|opt\sfor|vote(?:\sfor)?|settle\son)\s"
+            rf"{_DECORATION}{alone}",
+            "ends": rf"\b(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore|[Ii]t['’]s|[Ii]t\s(?:is|must\sbe)),?\s"
+            rf"{_DECORATION}{alone}"
+            r"[)\]*_\"'.!]{0,6}\s*\Z",
             "cjk": f"{_CALLED_CJK}{_DECORATION}{alone}",
             "boxed": rf"boxed\{{[\s{{\\a-z(]{{0,16}}{alone}",
             "lead": (r"[\s\"'“‘`*_#>(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s:*_(]{1,8})?[*_(\[]{0,8}" + alone),
@@ -113,6 +123,10 @@ _DENIES = re.compile(
     re.I,
 )
 """Before a letter that is not meant: "not A"."""
+_NOT_MEANT = re.compile(
+    r"\b(?:not|rather\sthan|instead\sof|unlike|\w{2,6}n['’]t(?:\sbe)?)(?:\s\S{1,30}\sor)?\s(?:the\s|an?\s)?$"
+)
+"""Before the text of a choice that is not meant: "not Paris"."""
 _BARE = re.compile(r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\W*(?:is\W+)?)?(\w)\W*", re.I)
 _WORDS = re.compile(r"[^\W_]+")
 
@@ -217,6 +231,9 @@ def _last_answer(find: Mapping[str, re.Pattern[str]], text: str, choices: Mappin
     for match in find["own_line"].finditer(text):
         if (last is None or match.start() > last[0]) and match[1].upper() in choices:
             last = (match.start(), match[1].upper())
+    for match in find["headed"].finditer(text):
+        if (last is None or match.start() > last[0]) and _committed(match, text, choices) in choices:
+            last = (match.start(), match[1])
     if not text.isascii():
         for match in find["cjk"].finditer(text):
             if (letter := _committed(match, text, choices)) and (last is None or match.start() > last[0]):
@@ -231,6 +248,10 @@ def _weaker(find: Mapping[str, re.Pattern[str]], text: str, choices: Mapping[str
     correct = [m for m in correct if not _LIST.match(text, m.end(1)) and not (_is_article(m, text))]
     if correct:
         return Choice(correct[-1][1], "correct")
+    chosen = [m[1] for m in find["chosen"].finditer(text) if _committed(m, text, choices) and not _supposed(m, text)]
+    chosen += [m[1] for m in find["ends"].finditer(text)]
+    if chosen:
+        return Choice(chosen[-1], "chosen")
     denied = {m[1] for m in find["letter"].finditer(text) if not _is_article(m, text) and _denied(m, text)}
     possible = {letter: choice for letter, choice in choices.items() if letter not in denied}
     left = list(find["left"].finditer(text))
@@ -299,6 +320,11 @@ def _committed(match: re.Match[str] | None, text: str, choices: Mapping[str, str
     return match[1]
 
 
+def _supposed(match: re.Match[str], text: str) -> bool:
+    """Whether a choice is only supposed: "If I pick A"."""
+    return _CONDITIONAL.search(text, max(0, match.start() - 200), match.start()) is not None
+
+
 def _by_text(text: str, choices: Mapping[str, str]) -> str | None:
     """The only choice whose text occurs in the response as whole words; one that is part of another does not count."""
     spaced = _spaced(text)
@@ -311,7 +337,8 @@ def _occurs(part: str, text: str) -> bool:
     at = text.find(part)
     while at >= 0:
         before, after = text[at - 1 : at], text[at + len(part) : at + len(part) + 1]
-        if not (before.isalnum() and part[0].isalnum()) and not (after.isalnum() and part[-1].isalnum()):
+        inside = (before.isalnum() and part[0].isalnum()) or (after.isalnum() and part[-1].isalnum())
+        if not inside and not _NOT_MEANT.search(text, max(0, at - 48), at):
             return True
         at = text.find(part, at + 1)
     return False

@@ -79,7 +79,7 @@ def lines(text: str) -> Iterator[str]:
 
 
 def _plain(line: str) -> str:
-    if "\\" in line or "{,}" in line:
+    if "\\" in line or "{,}" in line or not line.isascii():
         line = joined(line)
         for _ in range(2):
             for pattern, into in _LATEX:

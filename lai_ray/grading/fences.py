@@ -20,7 +20,11 @@ _GLUED_OPENING = re.compile(rf"^([ \t]*(?:`{{3,}}|~{{3,}}))[ \t]*(python3?|py)?[
 _GLUED_CLOSING = re.compile(r"^([^`\n]+)(`{3,})[ \t]*$", re.M)
 _MARKDOWN = {"markdown", "md"}
 _PYTHON = {"python", "py", "python3"}
-_OTHER_LANGUAGES = {"bash", "sh", "shell", "console", "text", "txt", "output", "json", "yaml", "c", "cpp", "java", "js"}
+_OTHER_LANGUAGES = {
+    "bash", "sh", "shell", "console", "terminal", "text", "txt", "plaintext", "output", "json", "yaml", "toml", "ini",
+    "csv", "diff", "html", "xml", "css", "sql", "latex", "tex", "math", "mermaid", "pseudocode",
+    "c", "cpp", "c++", "c#", "csharp", "java", "js", "javascript", "ts", "typescript", "go", "rust", "ruby", "php",
+}  # fmt: skip
 
 
 class Fence(NamedTuple):
@@ -67,7 +71,9 @@ def closing(lines: Sequence[str], at: int, alone: Sequence[int] | None = None) -
     """The index of the line that closes the block which line `at` opens; their number where none does.
 
     As CommonMark has it: as long, of the same sign, without text behind it, not indented as code. Where the code does
-    not end there, as within a docstring, the first where it does. alone: `fences_alone` of these lines.
+    not end there, as within a docstring, the first where it does; where Python does not parse up to there, the first
+    line that begins like the closer and has whole code before it: "``` This doubles each". alone: `fences_alone` of
+    these lines.
     """
     opening = fence(lines[at])
     assert opening is not None
@@ -80,7 +86,19 @@ def closing(lines: Sequence[str], at: int, alone: Sequence[int] | None = None) -
         for i in [*possible, *islice(closers, 5)]:
             if parsed(textwrap.dedent("\n".join(lines[at + 1 : i]))):
                 return i
-    return possible[0] if possible else len(lines)
+    end = possible[0] if possible else len(lines)
+    loose = _loose_closing(opening, lines, at, end) if opening.language in _PYTHON else None
+    return end if loose is None else loose
+
+
+def _loose_closing(opening: Fence, lines: Sequence[str], at: int, end: int) -> int | None:
+    """The first line before `end` that begins with the closer, has text behind it, and follows whole code."""
+    begins = (i for i in range(at + 2, end) if lines[i].lstrip(" \t").startswith(opening.signs))
+    for i in islice(begins, 5):
+        code = textwrap.dedent("\n".join(lines[at + 1 : i]))
+        if code.strip() and parsed(code) and not parsed(textwrap.dedent("\n".join(lines[at + 1 : end]))):
+            return i
+    return None
 
 
 def _closes(opening: Fence, line: str) -> bool:

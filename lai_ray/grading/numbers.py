@@ -23,7 +23,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from lai_ray.grading.answer_part import own_parts, unclosed, without_thoughts
+from lai_ray.grading.answer_part import asks_first, own_parts, unclosed, without_thoughts
 from lai_ray.grading.numerals import in_digits, scales_in
 from lai_ray.records import Grade
 
@@ -42,11 +42,11 @@ _SIGN = r"(?:(?<![\w.)%])(?<![\d)%] )-\s?)?(?<![\w.])\$?\s?"  # "5-3" and "$5 - 
 _NUMBER = re.compile(
     rf"(?<!/){_SIGN}(?:{PLAIN})(?:\s?/\s?\d+(?![\d/])|\s\d+\s?/\s?\d+(?![\d/]))|{_SIGN}(?:{PLAIN})", re.A
 )
-_LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{)?\$?"
+_LEAD = r"[\s*_:$\\(\[{]{0,8}(?:boxed\{|<(?:b|strong|em|u|answer)>)?\$?"
 _MARKED = re.compile(
     rf"{MARKER}(?:{_LEAD}(?:(?:the|final)\s){{0,2}}(?:answer(?:\s+is)?)?){_LEAD}({_VALUE})", re.A | re.I
 )
-_BOXED = re.compile(r"boxed\s?\{((?:[^{}\n]|\{[^{}\n]{0,80}\}){0,200})")
+_BOXED = re.compile(r"boxed\s?\{\s{0,4}((?:[^{}\n]|\{[^{}\n]{0,80}\}){0,200})")
 _PHRASE = re.compile(
     rf"nswer[\s*_\"']{{0,8}}(?:to [^.\n]{{0,80}}?\b)?(?:(?:is|was|equals|be|becomes)\b|[:=>])\s?[\"']?{_LEAD}"
     rf"(?:approximately|about|roughly|exactly|simply|indeed|thus|therefore|[a-z]\s*=)?{_LEAD}({_VALUE})",
@@ -54,8 +54,13 @@ _PHRASE = re.compile(
 )
 _HEADED = re.compile(rf"nswer[ \t*_:#=]{{0,8}}\n[-=\s]{{0,12}}{_LEAD}({_VALUE})", re.A | re.I)
 """A number below a heading."""
+_PHRASE_CJK = re.compile(
+    rf"(?:答案|正解|정답)\s?(?:应该|應該|应|應)?(?:是|为|為|は|은|는)?\s?[:：]?{_LEAD}({_VALUE})", re.A
+)
 _HEADING = re.compile(r"[\s#*_]{0,12}(?:(?:the|final|correct)\s){0,2}a", re.I)
-_OPERATION = re.compile(r"[\s*)]{0,8}(?:[A-Za-z]+\s){0,3}(?:[-+*/×÷^x]|\\(?:times|cdot|div))[\s$(]{0,4}\d")
+_OPERATION = re.compile(
+    r"[\s*)]{0,8}(?:[A-Za-z]+\s){0,3}(?:[-+*/×÷^x]|\\(?:times|cdot|div)|plus\b|minus\b|times\b|divided\sby\b)[\s$(]{0,4}\d"
+)
 """After a number: it is the first of a calculation."""
 _EQUALS = re.compile(r"[\s*)]{0,8}=\s?[$(]?\s?\d")
 _REST = re.compile(r"(?:[^\n.]|\.(?=\d)){0,400}")
@@ -153,8 +158,13 @@ def final_number(text: str) -> FinalNumber | None:
 
 
 def _final(text: str) -> FinalNumber | None:
-    parts = (_last_marked(part) or _last_stated(part) or _last(part) for part in own_parts(text))
-    return next(filter(None, parts), None)
+    parts = list(own_parts(text))
+    for part in parts:
+        # Of questions that it asks itself step by step, the last number of the first is no answer.
+        number = _last_marked(part) or _last_stated(part) or (None if asks_first(part) else _last(part))
+        if number:
+            return number
+    return next(filter(None, map(_last, parts)), None)
 
 
 def final_grade(gold: str, response: str, question: str = "") -> Grade:
@@ -275,10 +285,15 @@ def _last_stated(text: str) -> FinalNumber | None:
         end = max(text.rfind("nswer", 0, end), text.rfind("NSWER", 0, end))
         if end < 0 or (boxed and end < at):
             break
+        if text.startswith("</", end - 3):
+            continue  # What is behind the tag is no answer.
         phrase = _PHRASE.match(text, end) or _below_heading(text, end)
         if phrase and not _numbers_a_line(phrase, text):
             return _result(phrase, text, "phrase") or boxed
-    return boxed
+    if boxed or text.isascii():
+        return boxed
+    called = deque(_PHRASE_CJK.finditer(text), maxlen=1)
+    return _result(called[0], text, "phrase") if called else None
 
 
 def _below_heading(text: str, at: int) -> re.Match[str] | None:

@@ -18,7 +18,7 @@ _DRESS = re.compile(
     r"|operatorname|fbox|displaystyle)\*?\s?\{([^{}]{0,400})\}"
 )
 _SPACES = "\u00a0\u2002-\u200a\u202f\u205f"
-_LATEX_GAP = r"\{,\}|,\\!|\\[,;: ]|\\!|~|['’_]|\{\\,\}|\\thinspace\s?"
+_LATEX_GAP = r"\{,\}|,\\!\s?|\\[,;: ]|\\!|~|['’_٬]|\{\\,\}|\\thinspace\s?|\\(?:text|math(?:rm|ord|punct))\{,\}"
 _GROUPS = re.compile(
     rf"(?<![\w.,])(?<!\d[ ])([1-9]\d{{0,2}}(?:(?:{_LATEX_GAP}|[{_SPACES}])\d{{3}})+)(?![\w]|[,.]\d{{3}}(?!\d))"
     r"|(?<![\w.,/^-])(?<!\d[ ])([1-9]\d{0,2}(?: \d{3})+)(?![\w/-]|,\d| ?[/:]| \d)"
@@ -31,7 +31,7 @@ _CURRENCY = re.compile(
     r"\\(?:pounds|euro|EUR|texteuro)(?:\{\})?\s?|\b(?:US|CA|AU|NZ|HK|C|A|S)(?=\$)"
     r"|\b(?:USD|EUR|GBP|INR|CNY|JPY|Rs\.?)\s?(?=-?\d)"
 )
-_NEGATIVE = re.compile(r"\bnegative\s(?=[$€£]?\d)", re.I)
+_NEGATIVE = re.compile(r"\bnegative\s(?=[$€£]?\d)|(?<=\b(?:is|be|at|to)\s)minus\s(?=[$€£]?\d)", re.I)
 _DECIMAL_COMMA = re.compile(
     rf"(?<![\w.,])([1-9]\d{{0,2}}(?:[. {_SPACES}]\d{{3}})+|(?<![(\[{{] )(?<![(\[{{])\d{{1,3}})"
     r",(\d\d)(?![\w.]|\s?,|\s?[)\]}])",
@@ -45,7 +45,7 @@ _DASH = re.compile(r"(?<![^\s$({:*=])[–—](?=\$?\d)")
 _PLAIN = r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TIMES = r"\s?(?:\\times|\\cdot|×|x|X|\*|·|⋅)\s?"
 _POWER = re.compile(
-    rf"(?<![\w.,^])(?:({_PLAIN}){_TIMES})?(?<![\w.])(\d{{1,4}})\s?(?:\^|\*\*)\s?(?:\{{\s?|\()?([-+]?\d{{1,4}})(?:\s?\}}|\))?"
+    rf"(?<![\w.,^])(?:({_PLAIN}){_TIMES}|(?<![\w.]))(\d{{1,4}})\s?(?:\^|\*\*)\s?(?:\{{\s?|\()?([-+]?\d{{1,4}})(?:\s?\}}|\))?"
     r"(?![\w^]|\.\d|\*\*\d)",
     re.A,
 )
@@ -61,11 +61,14 @@ SCALES = frozenset({"hundred", "thousand", "million", "billion", "trillion", "la
 """Words that multiply the number before them."""
 _NAMED_SCALE = re.compile(rf"\b({'|'.join(sorted(SCALES))})s?\b", re.I)
 _SCALED = re.compile(
-    rf"(?<![\w.,])({_PLAIN})(?:([*_$]{{0,3}}\}}?[*_$]{{0,3}}[\s-]?)"
+    rf"(?<![\w.,])({_PLAIN})(?:([*_$]{{0,3}}\}}?[*_$]{{0,3}}(?:[\s-]|[ ]{{2,4}})?)"
     r"((?i:hundred|thousand|million|billion|trillion|lakh|crore))s?(?![\w]|-\w)"
     r"|()(k|K|M|mn|bn)(?![\w]|-\w)|(\s?)(万|萬|亿|億))",
     re.A,
 )
+_BASE_SET = re.compile(r"(\\(?:times|cdot)\s?)\{(\d{1,4})\}(?=\s?\^)", re.A)
+_SCALE_SET = re.compile(r"(?<=\d)\\(?:text|mathrm)\{([kKM]|mn|bn)\}", re.A)
+"""A short scale directly behind its number, in LaTeX: "2.5\\text{M}"."""
 _FRACTION = re.compile(
     r"(?<=(\d))?\s?\\[dtc]?frac\s?(?:\{\s?(-?)\s?(\d[\d,]*)\s?\}|(\d))\s?(?:\{\s?(\d[\d,]*)\s?\}|(\d))", re.A
 )
@@ -75,7 +78,7 @@ _IS_VULGAR = re.compile(rf"(\d?)\s?([{''.join(_VULGAR)}])")
 _MAX_ZEROS = 60
 _MAYBE = re.compile(
     r"\\|\{,|[^\x00-\x7f]|[\da-z}]\s?\^|\d\s?\*\*|\d[eE][-+\d]|\d[kKMmb]|\d['_~ ]\d{3}|\d,\d\d(?!\d)|\.\d{3}\."
-    r"|\d[*_$}]{0,7}[\s-]?[a-z]{4}|[A-Z]\$|[A-Z]{3} ?\d|Rs|negative",
+    r"|\d[*_$}]{0,7}[\s-]?[a-z]{4}|[A-Z]\$|[A-Z]{3} ?\d|Rs|negative|minus",
     re.I | re.A,
 )
 
@@ -113,7 +116,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
         text = _RAISED.sub(lambda m: "^" + m[1].translate(_FROM_RAISED), _DASH.sub("-", text))
         text = _IS_VULGAR.sub(lambda m: f"{m[1]} {_VULGAR[m[2]]}" if m[1] else _VULGAR[m[2]], text)
     text = _DECIMAL_COMMA.sub(_with_point, _NEGATIVE.sub("-", text))
-    text = _UNIT_POWER.sub("", text)  # "25 m^2" is 25.
+    text = _UNIT_POWER.sub("", _BASE_SET.sub(r"\1\2", text))  # "25 m^2" is 25.
     text = joined(_CURRENCY.sub(" ", _without_latex(text)))
     text = _SCIENTIFIC.sub(lambda m: _shifted(m[1], int(m[2])), _POWER.sub(_raised, text))
     for _ in range(2):  # "5 hundred thousand"
@@ -124,6 +127,7 @@ def in_digits(text: str, units: frozenset[str] = frozenset()) -> str:
 def _without_latex(text: str) -> str:
     if "\\" not in text and "{" not in text:
         return text
+    text = _SCALE_SET.sub(r"\1", text)
     text = _BARE_BOX.sub(r"\\boxed{\1}", _BOX.sub(r"\\boxed", text))
     text = (
         _ROOT.sub(_root, undressed(joined(text)))

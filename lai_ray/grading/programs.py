@@ -11,22 +11,27 @@ import ast
 import re
 import textwrap
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lai_ray.grading.answer_part import without_thoughts
-from lai_ray.grading.fences import code_blocks, fault_line, parsed, unglued
+from lai_ray.grading.fences import code_blocks, fault_line, fences_alone, parsed, unglued
 
 MAX_CHARACTERS = 200_000
 """Of a response; the rest is not read."""
 _MOST_PARSED = 400_000
 """Characters, in all attempts at finding where code in plain text ends."""
-_FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)[;\n]?", re.M)
+_FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n;]+)(?:;[ \t]*|\n)?", re.M)
 _BEGINS = re.compile(
     r"^[ \t]*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\b|class\s+\w+|@\w)", re.M
 )
 _TYPING = re.compile(
     r"\b(Any|Callable|Deque|Dict|FrozenSet|Iterable|Iterator|List|Optional|Sequence|Set|Tuple|Union)\b"
 )
+_END_OF_TURN = re.compile(
+    r"(?<![\"'])<\|(?:im_end|endoftext|end_of_text|eot_id|end_of_turn|eom_id)\|>(?![\"'])|</s>\s*\Z|<end_of_turn>\s*\Z"
+)
+_ASSIGNS = re.compile(r"[A-Za-z_]\w*(?:\s*:[^=\n]+)?\s*=(?!=)")
 _YIELDS = re.compile(r"\b(?:return|yield|print)\b")
 _IMPORT = re.compile(r"^(?:from[ \t]+[\w.]+[ \t]+import[ \t]+[^\n(]+|import[ \t]+[^\n]+)$", re.M)
 
@@ -80,15 +85,16 @@ def default_program(response: str, problem: Prompted) -> Program | None:
     answer = without_thoughts(response[:MAX_CHARACTERS].replace("\r\n", "\n"))
     if answer is None:
         return None
-    text = unglued(answer)
-    blocks = code_blocks(text)
+    text = unglued(_END_OF_TURN.split(answer, maxsplit=1)[0])
+    blocks = _without_prose_behind(code_blocks(text), text, problem.entry)
     chosen = _chosen(blocks, problem.entry)
     rule, bare = "fenced", None
     if chosen is None:
         bare = _bare_code(text)
         chosen, rule = ([bare], "unfenced") if bare and _defines(bare, problem.entry) else (None, "unfenced")
     if chosen is not None:
-        parts = [_kept(block) for block in chosen]
+        own = next((i for i, block in enumerate(chosen) if _defines(block, problem.entry)), 0)
+        parts = [_kept(block, problem.entry if i < own else "") for i, block in enumerate(chosen)]
         return Program(_future_first("\n\n".join([_before(problem), *parts])), rule, problem.entry)
     return _body(text, blocks, problem) or _other_name(blocks or [bare or ""], problem)
 
@@ -168,7 +174,33 @@ def _bare_code(text: str) -> str | None:
     begins = _BEGINS.search(text)
     if begins is None:
         return None
-    lines = _outdented(text[begins.start() :].lstrip("\n")).split("\n")
+    return _as_far_as_it_parses(_outdented(text[_start(text, begins.start()) :].lstrip("\n")))
+
+
+def _start(text: str, at: int) -> int:
+    """Where code begins: at the assignments right before its first definition, "N = 2", if there are any."""
+    start = at
+    for line in reversed(text[:at].splitlines(keepends=True)[-20:]):
+        at -= len(line)
+        if _ASSIGNS.match(line) and parsed(line):
+            start = at
+        elif line.strip() and not line.startswith("#"):
+            break
+    return start
+
+
+def _without_prose_behind(blocks: list[str], text: str, entry: str) -> list[str]:
+    """The blocks; the last, where no fence closes it, only as far as it parses: prose follows the code."""
+    last = text.rstrip().rpartition("\n")[2].strip()
+    if not blocks or parsed(blocks[-1]) or fences_alone([last]) or not blocks[-1].rstrip().endswith(last):
+        return blocks
+    whole = _as_far_as_it_parses(blocks[-1])
+    return [*blocks[:-1], whole] if parsed(whole) and _defines(whole, entry) else blocks
+
+
+def _as_far_as_it_parses(text: str) -> str:
+    """The code up to the last line without indentation before which it parses; all of it where there is none."""
+    lines = text.split("\n")
     cuts = [i for i in range(1, len(lines)) if lines[i][:1].strip()]
     end, budget = len(lines), _MOST_PARSED
     while end:
@@ -198,17 +230,28 @@ def _outdented(text: str) -> str:
 
 def _body(text: str, blocks: list[str], problem: Prompted) -> Program | None:
     """A response that continues the prompt, as a base model does."""
-    for code in (*blocks, text):
-        if _BEGINS.match(code.strip("\n")) or not _YIELDS.search(code):
-            continue
-        bare = code.strip("\n")
+    for bare in (part for code in (*blocks, text) if _YIELDS.search(code) for part in _possible_bodies(code)):
         # Indented as a whole, as it is, and with only the first line's indentation lost.
-        for candidate in (textwrap.indent(textwrap.dedent(bare), "    "), code, f"    {bare.lstrip()}"):
+        for candidate in (textwrap.indent(textwrap.dedent(bare), "    "), bare, f"    {bare.lstrip()}"):
             source = problem.prompt.rstrip() + "\n" + candidate.rstrip() + "\n"
             tree = parsed(source)
             if tree and not _returns_outside(tree):
-                return Program(_future_first(f"{_before(problem)}\n{source}"), "body", problem.entry)
+                return Program(_future_first(f"{_before(problem)}\n{_kept(source)}"), "body", problem.entry)
     return None
+
+
+def _possible_bodies(code: str) -> Iterator[str]:
+    """A text that may be a function's body: all of it, what precedes a fence, and its first lines that are indented."""
+    lines = code.strip("\n").split("\n")
+    ends = [len(lines), next((i for i, line in enumerate(lines) if line.lstrip().startswith("```")), 0)]
+    if lines[0][:1].isspace():
+        ends.append(next((i for i, line in enumerate(lines) if line[:1].strip()), 0))
+    for end in dict.fromkeys(ends):
+        part = "\n".join(lines[:end])
+        tree = parsed(textwrap.dedent(part)) if _BEGINS.match(part) else None
+        # A definition or an import begins a body only where a `return` follows that is its own.
+        if part.strip() and (not _BEGINS.match(part) or (tree and _returns_outside(tree))):
+            yield part
 
 
 def _returns_outside(tree: ast.Module) -> bool:
@@ -226,16 +269,28 @@ def _other_name(blocks: list[str], problem: Prompted) -> Program | None:
     return None
 
 
-def _kept(code: str) -> str:
-    """A block without demonstrations. What does not parse stays unchanged, and fails."""
+def _kept(code: str, entry: str = "") -> str:
+    """A block without demonstrations. What does not parse stays unchanged, and fails.
+
+    entry: of a block before the function's, so that its statements with this function cannot run yet.
+    """
     tree = parsed(code)
     if tree is None:
         return code
     lines = code.split("\n")
     for node in reversed(tree.body):
-        if _demonstrates(node):
+        if _demonstrates(node) or (entry and _shows(node, entry)):
             lines[node.lineno - 1 : node.end_lineno] = []
     return "\n".join(lines)
+
+
+def _shows(node: ast.stmt, entry: str) -> bool:
+    """Whether a statement only shows a value, or a use of the function: "[2, 4]", "result = twice([1])"."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call):
+        return True
+    return any(isinstance(part, ast.Name) and part.id == entry for part in ast.walk(node))
 
 
 def _demonstrates(node: ast.stmt) -> bool:

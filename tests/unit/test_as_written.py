@@ -32,6 +32,11 @@ COLOURS = dict(zip("ABCDEFGHIJ", "red green blue cyan pink teal gold gray lime n
         ("in 2020 300 came", "in 2020 300 came"), ("3 100-watt bulbs", "3 100-watt bulbs"), ("5 km", "5 km"),
         ("5 million-dollar houses", "5 million-dollar houses"), ("**3** 4", "**3** 4"), ("8–4", "8–4"),
         ("555 123 4567", "555 123 4567"), ("70, 000", "70, 000"), ("1,234.5", "1,234.5"),
+        ("9 minus 6", "9 minus 6"), ("300 K", "300 K"),
+        # Set in parts:
+        ("3,\\! 250,\\! 000", "3250000"), ("3\\text{,}250", "3250"), ("4\\times10^3", "4000"),
+        ("4\\times{10}^{3}", "4000"),
+        ("3.5 \\text{ million}", "3500000 "), ("2.5\\text{M}", "2500000"), ("it is minus 6", "it is -6"),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_they_are_written(written, digits):
@@ -54,6 +59,19 @@ def test_numbers_are_read_as_they_are_written(written, digits):
         ("18", "So it is 18.\n\nUser: and 3?\n\\boxed{3}", True),
         ("7", "Let me restate it:\n\nQuestion: 3 + 4?\nThe answer is 7.", True),
         ("7", "Question: 3 + 4?\nAnswer: 7", True),
+        ("18", "\\boxed{\n18\n} over 2 years", True),
+        ("18", "<answer>18</answer> (in 2 steps)", True),
+        ("18", "The answer is <b>18</b>, after 2 steps", True),
+        ("5", "The answer is 9 minus 4 = 5", True),
+        ("18", "答案是18元，一共2人。", True),
+        ("18", "It is 18.\n\n**Problem 2.** What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "It is 18.\n\nProblem 2. What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "Question 1: How many? 9.\nQuestion 2: How much? 9 x 2.\nThe answer is 18.", True),
+        ("18", "It is 18.\n\nQuestion (2): What is 3 + 4?\nThe answer is 7.", True),
+        ("18", "It is 18.\n<|user|>\nand 3 + 4?\n<|assistant|>\nThe answer is 7.", True),
+        ("18", "Q: 9 x 2?\nA: 18\n\nQ: 3 + 4?\nA: 7", True),
+        ("18", "It is 18.\n\nQ. What is 3 + 4?\nA. 7", True),
+        ("18", "It is 18.\n\n## Question\nWhat is 3 + 4?\n## Answer\n7", True),
     ],
 )
 def test_a_number_is_right_or_wrong_however_it_is_set(gold, response, right):
@@ -72,7 +90,10 @@ def test_a_question_in_millions_may_be_answered_in_them():
     ("response", "rest"),
     [
         ("<think>A?</think>B", "B"), ("A?</think>B", "B"), ("<thinking>\nA\n</thinking>\nB", "\nB"),
-        ("B <think>or A", "B "), ("[THINK]A[/THINK]B", "B"), ("<think>use <think> here</think>B", "B"),
+        ("B <think>or A", "B "), ("[THINK]A[/THINK]B", "B"), ("<reason>A</reason>B", "B"),
+        ("```<think>A</think>", "```"),
+        ("<|channel|>commentary<|message|>A<|end|><|channel|>final <|constrain|>json<|message|>B", "B"),
+        ("<think>use <think> here</think>B", "B"),
         ("analysisA?assistantfinalB", "B"),
         ("<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>final<|message|>B<|return|>", "B"),
         ("<think>A", None), ("analysisThe answer is A, but", None), ("<|channel|>analysis<|message|>A", None),
@@ -104,6 +125,8 @@ def test_another_question_ends_the_answer():
         ("**London**", "B"), ("A is incorrect. B is right.", "B"), ("not A but B", "B"), ("It is not A.", None),
         ("A and B are both wrong", None), ("B is right and A is wrong.", "B"),
         ("Answer: B\n\nQuestion 2: What?\nAnswer: C", "B"), ("Question: Capital?\nAnswer: B", "B"),
+        ("London, not Paris.", "B"), ("It isn't Paris or Rome, it is London.", "B"), ("It can't be Rome.", None),
+        ("## Reasoning\nThe answer is A? No.\n\n## Answer\n\nB", "B"), ("I see A, C and D fail. So B.", "B"),
     ],
 )  # fmt: skip
 def test_the_letter_in_any_script_and_not_a_denied_one(response, letter):
@@ -114,6 +137,7 @@ def test_the_letter_in_any_script_and_not_a_denied_one(response, letter):
     ("response", "letter"),
     [
         ("I, for one, choose C.", "C"), ("My answer: I would say D", "D"), ("The answer is J, I guess", "J"),
+        ("I waver between C and D. I'd rather choose D.", "D"), ("If I choose A, then B fails", None),
         ("So do I.", None), ("I’m not certain", None), ("I have no idea", None),
         ("Answer: I", "I"), ("I is correct.", "I"), ("I: lime", "I"), ("The answer is I because lime fits.", "I"),
     ],
@@ -136,6 +160,17 @@ def test_the_word_i_is_no_letter_and_the_letter_is_no_word(response, letter):
         ("} >", "The answer is:\n\n} >\n\nwhich closes { and <.", True),
         ("} >", "The answer is } > ]", False),
         ("invalid", "The argument is not deductively valid.", True),
+        ("ant bee cow", "The answer is:\n\n1. ant\n\n2. bee\n\n3. cow", True),
+        ("ant bee cow", "The answer is:\na) ant\nb) bee\nc) cow", True),
+        ("ant bee cow", "The answer is ant; bee; cow.", True),
+        ("ant bee cow", "<answer>ant bee cow</answer>", True),
+        ("ant bee cow", "ant\nbee\ncow\n\nI hope that this helps!", True),
+        ("ant bee cow", "cow\nbee\nant\n\nant bee cow", True),
+        ("o'neill", "The answer is o’neill.", True),
+        ("} >", "The answer is:\n1. }\n2. >", True),
+        ("} >", "The answer is:\n}\n>\n]", False),
+        ("False", "True and ( False ) is False", True),
+        ("True", "not ( True ) = False", False),
         ("valid", "So the answer is not valid.", False),
         ("implausible", "This isn't plausible.", True),
         ("plausible", "not implausible", True),
@@ -159,6 +194,14 @@ CODE = "def twice(x):\n    return 2 * x"
         "return 2 * x", "if not x:\n        return 0\n    return 2 * x",
         '```python\ndef twice(x):\n    """\n```\ntwice(1)\n```\n    """\n    return 2 * x\n```',
         f"<think>\n```python\ndef twice(x):\n    return x\n</think>\n{CODE}",
+        f"```python\n{CODE}\n```<think>\nOr `x + x`?\n</think>", f"```python\n{CODE}\n``` It doubles x.",
+        f"```python\n{CODE}\n``````bash\npython it.py\n```", f"```python\n{CODE}\n\nIt doubles x.", f"{CODE}<|im_end|>",
+        f"```diff\n-y\n```\n```python\n{CODE}\n```", f"```\ntwice(4)\n```\nis 8:\n```python\n{CODE}\n```",
+        "    return 2 * x\n```\nIt doubles x.", "    return 2 * x\n\nIt doubles x.",
+        "    return 2 * x\n\nassert twice(1) == 3\n", "    import math\n    return math.ceil(2 * x)",
+        "    def double(y):\n        return 2 * y\n    return double(x)\n",
+        "N = 2\n\ndef twice(x):\n    return N * x\n",
+        f"```python\nfrom __future__ import annotations; import math\n{CODE}\n```",
         "```python\ndef twice(x):\n    return add(x, x)\n```\nwith\n```python\ndef add(x, y):\n    return x + y\n```",
     ],
 )  # fmt: skip
@@ -191,6 +234,28 @@ def test_a_plug_ins_own_grade_gets_no_thoughts_by_default_rules_and_all_text_by_
         grade = grade_of(LastWord(), problem, response, DEFAULT_GRADING)
         assert (grade.score, grade.status) == (score, status), response
         assert grade_of(LastWord(), problem, response, paper).answer == response
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("【题目1】3 × 500 是多少？\n【答案】3 × 500 = 1500\n#### 1500", "1500"),
+        ("问题一：3 × 500 是多少？\n解题思路：3 × 500 = 1500\n答案：1500\n#### 1500", "1500"),
+        ("第2题：3 × 500 是多少？\n解：3 × 500 = 1500\n#### 1500", "1500"),
+        ("1. Question: 3 x 500?\nAnswer: 3 × 500 = 1\u202f500\n#### 1\u202f500", "1500"),
+        ("1. Question: Ann owes 9 and pays 4. Her balance?\nAnswer: -9 + 4 = -5\n#### -\\$5", "-5"),
+    ],
+)
+def test_a_word_problem_in_any_script(reply, answer):
+    (piece,) = math_pieces(reply)
+    assert (piece.answer, piece.rejected) == (answer, None)
+    assert "=" not in piece.question
+
+
+@pytest.mark.parametrize("key", ["答案：选B", "正解：B", "【答案】B", "答案：选项B"])
+def test_a_key_in_any_script(key):
+    (piece,) = choice_pieces(f"题目：首都？\nＡ. 甲\nＢ. 乙\nＣ. 丙\nＤ. 丁\n{key}")
+    assert (piece.answer, piece.rejected) == ("B", None)
 
 
 def test_samples_are_read_like_answers():

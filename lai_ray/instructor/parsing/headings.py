@@ -17,10 +17,11 @@ GAP = r"[\s*_]{0,6}"
 _ORDER = rf"(?:\(?\d{{1,4}}\s?[.):\]]\)?)?{GAP}"
 _KIND = r"(?:(?:new|practice|training|similar|generated)\s)?(?:question|problem|sample|exercise|task|q)"
 _KIND = rf"(?:{_KIND}|问题|問題|题目|題目|例题|質問|문제|질문)"
+_COUNT = r"(?:\d{1,4}|[一二三四五六七八九十]{1,3})?"
 _ENDS = r"(?::|[-–—](?=\s|$)|$)"
 HEAD = re.compile(
-    rf"^{EDGE}{_ORDER}(?:\[\s?{_KIND}\s?\d{{0,4}}\s?\]|"
-    rf"{_KIND}\s?(?:#|no\.?)?\s?\d{{0,4}}{GAP}(?:[:.)]|[-–—](?=\s)|$))[\s*_:]{{0,6}}",
+    rf"^{EDGE}{_ORDER}(?:\[\s?{_KIND}\s?{_COUNT}\s?\]|第\s?(?:\d{{1,4}}|[一二三四五六七八九十]{{1,3}})\s?[题題道]\s?:|"
+    rf"{_KIND}\s?(?:#|no\.?)?\s?{_COUNT}{GAP}(?:[:.)]|[-–—](?=\s)|$))[\s*_:]{{0,6}}",
     re.I,
 )
 """The heading of a sample or of its question."""
@@ -28,12 +29,16 @@ NUMBERED = re.compile(rf"^{EDGE}\(?(\d{{1,4}})[.)]\)?[\s*_]{{1,6}}(?=\S)")
 """A number at the start of a line, followed by text."""
 _QUALITY = r"(?:(?:the|correct|right|worked|full|final|reference|detailed|complete|expected|step[- ]by[- ]step)\s){0,3}"
 _FURTHER = r"(?:\s(?:key|is|(?:with|and|&)\s(?:an?\s)?(?:explanation|working|solution|answer|reasoning)))?"
+_ANSWER_CJK = (
+    "(?:正确|正確|参考|參考|最终|标准|模範)?"
+    "(?:答案|解答|正解|解题过程|解题思路|计算过程|思路|分析|计算|解析|解|回答|答|정답|풀이|답)"
+)
 ANSWER = re.compile(
     rf"^{EDGE}(?:\[\s?{_QUALITY}(?:answer|solution)\s?\d{{0,4}}\s?\]|"
     rf"{_QUALITY}(?:answer|solution|calculation|working|response){_FURTHER}\s?\d{{0,4}}{GAP}{_ENDS}|"
-    rf"(?:正确|正確|参考|參考|最终|标准|模範)?(?:答案|解答|解|回答|答|정답|답){GAP}\d{{0,4}}{GAP}{_ENDS}|"
+    rf"\[\s?{_ANSWER_CJK}\s?{_COUNT}\s?\]|{_ANSWER_CJK}{GAP}{_COUNT}{GAP}{_ENDS}|"
     # "A" alone is no heading: it may be the answer.
-    rf"ans\s?\d{{0,4}}{GAP}[:.]|a\s?\d{{0,4}}{GAP}:)[\s*_:\-–—]{{0,6}}",
+    rf"ans\s?\d{{0,4}}{GAP}[:.]|a\s?\d{{0,4}}{GAP}:)(?:[\s*_:]|[-–—](?![\d$\\])){{0,6}}",
     re.I,
 )
 """The heading of the answer."""
@@ -44,7 +49,7 @@ _CHECKS = r"(?:(?:unit|sample|example)\s)?(?:tests?|test\s?cases?|asserts?|asser
 TESTS = re.compile(rf"^{EDGE}{_ORDER}(?:\[\s?{_CHECKS}\s?\]|{_CHECKS}\s?\d{{0,4}}{GAP}{_ENDS})[\s*_:]{{0,6}}", re.I)
 """The heading of a new problem's tests."""
 _WIDE_LABEL = re.compile(
-    r"(?:^\s{0,8}[（(]?([A-JＡ-Ｊ]|[0-9０-９]{1,4}(?!：))[）．：、]|(?<=\s)[（(]?([A-JＡ-Ｊ])[）．：])\s{0,4}(?!$)"
+    r"(?:^\s{0,8}[（(]?([A-JＡ-Ｊ]|[0-9０-９]{1,4}(?!：))[）．：、]|(?<=\s)[（(]?([A-JＡ-Ｊ])[）．：]|(?:^|(?<=\s))[（(]?([Ａ-Ｊ])[.):])\s{0,4}(?!$)"
 )
 """A label with full-width punctuation, "A）" or "1．", after which there is often no space."""
 _FENCE = re.compile(r"\s{0,12}(?:`{3,}|~{3,})")
@@ -119,5 +124,5 @@ def _plain_head(line: str) -> str:
 
 
 def _plain_label(match: re.Match[str]) -> str:
-    label = narrow(match[1] or match[2])
+    label = narrow(match[1] or match[2] or match[3])
     return f"{label}{') ' if label.isalpha() else '. '}"

@@ -38,7 +38,7 @@ _OPTIONS_HEAD = re.compile(r"\n[*_ ]{0,6}(?:answer )?(?:options|choices)[*_ ]{0,
 _RUN = re.compile(r"([ \t>#*_=\-])\1{4,}")
 _BULLET = re.compile(r"^[\s>*_\-•]{1,12}(?=\(?[A-J][.):\]])|(?<=[A-J][.):\]])[*_]+")
 _LETTER = re.compile(
-    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s)?[*_(\[]{0,4}([A-J])(?![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|['’])[*_)\]]{0,4}(.*)$",
+    r"^[\s*_\"'`$\\(\[]{0,8}(?:(?:[Oo]ption|[Cc]hoice)\s|选项?|選項?|選択肢)?[*_(\[]{0,4}([A-J])(?![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|['’])[*_)\]]{0,4}(.*)$",
     re.S,
 )
 _RIGHT = r"(?:correct|right|best|true)"
