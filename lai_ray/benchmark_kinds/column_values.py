@@ -74,15 +74,15 @@ def of_conversation(value: Any, of: str, column: str) -> Any:
     turns = _turns(value)
     if turns is None:
         return value
-    said = {role: [text for who, text in turns if who == role] for role in ("system", "user", "assistant")}
-    if len(said["user"]) > 1 or len(said["assistant"]) > 1:
+    texts = {role: [text for who, text in turns if who == role] for role in ("system", "user", "assistant")}
+    if len(texts["user"]) > 1 or len(texts["assistant"]) > 1:
         raise DataError(
             f"column {column!r} holds a conversation of {len(turns)} turns, and a row is one question with its "
             "answer: write each question with its answer as a row of its own"
         )
-    if not said[of]:
+    if not texts[of]:
         raise DataError(f"column {column!r} holds a conversation in which the {of} says nothing")
-    return "\n\n".join([*(said["system"] if of == "user" else []), *said[of]])
+    return "\n\n".join([*(texts["system"] if of == "user" else []), *texts[of]])
 
 
 def _turns(value: Any) -> list[tuple[str, str]] | None:

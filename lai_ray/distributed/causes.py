@@ -49,12 +49,12 @@ def words(error: BaseException) -> str:
 
 def words_or_log(error: BaseException, logs: Iterator[Path] | list[Path]) -> str:
     """The same, or the first error in these logs where an error only points to another one."""
-    said = words(error)
-    if WRAPPING.search(said) or WRAPPING.search(str(error)):
+    first = words(error)
+    if WRAPPING.search(first) or WRAPPING.search(str(error)):
         for log in logs:
             if found := first_raised(tail(log)):
                 return f"{found} ({log.name})"
-    return said
+    return first
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,7 @@
 
 A training measures a few of its own sequences before and after it and writes both beside the weights. An engine that
 has loaded them must find the values after. Those of texts that were learned move furthest, so weights that are out of
-date show. Source: the check of the model itself, instead of greedy texts, which rounding turns where two tokens tie.
+date show. Greedy texts would not do: rounding changes them where two tokens tie.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ def calls_for(datasets: Iterable[str], run: Run, folder: str, before: dict[str, 
     return sum(answer.id.partition("/")[0] in datasets for answer in paid)
 
 
-def agree(config: Config, said: Told, run: Run, executor: LocalExecutor, before: dict[str, set[str]]) -> None:
+def assert_agrees(config: Config, said: Told, run: Run, executor: LocalExecutor, before: dict[str, set[str]]) -> None:
     """Assert that a run did what check said. before: what the run itself had paid."""
     paid = {
         START.sub("/start_1/", folder): found - before.get(folder, set())
@@ -311,11 +311,11 @@ def test_what_check_says_of_another_run_is_what_run_then_does(folder, tmp_path, 
         config, executor = small(tmp_path, name=name, **changes), Executor()
         said = told(config, reuse)
         run = cli_run.run_job(config, executor=executor, reuse=[source.store.where for source in reuse]).run
-        agree(config, said, run, executor, {})
-    in_its_own_folder(tmp_path, source, changes)
+        assert_agrees(config, said, run, executor, {})
+    assert_the_same_in_its_own_folder(tmp_path, source, changes)
 
 
-def in_its_own_folder(folder: Path, source: Run, changes: dict[str, Any]) -> None:
+def assert_the_same_in_its_own_folder(folder: Path, source: Run, changes: dict[str, Any]) -> None:
     """The same change in the run's own folder is refused by both, or goes on as said."""
     shutil.copytree(source.store.where, folder / "own")
     config = small(folder, name="own", **changes)
@@ -329,7 +329,7 @@ def in_its_own_folder(folder: Path, source: Run, changes: dict[str, Any]) -> Non
         assert str(refusal) == str(error.value)
         return
     cli_run.run_job(config, executor=executor)
-    agree(config, said, run, executor, before)
+    assert_agrees(config, said, run, executor, before)
 
 
 def write_answers(path: Path, attempts: Iterable[bytes]) -> None:
@@ -374,4 +374,4 @@ def test_what_check_says_of_a_run_that_has_stopped_is_what_the_same_command_then
     before = keys(run, inherited=False)
     said = told(config, [], run)
     cli_run.run_job(config, executor=again)
-    agree(config, said, run, again, before)
+    assert_agrees(config, said, run, again, before)

@@ -248,6 +248,18 @@ def test_child_processes_do_not_begin_with_the_current_folder(folder, monkeypatc
     assert where.returncode == 0 and str(folder) not in where.stdout
 
 
+def test_a_library_installed_below_the_users_folder_finds_no_file_of_the_user(monkeypatch, tmp_path):
+    site = tmp_path / ".venv" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "tries_an_option.py").write_text("try:\n    import only_mine\nexcept ImportError:\n    only_mine = None\n")
+    (tmp_path / "only_mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    search_path.user_folder_last()
+    assert importlib.import_module("tries_an_option").only_mine is None
+
+
 def test_from_a_checkout_workers_get_the_package_without_the_files_beside_it(monkeypatch, tmp_path):
     monkeypatch.chdir(REPO)
     paths = connect.worker_environment(job(tmp_path), connect.package_alone())["PYTHONPATH"].split(":")

@@ -74,6 +74,19 @@ def test_failures_in_other_words_or_that_the_job_allows_end_nothing_early(tmp_pa
     assert min(mixed.asked["ask"], allowed.asked["ask"]) > 40
 
 
+def test_one_answer_in_the_stage_is_enough_to_go_on_asking(tmp_path):
+    answered: list[str] = []
+
+    def all_but_the_first(request: Request) -> Completion | None:
+        answered.extend([] if answered else [request.key])
+        return None if request.key in answered else REFUSED
+
+    executor = Failing(all_but_the_first)
+    with pytest.raises(StageError):
+        cli_run.run_job(job(tmp_path, **MANY), executor=executor)
+    assert executor.asked["ask"] > 40
+
+
 def test_a_cut_off_reply_without_text_is_paid_once_and_counts_as_failed_at_every_start(tmp_path):
     config = job(tmp_path, limits__max_failed_fraction=1.0)
     first = Failing(lambda request: CUT_OFF if third(request) else None, die_after={"ask": 12})

@@ -95,10 +95,10 @@ def _status(status: int, codes: frozenset[str], message: str) -> int:
         if "model_not_found" in codes:
             return WHERE
         if status in (400, RIGHTS, 422):
-            return next((s for s, said in _BY_MESSAGE.items() if re.search(said, message, re.I)), status)
+            return next((s for s, pattern in _BY_MESSAGE.items() if re.search(pattern, message, re.I)), status)
         return status
     numbers = [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]
-    by_message = (s for s, said in _BY_MESSAGE.items() if re.search(said, message, re.I))
+    by_message = (s for s, pattern in _BY_MESSAGE.items() if re.search(pattern, message, re.I))
     return next(iter([*numbers, *words, *by_message]), 200)
 
 

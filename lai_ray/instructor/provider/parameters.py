@@ -70,11 +70,11 @@ def described(names: Mapping[str, str]) -> str:
 def _names(error: ProviderError, name: str) -> bool:
     if name in error.parameters:
         return True
-    here, said = re.escape(name), error.message
+    plain, message = re.escape(name), error.message
     return bool(
-        re.search(rf"[\"'`\[(]{here}[\"'`\])=:]|\b{_BEFORE}\b[\s:]*(?:is |are )?[\"'`\[(]?{here}\b", said, re.I)
-        or re.search(rf"(?:^|[:.,]\s?){here}\b|\b{here}\b[\"'`\])]?\s?(?::|=|is|must|should|are|was|not|does|can)",
-                     said, re.I)
+        re.search(rf"[\"'`\[(]{plain}[\"'`\])=:]|\b{_BEFORE}\b[\s:]*(?:is |are )?[\"'`\[(]?{plain}\b", message, re.I)
+        or re.search(rf"(?:^|[:.,]\s?){plain}\b|\b{plain}\b[\"'`\])]?\s?(?::|=|is|must|should|are|was|not|does|can)",
+                     message, re.I)
     )  # fmt: skip
 
 

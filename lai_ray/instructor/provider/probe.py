@@ -116,7 +116,7 @@ def _finding(outcome: Outcome, settings: InstructorSettings) -> Finding:
             return Finding(f"{who} is at its rate limit ({outcome.why}); a run waits as it asks", refuses=False)
     if not outcome.reached or "no connection" in outcome.why:
         advice = "Is the server running, is instructor.base_url right, and can this machine reach it?"
-        return Finding(f"nobody answers at {address}: {outcome.why}. {advice}")
+        return Finding(f"no server answers at {address}: {outcome.why}. {advice}")
     return Finding(f"{who} did not answer: {outcome.why}. A run tries each request again, with pauses", refuses=False)
 
 

@@ -1,6 +1,6 @@
 """A provider's reply as the outcome of a call.  status, body, headers -> Answered, Retry or Fatal
 
-Whatever comes is one of the three: what nobody foresaw is an error of its own row, with the beginning of what came.
+Whatever comes is one of the three: what was not foreseen is an error of its own row, with the beginning of what came.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lai_ray.records import Completion
 MAX_MESSAGE = 500
 """Characters of a provider's message that are kept."""
 QUOTED = 100
-"""Characters of a reply that nobody can read."""
+"""Characters of an unreadable reply that are shown."""
 UNFINISHED = (408, 499, 504, 522, 524)
 """Statuses under which the model may go on working, and its provider bill it."""
 RETRYABLE = (408, 409, 425, 429, 499)
