@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from lai_ray.grading.arithmetic_check import Result, last_result
-from lai_ray.grading.numbers import Number, final_number, is_right, numbers_in, read_number
+from lai_ray.grading.numbers import UNSTATED, Number, final_number, is_right, numbers_in, read_number
 from lai_ray.grading.numerals import SCALES, in_digits
 
 _RATIOS = (100, 60, 3600, 24, 12, 7)
@@ -36,7 +36,7 @@ def contradiction(working: str, final: Number) -> str:
         return ""
     rounds = bool(_ROUNDS.search(working))
     stated = final_number(working)
-    if stated and stated.rule != "last_number" and not _agrees(_numbers(stated.text), final, rounds):
+    if stated and stated.rule not in UNSTATED and not _agrees(_numbers(stated.text), final, rounds):
         return f"the answer is {stated.text}"
     result = last_result(working)
     ends = last_result(f"= {working.strip().rpartition(chr(10))[2]}")  # A sum that is not worked out: "3 + 4".

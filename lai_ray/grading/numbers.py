@@ -5,6 +5,9 @@ plain digits (`numerals`):
     marker       the number after the last "####" ("#### Step 1" is a heading)
     boxed        the number in the last \\boxed{…}, the last side of an equation there
     phrase       the last "answer is n", "answer: n" and similar
+    words        the last such phrase with a number in words ("the answer is seven"), or a response of nothing else
+    empty_box    the last number after an empty last \\boxed{}: what precedes it is no answer
+    bold         a bold number alone in the last line that has a number
     last_number  the last number of the response
 Numbers are compared as exact fractions. Right: within 1e-4, or equal once the longer decimal is rounded like the
 shorter one. Text that a model wrote is never evaluated as code.
@@ -24,6 +27,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from lai_ray.grading.answer_part import asks_first, own_parts, unclosed, without_thoughts
+from lai_ray.grading.number_words import WORDED, in_unit_asked, value_of
 from lai_ray.grading.numerals import in_digits, scales_in
 from lai_ray.records import Grade
 
@@ -31,6 +35,8 @@ MARKER = "####"
 """GSM8K's marker: the final number follows it."""
 PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 """Regular expression of an unsigned number: "1,234.5", "12", ".5"."""
+UNSTATED = frozenset({"last_number", "bold", "empty_box"})
+"""Rules that find a number which the response does not call its answer."""
 _MAX_SIDE = 100_000
 """Characters read at each end of a response. A longer one comes from a model that never stopped."""
 _MAX_NUMBER = 40
@@ -54,6 +60,14 @@ _PHRASE = re.compile(
 )
 _HEADED = re.compile(rf"nswer[ \t*_:#=]{{0,8}}\n[-=\s]{{0,12}}{_LEAD}({_VALUE})", re.A | re.I)
 """A number below a heading."""
+_PHRASE_WORDED = re.compile(
+    rf"(?:nswer[\s*_]{{0,8}}(?:(?:is|was|equals)\b|[:=])\s?|{MARKER}|boxed\s?\{{){_LEAD}({WORDED})"
+    r"(?=[\s*_\"'$}]{0,8}(?:[.,;!)}\n]|$|(?!more\b|less\b|of\b|times\b)[a-z]+\b[\s*_\"'$}]{0,8}(?:[.,;!)}\n]|$)))",
+    re.A | re.I,
+)
+_ALL_WORDED = re.compile(rf"[\s*_\"'$(]{{0,8}}({WORDED})(?:\s[a-z]{{1,20}}){{0,2}}[\s*_\"'$).!]{{0,8}}", re.A | re.I)
+_BOLD = re.compile(rf"\*\*\s?({_VALUE})(?:\s?(?:%|[a-z]{{1,20}}\b)){{0,3}}\s?\.?\s?\*\*", re.A | re.I)
+_EMPTY_BOX = re.compile(r"boxed\s?\{[\s$?_.]{0,8}\}")
 _PHRASE_CJK = re.compile(
     rf"(?:答案|正解|정답)\s?(?:应该|應該|应|應)?(?:是|为|為|は|은|는)?\s?[:：]?{_LEAD}({_VALUE})", re.A
 )
@@ -161,10 +175,42 @@ def _final(text: str) -> FinalNumber | None:
     parts = list(own_parts(text))
     for part in parts:
         # Of questions that it asks itself step by step, the last number of the first is no answer.
-        number = _last_marked(part) or _last_stated(part) or (None if asks_first(part) else _last(part))
+        number = _last_marked(part) or _last_stated(part) or _last_worded(part)
+        number = number or (None if asks_first(part) else _unstated(part))
         if number:
             return number
-    return next(filter(None, map(_last, parts)), None)
+    return next(filter(None, map(_unstated, parts)), None)
+
+
+def _unstated(text: str) -> FinalNumber | None:
+    """The number of a text that calls none its answer."""
+    at = max(text.rfind("boxed{"), text.rfind("boxed {"))
+    if at >= 0 and (box := _EMPTY_BOX.match(text, at)):
+        number = _last(text[box.end() :])
+        return number._replace(rule="empty_box") if number else None
+    return _last_bold(text) or _last(text)
+
+
+def _last_bold(text: str) -> FinalNumber | None:
+    """The last number alone in bold, in the last line that has a number."""
+    end = _end_of_digits(text)
+    start = text.rfind("\n", 0, end) + 1
+    if text.find("**", start) < 0:
+        return None
+    line = text[start : text.find("\n", end) if text.find("\n", end) >= 0 else len(text)]
+    matches = (m for m in _BOLD.finditer(line) if not (m.start() == 0 and m.end() < len(line)))
+    last = deque(matches, maxlen=1)
+    return FinalNumber(last[0][1].strip(), "bold") if last and read_number(last[0][1].strip()) else None
+
+
+def _last_worded(text: str) -> FinalNumber | None:
+    """The last number in words that the text calls its answer, or that is all of it."""
+    match = _ALL_WORDED.fullmatch(text) if len(text) < 120 else None
+    if match is None:
+        last = deque(_PHRASE_WORDED.finditer(text), maxlen=1)
+        match = last[0] if last else None
+    value = value_of(match[1]) if match else None
+    return None if value is None else FinalNumber(str(value), "words")
 
 
 def final_grade(gold: str, response: str, question: str = "") -> Grade:
@@ -175,16 +221,19 @@ def final_grade(gold: str, response: str, question: str = "") -> Grade:
 def default_grade(gold: str, response: str, question: str = "") -> Grade:
     """The verdict by the default rules, with GSM8K's strict and flexible scores in `further`.
 
-    Where the question counts in thousands or millions, an answer of "5 million" is right for 5 and for 5,000,000.
+    Where the question counts in thousands or millions, an answer of "5 million" is right for 5 and for 5,000,000; where
+    it asks for minutes, "2 hours (120 minutes)" is right for 120.
     """
     answer = without_thoughts(clipped(response))
     if answer is None:
         return replace(unclosed(), further={"strict": 0.0, "flexible": 0.0})
     grade = _graded(gold, in_digits(answer))
-    units = scales_in(question) if grade.score < 1 else None
-    if not units:
+    if grade.score == 1 or not question:
         return grade
-    other = _graded(gold, in_digits(answer, units))
+    units, asked = scales_in(question), in_unit_asked(answer, question)
+    if not units and asked == answer:
+        return grade
+    other = _graded(gold, in_digits(asked, units))
     return other if other.score > grade.score else grade
 
 

@@ -40,10 +40,45 @@ RIVERS = dict(zip("ABCD", ["Danube", "Volga", "Loire", "Tagus"], strict=True))
         ("64", "The answer is 64.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nThe answer is 3.", True),
         ("64", "The answer is 64</s> The answer is 3.", True),
         ("3", "The answer is 64</s> The answer is 3.", False),
+        ("7", "The answer is seven.", True),
+        ("72", "So the answer is: seventy-two apples.", True),
+        ("105", "The answer is **one hundred and five**.", True),
+        ("1200", "Answer: twelve hundred dollars", True),
+        ("5200000", "#### five million two hundred thousand", True),
+        ("-3", "\\boxed{\\text{minus three}}", True),
+        ("12", "Twelve.", True),
+        ("7", "The answer is one more than six, which is 7.", True),
+        ("1", "I do not know which one.", False),
+        ("23", "The answer is two three.", False),
+        ("7", "3 + 4 = 7, \\boxed{7}. No, that is wrong. \\boxed{}", False),
+        ("7", "I put it into \\boxed{}. 3 + 4 = 7", True),
+        ("8", "The answer is 8. \\boxed{ }", True),
+        ("64", "**Step 2:** She has **64** left of 80.", True),
+        ("64", "She has **64 bottles.** left of 80.", True),
+        ("20", "**Step 3:** 4 * 5 = 20", True),
+        ("9", "**3.** 4 + 5 = 9", True),
+        ("18", "He had **30**.\n12 are gone, so 18 are left", True),
     ],
 )
 def test_numbers_in_the_field(gold, response, right):
     assert default_grade(gold, response).score == right
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "response", "right"),
+    [
+        ("How many minutes does it take?", "120", "The answer is 2 hours (120 minutes).", True),
+        ("How many hours does it take?", "120", "The answer is 2 hours (120 minutes).", False),
+        ("How many hours does it take?", "2", "It takes 120 min, or 2 hrs", True),
+        ("How many minutes does it take?", "120", "It takes 120 minutes (2 hours)", True),
+        ("How many cents is that?", "500", "The answer is $5 (500 cents)", True),
+        ("How many cookies are in the boxes?", "12", "The answer is 3 boxes (12 cookies)", True),
+        ("How many cookies are there?", "12", "The answer is 3 boxes (12 cookies)", True),
+        ("", "120", "The answer is 2 hours (120 minutes).", False),
+    ],
+)
+def test_of_two_units_the_one_asked_for_counts(question, gold, response, right):
+    assert default_grade(gold, response, question).score == right
 
 
 @pytest.mark.parametrize("text", ["3, 50 and 2", "(3,50)", "1,25,300 of 7", "in 2020,50 came 3", "x,50"])

@@ -30,6 +30,8 @@ ASKED = "1. Question: How many are they?\nAnswer: "
 CODED = "1. Question:\nf\nAnswer:\ndef f(x): return x\nTests:\n"
 HOSTILE = [
     ("number", "", "#### 1 + 2 = "), ("number", "\\boxed{", "\n"), ("number", "", "\\text{"), ("number", "", "<think>"),
+    ("number", "The answer is ", "one and "), ("number", "", "5 apples (5 "), ("number", "", "**5 a "),
+    ("number", "", "boxed{}"), ("number", "", "\\boxed{ $ ."), ("number", "", "answer is seven "),
     ("choice", "", "A, "), ("choice", "", "Answer: "), ("words", "", "。"), ("words", "", "alpha\n"),
     ("program", "", "@a\n"), ("program", "", "A\n"), ("program", "", "```\n"), ("program", "", "x,"),
     ("word problems", ASKED, "3 + 4 = 7\n"), ("word problems", ASKED, "("), ("word problems", ASKED, "9"),

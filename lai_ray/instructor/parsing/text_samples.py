@@ -14,6 +14,7 @@ from lai_ray.grading.arithmetic_check import false_statements
 from lai_ray.grading.final_check import contradiction, cut_off, final_line
 from lai_ray.grading.numbers import (
     MARKER,
+    UNSTATED,
     FinalNumber,
     final_number,
     marked_number,
@@ -229,7 +230,7 @@ def _worked(lines: list[str]) -> _Worked:
         return _Worked(steps, final, "\n".join([stated, *further]), f"{steps}\n{stated}" if "=" in stated else steps)
     steps = _steps(lines)
     final = None if any(MARKER in line for line in lines) else final_number("\n".join(lines))
-    if final is None or final.rule == "last_number":
+    if final is None or final.rule in UNSTATED:
         return _Worked(steps, None)
     # What precedes the statement of the answer, unless that is an equation of its own.
     at = max(steps.rfind("boxed"), steps.rfind("nswer"), 0)
