@@ -5,6 +5,7 @@ An unknown key is an error with a suggestion, before anything starts. Imports ne
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,8 @@ def read_table(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if _means_a_sweep(table):
         raise ConfigError(
-            f"{path}: this is a sweep file, not a job: `lai sweep {path}` (--plan shows what it would do)"
+            f"{path}: this is a sweep file, not a job: `lai sweep {shlex.quote(str(path))}` "
+            "(--plan shows what it would do)"
         )
     instructor = table.get("instructor")
     if isinstance(instructor, dict) and instructor.get("prompts") and isinstance(instructor["prompts"], str):

@@ -18,6 +18,8 @@ class ReachingSettings(BaseModel):
     """The NAME of the environment variable that holds the key, never the key."""
     timeout: float = Field(120.0, gt=0)
     """Seconds to wait for one reply."""
+    probe: bool = True
+    """One small request before anything else is paid for."""
     parameters: dict[Literal["max_tokens", "temperature", "seed"], str] = {}
     """The server's own names for these parameters, as in { seed = "random_seed" }; "" leaves one out. What a server
     refuses by its name is renamed or left out by itself."""

@@ -58,6 +58,7 @@ def start(config: Config) -> bool:
     try:
         if named is None:
             temporary.shorten()
+            ray_token.make_without_home()
             os.environ |= worker_environment(config, package_alone()) | {PRELOADED: f"{__package__}.worker_start"}
             _start_here()
         else:

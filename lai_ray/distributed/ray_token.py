@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,18 @@ def find() -> Token | None:
             path.read_text().strip(), f"{named}, named by RAY_AUTH_TOKEN_PATH" if named else "~/.ray/auth_token"
         )
     return None
+
+
+def make_without_home() -> None:
+    """A token for the cluster that this process starts, where Ray could not write one into the home folder."""
+    if find() is not None:
+        return
+    with suppress(OSError, RuntimeError):
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def may_be_sent() -> bool:

@@ -34,7 +34,7 @@ def shorten() -> None:
         if folder := os.environ.get(variable):
             os.environ[variable] = _usable(variable, os.path.abspath(folder))
     if not (os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")) and (wrong := problem(PLACES[0])):
-        os.environ["RAY_TMPDIR"] = _elsewhere(f"{PLACES[0]} ({wrong})")
+        os.environ["RAY_TMPDIR"] = os.environ["TMPDIR"] = _elsewhere(f"{PLACES[0]} ({wrong})")
 
 
 def private() -> Path:
@@ -87,6 +87,8 @@ def problem(folder: str) -> str | None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return error.strerror or str(error)
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC and not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return "mounted with noexec, and PyTorch runs there what it compiles"
     return None if free >= LEAST else f"only {free / 2**20:.0f} MiB are free"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from lai_ray.report import facts
 from lai_ray.storage.run import Run
 
@@ -31,7 +33,8 @@ def ended(run: Run, model: str | None) -> list[str]:
     lines.append(f"in all: {_done(run)}")
     if last:
         lines.append(
-            f"next: `lai show {where}` for the story of one mistake, or the same command with iterations={last + 1}"
+            f"next: `lai show {shlex.quote(where)}` for the story of one mistake, or the same command with "
+            f"iterations={last + 1}"
         )
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lai_ray.config.config import Config
@@ -29,9 +30,15 @@ def differences(before: dict[str, Any], now: dict[str, Any], *, asked: bool = Tr
     reached = {f"instructor.{name}" for name in HOW_REACHED}  # In records of earlier versions.
     return [
         f"{key}: {_what(key)}{_shown(key, recorded)} there, {_shown(key, given)} now"
-        for key in sorted(keys)
+        for key in causes_first(keys, {**recorded, **given})
         if recorded.get(key) != given.get(key) and key not in reached and (asked or not key.startswith(UNASKED))
     ]
+
+
+def causes_first(keys: Iterable[str], table: Mapping[str, Any]) -> list[str]:
+    """These keys in the order of the table, settings before hashes, which follow from them."""
+    order = {key: number for number, key in enumerate(table)}
+    return sorted(keys, key=lambda key: (re.fullmatch("[0-9a-f]{16,64}", str(table[key])) is not None, order[key]))
 
 
 CONTENTS = {

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from rich.console import Console
 from lai_ray.cli import doctor
 from lai_ray.common import plugins, proxies, search_path
 from lai_ray.config.settings import InstructorSettings
-from lai_ray.distributed import connect, temporary
+from lai_ray.distributed import connect, ray_token, temporary
 from lai_ray.engines import openai
 from lai_ray.errors import ConfigError
 from lai_ray.records import Request
@@ -169,6 +170,40 @@ def test_a_folder_that_is_not_there_or_full_is_replaced_with_a_warning(monkeypat
         temporary.shorten()
         assert os.environ["TMPDIR"] in temporary.PLACES
         assert f"TMPDIR={folder} cannot be used" in caplog.text and why in caplog.text
+
+
+def test_a_folder_mounted_noexec_is_replaced_unless_the_compiler_has_one_of_its_own(monkeypatch, tmp_path, caplog):
+    real = os.statvfs
+
+    def statvfs(path):
+        found = real(path)
+        flags = found.f_flag | os.ST_NOEXEC if str(path) == str(tmp_path) else found.f_flag & ~os.ST_NOEXEC
+        fields = {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+        return types.SimpleNamespace(**fields | {"f_flag": flags})
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    temporary.shorten()
+    assert os.environ["TMPDIR"] in temporary.PLACES and "noexec" in caplog.text
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/var/tmp")
+    assert temporary.problem(str(tmp_path)) is None
+
+
+def test_where_the_home_folder_cannot_be_written_a_cluster_gets_a_token_of_its_own(monkeypatch, tmp_path):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    ray_token.make_without_home()
+    assert "RAY_AUTH_TOKEN" not in os.environ  # Ray writes its own there.
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    ray_token.make_without_home()
+    made = os.environ["RAY_AUTH_TOKEN"]
+    assert len(made) == 64
+    ray_token.make_without_home()
+    assert os.environ["RAY_AUTH_TOKEN"] == made
 
 
 def test_where_nothing_can_be_written_the_error_names_variable_value_and_limit(monkeypatch, tmp_path):

@@ -178,6 +178,7 @@ def test_check_refuses_what_a_run_would_unless_told_not_to_ask(tmp_path):
     refused = CliRunner().invoke(app, ["check", str(path)])
     assert refused.exit_code == 2 and "refused: no server answers" in refused.output
     assert CliRunner().invoke(app, ["check", str(path), "--no-probe"]).exit_code == 0
+    assert CliRunner().invoke(app, ["check", str(path), "instructor.probe=false"]).exit_code == 0
     with provider.serve() as p:
         shown = CliRunner().invoke(app, ["check", str(path), f"instructor.base_url={p.base_url}"])
     assert shown.exit_code == 0 and "answered in" in shown.output

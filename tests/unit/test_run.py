@@ -14,7 +14,7 @@ import pytest
 
 from lai_ray.errors import ConfigError, StageError
 from lai_ray.storage.driver import FRESH, Driver
-from lai_ray.storage.identity import flat
+from lai_ray.storage.identity import differences, flat
 from lai_ray.storage.run import Run
 
 
@@ -92,3 +92,11 @@ def test_a_folder_without_a_run_names_the_runs_beside_it(tmp_path):
 
 def test_a_table_flattens_to_dotted_keys():
     assert flat({"a": {"b": 1, "c": {"d": (1, 2)}}}) == {"a.b": 1, "a.c.d": [1, 2]}
+
+
+def test_what_differs_is_named_in_the_order_of_the_settings_and_hashes_last():
+    there = {"target": {"model": "a", "engine": "vllm"}, "content": {"target": 32 * "0"}, "train": {"epochs": 1}}
+    now = {"target": {"model": "b", "engine": "vllm"}, "content": {"target": 32 * "1"}, "train": {"epochs": 2}}
+    assert [line.partition(":")[0] for line in differences(there, now)] == [
+        "target.model", "train.epochs", "content.target"
+    ]  # fmt: skip

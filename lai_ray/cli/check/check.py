@@ -115,10 +115,16 @@ def calls(job: Job) -> Table:
             tokens = f"{forecast.likely.tokens:,}\n≤{forecast.worst.tokens:,}"
             duration = "–" if config.instructor.in_cluster else f"{minutes(forecast.likely, config):.1f}"
             each = f"{forecast.samples_per_request}"
-            each += f"\n{forecast.fit} fit" if forecast.fit < forecast.samples_per_request else ""
+            if forecast.fit < forecast.samples_per_request:
+                each += f"\n{forecast.fit} fit a reply"
             cells = [forecast.mistakes, each, forecast.likely.calls, tokens, usd, duration]
             table.rows.append([name, f"{accuracy:.0%}", *map(str, cells)])
     table.rows.sort(key=lambda row: config.evaluate.learn_from.index(row[0]))
+    if any("fit a reply" in row[3] for row in table.rows):
+        table.note += (
+            " Fit a reply: as many samples as one of instructor.max_tokens probably holds, where more are asked for; "
+            "the calls are counted with these. Raise instructor.max_tokens, or lower curate.samples_per_dataset."
+        )
     if price is None and table.rows:
         table.note += " US$ needs a price: instructor.usd_per_million_input and instructor.usd_per_million_output."
     return table

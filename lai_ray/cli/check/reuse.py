@@ -20,7 +20,7 @@ from lai_ray.report.tables import Table
 from lai_ray.stages.early_stopping import model_names
 from lai_ray.stages.select import RECORDED
 from lai_ray.storage.answers import Answers
-from lai_ray.storage.identity import flat
+from lai_ray.storage.identity import causes_first, flat
 from lai_ray.storage.run import STAGES, Run, Stage
 
 MAX_LINE = 90
@@ -126,7 +126,7 @@ def _end(replay: Replay, source: Run) -> str:
         lineage = source.store.get_json(f"{folder}/checkpoint/lineage.json")
         if lineage is not None and lineage["name"] not in model_names(mine["name"], replay.job):
             there, now = flat(lineage), flat(mine)
-            differ = (key for key in sorted(now) if key != "name" and not key.startswith("names."))
+            differ = (key for key in causes_first(now, now) if key != "name" and not key.startswith("names."))
             key = next((key for key in differ if there.get(key) != now[key]), "name")
             difference = f"{key}: {there.get(key)!r} there, {now[key]!r} now."
             return f"{folder}: the model there is not the one that this job would make. {difference}"
@@ -157,7 +157,7 @@ def _difference(stage: Stage, name: str, kind: type[Attempt | Reply], request: R
             if one != other:
                 return f"{request.id}: {_short(one)} → {_short(other)}"
     earlier, present = (flat(table) for table in (stage.run.record()["config"], config.model_dump(mode="json")))
-    for key in sorted(present):
+    for key in causes_first(present, present):
         if key.startswith("instructor.prompts."):
             continue  # The messages are equal, so this setting did not change the prompt.
         if (key == "seed" or key.startswith(f"{section}.")) and earlier.get(key) != present[key]:

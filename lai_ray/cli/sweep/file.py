@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -148,7 +149,8 @@ def _settings(path: Path) -> SweepSettings:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if "job" not in table and {"extends", "target", "instructor"} & set(table):
             raise ConfigError(
-                f"{path}: this is a job file, not a sweep: `lai run {path}`. A sweep file names a job: job = …"
+                f"{path}: this is a job file, not a sweep: `lai run {shlex.quote(str(path))}`. "
+                "A sweep file names a job: job = …"
             )
         settings = SweepSettings.model_validate(table)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -26,7 +26,7 @@ SECONDS = 30.0
 TRIES = 3
 """Attempts, where one failed that may succeed a moment later and is not billed."""
 PAUSE = 1.0
-SKIP = "--no-probe leaves this request out."
+SKIP = "--no-probe, or probe = false in [instructor], leaves this request out."
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def refuse(found: Sequence[Finding]) -> None:
 
 
 def askable(settings: InstructorSettings) -> bool:
-    """Whether there is a server that can be asked now: none in the cluster, and none that the run itself starts."""
-    return not settings.in_cluster and (settings.base_url is None or "://" in settings.base_url)
+    """Whether there is a server that may be asked now: none in the cluster, and none that the run itself starts."""
+    return settings.probe and not settings.in_cluster and (settings.base_url is None or "://" in settings.base_url)
 
 
 def request_of(settings: InstructorSettings) -> Request:
