@@ -48,7 +48,7 @@ _SCALES = {
     "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
     "trillion": 10**12, "k": 10**3,
 }  # fmt: skip
-_BOLD = re.compile(r"(?<=\d)\s{0,3}\*{2,4}(?=\s|$|[.,])|(?:^|(?<=\s))\*{2,4}(?=\S)")
+_BOLD = re.compile(r"(?:(?<=\d)\s{0,3}|(?<=[^\W\d_]))\*{2,4}(?=\s|$|[.,])|(?:^|(?<=\s))\*{2,4}(?=\S)")
 """Bold marks, which are not the operator "**"."""
 
 

@@ -67,6 +67,8 @@ def test_a_final_number_that_contradicts_the_working_is_rejected_with_both(worki
         ("8 - 11 = -3\n#### 3", "3"),
         ("She has 1.00 of 318.00 left: 318.00\n#### 318", "318"),
         ("It takes 5 days.\n#### 5 days (120 hours)", "5"),
+        ("She has 318 big shells + 264 small shells = **582 shells** in 12 boxes.\n#### 582", "582"),
+        ("She gives **318** of 264 + 318 = 582 away.\n#### 582", "582"),
     ],
 )
 def test_a_final_number_that_follows_from_the_working_is_kept(working, answer):

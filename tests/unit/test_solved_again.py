@@ -67,6 +67,16 @@ def test_only_samples_whose_second_solution_agrees_are_kept():
     assert samples[2].note == "gsm8k/train/00000#0>le@2.0: '9', not '8'"
 
 
+def test_a_thought_is_no_second_solution_whatever_the_benchmark_reads(monkeypatch):
+    def holds(self, problem, response, how):
+        return Grade(float(problem.answer in response), response, "holds", "graded")
+
+    monkeypatch.setattr(type(GSM8K), "grade", holds)
+    solutions = ("<think>Perhaps 4.</think>It is 9.", "<think>Perhaps 8.", "<think>Perhaps 9.</think>It is 10.")
+    samples = CHECKED.samples(CASE, dialogue(*solutions), GSM8K, SETTINGS)
+    assert [samples[i].dropped for i in (0, 2, 3)] == [DISAGREES, UNPARSED, None]
+
+
 @pytest.mark.parametrize("solutions", [[], [Completion("", "error", error="HTTP 500")]])
 def test_a_sample_that_was_not_solved_again_is_not_learned_from(solutions):
     samples = CHECKED.samples(CASE, dialogue(*solutions), GSM8K, SETTINGS)
