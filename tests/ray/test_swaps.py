@@ -40,7 +40,7 @@ def variant(folder: Path, seed: int, *, tied: bool) -> Model:
             config.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false')
         )
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return Model(str(folder), f"{seed} {tied}")
+    return Model(str(folder), f"variant {seed}")
 
 
 def texts(model: Model, processes: object, logs: str) -> list[str]:
@@ -55,7 +55,7 @@ def texts(model: Model, processes: object, logs: str) -> list[str]:
 
 @pytest.mark.soak
 def test_a_process_gives_a_fresh_engines_texts_after_each_of_ten_swaps_in_the_same_memory(ray_session, tmp_path):
-    models = [variant(tmp_path / f"{seed}{tied}", seed, tied=tied) for seed in (1, 2) for tied in (True, False)]
+    models = [variant(tmp_path / f"{seed}", seed, tied=seed % 2 == 1) for seed in range(1, 5)]
     fresh = [texts(model, keeper(uuid4().hex), str(tmp_path / f"fresh{i}")) for i, model in enumerate(models)]
     assert len({tuple(each) for each in fresh}) == len(models), "the models answer alike, so this shows nothing"
     processes, logs, memory = keeper(uuid4().hex), tmp_path / "logs", []
