@@ -13,7 +13,7 @@ from typing import ClassVar
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import DataError
 from lai_ray.grading.choices import default_choice, paper_choice
-from lai_ray.instructor.parsing.text_samples import choice_pieces
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.records import Grade, Message, Piece, Problem
 
 INSTRUCTION = 'Start your reply with "Answer:" and the label of the right choice, then say why in a sentence or two.'

@@ -19,7 +19,7 @@ from lai_ray.benchmark_kinds.table_files import Row
 from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.benchmark_kinds.user_rows import user_rows
 from lai_ray.errors import DataError
-from lai_ray.instructor.parsing.text_samples import choice_pieces
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.records import Message, Piece, Problem
 from lai_ray.storage.keys import number_of
 
