@@ -160,7 +160,7 @@ def _quoted(replies: Replies, job: Job) -> str:
     reply = next((reply for reply in asked if reply.completion.text.strip()), asked[0])
     text = reply.completion.text.strip() or f"(nothing; {reply.completion.error or reply.completion.finish_reason})"
     short = text if len(text) <= QUOTED else f"{text[:QUOTED]} … (cut; {len(text):,} characters)"
-    expected = job.benchmark(reply.case_id.partition("/")[0]).brief()
+    expected = job.asked(reply.case_id.partition("/")[0]).brief()
     return f"\nOne of them, {reply.id}:\n{_indented(short)}\nThe format that was expected:\n{_indented(expected)}"
 
 

@@ -47,9 +47,7 @@ def test_latex_with_single_backslashes_keeps_them():
     assert r"\( 3 \times 3 = 9 \)." in piece.response
 
 
-@pytest.mark.parametrize(
-    "value", ["a\tb", 'say "a", then: b', "\\times", "naïve 😀", "{[}]", "a\\n", "it's", "x // y"]
-)
+@pytest.mark.parametrize("value", ["a\tb", 'say "a", then: b', "\\times", "naïve 😀", "{[}]", "a\\n", "it's", "x // y"])
 def test_whatever_json_writes_is_read_back(value):
     for ascii_only in (True, False):
         text = json.dumps([{"question": value, "answer": value}], ensure_ascii=ascii_only)

@@ -30,7 +30,7 @@ _KEYED = re.compile(
     re.I,
 )
 """A letter set off from what follows: "A fever" is none."""
-_ARTICLE = re.compile(r"\W{0,4}A[ \t](?!because\b|since\b|as\b)[a-z]")
+_ARTICLE = re.compile(r"\W{0,4}A[ \t](?!because\b|since\b|as\b|is\s(?:the\s)?(?:correct|right|best)\b)[a-z]")
 """Of "A fever", which names no choice."""
 _SMALL_LETTER = re.compile(r"^[\s*_(\[]{0,6}([a-j])[.):\]]")
 _INLINE = re.compile(r"(?:^|\s)\(?([A-J])[.):\]]\)?\s+")
