@@ -7,11 +7,12 @@ off.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lai_ray.grading.arithmetic_check import false_statements
 from lai_ray.grading.final_check import contradiction, cut_off, final_line
 from lai_ray.grading.numbers import MARKER, UNSTATED, FinalNumber, final_number, marked_result, read_number
+from lai_ray.instructor.parsing.derived import DERIVED, derived
 from lai_ray.instructor.parsing.headings import ANSWER, HEAD
 from lai_ray.instructor.parsing.items import HEADED, WHY, Item, items, paragraph, tidy
 from lai_ray.instructor.parsing.questions import asks_for_a_number
@@ -23,6 +24,7 @@ _ANSWERED = re.compile(r"\[[^\]\n]{0,40}\b(?:answer|solution)\b[^\]\n]{0,40}\]",
 _WORKED = re.compile(r"\d\s?%?\s?=\s?\W{0,3}\d|\n\W{0,4}[^\W\d_]{2,20}\s?[:：]")
 """Working, or a heading in another language, in what was taken for a question."""
 _EQUATION = re.compile(r"\d\s?%?\s?=\s?\W{0,3}\d")
+_RESULT = re.compile(r"=\s?[\\($*\s]{0,4}\d")
 _UNKNOWN_HEAD = re.compile(r"[\s>*_]{0,4}(?:[\[#]|[^\W\d_]{2,20}\s?[:：])")
 
 
@@ -42,7 +44,10 @@ class _Worked:
 def math_pieces(reply: str) -> list[Piece]:
     """Worked problems with one final number after "####" (or boxed, or called the answer)."""
     found = records(reply)
-    return [_math_piece(item) for item in (map(_of_record, found) if found else items(reply, done=_resulted))]
+    made = list(map(_of_record, found)) if found else items(reply, done=_resulted)
+    # Where another sample has a final line, one without it was cut off.
+    derive = not any(_worked(item.answer).final for item in made if item.answer)
+    return [_math_piece(item, derive=derive) for item in made]
 
 
 def _of_record(record: Record) -> Item:
@@ -92,14 +97,14 @@ def _answers(item: Item) -> list[str]:
     return next((lines[i:] for i, line in enumerate(lines) if ANSWER.match(line)), lines)
 
 
-def _math_piece(item: Item) -> Piece:
+def _math_piece(item: Item, *, derive: bool) -> Piece:
     _move_working(item)
     question = tidy(item.question)
     if not asks_for_a_number(question):
         return Piece(question, "", "", rejected="no question", note=question[:80])
     if item.answer is None:
         return Piece(question, "", "", rejected="no answer (cut off?)" if item.last else "no answer")
-    worked_behind = _EQUATION.search("\n".join(_behind_the_question(item)))
+    worked_behind = _RESULT.search("\n".join(_behind_the_question(item)))
     if (
         worked_behind
         or _ANSWERED.search(question)
@@ -108,12 +113,15 @@ def _math_piece(item: Item) -> Piece:
     ):
         return Piece(question, "", "", rejected="its question holds an answer")
     worked = _worked(item.answer)
+    if worked.final is None and derive:
+        worked = replace(worked, final=derived(worked.steps), working=worked.steps)
     if worked.final is None:
         return Piece(question, "", worked.steps, rejected=f"no final {MARKER} line (cut off?)")
     number = _plain(worked.final.text)
     response = f"{worked.steps}\n{MARKER} {number}".strip()
     wrong = _inconsistent(worked, response, cut=item.last)
-    return Piece(question, number, response, {"solution": response}, *wrong)
+    extra = {"solution": response} | ({DERIVED: True} if worked.final.rule == DERIVED else {})
+    return Piece(question, number, response, extra, *wrong)
 
 
 def _move_working(item: Item) -> None:
