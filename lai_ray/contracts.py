@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from lai_ray.config.settings import InstructorSettings, LimitSettings, TrainSettings
     from lai_ray.instructor.rate_limit.headers import Headers
+    from lai_ray.instructor.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ class Benchmark(Protocol):
 
     def brief(self) -> str:
         """What a new sample must look like, for the return format of an instructor's prompt."""
+
+    def structure(self) -> Structure | None:
+        """How new samples are asked for in JSON (`instructor.format`), which `parse` must read too. None, the default,
+        where they are asked for as text only."""
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples in an instructor's reply, in order; what is no sample is a rejected piece with the reason.

@@ -117,6 +117,8 @@ class Request:
     max_tokens: int
     temperature: float = 0.0
     seed: int | None = None
+    response_format: dict[str, Any] | None = None
+    """The form that a server is to enforce; None for text."""
 
 
 @dataclass(frozen=True, slots=True)

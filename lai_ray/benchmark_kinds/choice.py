@@ -13,7 +13,8 @@ from typing import ClassVar
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import DataError
 from lai_ray.grading.choices import default_choice, paper_choice
-from lai_ray.instructor.parsing.text_samples import choice_pieces
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
+from lai_ray.instructor.structure import Structure, choice_problem, structure_of
 from lai_ray.records import Grade, Message, Piece, Problem
 
 INSTRUCTION = 'Start your reply with "Answer:" and the label of the right choice, then say why in a sentence or two.'
@@ -61,6 +62,10 @@ class ChoiceBenchmark:
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
         return BRIEF
+
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, for `instructor.format`."""
+        return structure_of(choice_problem())
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; numbering, headings, bold and other text are skipped."""

@@ -18,6 +18,7 @@ from lai_ray.grading import programs as rules
 from lai_ray.grading.reference_check import Referenced, faults
 from lai_ray.grading.sandbox import runner
 from lai_ray.instructor.parsing.code_samples import code_pieces
+from lai_ray.instructor.structure import CodeProblem, Structure, structure_of
 from lai_ray.records import Grade, Message, Piece, Problem
 
 INSTRUCTION = (
@@ -83,6 +84,10 @@ class CodeBenchmark:
     def brief(self) -> str:
         """The numbered list that `parse` reads: question, answer, at least two asserts."""
         return BRIEF
+
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, for `instructor.format`."""
+        return structure_of(CodeProblem)
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply. Its asserts become a new problem's tests; a sample without any is rejected."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.grading.numbers import MARKER, default_grade, paper_grade
 from lai_ray.instructor.parsing.text_samples import math_pieces
+from lai_ray.instructor.structure import MathProblem, Structure, structure_of
 from lai_ray.records import Grade, Message, Piece, Problem
 
 INSTRUCTION = f"Work it out step by step, then end with a line of its own: {MARKER} and the final number."
@@ -56,6 +57,10 @@ class MathBenchmark:
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
         return BRIEF
+
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, for `instructor.format`."""
+        return structure_of(MathProblem)
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; numbering, headings, bold and other text are skipped."""

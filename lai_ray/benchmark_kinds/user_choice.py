@@ -19,7 +19,8 @@ from lai_ray.benchmark_kinds.table_files import Row
 from lai_ray.benchmark_kinds.user_base import UserBenchmark
 from lai_ray.benchmark_kinds.user_rows import user_rows
 from lai_ray.errors import DataError
-from lai_ray.instructor.parsing.text_samples import choice_pieces
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
+from lai_ray.instructor.structure import Structure, choice_problem, structure_of
 from lai_ray.records import Message, Piece, Problem
 from lai_ray.storage.keys import number_of
 
@@ -138,6 +139,10 @@ class UserChoice(UserBenchmark, ChoiceBenchmark):
             f"1. Question: <the question>\n{choices}\n"
             "Answer: <the letter of the one right choice> - <why it is right, in one paragraph>"
         )
+
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, with as many choices as the data has."""
+        return structure_of(choice_problem(self._letters()))
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; each must have as many choices as the data."""

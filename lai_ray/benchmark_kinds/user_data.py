@@ -37,6 +37,7 @@ from lai_ray.grading.answer_part import narrow, own_answer
 from lai_ray.grading.numbers import MARKER, PLAIN, final_number, marked_number, read_number
 from lai_ray.grading.numerals import in_digits
 from lai_ray.instructor.parsing.text_samples import answer_pieces
+from lai_ray.instructor.structure import ShortProblem, Structure, label_problem, structure_of
 from lai_ray.records import Grade, Message, Piece, Problem
 
 _NOT = r"(?<!\bnot )(?<!n't )(?<!n’t )(?<!\bnever )(?<!\bnot an )(?<!\bnot a )"
@@ -146,6 +147,10 @@ class UserLabel(UserText):
         """The numbered list that `parse` reads."""
         return LABEL_BRIEF.format(labels=", ".join(self.labels()))
 
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, for `instructor.format`."""
+        return structure_of(label_problem(tuple(self.labels())))
+
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply; an answer that is no label is rejected."""
         return [self._labelled(piece) for piece in answer_pieces(reply)]
@@ -183,6 +188,10 @@ class UserExact(UserText):
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
         return EXACT_BRIEF
+
+    def structure(self) -> Structure:
+        """The form of a reply in JSON, for `instructor.format`."""
+        return structure_of(ShortProblem)
 
     def parse(self, reply: str) -> list[Piece]:
         """The samples of a reply, each with the first line of its answer."""

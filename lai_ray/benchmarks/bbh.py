@@ -111,6 +111,9 @@ class Bbh:
         """Raises ConfigError: nothing may be learned from BBH."""
         raise ConfigError(_REFUSED)
 
+    def structure(self) -> None:
+        """None: nothing may be learned from BBH."""
+
     def parse(self, reply: str) -> list[Piece]:
         """Raises ConfigError: nothing may be learned from BBH."""
         raise ConfigError(_REFUSED)

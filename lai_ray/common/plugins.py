@@ -83,7 +83,7 @@ def _text(message: dict[str, Any], name: str) -> bool:
 SHOWN = 100
 """Characters of a wrong value that an error shows."""
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "benchmarks": {"source": None},
+    "benchmarks": {"source": None, "structure": lambda benchmark: None},
     "strategies": {
         "any_verdict": False, "Settings": None, "texts": lambda strategy, attempts, settings: [], "next": _next,
         "accepts": accepts, "choose": choose,

@@ -20,7 +20,7 @@ class ReachingSettings(BaseModel):
     """Seconds to wait for one reply."""
     probe: bool = True
     """One small request before anything else is paid for."""
-    parameters: dict[Literal["max_tokens", "temperature", "seed"], str] = {}
+    parameters: dict[Literal["max_tokens", "temperature", "seed", "response_format"], str] = {}
     """The server's own names for these parameters, as in { seed = "random_seed" }; "" leaves one out. What a server
     refuses by its name is renamed or left out by itself."""
     usd_per_million_input: float | None = Field(None, ge=0)

@@ -155,6 +155,9 @@ class InstructorSettings(Section, ReachingSettings):
     """Show the instructor the reference answer of the question."""
     explain: bool = False
     """LE and LEC: the instructor first writes a line on the mistake; `lai show` and `lai export --annotate` show it."""
+    format: Literal["text", "auto", "json"] = "text"
+    """"text" asks for a numbered list, as the paper does. "auto" asks for JSON, and has a server enforce it as far as
+    it can; "json" refuses a server that cannot."""
     reuse_across_seeds: bool = False
     """Share replies between runs of different seeds; the report states it."""
 
@@ -170,6 +173,14 @@ class InstructorSettings(Section, ReachingSettings):
             return given
         free = {f"usd_per_million_{way}": 0.0 for way in ("input", "output")}
         return free | {name: value for name, value in given.items() if name not in free or value is not None}
+
+    @model_validator(mode="after")
+    def _a_form_that_can_be_asked_for(self) -> InstructorSettings:
+        if self.format != "text" and self.explain:
+            raise ValueError(f'explain asks for a line before the samples: set format = "text", not {self.format!r}')
+        if self.format == "json" and self.in_cluster:
+            raise ValueError('format = "json" needs a server; format = "auto" asks a model in the cluster for JSON')
+        return self
 
     @model_validator(mode="after")
     def _a_target_teaches_in_the_cluster(self) -> InstructorSettings:

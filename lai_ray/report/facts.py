@@ -252,6 +252,7 @@ def funnel_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "replies": pool.usage().get("replies"),
                 "samples": funnel.pop("samples", None),
                 "kept": funnel.pop("kept", None),
+                "derived": funnel.pop("derived", 0),
                 "replayed": _replayed(pool, dataset),
                 "dropped": funnel,
             }

@@ -22,7 +22,7 @@ OUTCOME |= {"gpu_seconds", "error", "same_as", "gained", "lost"}
 """Columns of a trial that are not settings."""
 MANY_DROPPED = 0.5
 """Share of the samples in the replies; the checks drop a few percent of the paper's own instructor's."""
-NOT_A_CHECK = ("kept", "samples", "over the cap", "duplicate")
+NOT_A_CHECK = ("kept", "samples", "derived", "over the cap", "duplicate")
 Row = dict[str, Any]
 
 

@@ -139,6 +139,8 @@ def funnel(run: Run, confidence: float) -> list[Table]:
         table.note += ". " if kept else ", and are no cases: raise it, or set evaluate.count_cut_off = true. "
     if dropped:
         table.note += "Dropped: " + ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items())) + "."
+    if derived := sum(row["derived"] for row in rows):
+        table.note += f" Of those kept, {derived} had no final line and got that of their own result."
     if refused := facts.refused(run):
         table.note += f" Left out of the training, refused by the target's chat template: {refused}."
     return [table]

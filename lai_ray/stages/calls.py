@@ -17,6 +17,7 @@ from lai_ray.errors import DataError, StageError
 from lai_ray.instructor.spending.budget import Budget, caps_of
 from lai_ray.instructor.spending.ledger import Spent, spent_in
 from lai_ray.instructor.spending.reserve import BudgetReservation
+from lai_ray.instructor.structure import Structure
 from lai_ray.records import Answer, Ask, Completion, Message, Receiver, Request
 from lai_ray.stages.evaluate import stop_past_limit
 from lai_ray.stages.job import Job
@@ -85,16 +86,22 @@ class Receivers:
     job: Job
     target: Model
 
-    def call(self, ask: Ask, *, id: str, seed: int) -> Call:
-        """The request for an ask. Its key is the hash of all that decides the answer."""
+    def call(self, ask: Ask, *, id: str, seed: int, structure: Structure | None = None) -> Call:
+        """The request for an ask. Its key is the hash of all that decides the answer.
+
+        structure: sent with a request to a server whose messages have its brief.
+        """
         if ask.to == "target":
             return Call(ask.to, self._to_target(ask, id, seed))
         asked, open_model, messages = self.job.config.instructor, self.instructor, self.messages(ask)
         default = asked.temperature if ask.to == "instructor" else 0.0
         temperature = default if ask.temperature is None else ask.temperature
         model = [open_model.identity, asked.max_model_len] if open_model else asked.model
-        key = key_of(asked.engine, model, messages, temperature, asked.max_tokens, seed)
-        return Call(ask.to, Request(id, key, messages, asked.max_tokens, temperature, seed))
+        format = None
+        if structure and not open_model and any(structure.brief in message["content"] for message in messages):
+            format = structure.response_format
+        key = key_of(asked.engine, model, messages, temperature, asked.max_tokens, seed, *filter(None, [format]))
+        return Call(ask.to, Request(id, key, messages, asked.max_tokens, temperature, seed, format))
 
     def messages(self, ask: Ask) -> list[Message]:
         """The messages as they are sent."""

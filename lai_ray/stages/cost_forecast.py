@@ -145,7 +145,9 @@ def forecast_of(
     sent = sum(map(characters, prompts))
     reply = min(each * rates.tokens_per_sample, config.instructor.max_tokens)
     likely = Amount(len(prompts), round(sent * rates.tokens_per_character), round(len(prompts) * reply))
-    worst = sum((worst_case(messages, config.instructor.max_tokens) for messages in prompts), start=NOTHING)
+    structure, most = job.structure(dataset), config.instructor.max_tokens
+    form = structure.response_format if structure and not config.instructor.in_cluster else None
+    worst = sum((worst_case(messages, most, form) for messages in prompts), start=NOTHING)
     if config.curate.solve_again:
         problems = itertools.islice(part(job, dataset, "train"), PROBLEMS)
         checks, calls = sorted(map(job.benchmark(dataset).prompt, problems), key=characters), len(prompts) * fit
@@ -180,7 +182,7 @@ def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_pe
     """The first request of a dialogue; empty where it has none."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
     strategy = job.strategy(iteration, dataset)
-    ask = strategy.next(case, [], job.benchmark(dataset), settings)
+    ask = strategy.next(case, [], job.asked(dataset), settings)
     return plugins.messages(ask.messages, f"a request of strategy {strategy.name}") if ask else []
 
 

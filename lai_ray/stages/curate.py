@@ -15,6 +15,7 @@ from typing import Any
 from lai_ray.common import plugins
 from lai_ray.contracts import Executor, Strategy, StrategySettings
 from lai_ray.errors import StageError
+from lai_ray.instructor.parsing.derived import DERIVED
 from lai_ray.records import Sample
 from lai_ray.stages.curation.duplicates import Kept
 from lai_ray.stages.curation.evaluation_sets import TOKENS, evaluation_sets, nearness, not_checked, parsed
@@ -105,9 +106,12 @@ class Judged:
                 yield replace(sample, dropped=OVER_THE_CAP)
 
     def funnel(self) -> dict[str, int]:
-        """Counts of all samples, of those kept, and of those dropped for each reason."""
+        """Counts of all samples, of those kept, of these with a derived final line, and of those dropped by reason."""
         reasons = Counter(str(sample.dropped) for sample in self.dropped())
-        counts = {"samples": len(self._chosen) + reasons.total(), "kept": len(self._chosen), **reasons}
+        derived, chosen = 0, set(self._chosen)
+        for sample in self:
+            derived += sample.id in chosen and DERIVED in sample.problem.extra
+        counts = {"samples": len(chosen) + reasons.total(), "kept": len(chosen), DERIVED: derived, **reasons}
         return {reason: count for reason, count in counts.items() if count}
 
 
@@ -143,7 +147,7 @@ def _copies(reasons: Counter[str], name: str) -> dict[str, int]:
 def _refuse_nothing(view: View[Sample], funnel: Funnel, replies: Replies, job: Job) -> None:
     if any(counts.get("kept") for counts in funnel.values()) or not any(replies.cases.counts.values()):
         return
-    reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r != "samples"})
+    reasons = Counter({r: n for counts in funnel.values() for r, n in counts.items() if r not in ("samples", DERIVED)})
     listed = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "no sample in any reply"
     raise StageError(
         f"no usable sample in the instructor's replies ({listed}).{_quoted(replies, job)}\nRead more in "
@@ -160,7 +164,7 @@ def _quoted(replies: Replies, job: Job) -> str:
     reply = next((reply for reply in asked if reply.completion.text.strip()), asked[0])
     text = reply.completion.text.strip() or f"(nothing; {reply.completion.error or reply.completion.finish_reason})"
     short = text if len(text) <= QUOTED else f"{text[:QUOTED]} … (cut; {len(text):,} characters)"
-    expected = job.benchmark(reply.case_id.partition("/")[0]).brief()
+    expected = job.asked(reply.case_id.partition("/")[0]).brief()
     return f"\nOne of them, {reply.id}:\n{_indented(short)}\nThe format that was expected:\n{_indented(expected)}"
 
 

@@ -33,18 +33,20 @@ class Dialogues:
 
     def call(self, case: Case, replies: list[Reply], draw: int) -> Call | None:
         """The next call of one dialogue, or None when it is over."""
-        ask = self.strategy.next(case, replies, self.benchmark, self.settings)
+        job = self.receivers.job
+        ask = self.strategy.next(case, replies, job.asked(self.benchmark.name), self.settings)
         if ask is None:
             return None
         plugins.messages(ask.messages, f"a request of strategy {self.strategy.name}")
         if len(replies) >= MOST_TURNS:
             raise StageError(f"{case.id}: strategy {self.strategy.name} does not end after {MOST_TURNS} requests")
-        run_seed = None if self.receivers.job.config.instructor.reuse_across_seeds else self.settings.seed
+        run_seed = None if job.config.instructor.reuse_across_seeds else self.settings.seed
         # With the iteration, so that a repeated mistake gets new problems. A later turn counts by its messages, not its
         # number: an edited parser may find other samples before it, and the call must not be paid for again.
         turn = key_of(self.receivers.messages(ask)) if replies else 0
         seed = number_of(run_seed, self.settings.iteration, case.id, turn, draw)
-        return self.receivers.call(ask, id=f"{case.id}@{len(replies)}.{draw}", seed=seed)
+        structure = job.structure(self.benchmark.name)
+        return self.receivers.call(ask, id=f"{case.id}@{len(replies)}.{draw}", seed=seed, structure=structure)
 
     def replay(self, case: Case, draw: int) -> tuple[list[Reply], Call | None]:
         """The replies so far, and the call still to be answered; None when the dialogue is over."""

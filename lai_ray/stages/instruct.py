@@ -106,6 +106,7 @@ def _deciding(receivers: Receivers, address: str | None) -> dict[str, Any]:
     address: of the run's first start. Another one changes no key, so that what is complete stays so.
     """
     settings, common = receivers.job.config.instructor, {"api_key_env", "timeout", "parameters"}
+    common |= {"format"} if settings.format == "text" else set()
     if receivers.instructor is None:
         decisive = settings.model_dump(exclude={*common, "max_model_len", "tensor_parallel", "dtype"})
         return decisive | {"base_url": address}

@@ -17,6 +17,7 @@ from lai_ray.config.config import Config
 from lai_ray.contracts import Benchmark, Grading, Model, Strategy, StrategySettings
 from lai_ray.errors import ConfigError
 from lai_ray.instructor.spending.budget import Price, price_of
+from lai_ray.instructor.structure import InStructure, Structure
 from lai_ray.stages.curation.solve_again import SolvedAgain
 from lai_ray.storage import models
 
@@ -88,6 +89,16 @@ class Job:
     def benchmark(self, name: str) -> Benchmark:
         """The benchmark of that name. Raises ConfigError for an unknown one, with the known ones."""
         return self.benchmarks[name] if name in self.benchmarks else benchmark_of(self.config, name)
+
+    def asked(self, name: str) -> Benchmark:
+        """The benchmark as strategies see it: its brief has the form that `instructor.format` asks for."""
+        benchmark = self.benchmark(name)
+        structure = self.structure(name)
+        return benchmark if structure is None else cast(Benchmark, InStructure(benchmark, structure))
+
+    def structure(self, name: str) -> Structure | None:
+        """How a benchmark's samples are asked for in JSON; None for text."""
+        return None if self.config.instructor.format == "text" else self.benchmark(name).structure()
 
     def strategy(self, iteration: int, dataset: str) -> Strategy:
         """The strategy in the schedule."""

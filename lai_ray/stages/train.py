@@ -10,6 +10,7 @@ from typing import Any
 from lai_ray.common.chat_template import Example
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model, TrainJob
+from lai_ray.instructor.parsing.derived import DERIVED
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
 from lai_ray.stages.early_stopping import Epochs
@@ -32,6 +33,8 @@ class TrainingSet:
     """How many of the examples are samples."""
     replay: dict[str, Any] | None = None
     """What is replayed, for the lineage; None where nothing is."""
+    derived: int = 0
+    """Samples whose final line is their own result: graded against themselves, they are always right."""
 
     @property
     def content(self) -> str:
@@ -50,7 +53,7 @@ def training_set(samples: Samples, attempts: Attempts, iteration: int, job: Job)
 
     Of each iteration and dataset at most curate.samples_per_dataset. attempts: the iteration's evaluation.
     """
-    examples = []
+    examples, derived = [], 0
     for view in (*_earlier(samples, iteration, job), samples.view):
         taken = Counter[str]()
         for sample in view:
@@ -58,10 +61,11 @@ def training_set(samples: Samples, attempts: Attempts, iteration: int, job: Job)
             taken[name] += 1
             if taken[name] <= job.config.curate.most(name):
                 messages = sample.messages or job.benchmark(name).prompt(sample.problem)
+                derived += DERIVED in sample.problem.extra
                 examples.append(Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns]))
     if (replayed := replay(attempts, iteration, job)) is None:
-        return TrainingSet(examples, len(examples))
-    return TrainingSet([*examples, *replayed.examples], len(examples), replayed.facts)
+        return TrainingSet(examples, len(examples), derived=derived)
+    return TrainingSet([*examples, *replayed.examples], len(examples), replayed.facts, derived)
 
 
 def _earlier(samples: Samples, iteration: int, job: Job) -> list[View[Sample]]:
@@ -80,6 +84,7 @@ def training_key(
     config, content = job.config, learned.content
     seed = config.seed if seed is None else seed
     key = name_of(base, content, iteration, config, seed)
+    derived = {DERIVED: learned.derived} if learned.derived else {}
     lineage = {
         "name": key,
         "base": base.identity,
@@ -87,7 +92,7 @@ def training_key(
         "learning_rate": config.learning_rate(iteration),
         "seed": seed,
         "settings": config.train.model_dump(mode="json"),
-        "samples": {"count": learned.samples, "hash": content},
+        "samples": {"count": learned.samples, "hash": content} | derived,
     }
     return key, lineage if learned.replay is None else lineage | {"replay": learned.replay}
 

@@ -99,4 +99,6 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
         (table["search"] or {}).pop(key, None)
     for key in (*HOW_REACHED, *(["model"] if config.instructor.in_cluster else [])):
         table["instructor"].pop(key)
+    if config.instructor.format == "text":  # As in records of earlier versions.
+        table["instructor"].pop("format")
     return {**table, "content": hashes}

@@ -49,6 +49,7 @@ def text(lineage: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) ->
             "identity of the base": lineage.get("base"),
             "iteration": lineage.get("iteration"),
             "samples": samples.get("count"),
+            "samples whose final line was derived": samples.get("derived"),
             "right answers replayed": replay and f"{replay['count']} of {replay['of']}, {replay['texts']} texts",
             "hash of the samples": samples.get("hash"),
             "dropped, no room for a response": _whole(metrics.get("dropped")),

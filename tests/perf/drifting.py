@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests import drift
+from tests import drift, drift_dressed
 from tests.unit.test_drift import judged
 
 
@@ -24,6 +24,9 @@ def main() -> None:
     show("mixed, seeds 100 to 109", (reply for seed in range(100, 110) for reply in drift.mixed(seed)))
     cut = (reply for seed in range(5) for reply in drift.replies(seed, each=6) if reply.cut)
     show("cut, not reported as such", cut, reported=False)
+    for kind in drift.KINDS:
+        dressed = (reply for seed in range(5) for reply in drift_dressed.replies(seed, kinds=(kind,)))
+        show(f"JSON, tags, tables and other dress, {kind}, seeds 0 to 4", dressed)
 
 
 if __name__ == "__main__":

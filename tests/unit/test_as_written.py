@@ -12,7 +12,8 @@ from lai_ray.grading.choices import default_choice
 from lai_ray.grading.numbers import default_grade, paper_grade
 from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import Prompted, default_program
-from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
+from lai_ray.instructor.parsing.text_samples import math_pieces
 from lai_ray.records import Grade, Problem
 from lai_ray.stages.evaluate import grade_of
 

@@ -8,8 +8,9 @@ import re
 
 import pytest
 
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.instructor.parsing.questions import asks, asks_for_a_number
-from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
+from lai_ray.instructor.parsing.text_samples import math_pieces
 from tests.perf.arithmetic import TRAIN
 
 SHELLS = "Iva finds 318 shells and then 264 more. How many has she?"

@@ -10,8 +10,9 @@ from lai_ray.grading import bbh
 from lai_ray.grading.choices import default_choice
 from lai_ray.grading.numbers import default_grade
 from lai_ray.grading.programs import Prompted, default_program
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.instructor.parsing.code_samples import code_pieces
-from lai_ray.instructor.parsing.text_samples import answer_pieces, choice_pieces, math_pieces
+from lai_ray.instructor.parsing.text_samples import answer_pieces, math_pieces
 
 LENGTH = 200_000
 RIVERS = dict(zip("ABCD", ["Danube", "Volga", "Loire", "Tagus"], strict=True))
@@ -39,6 +40,13 @@ HOSTILE = [
     ("choices", "1. Question: q\n", "A. x\n"), ("choices", "1. Question: q\n", "A. "), ("short answers", ASKED, "\n"),
     ("programs", CODED, "assert f(\n"), ("programs", "", "1. Question:\n```python\n"),
     ("programs", "", "```\nAnswer:\n"),
+    ("word problems", "", "{"), ("word problems", "", '{"a":"'), ("word problems", '[{"question": "', '"a" '),
+    ("word problems", "", '{"question":"x","answer":"y"},'), ("choices", "", '{"question":{"question":'),
+    ("choices", "", "<question>"), ("choices", "", "<question>a</question><answer>"), ("choices", "", "<A>"),
+    ("choices", "", "| Question | Answer |\n|---|---|\n"), ("choices", "", "1. Question: Answer: "),
+    ("choices", "1. Question: q\n", "Option A: x\nB: y\n"), ("choices", "1. Question: q\n", "A x / B y"),
+    ("short answers", "", "###Question:"), ("programs", "", "- question: |\n"),
+    ("programs", "1. Question:\n", "```python\ndef f(x): pass\n```\n"),
 ]  # fmt: skip
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.instructor.parsing.headings import reply_lines
-from lai_ray.instructor.parsing.text_samples import choice_pieces, math_pieces
+from lai_ray.instructor.parsing.text_samples import math_pieces
 
 PLUMS = "Nia has 3 bags of 4 plums. How many plums has she?"
 PEARS = "Tom had 9 pears and ate 2. How many has he left?"

@@ -16,12 +16,15 @@ from itertools import islice
 from lai_ray.grading.fences import closing, code_blocks, fence, fences_alone, parsed, unglued
 from lai_ray.grading.programs import defined_names
 from lai_ray.instructor.parsing.headings import ANSWER, CODE, HEAD, NUMBERED, TESTS, reply_lines
+from lai_ray.instructor.parsing.records import Record, records
 from lai_ray.records import Piece
 
 MIN_TESTS = 2
 """Of a new problem."""
 _HEADINGS = (("question", HEAD), ("tests", TESTS), ("answer", ANSWER), ("answer", CODE))
 _NUMBER_ALONE = re.compile(r"^[\s>#*_]{0,12}\(?(\d{1,4})[.)]\)?[\s*_]{0,6}$")
+_COMMENT = re.compile(r"[ \t]{4,40}#{1,2}[ ]")
+"""In code without a fence, and no heading."""
 _MOST_ATTEMPTS = 1_000
 """At parsing the asserts of one section."""
 _MOST_LINES = 400
@@ -45,7 +48,16 @@ class _Item:
 
 def code_pieces(reply: str) -> list[Piece]:
     """The samples in order; an incomplete one has `rejected` = the reason."""
-    return [_piece(item) for item in _items(reply)]
+    found = records(reply)
+    return [_piece(item) for item in (map(_of_record, found) if found else _items(reply))]
+
+
+def _of_record(record: Record) -> _Item:
+    """The item of a record; its answer is the first field that holds a function."""
+    lines = {"question": record.question.split("\n"), "tests": record.tests.split("\n")}
+    possible = [text.split("\n") for text in (record.answer, *record.working) if text]
+    answer = next((text for text in possible if defined_names(_code(text))), next(iter(possible), []))
+    return _Item(lines | ({"answer": answer} if answer and record.whole else {}))
 
 
 def _items(reply: str) -> list[_Item]:
@@ -90,6 +102,8 @@ def _is_heading(line: str) -> bool:
 
 def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
     """The section that this line begins, if any, and the rest of the line."""
+    if items and items[-1].section == "answer" and _COMMENT.match(line):
+        return None, line
     for name, heading in _HEADINGS:
         match = heading.match(line)
         if match:
@@ -105,11 +119,14 @@ def _section(line: str, items: list[_Item]) -> tuple[str | None, str]:
 
 
 def _piece(item: _Item) -> Piece:
+    if "answer" not in item.lines:
+        _unlabelled(item)
     question, code = _code(item.lines["question"]), _code(item.lines.get("answer", []))
     if not question:
         return Piece("", "", "", rejected="no question")
     if not code:
         return Piece(question, "", "", rejected="no answer")
+    code = _without_asserts(code)
     response = f"```python\n{code}\n```"
     names = defined_names(code)
     if not names:
@@ -122,6 +139,46 @@ def _piece(item: _Item) -> Piece:
     prompt = question if entry in defined_names(_whole(question)) else header(question, code, entry, calls)
     extra = {"entry": entry, "test": "\n".join(calls), "check": False}
     return Piece(prompt, code, response, extra)
+
+
+def _without_asserts(code: str) -> str:
+    """The code without asserts, its tests, at its end."""
+    tree = parsed(code) if re.search(r"^assert\b", code, re.M) else None
+    body = tree.body if tree else []
+    first = next((i for i, node in enumerate(body) if isinstance(node, ast.Assert)), 0)
+    if not first or not all(isinstance(node, ast.Assert) for node in body[first:]):
+        return code
+    return "\n".join(code.split("\n")[: body[first - 1].end_lineno])
+
+
+def _unlabelled(item: _Item) -> None:
+    """Moves the blocks of a question without labels: the last that writes a function is the answer, asserts behind it
+    the tests."""
+    lines = item.lines["question"]
+    starts = _block_starts(lines)
+    if len(starts) < 2:
+        return
+    ends = [*starts[1:], len(lines)]
+    blocks = [lines[start:end] for start, end in zip(starts, ends, strict=True)]
+    written = [i for i, block in enumerate(blocks) if i and defined_names(_code(block))]
+    if not written:
+        return
+    at = written[-1]
+    stop = starts[at] + 1 + closing(blocks[at], 0)
+    item.lines["answer"] = lines[starts[at] : stop]
+    item.lines["tests"] = [*lines[stop:], *item.lines.get("tests", ())]
+    item.lines["question"] = lines[: starts[at]]
+
+
+def _block_starts(lines: list[str]) -> list[int]:
+    """The lines that open a code block."""
+    alone, starts, at = fences_alone(lines), list[int](), 0
+    while at < len(lines):
+        if fence(lines[at]):
+            starts.append(at)
+            at = closing(lines, at, alone)
+        at += 1
+    return starts
 
 
 def header(text: str, code: str, entry: str, tests: list[str]) -> str:
@@ -166,7 +223,8 @@ def _code(lines: list[str]) -> str:
     """The content of the section's first code block, else the section itself."""
     at = next((i for i, line in enumerate(lines) if fence(line)), None)
     if at is None:
-        return "\n".join(lines).strip("\n").rstrip()
+        text = "\n".join(lines).strip("\n").rstrip()
+        return text if lines and lines[0].strip() else textwrap.dedent(text)
     before = "\n".join(lines[:at]).strip("*_ \n")
     found = code_blocks("\n".join(lines)) or [textwrap.dedent("\n".join(lines[at + 1 : closing(lines, at)]))]
     inside = found[0].strip("\n").rstrip()
@@ -184,7 +242,7 @@ def _asserts(text: str) -> list[str]:
     attempts = 0
     lines = [line.strip("`") if line.startswith("`") and not fence(line) else line for line in text.split("\n")]
     for i, line in enumerate(lines):
-        start = re.match(r"[\s>*\-\d.)]*(?=assert\b)", line)
+        start = re.match(r"[\s>*•`\-\d.)]*(?=assert\b)", line)
         if not start or attempts > _MOST_ATTEMPTS:
             continue
         for end in range(i + 1, min(i + 40, len(lines)) + 1):

@@ -52,6 +52,15 @@ _WIDE_LABEL = re.compile(
     r"(?:^\s{0,8}[（(]?([A-JＡ-Ｊ]|[0-9０-９]{1,4}(?!：))[）．：、]|(?<=\s)[（(]?([A-JＡ-Ｊ])[）．：]|(?:^|(?<=\s))[（(]?([Ａ-Ｊ])[.):])\s{0,4}(?!$)"
 )
 """A label with full-width punctuation, "A）" or "1．", after which there is often no space."""
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+_GLUED = re.compile(
+    r"(?<=[^\s#])(?=#{2,6}\s?[*_]{0,2}(?:Question|Problem|Answer|Solution|Tests?)\b[^\n:]{0,12}:)"
+    r"|(?<=[a-z)][.?!])(?=\d{1,3}[.)]\s?\*{0,2}Question\*{0,2}:)|(?<=[.?!)])(?=\*{0,2}Question\s?\d{0,3}\*{0,2}:)"
+)
+"""Where a heading lacks the line break before it: "#### 42###Question 2:"."""
+_BLOCK = re.compile(r"^([ ]{0,6}(?:-[ ]{1,3})?[A-Za-z_]{1,20}:)[ \t]?[|>][-+]?[ \t]*$", re.M)
+"""YAML's sign for a text of several lines."""
+_HTML = re.compile(r"</?(?:b|strong|em|i|u|p|h[1-6])>", re.I)
 _FENCE = re.compile(r"\s{0,12}(?:`{3,}|~{3,})")
 _BARE_FENCE = re.compile(r"^\s{0,12}(?:`{3,}|~{3,})[ \t]*(?:markdown|md|text|txt|plaintext)?[ \t]*$", re.I)
 _BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}|^\s{{0,3}}\d{{1,4}}[.)]\s{{0,3}}$", re.I)
@@ -59,7 +68,8 @@ _BEGINS = re.compile(rf"{HEAD.pattern}|{NUMBERED.pattern}|^\s{{0,3}}\d{{1,4}}[.)
 
 def reply_lines(reply: str) -> list[str]:
     """The lines of a reply, without its thoughts and without a fence or ">" around it; full-width headings as plain."""
-    lines = list(map(_plain_head, (without_thoughts(reply) or "").splitlines()))
+    text = _BLOCK.sub(r"\1", _GLUED.sub("\n", _INVISIBLE.sub("", without_thoughts(reply) or "")))
+    lines = list(map(_plain_head, text.splitlines()))
     filled = [line for line in lines if line.strip()]
     if filled and sum(line.lstrip().startswith(">") for line in filled) >= 0.8 * len(filled):
         lines = [re.sub(r"^\s{0,3}>\s?", "", line) for line in lines]
@@ -110,6 +120,9 @@ def _closes(lines: list[str], at: int) -> bool:
 
 def _plain_head(line: str) -> str:
     """The line with its heading or labels in plain punctuation: "Answer：A" is "Answer:A". Other text is kept."""
+    if line.lstrip().startswith("<"):
+        bare = _HTML.sub("", line)
+        return bare if any(heading.match(bare) for heading in (HEAD, ANSWER, TESTS, CODE, _WHY)) else line
     if line.isascii():
         return line
     if "＃＃" in line:

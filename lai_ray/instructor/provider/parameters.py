@@ -17,8 +17,9 @@ FORMS = {
     "max_tokens": ("max_tokens", "max_completion_tokens"),
     "temperature": ("temperature", ""),
     "seed": ("seed", ""),
+    "response_format": ("response_format", "json_object", ""),
 }
-"""By parameter, the names under which it is tried in turn; "" leaves it out."""
+"""By parameter, the names under which it is tried in turn; "" leaves it out. "json_object" is JSON of any form."""
 CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden", "unrecognized_parameter"}
 _REFUSING = re.compile(
     r"unsupported|(?:not|n't|no longer) support|not supported|unknown|unrecogni[sz]ed|unexpected|extra|forbidden"
@@ -27,6 +28,7 @@ _REFUSING = re.compile(
     r"|instead|no such|remove",
     re.I,
 )
+_OF_FORMAT = re.compile(r"response_?format|json_?(?:schema|object)|structured[ _-]outputs?|guided_|grammar", re.I)
 _RANGE = re.compile(
     r"between|\brange|(?:less|greater|lower|higher|more|larger|smaller) than|at (?:most|least)|too (?:large|high|big|"
     r"small|low|long|many)|maximum|minimum|exceed|positive|negative|[<>≤≥]|context|\[\s*0",
@@ -42,7 +44,13 @@ _BEFORE = (
 def body_of(request: Request, names: Mapping[str, str]) -> dict[str, Any]:
     """The parameters as they are sent. names: of a parameter, the name that this server takes; "" for none."""
     values = {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
-    return {name: value for key, value in values.items() if value is not None and (name := names.get(key, key))}
+    body: dict[str, Any] = {
+        name: value for key, value in values.items() if value is not None and (name := names.get(key, key))
+    }
+    form = names.get("response_format", "response_format") if request.response_format else ""
+    if form:
+        body["response_format"] = {"type": "json_object"} if form == "json_object" else request.response_format
+    return body
 
 
 def learned(error: ProviderError, names: Mapping[str, str]) -> dict[str, str]:
@@ -68,6 +76,8 @@ def described(names: Mapping[str, str]) -> str:
 
 
 def _names(error: ProviderError, name: str) -> bool:
+    if name in FORMS["response_format"]:  # Servers name it, its type, or the library that would enforce it.
+        return _OF_FORMAT.search(" ".join([error.message, *error.parameters])) is not None
     if name in error.parameters:
         return True
     plain, message = re.escape(name), error.message
@@ -81,6 +91,8 @@ def _names(error: ProviderError, name: str) -> bool:
 def _refuses(error: ProviderError, name: str) -> bool:
     if not _names(error, name):
         return False
+    if name in FORMS["response_format"]:
+        return True
     if error.codes & CODES and (name in error.parameters or len(error.parameters) == 0):
         return True
     return not _RANGE.search(error.message) and (

@@ -17,10 +17,13 @@ from lai_ray.errors import ConfigError, LaiError
 from lai_ray.instructor.provider.parameters import described
 from lai_ray.instructor.spending.budget import price_of
 from lai_ray.instructor.spending.tokens import amount_used
+from lai_ray.instructor.structure import ShortProblem, structure_of
 from lai_ray.records import Answer, Completion, Request
 from lai_ray.storage.keys import key_of
 
 PROMPT = "This is a test of the connection. Reply with the one word: yes"
+STRUCTURE = structure_of(ShortProblem)
+"""Sent too where a job asks for JSON."""
 SECONDS = 30.0
 """Longest wait for the reply."""
 TRIES = 3
@@ -54,7 +57,11 @@ def request_of(settings: InstructorSettings) -> Request:
     """The request, with the parameters of all later ones. Its key holds how the server is reached."""
     messages = [{"role": "user", "content": PROMPT}]
     reached = settings.model_dump(include={"engine", "model", "base_url", "api_key_env", "parameters", "max_tokens"})
-    return Request("probe", key_of("probe", reached), messages, settings.max_tokens, settings.temperature, 0)
+    form = None
+    if settings.format != "text":
+        messages, form = [{"role": "user", "content": f"{PROMPT}\n\n{STRUCTURE.brief}"}], STRUCTURE.response_format
+    key = key_of("probe", reached, *filter(None, [form]))
+    return Request("probe", key, messages, settings.max_tokens, settings.temperature, 0, form)
 
 
 def probe(settings: InstructorSettings) -> Probed:

@@ -20,6 +20,9 @@ from lai_ray.instructor.provider.errors import ProviderError
 from lai_ray.instructor.rate_limit import headers as rate_headers
 from lai_ray.records import Completion
 
+ADVICE_ON_NAMES = "instructor.parameters can give it another name, or leave it out"
+_SETTINGS = {"response_format": "format"}
+"""The settings of parameters with another name."""
 MAX_MESSAGE = 500
 """Characters of a provider's message that are kept."""
 QUOTED = 100
@@ -107,14 +110,24 @@ class Reader:
         if status in ADVICE and not (status == errors.RIGHTS and error.filtered):
             key = self.settings.api_key_env or "(no instructor.api_key_env)"
             return Fatal(f"{message}\n{ADVICE[status].format(key=key, model=self.settings.model)}", free=free)
-        if status in (400, 405, 422, 500, 501) and (names := parameters.learned(error, self.names)):
+        if status in (400, 405, 422, 500, 501) and (names := self._learned(error)):
             return Retry(message, free=free, parameters=names)
         if status in RETRYABLE or status >= 500:
             return Retry(message, after=retry_after(headers), limited=status == errors.LIMIT, free=free)
-        if named := parameters.named(error, self.names):
-            settings = ", ".join(f"instructor.{name}" for name in named if name != "seed") or "the seed"
-            message += f" (it is about {settings}; instructor.parameters can give it another name, or leave it out)"
+        named = parameters.named(error, self.names)
+        if self.settings.format == "text" and "response_format" in named:
+            named.remove("response_format")
+        if named:
+            settings = ", ".join(f"instructor.{_SETTINGS.get(name, name)}" for name in named if name != "seed")
+            settings = settings or "the seed"
+            other = 'format = "auto" or "text" goes without' if "response_format" in named else ADVICE_ON_NAMES
+            message += f" (it is about {settings}; {other})"
         return Answered(Completion("", "error", prompt, reply, error=message), free=free)
+
+    def _learned(self, error: ProviderError) -> dict[str, str]:
+        """What another request would leave out. Never the format that a job demands, or did not ask for."""
+        names = parameters.learned(error, self.names)
+        return {key: name for key, name in names.items() if key != "response_format" or self.settings.format == "auto"}
 
     def _odd(self, what: str, content: Any, body: bytes) -> Answered:
         prompt, reply = counts(content)

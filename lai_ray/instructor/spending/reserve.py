@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lai_ray.instructor.spending.budget import NOTHING, Amount, Budget, Price
-from lai_ray.instructor.spending.tokens import amount_used, worst_case
+from lai_ray.instructor.spending.tokens import amount_used, worst_of
 from lai_ray.records import Answer, Completion, Mark, Request
 from lai_ray.storage.answers import Answers
 
@@ -49,7 +49,7 @@ class BudgetReservation:
             elif self.in_flight:
                 yield None
             elif following is not None:
-                self.reached = self.budget.exceeded(worst_case(following.messages, following.max_tokens))
+                self.reached = self.budget.exceeded(worst_of(following))
                 return
 
     def again(self, request: Request) -> bool:
@@ -80,7 +80,7 @@ class BudgetReservation:
         return max(1, min(BATCH, self.max_in_flight - len(self.in_flight)))
 
     def _reserve(self, request: Request) -> bool:
-        worst = worst_case(request.messages, request.max_tokens)
+        worst = worst_of(request)
         if not self.budget.reserve(worst):
             return False
         self.in_flight[request.key] = worst
@@ -107,9 +107,9 @@ class BudgetReservation:
     def exhausted(self, pending: list[Request]) -> str:
         """The error message when the budget is used up: what was spent, what is still to ask, and how to continue."""
         name, budget = self.reached or "max_calls", self.budget
-        worst = sum((worst_case(r.messages, r.max_tokens) for r in pending), start=NOTHING)
+        worst = sum((worst_of(r) for r in pending), start=NOTHING)
         counted, limit = budget.caps.by_name(budget.spent + worst)[name]
-        first = budget.caps.by_name(budget.spent + worst_case(pending[0].messages, pending[0].max_tokens))[name][0]
+        first = budget.caps.by_name(budget.spent + worst_of(pending[0]))[name][0]
         needed, everything = (f"{n:,.4f} US$" if name == "max_usd" else f"{n:,.0f}" for n in (first, counted))
         return (
             f"limits.{name} = {limit:,} is reached with {len(pending)} requests still to ask: {amounts_of(budget)} "

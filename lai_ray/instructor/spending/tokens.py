@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from lai_ray.instructor.spending.budget import Amount
-from lai_ray.records import Completion, Message
+from lai_ray.records import Completion, Message, Request
 
 CHARACTERS_PER_TOKEN = 4
 AROUND_A_MESSAGE = 16
@@ -27,13 +29,19 @@ def characters(messages: Sequence[Message]) -> int:
     return sum(len(message["content"]) for message in messages)
 
 
-def worst_case(messages: Sequence[Message], max_tokens: int) -> Amount:
+def worst_case(messages: Sequence[Message], max_tokens: int, response_format: dict[str, Any] | None = None) -> Amount:
     """What one call can cost at most: no tokenizer in use makes more tokens than there are bytes.
 
     For English about four times the prompt's tokens, so that a budget holds in any language, in code and in digits.
     """
     sent = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages)
+    sent += len(json.dumps(response_format)) if response_format else 0
     return Amount(1, sent + AROUND_A_MESSAGE * len(messages) + AROUND_A_REQUEST, max_tokens)
+
+
+def worst_of(request: Request) -> Amount:
+    """What this request can cost at most."""
+    return worst_case(request.messages, request.max_tokens, request.response_format)
 
 
 def used(completion: Completion) -> int | None:
