@@ -58,3 +58,14 @@ def test_a_thought_is_shown_apart_and_one_that_never_ends_counts_as_cut_off(tmp_
     assert "Is it" not in answers.text and "####" in answers.text
     _, unanswered, *_ = story(run, endless[0].id)
     assert "never closes" in unanswered.text and "Is it" not in unanswered.text
+
+
+@pytest.mark.parametrize(("thoughts", "learned"), [("keep", True), ("cut", False)])
+def test_own_answers_are_learned_with_or_without_their_thoughts(tmp_path, thoughts, learned):
+    executor = Thinking()
+    cli_run.run_job(
+        job(tmp_path, schedule__strategy="le", train__replay="all", train__thoughts=thoughts), executor=executor
+    )
+    replayed = [example for example in executor.jobs[0].examples if example.id.endswith("+replay")]
+    assert replayed and all(("Is it" in example.turns[0][0]) == learned for example in replayed)
+    assert all("####" in example.turns[0][0] for example in replayed)
