@@ -19,11 +19,13 @@ from lai_ray.benchmarks.word_problems import BENCHMARK as WORDS
 from lai_ray.cli import run as cli_run
 from lai_ray.cli.check import findings, names
 from lai_ray.cli.check.check import prompts
+from lai_ray.cli.check.dry_run import replayed
 from lai_ray.config import job_file
 from lai_ray.config.settings import BenchmarkSettings
 from lai_ray.contracts import Model, StrategySettings
 from lai_ray.errors import ConfigError, DataError, StageError
 from lai_ray.records import Attempt, Completion, Grade, Sample
+from lai_ray.report.story import some_case, story
 from lai_ray.stages.job import Job
 from lai_ray.strategies.given import STRATEGY
 from tests.conftest import records
@@ -88,6 +90,18 @@ def test_each_row_is_taken_once_and_the_funnel_counts_what_is_wrong_with_it(tmp_
     funnel = json.loads((tmp_path / "small/iteration_0/curate/funnel.json").read_text())["word_problems"]
     assert funnel["samples"] == 15 and funnel["kept"] == 12 and funnel["duplicate"] == 1
     assert sum(n for reason, n in funnel.items() if reason.startswith("copy of word_problems.test")) == 1
+
+
+def test_the_story_of_a_row_and_what_check_says_of_its_run(tmp_path):
+    config = given_job(tmp_path, unused(20))
+    run = cli_run.run_job(config, executor=LocalExecutor()).run
+    shown = some_case(run)
+    assert shown.startswith("word_problems/given/")
+    [learned] = story(run, shown)
+    assert learned.title == "iteration 0: learned" and "####" in learned.text
+    with replayed(config, [run]) as replay:
+        asked = [whom for _, whom in replay.executor.missing]
+        assert "instructor" not in asked
 
 
 def test_a_second_iteration_takes_the_rows_that_are_left(tmp_path):

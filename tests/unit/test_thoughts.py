@@ -33,7 +33,7 @@ def test_a_thought_is_what_the_answer_leaves_out(text, thought):
 def test_thoughts_of_hostile_texts_are_found_in_linear_time(part):
     began = time.perf_counter()
     thoughts(part * (200_000 // len(part)))
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 1
 
 
 class Thinking(LocalExecutor):
