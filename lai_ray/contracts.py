@@ -154,9 +154,19 @@ class Strategy(Protocol):
     any_verdict: bool
     """Whether its cases are all training problems, right or wrong: their number is then known in advance.
     Default: False."""
+    asks: bool
+    """Whether its dialogues have requests. Without, each case is taken once, and no instructor is needed.
+    Default: True."""
     Settings: type | None
     """The type of its own settings (the table [strategy.NAME]): a dataclass or pydantic model in which each setting has
     a default. Default: None."""
+
+    def content(self, benchmark: Benchmark, own: Any) -> str | None:
+        """Hash of the files from which it takes the samples of a dataset. Called before anything starts.
+
+        own: its own settings, of which `files` then does not count. Raises ConfigError, DataError for files that cannot
+        be used, with file and row. Default: None, it has no files.
+        """
 
     def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
         """The texts that `cases` will embed, so that the encoder starts once for all datasets. Default: none."""

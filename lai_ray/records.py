@@ -18,6 +18,8 @@ from typing import Any, Literal
 Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
+UNCLOSED = "a thought that never closes (cut off?)"
+"""The note of a grade of a response that is one."""
 GENERATED = "generated"
 """The split of problems written by an instructor."""
 
@@ -85,8 +87,8 @@ class Attempt:
 
     @property
     def cut_off(self) -> bool:
-        """The response ended at the token limit."""
-        return self.completion.finish_reason == "length"
+        """The response ended at the token limit, or within a thought."""
+        return self.completion.finish_reason == "length" or self.grade.note == UNCLOSED
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from lai_ray.common import plugins
 from lai_ray.config import job_file
 from lai_ray.config.config import Config
 from lai_ray.errors import ConfigError
+from lai_ray.stages.job import Job
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "tests/schemas"
@@ -291,7 +292,7 @@ def of_sweep(path: Path) -> list[str]:
 
 
 def of_names(config: Config) -> Iterator[str]:
-    """Plug-ins that exist, a key that is named like one, a pool that every arm can fill."""
+    """Plug-ins that exist and take their settings, a key that is named like one, a pool that every arm can fill."""
     own = {settings.name for settings in config.benchmark}
     named = [("benchmarks", name) for name in (*config.evaluate.learn_from, *config.evaluate.report_on)]
     named += [("strategies", name) for name in config.schedule.names()]
@@ -302,6 +303,10 @@ def of_names(config: Config) -> Iterator[str]:
                 plugins.load(kind, name)
             except ConfigError as error:
                 yield str(error)
+    try:
+        Job.of(config)  # Strategies' own settings.
+    except ConfigError as error:
+        yield str(error)
     for setting in (config.target.model, config.contrast.encoder, config.instructor.base_url or ""):
         if re.match(r"[A-Za-z_.]+:[A-Za-z]\w*$", setting):
             try:

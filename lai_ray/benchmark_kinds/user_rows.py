@@ -22,26 +22,33 @@ def user_rows(settings: BenchmarkSettings, split: str) -> Iterator[Row]:
     if settings.hub is not None:
         yield from hub_rows(settings.name, settings.hub, settings.config, name)
         return
+    yield from rows_of(name, f"benchmark {settings.name}")
+
+
+def rows_of(name: str, owner: str) -> Iterator[Row]:
+    """The rows of a file, or of a folder that `datasets` has saved. owner: begins the errors, "benchmark reviews".
+
+    Raises ConfigError when there is no such file, DataError when it holds no rows.
+    """
     path = Path(name).expanduser()
     if not path.exists():
-        raise ConfigError(f"benchmark {settings.name}: no file {name!r} (looked for {path.absolute()})")
-    rows = _rows_at(path, settings.name)
+        raise ConfigError(f"{owner}: no file {name!r} (looked for {path.absolute()})")
+    rows = _rows_at(path, owner)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"benchmark {settings.name}: {path} holds no rows")
+        raise DataError(f"{owner}: {path} holds no rows")
     yield first
     yield from rows
 
 
-def _rows_at(path: Path, benchmark: str) -> Iterator[Row]:
-    """The rows of a file, or of a folder that `datasets` has saved."""
+def _rows_at(path: Path, owner: str) -> Iterator[Row]:
     if path.is_file():
         return read_rows(path)
     if (path / "state.json").is_file():
         return saved_rows(path)
     there = sorted(inner.name for inner in path.iterdir() if (inner / "state.json").is_file())
     cure = f"name one of its splits: {', '.join(str(path / one) for one in there)}" if there else "name the file"
-    raise ConfigError(f"benchmark {benchmark}: {str(path)!r} is a folder; {cure} (looked at {path.absolute()})")
+    raise ConfigError(f"{owner}: {str(path)!r} is a folder; {cure} (looked at {path.absolute()})")
 
 
 @lru_cache(maxsize=32)

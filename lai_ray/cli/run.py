@@ -145,8 +145,8 @@ def reach(run: Run, config: Config) -> dict[str, str]:
 
     Returns the names under which it takes parameters that it refuses. Raises ConfigError where it cannot be asked.
     """
-    settings = config.instructor
-    if not config.iterations or finished(run, config) or run.until in BEFORE_ASKING or not probe.askable(settings):
+    settings, asks = config.instructor, Job.of(config).asks_instructor
+    if not asks or finished(run, config) or run.until in BEFORE_ASKING or not probe.askable(settings):
         return {}
     request = probe.request_of(settings)
     with Answers(run.store.inside(f"{PROBE}/{PAID[0]}")) as answers:
@@ -208,6 +208,7 @@ def admission(config: Config, known: dict[str, Any]) -> Admission:
         if not config.target.attempts:
             training = part(job, name, "train", config.evaluate.max_train_problems)
             hashes[f"data.{name}"] = key_of_all((p.id, p.question, p.answer) for p in training)
+        hashes |= {f"files.{job.strategies[s].name}.{name}": content for s, content in job.contents(name).items()}
     return Admission(job, target, identity_of(config, **hashes))
 
 

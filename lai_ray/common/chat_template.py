@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+DATE = datetime(2025, 1, 1, 12)
+"""The date that every template is given as today: a run over midnight, or resumed on another day, asks and
+trains on one prompt, and answers can be reused."""
 
 
 class Example(NamedTuple):
@@ -149,13 +153,22 @@ def _checked(turns: Sequence[tuple[str, float]]) -> str:
 def as_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
     """The text of which `render` gives the tokens. Raises as it does."""
     _check_template(tokenizer)
+    # A variable of the call takes precedence over the function of this name that transformers gives to templates.
+    date: dict[str, Any] = {"strftime_now": DATE.strftime} if writes_date(tokenizer) else {}
     try:
         return str(
-            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **date
+            )
         )
     except Exception as error:  # A template is a program of the model's: it may fail in any way.
         roles = ", ".join(message.get("role", "no role") for message in messages)
         raise DataError(f"the model's chat template refuses the messages ({roles}): {_first_line(error)}") from error
+
+
+def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its chat template writes the current date into a prompt."""
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -61,7 +61,8 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _tests_need_no_instructor(cls, table: Any) -> Any:
-        return {"instructor": {"model": "none"}} | table if isinstance(table, dict) and _only_tests(table) else table
+        needless = isinstance(table, dict) and (_only_tests(table) or _asks_nobody(table))
+        return {"instructor": {"model": "none"}} | table if needless else table
 
     @model_validator(mode="before")
     @classmethod
@@ -256,6 +257,12 @@ class Config(Section):
         tried = self.search.grid.get("schedule.strategy", []) if self.search else []
         return [*self.schedule.names(), *(name for one in tried for name in ScheduleSettings(strategy=one).names())]
 
+    def strategies_of(self, dataset: str) -> list[str]:
+        """Those of one dataset."""
+        tried = self.search.grid.get("schedule.strategy", []) if self.search else []
+        schedules = [self.schedule, *(ScheduleSettings(strategy=one) for one in tried)]
+        return list(dict.fromkeys(one.name(i, dataset) for one in schedules for i in range(self.iterations)))
+
     @property
     def objectives(self) -> list[str]:
         """Every training objective of the job: its own, and those that a search tries instead."""
@@ -273,6 +280,20 @@ class Config(Section):
 
 def _only_tests(table: dict[str, Any]) -> bool:
     return table.get("iterations") == 0 and not isinstance(table.get("iterations"), bool)
+
+
+def _asks_nobody(table: dict[str, Any]) -> bool:
+    """Whether no strategy of the schedule makes requests; further errors in it are found later."""
+    schedule, curate, search = (table.get(key) or {} for key in ("schedule", "curate", "search"))
+    if not all(isinstance(each, dict) for each in (schedule, curate, search)) or "grid" in search:
+        return False
+    named = schedule.get("strategy", "lec")
+    names = _texts([named] if isinstance(named, str) else [*named.values()] if isinstance(named, dict) else named)
+    if not names or curate.get("solve_again") or curate.get("check_keys"):
+        return False
+    with suppress(ConfigError):
+        return not any(getattr(load("strategies", name), "asks", True) for name in names)
+    return False
 
 
 def _texts(value: Any) -> list[str]:

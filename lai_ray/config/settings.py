@@ -244,6 +244,9 @@ class TrainSettings(Section):
     nothing is forgotten: a share up to 1.0, a count above 1, "all", or "gold" for all with the reference texts."""
     replay_weight: float = Field(1.0, gt=0, le=100)
     """The weight of what is replayed in the loss; that of a sample is 1."""
+    thoughts: Literal["keep", "cut"] = "keep"
+    """Thoughts ("<think>…</think>" and its like) in what is learned, as in the target's own answers (train.replay,
+    curate.own_texts): "cut" learns the answers without them."""
     start_from: Literal["previous", "base"] = "previous"
     """The weights that each iteration trains: the last iteration's, or those the run started from."""
     data: Literal["iteration", "cumulative"] = "iteration"
@@ -256,7 +259,7 @@ class TrainSettings(Section):
     def identity(self) -> dict[str, Any]:
         """What goes into a trained model's name. A setting added later counts only where it is used."""
         defaults = {"offload": False, "replay": 0, "replay_weight": 1.0, "start_from": "previous", "data": "iteration"}
-        defaults |= {"objective": "sft", "early_stopping": False}
+        defaults |= {"objective": "sft", "early_stopping": False, "thoughts": "keep"}
         table = {name: value for name, value in self.model_dump().items() if (name, value) not in defaults.items()}
         if ":" in self.objective:  # The user's file counts by its content.
             table["objective"] = [self.objective, code_hash(load("training.objectives", self.objective))]

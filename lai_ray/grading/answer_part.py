@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from lai_ray.records import Grade
+from lai_ray.records import UNCLOSED, Grade
 
-UNCLOSED = "a thought that never closes (cut off?)"
 _NAMES = r"(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad"
 # A tag in quotes is only mentioned: "`</think>`", re.sub("<think>.*?</think>", …).
 _TAG = re.compile(
@@ -64,6 +63,22 @@ def _outside(text: str) -> str:
             kept, opened = kept if opened else "", False
             at = tag.end()
     return kept if opened else kept + text[at:]
+
+
+def thoughts(text: str) -> str:
+    """What `without_thoughts` leaves out of a text, without tags around it; "" where there is none."""
+    finals = list(_FINAL.finditer(text))
+    if finals:
+        return text[: finals[-1].start()].strip()
+    if _OTHER_CHANNEL.match(text):
+        return text.strip()
+    parts, at, opened = [], 0, False
+    for tag in _TAG.finditer(text):
+        if tag["close"]:
+            parts.append(text[at : tag.start()])
+        if tag["close"] or not opened:
+            at, opened = tag.end(), tag["open"] is not None
+    return "\n".join(part.strip() for part in [*parts, *[text[at:]] * opened] if part.strip())
 
 
 def _closed(text: str) -> bool:

@@ -24,8 +24,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from lai_ray.grading.answer_part import UNCLOSED, narrow, own_parts, without_thoughts
+from lai_ray.grading.answer_part import narrow, own_parts, without_thoughts
 from lai_ray.grading.fuzzy_match import closest
+from lai_ray.records import UNCLOSED
 
 _MAX_SIDE = 20_000
 """Characters read at each end of a response. A longer one comes from a model that never stopped."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lai_ray.common import plugins
 from lai_ray.contracts import Benchmark, Executor, StrategySettings
@@ -35,11 +36,16 @@ class OneRequest:
     name: str
     uses_neighbours = False
     any_verdict = False
+    asks = True
     Settings: type | None = None
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
         """The request of a case."""
         raise NotImplementedError
+
+    def content(self, benchmark: Benchmark, own: Any) -> str | None:
+        """No files."""
+        return None
 
     def texts(self, attempts: Iterable[Attempt], settings: StrategySettings) -> list[str]:
         """Nothing is embedded."""
@@ -88,9 +94,10 @@ def samples_in(reply: Reply, benchmark: Benchmark, *, explain: bool = False) -> 
     pieces = benchmark.parse(explained(text).rest if explain else text)
     if reply.completion.finish_reason == "length" and pieces and not pieces[-1].rejected:
         pieces[-1] = replace(pieces[-1], rejected=CUT_OFF)  # Possibly half a sample.
-    return [_sample(f"{reply.id}/{i}", reply, benchmark, piece) for i, piece in enumerate(pieces)]
+    return [sample_of(f"{reply.id}/{i}", reply.id, benchmark, piece) for i, piece in enumerate(pieces)]
 
 
-def _sample(sample_id: str, reply: Reply, benchmark: Benchmark, piece: Piece) -> Sample:
+def sample_of(sample_id: str, reply_id: str | None, benchmark: Benchmark, piece: Piece) -> Sample:
+    """A parsed piece as a sample."""
     problem = Problem(sample_id, benchmark.name, GENERATED, piece.question, piece.answer, piece.extra)
-    return Sample(sample_id, reply.id, problem, [Turn(piece.response)], piece.rejected, piece.note)
+    return Sample(sample_id, reply_id, problem, [Turn(piece.response)], piece.rejected, piece.note)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lai_ray.errors import ConfigError
+from lai_ray.grading.answer_part import thoughts, without_thoughts
 from lai_ray.instructor.prompts.built_in import explained
 from lai_ray.instructor.spending.ledger import entries
-from lai_ray.records import Attempt, Case, Reply, Sample
+from lai_ray.records import UNCLOSED, Attempt, Case, Reply, Sample
 from lai_ray.report import facts
 from lai_ray.report.annotation_sheet import question_of
 from lai_ray.stages.select import RECORDED
@@ -70,7 +71,7 @@ def _of(iteration: facts.Iteration, problem_id: str) -> Iterator[Chapter]:
     if part in iteration.scores():
         for attempt in facts.attempts(iteration, part):
             if attempt.problem.id == problem_id:
-                yield Chapter(f"{where}: the target answers", _attempt(attempt))
+                yield from _answered(f"{where}: the target", "answers", attempt)
     for pool in iteration.pools():
         yield from _in_pool(pool, problem_id)
 
@@ -92,7 +93,7 @@ def _in_pool(pool: facts.Pool, problem_id: str) -> Iterator[Chapter]:
     for name, title in (("attempts.jsonl", "rehearses"), ("hints.jsonl", "tries again after a hint")):
         for attempt in _records(pool, "rehearse", name, Attempt):
             if attempt.id.partition("#")[0] == problem_id:
-                yield Chapter(f"{where}: the target {title}", _attempt(attempt))
+                yield from _answered(f"{where}: the target", title, attempt)
     rehearsed = pool.stage("rehearse").store.exists("samples.jsonl")
     last = "rehearse" if rehearsed else "curate"
     for stage, name in ((last, "samples.jsonl"), ("rehearse", "dropped.jsonl"), ("curate", "dropped.jsonl")):
@@ -109,11 +110,21 @@ def _records(pool: facts.Pool, stage: str, name: str, kind: type[T]) -> Iterator
         yield from View(folder.store, name, kind)
 
 
+def _answered(who: str, what: str, attempt: Attempt) -> Iterator[Chapter]:
+    """An attempt, its thoughts in a chapter of their own."""
+    if thought := thoughts(attempt.completion.text):
+        yield Chapter(f"{who} thinks", thought)
+    yield Chapter(f"{who} {what}", _attempt(attempt))
+
+
 def _attempt(attempt: Attempt) -> str:
+    text = attempt.completion.text
+    if thoughts(text):
+        text = (without_thoughts(text) or f"(no answer: {UNCLOSED})").strip()
     verdict = "right" if attempt.right else f"not right ({attempt.grade.status})"
-    cut_off = "\n(cut off at the token limit)" if attempt.cut_off else ""
+    cut_off = "\n(cut off at the token limit)" if attempt.completion.finish_reason == "length" else ""
     return (
-        f"{question_of(attempt.problem)}\n\n{attempt.completion.text}{cut_off}\n\n"
+        f"{question_of(attempt.problem)}\n\n{text}{cut_off}\n\n"
         f"Read as {attempt.grade.answer!r} by rule {attempt.grade.rule}; the reference answer is "
         f"{attempt.problem.answer!r}: {verdict}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from lai_ray.common import plugins
@@ -34,13 +34,13 @@ class Cases:
 def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, job: Job, executor: Executor) -> Cases:
     """The cases that each dataset's strategy makes of its training attempts."""
     datasets = job.config.evaluate.learn_from
-    strategies = {name: job.strategy(iteration, name) for name in datasets}
+    names = {name: job.config.schedule.name(iteration, name) for name in datasets}
+    strategies = {name: job.strategies[named] for name, named in names.items()}
     settings = {name: job.settings_for(iteration, name, target=target) for name in datasets}
     key = key_of(
         attempts.learning_key,
-        # The encoder by its identity: a run may be moved.
-        [replace(one, encoder=Model("", one.encoder.identity), own=_plain(one.own)) for one in settings.values()],
-        [job.config.schedule.name(iteration, name) for name in datasets],
+        [_by_content(one, job.contents(name).get(names[name])) for name, one in settings.items()],
+        list(names.values()),
         job.config.curate.keep_clear_of,
         job.config.evaluate.learn_from_copies,
         plugins.code_hash("lai_ray.stages.curation", *strategies.values()),
@@ -72,9 +72,14 @@ def diagnose(stage: Stage, attempts: Attempts, iteration: int, target: Model, jo
     return Cases(iteration, stage.view("cases.jsonl", Case), key, stage.facts()["cases"])
 
 
-def _plain(own: Any) -> Any:
-    """A strategy's own settings as values that can be hashed."""
-    return own.model_dump(mode="json") if hasattr(own, "model_dump") else own
+def _by_content(settings: StrategySettings, files: str | None) -> StrategySettings:
+    """The settings as values that can be hashed: the encoder by its identity, as a run may be moved, and a strategy's
+    files by the hash of their content, where it has any."""
+    own: Any = settings.own
+    plain = own.model_dump(mode="json") if hasattr(own, "model_dump") else own
+    if files is not None:
+        plain = (plain if isinstance(plain, dict) else asdict(plain)) | {"files": files}
+    return replace(settings, encoder=Model("", settings.encoder.identity), own=plain)
 
 
 def nothing_to_learn(stage: Stage) -> str:
@@ -193,14 +198,14 @@ class Diagnosed:
         counts, mistakes = self.counts, _mistakes(self.counts)
         parts = [f"{counts.total() - counts['cut off']} attempts, {mistakes} mistakes"]
         if self.strategy.any_verdict:
-            parts.append(f"{self.cases_count} cases of any verdict")
+            parts.append(f"{self.cases_count} cases, whatever the verdict")
         elif mistakes:
             cut_off = 0 if self.settings.count_cut_off else min(counts["cut off"], mistakes)
             other = mistakes - cut_off - self.cases_count
             parts.append(f"{self.cases_count} cases" if cut_off or other > 0 else "all of them cases")
             parts += [f"{cut_off} {CUT_OFF}"] * bool(cut_off) + [f"{other} left out by the strategy"] * (other > 0)
         parts += [f"{counts['error']} answers that failed or could not be graded"] * bool(counts["error"])
-        note = "" if mistakes else ": no mistakes, nothing to learn"
+        note = "" if mistakes or self.strategy.any_verdict else ": no mistakes, nothing to learn"
         return f"  {self.dataset}: {', '.join(parts)}, strategy {self.strategy.name}{note}"
 
 

@@ -164,10 +164,11 @@ def _rounds(
     stage: Stage, dialogues: Dialogues, cases: Cases, order: list[str], wanted: int, calls: Calls, checks: SampleFilter
 ) -> int:
     """Ask, check, ask for the shortfall; returns how many dialogues were asked."""
-    dataset = dialogues.benchmark.name
-    asked = math.ceil(wanted / dialogues.settings.samples_per_request)
+    dataset, asks = dialogues.benchmark.name, dialogues.strategy.asks
+    # Without a request a case has one sample, the same in every draw.
+    asked = math.ceil(wanted / dialogues.settings.samples_per_request) if asks else min(wanted, len(order))
     before = kept_before(stage, cases.iteration, dataset, dialogues.receivers.job.config)
-    accepted, had, new = 0, 0, asked
+    accepted, had, new, what = 0, 0, asked, "replies" if asks else "cases"
     others = stage.progress.figures.get("samples_accepted", 0)  # Of earlier datasets.
     for round_number in range(1, ROUNDS + 1):
         pairs = list(taken_in_order(cases.view, order, asked))
@@ -181,14 +182,17 @@ def _rounds(
         checks.start(before.copy())
         had, accepted = accepted, min(_accepted(dialogues, pairs, checks), wanted)
         stage.progress.figures["samples_accepted"] = others + accepted
-        stage.progress.report(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} replies")
+        stage.progress.report(f"  {dataset}: {accepted} of {wanted} samples accepted from {asked} {what}")
         if accepted >= wanted:
             break
-        if (accepted - had) * WORTH_ASKING < new:
+        if not asks and asked == len(order):
+            break
+        if asks and (accepted - had) * WORTH_ASKING < new:
             stage.progress.report(f"  {dataset}: {accepted - had} new samples in {new} replies: asking for no more")
             break
         # At most as many as so far: where most samples are dropped, thousands of calls would not change that.
-        new = min(math.ceil((wanted - accepted) / (accepted / asked)), asked)
+        new = min(math.ceil((wanted - accepted) / max(accepted / asked, 1 / asked)), asked)
+        new = new if asks else min(new, len(order) - asked)
         asked += new
     return asked
 

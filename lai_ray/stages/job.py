@@ -86,6 +86,22 @@ class Job:
         located = {role: models.resolve(name, setting=of, known=known) for role, (of, name) in wanted.items()}
         return replace(self, encoder=located.get("encoder"), instructor=located.get("instructor"))
 
+    @property
+    def asks_instructor(self) -> bool:
+        """Whether an iteration may ask the instructor or the judge."""
+        curate = self.config.curate
+        asks = any(strategy.asks for strategy in self.strategies.values())
+        return bool(self.config.iterations) and (asks or curate.solve_again or curate.check_keys)
+
+    def contents(self, dataset: str) -> dict[str, str]:
+        """Hashes of the files that strategies take a dataset's samples from, by name in the schedule.
+
+        Raises ConfigError, DataError for files that cannot be used.
+        """
+        names = {name: self.strategies[name] for name in self.config.strategies_of(dataset)}
+        found = {n: one.content(self.benchmark(dataset), self.strategy_settings[n]) for n, one in names.items()}
+        return {name: content for name, content in found.items() if content is not None}
+
     def benchmark(self, name: str) -> Benchmark:
         """The benchmark of that name. Raises ConfigError for an unknown one, with the known ones."""
         return self.benchmarks[name] if name in self.benchmarks else benchmark_of(self.config, name)

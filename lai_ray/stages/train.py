@@ -10,6 +10,7 @@ from typing import Any
 from lai_ray.common.chat_template import Example
 from lai_ray.config.config import Config
 from lai_ray.contracts import Executor, Model, TrainJob
+from lai_ray.grading.answer_part import without_thoughts
 from lai_ray.instructor.parsing.derived import DERIVED
 from lai_ray.records import Sample
 from lai_ray.stages.curate import Samples
@@ -63,9 +64,20 @@ def training_set(samples: Samples, attempts: Attempts, iteration: int, job: Job)
                 messages = sample.messages or job.benchmark(name).prompt(sample.problem)
                 derived += DERIVED in sample.problem.extra
                 examples.append(Example(sample.id, messages, [(turn.text, turn.weight) for turn in sample.turns]))
-    if (replayed := replay(attempts, iteration, job)) is None:
-        return TrainingSet(examples, len(examples), derived=derived)
-    return TrainingSet([*examples, *replayed.examples], len(examples), replayed.facts, derived)
+    replayed = replay(attempts, iteration, job)
+    learned = [*examples, *(replayed.examples if replayed else ())]
+    if job.config.train.thoughts == "cut":
+        learned = list(map(_answer_alone, learned))
+    return TrainingSet(learned, len(examples), replayed.facts if replayed else None, derived)
+
+
+def _answer_alone(example: Example) -> Example:
+    """An example of one turn without its thoughts; one that is nothing but thoughts, or of several turns, as it is."""
+    if len(example.turns) != 1:
+        return example
+    [(text, weight)] = example.turns
+    answer = without_thoughts(text)
+    return example if answer is None or answer == text else example._replace(turns=[(answer.strip(), weight)])
 
 
 def _earlier(samples: Samples, iteration: int, job: Job) -> list[View[Sample]]:

@@ -55,6 +55,8 @@ def _what(key: str) -> str:
     table, _, name = key.partition(".")
     if table != "content":
         return ""
+    if name.startswith("files."):
+        return f"the samples in the files of strategy.{name.removeprefix('files.')} changed: "
     data = f"the training problems of {name.removeprefix('data.')} (question, answer, or which of them)"
     return f"{CONTENTS.get(name, data)} changed: "
 
@@ -94,6 +96,8 @@ def identity_of(config: Config, **hashes: str) -> dict[str, Any]:
     for own in table["benchmark"]:  # Files count by their content.
         for key in ("train", "dev", "test"):
             own.pop(key)
+    for named in (key.split(".")[1] for key in hashes if key.startswith("files.")):  # These too.
+        table["strategy"].get(named, {}).pop("files", None)
     table["contrast"].pop("encoder")
     for key in HOW_SEARCHED:
         (table["search"] or {}).pop(key, None)

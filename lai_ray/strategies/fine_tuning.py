@@ -14,6 +14,7 @@ class FineTuning(AnyVerdict):
     """One sample per training problem, whatever the target answered. It has nothing new for a second iteration."""
 
     name = "fine_tuning"
+    asks = False
 
     def next(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings

@@ -162,10 +162,11 @@ def _ids(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, look: Look) -> 
 
 
 def _date(tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
-    if "strftime_now" in str(tokenizer.chat_template):
+    if chat_template.writes_date(tokenizer):
         yield Finding(
-            "the chat template writes today's date into each prompt: what is asked on one day and trained on another "
-            "differs by it. A fixed date in the model's chat_template.jinja avoids that.",
+            "the chat template writes today's date into each prompt. Tests and training of every run get "
+            f"{chat_template.DATE:%d %B %Y} in its place, so that all prompts are the same on any day; a server writes "
+            "its own. For another date, write it into the model's chat_template.jinja.",
             refuses=False,
         )
 

@@ -7,14 +7,14 @@ import pytest
 from lai_ray.common import plugins
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.grading import bbh
-from lai_ray.grading.answer_part import UNCLOSED, own_parts, without_thoughts
+from lai_ray.grading.answer_part import own_parts, without_thoughts
 from lai_ray.grading.choices import default_choice
 from lai_ray.grading.numbers import default_grade, paper_grade
 from lai_ray.grading.numerals import in_digits
 from lai_ray.grading.programs import Prompted, default_program
 from lai_ray.instructor.parsing.choice_samples import choice_pieces
 from lai_ray.instructor.parsing.text_samples import math_pieces
-from lai_ray.records import Grade, Problem
+from lai_ray.records import UNCLOSED, Grade, Problem
 from lai_ray.stages.evaluate import grade_of
 
 CITIES = dict(zip("ABCD", ["Paris", "London", "Rome", "Berlin"], strict=True))

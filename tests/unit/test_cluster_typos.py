@@ -41,6 +41,7 @@ FREE_VALUES = {
     r".*commands\.\d": "shell: its syntax, its Python, words to fill in and the options of `ray start` are checked",
     r"target\.model|instructor\.model|contrast\.encoder": "models: known when they are asked",
     r"target\.attempts\.\w+": "files of the user's",
+    r"strategy\.given\.(files|question|response)": "files and columns of the user's, looked for before a run starts",
     r"(seed|seeds\.\d) = -1": "a seed is any whole number",
 }
 """Values that may hold a typo which nothing can see: a place, or a place with one value."""

@@ -77,6 +77,7 @@ def test_a_member_with_a_default_may_be_left_out(own):
     left = {k: v for k, v in members(le.STRATEGY).items() if k not in plugins.DEFAULTS["strategies"] or k == "next"}
     strategy = plugins.load("strategies", own(SimpleNamespace(**left)))
     assert (strategy.any_verdict, strategy.Settings, strategy.texts([], None)) == (False, None, [])
+    assert strategy.asks is True and strategy.content(None, None) is None
     sample = Sample("s", None, None, [])
     right, wrong, failed = (Grade(s, None, "r", status) for s, status in ((1, "graded"), (0, "graded"), (0, "error")))
     assert strategy.accepts(sample, right) is None

@@ -109,7 +109,7 @@ def calls(job: Job) -> Table:
         f"characters, a sample {length} a training problem with its answer. The upper bound is below: a token per byte "
         "sent, and replies of instructor.max_tokens. " + _pace(config),
     )  # fmt: skip
-    for accuracy in ACCURACIES if config.iterations else ():
+    for accuracy in ACCURACIES if job.asks_instructor else ():
         for name, forecast in before_evaluation(job, accuracy).items():
             usd = f"{price.usd(forecast.likely):,.2f}\n≤{price.usd(forecast.worst):,.2f}" if price else "–"
             tokens = f"{forecast.likely.tokens:,}\n≤{forecast.worst.tokens:,}"
@@ -174,7 +174,8 @@ def prompts(job: Job) -> list[tuple[str, str]]:
     for i in range(config.iterations):
         for name in config.evaluate.learn_from:
             title = f"{name}: prompt for the instructor by strategy {config.schedule.name(i, name)}"
-            shown.setdefault(title, _text(example_prompt(job, name, 2, iteration=i)))
+            if messages := example_prompt(job, name, 2, iteration=i):
+                shown.setdefault(title, _text(messages))
     return list(shown.items())
 
 

@@ -26,7 +26,7 @@ def here(config: Config, *, cluster: bool, probing: bool) -> list[Finding]:
     found += [
         Finding(f"{table.title} (its table is above)", False) for table in memory.of(config) if TIGHT in table.title
     ]
-    if config.iterations and not key and probing and probe.askable(config.instructor):
+    if job.asks_instructor and not key and probing and probe.askable(config.instructor):
         found += probe.probe(config.instructor).findings
     return list(dict.fromkeys(found))  # Both look for the models.
 

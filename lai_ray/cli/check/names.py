@@ -61,13 +61,15 @@ def check_names(config: Config, until: str | None = None, *, asks: bool = True) 
     models.locate(config.target.model, setting="target.model")
     if job.names_encoder:
         models.locate(config.contrast.encoder, setting="contrast.encoder")
-    if config.iterations:
+    for name in config.evaluate.learn_from if config.iterations else ():
+        job.contents(name)
+    if job.asks_instructor:
         _check_instructor(config, asked=asks and until not in BEFORE_ASKING)
 
 
 def key_problem(config: Config) -> str | None:
     """The error that a start on this machine would raise about the instructor or its key; None when there is none."""
-    if config.iterations:
+    if Job.of(config).asks_instructor:
         try:
             _check_instructor(config, asked=True)
         except ConfigError as error:
