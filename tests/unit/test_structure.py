@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from lai_ray.benchmarks import gsm8k, mbpp, mmlu
 from lai_ray.config.settings import InstructorSettings
+from lai_ray.contracts import Answered, Retry
+from lai_ray.engines.openai import OpenAIEngine
 from lai_ray.instructor.provider import probe
 from lai_ray.instructor.provider.parameters import body_of
 from lai_ray.instructor.spending.tokens import worst_of
@@ -114,6 +117,17 @@ def test_the_first_request_finds_out_what_a_server_enforces(refused, sent, learn
     assert found.parameters == learned
     assert not any(each.refuses for each in found.findings)
     assert len(found.findings) == len(sent)  # One note on each refusal, one on the answer.
+
+
+def test_a_refusal_on_the_way_fails_no_row_and_the_next_attempt_is_answered():
+    settings = InstructorSettings(model="m", base_url="http://x/v1", format="auto")
+    request = replace(probe.request_of(settings), id="x")
+    with provider.serve(reply=refusing("json_schema")) as p:
+        first = asyncio.run(OpenAIEngine(settings, p.base_url).call(request))
+        assert isinstance(first, Retry) and first.free and first.parameters == {"response_format": "json_object"}
+        second = asyncio.run(OpenAIEngine(settings.taking(first.parameters), p.base_url).call(request))
+    assert isinstance(second, Answered) and second.completion.error is None
+    assert p.statuses == [400, 200]
 
 
 def test_json_refuses_a_server_that_enforces_none_before_anything_is_paid(monkeypatch):

@@ -17,7 +17,7 @@ _STRINGS = {
     sign: re.compile(rf"{sign}((?:[^{sign}\\]++|\\.|{sign}(?!\s{{0,99}}[,:}}\]]))*+){sign}{_CLOSES}", re.S)
     for sign in "\"'"
 }
-_BLANK = re.compile(r"(?:\s++|//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)*+")
+_BLANK = re.compile(r"(?:\s++|//[^\n]*+|/\*[^*]{0,300}\*/)*+")
 _WORD = re.compile(r"[A-Za-z_]\w{0,40}")
 _LONGEST_KEY = 99
 _KEY = re.compile(r"""("[^"\n]{1,90}"|'[^'\n]{1,90}')\s{0,9}:|([A-Za-z_]\w{0,40})\s{0,9}:""")
