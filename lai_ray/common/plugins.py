@@ -85,7 +85,8 @@ SHOWN = 100
 DEFAULTS: dict[str, dict[str, Any]] = {
     "benchmarks": {"source": None},
     "strategies": {
-        "any_verdict": False, "Settings": None, "texts": lambda strategy, attempts, settings: [], "next": _next,
+        "any_verdict": False, "same_questions": False, "Settings": None,
+        "texts": lambda strategy, attempts, settings: [], "next": _next,
         "accepts": accepts, "choose": choose,
     },
     "engines": {"check": lambda engine, settings: None},

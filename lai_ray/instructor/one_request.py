@@ -35,6 +35,7 @@ class OneRequest:
     name: str
     uses_neighbours = False
     any_verdict = False
+    same_questions = False
     Settings: type | None = None
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:
