@@ -532,3 +532,33 @@ def test_a_budget_stops_before_the_call(tmp_path):
     with pytest.raises(StageError, match=r"limits\.max_calls = 3\b"):
         cli_run.run_job(tripost(tmp_path, limits__max_calls=3), executor=executor)
     assert len(executor.requests["ask"]) == 3
+
+
+# The report
+
+
+class Correcting(LocalExecutor):
+    """Answers the tests by turns: right, mended, spoiled, wrong but called right."""
+
+    def generate(self, requests, target):
+        from lai_ray.world import word_kinds as kinds
+
+        for i, request in enumerate(requests):
+            item = kinds.recognise(request.messages[0]["content"])
+            good, bad = f"#### {item.answer}", f"#### {item.answer + 1}"
+            feedback = f'Step 1, "{bad}", is wrong: no'
+            parts = [[good], [bad, feedback, good], [good, feedback, bad, ALL_RIGHT], [bad, ALL_RIGHT]][i % 4]
+            yield Answer(request.id, request.key, Completion(joined(*parts), "stop", 5, 5))
+
+
+def test_a_section_of_the_report_has_first_answers_apart(tmp_path):
+    from lai_ray.report import sections
+
+    named = ["lai_ray.report.self_correction:SECTION"]
+    config = job(tmp_path, iterations=0, evaluate__learn_from=[], report__sections=named)
+    run = cli_run.run_job(config, executor=Correcting()).run
+    (table,) = (t for t in sections.tables_of(run) if t.title == "Self-correction")
+    assert table.rows == [["word_problems", "0", "40", "20", "20", "10", "10", "20"]]
+    plain = job(tmp_path, name="plain", iterations=0, evaluate__learn_from=[], report__sections=named)
+    run = cli_run.run_job(plain, executor=LocalExecutor()).run
+    assert not [t for t in sections.tables_of(run) if t.title == "Self-correction"]
