@@ -347,6 +347,9 @@ class Executor(Protocol):
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """`function` of each item, in order."""
 
+    def expect_training(self) -> None:
+        """A training of the target probably follows: what takes long to start may start now. May do nothing."""
+
     def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
         """Full-parameter fine-tuning by Ray Train and DeepSpeed. `progress` is called with (steps done, steps)."""
 

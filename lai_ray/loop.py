@@ -41,6 +41,8 @@ def improve(run: Run, i: int, attempts: Attempts, target: Model, job: Job, execu
     """Lines 7 to 12: diagnose, instruct, curate, train; or a search over them. A rehearsal only where the job asks."""
     if job.config.search is not None:
         return search(run, i, attempts, target, job, executor)
+    if run.until is None and not run.stage(i, "train").facts():
+        executor.expect_training()
     cases = diagnose(run.stage(i, "diagnose"), attempts, i, target, job, executor)
     if not any(cases.counts.values()):
         run.progress.report(nothing_to_learn(run.stage(i, "diagnose")), style="green")

@@ -120,6 +120,9 @@ class LocalExecutor:
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         return map(function, items)
 
+    def expect_training(self) -> None:
+        self.asked["expect_training"] += 1
+
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")
         self.jobs.append(job)

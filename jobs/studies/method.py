@@ -1,13 +1,15 @@
-"""Reads the runs of the study.  runs/method_dev, runs/method -> settings chosen on dev, tables, a plot
+"""Reads the runs of the study.  runs/method* -> settings chosen on dev, a line a run, tables, a plot
 
 python jobs/studies/method.py students      # pre-train the missing students, two at a time: 14 minutes of a core each
 python jobs/studies/method.py chosen        # each arm's settings, by the mean over the dev students
-python jobs/studies/method.py tables        # what method.toml compares, from the runs that are finished
+python jobs/studies/method.py collect       # the finished runs as lines of docs/results/method_runs.csv
+python jobs/studies/method.py tables        # what these lines show
 python jobs/studies/method.py plot FILE     # each seed's scores as a picture (PNG)
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -26,7 +28,17 @@ from lai_ray.world import STUDENT
 RUNS = Path("runs")
 DEV_SEEDS, SEEDS = (0, 101), (102, 103, 104, 105, 106)
 IN, OUT = "word_problems_unused.test", "word_problems_plus.test"
-CONTROL = "untargeted"
+ROWS = Path("docs/results/method_runs.csv")
+MAIN = ("le", "untargeted")
+AGAINST = {
+    ("le", "lec", "answer_hidden", "other_answer", "random_contrast", "fine_tuning", "auggpt", "untargeted_failed"):
+        "untargeted",
+    ("lec", "answer_hidden", "other_answer", "random_contrast"): "le",
+    ("lec",): "random_contrast",
+    ("le_150",): "untargeted_150", ("le_300",): "untargeted_300", ("le_600",): "untargeted_600",
+    ("le_2400",): "untargeted_2400",
+}  # fmt: skip
+"""Arms, and what each is compared with."""
 
 
 def students() -> None:
@@ -65,14 +77,45 @@ def chosen() -> None:
             print(f"  {100 * statistics.fmean(scores):.1f}  {[round(100 * s, 1) for s in scores]}  {settings}")
 
 
-def finished() -> dict[str, dict[int, Path]]:
-    """The finished runs by arm and seed."""
-    runs = defaultdict[str, dict[int, Path]](dict)
-    for path in sorted((RUNS / "method").glob("*-seed_*")):
-        if (path / "iteration_1/evaluate/ledger.json").exists():
-            arm, _, seed = path.name.partition("-seed_")
-            runs[arm][int(seed)] = path
-    return runs
+def collect() -> None:
+    """Add the finished runs to ROWS, a line each; a run that is gone keeps its line."""
+    known = {(row["arm"], int(row["seed"])): row for row in read()}
+    for path in sorted(RUNS.glob("method*/*-seed_*")):
+        arm, _, seed = path.name.partition("-seed_")
+        if not path.parent.name.startswith("method_dev") and (path / "iteration_1/evaluate/ledger.json").exists():
+            known[arm, int(seed)] = {"arm": arm, "seed": seed, **measured(path)}
+    with ROWS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(next(iter(known.values()))), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known[key] for key in sorted(known))
+
+
+def measured(run: Path) -> dict[str, Any]:
+    """A finished run in figures: percent right, points of its groups, tokens, examples."""
+    found: dict[str, Any] = {}
+    for name, part in (("in", IN), ("out", OUT)):
+        found |= {f"{name}_{when}": round(score(run, part, i), 3) for i, when in enumerate(("before", "after"))}
+    facts = json.loads((run / "iteration_0/train/lineage.json").read_text())
+    replies = map(json.loads, (run / "iteration_0/instruct/replies.jsonl").open())
+    found["tokens"] = sum(r["completion"]["prompt_tokens"] + r["completion"]["completion_tokens"] for r in replies)
+    found |= {"samples": facts["samples"]["count"], "replayed": facts.get("replay", {}).get("count", 0)}
+    return found | {f"{group} points": round(change, 2) for group, change in sorted(losses(run).items())}
+
+
+def read() -> list[dict[str, str]]:
+    """The lines of ROWS."""
+    if not ROWS.exists():
+        return []
+    with ROWS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def finished() -> dict[str, dict[int, dict[str, str]]]:
+    """The lines by arm and seed."""
+    rows = defaultdict[str, dict[int, dict[str, str]]](dict)
+    for row in read():
+        rows[row["arm"]][int(row["seed"])] = row
+    return rows
 
 
 def score(run: Path, part: str, iteration: int = 1) -> float:
@@ -85,18 +128,6 @@ def losses(run: Path) -> dict[str, float]:
     """By group of the in-domain test: the change of its score in points."""
     parts = json.loads((run / "iteration_1/evaluate/ledger.json").read_text())["parts"]
     return {name: 100 * group["change"][0] for name, group in parts[IN]["groups"].items()}
-
-
-def tokens(run: Path) -> int:
-    """Instructor tokens in and out."""
-    usage = json.loads((run / "iteration_0/instruct/usage.json").read_text())
-    return int(usage["prompt_tokens"] + usage["completion_tokens"])
-
-
-def examples(run: Path) -> tuple[int, int]:
-    """(samples, right answers replayed) of the training."""
-    facts = json.loads((run / "iteration_0/train/lineage.json").read_text())
-    return int(facts["samples"]["count"]), int(facts.get("replay", {}).get("count", 0))
 
 
 def interval(values: Iterable[float]) -> str:
@@ -131,41 +162,46 @@ def holm(found: dict[str, float]) -> dict[str, float]:
 def tables() -> None:
     """The main comparison and everything beside it, in Markdown."""
     runs = finished()
-    print("| arm | seeds | in-domain before | after | out of domain before | after | worst group | tokens | examples |")
+    print("| arm | students | in-domain before | after | out-of-domain before | after | worst | tokens | examples |")
     print("|---|---|---|---|---|---|---|---|---|")
     for arm, by_seed in runs.items():
         print(f"| {' | '.join([arm, str(len(by_seed)), *_row(list(by_seed.values()))])} |")
-    differences = {arm: _against(runs, arm, IN) for arm in runs if arm != CONTROL}
-    several = {arm: list(each.values()) for arm, each in differences.items() if len(each) > 1}
-    corrected = holm({arm: p_value(each) for arm, each in several.items() if arm != "le"})
-    print(f"\n| minus {CONTROL} | in-domain, each seed | mean (95%) | p | p (Holm) | out of domain |")
-    print("|---|---|---|---|---|---|")
-    for arm, each in several.items():
-        seeds = ", ".join(f"{value:+.1f}" for value in each)
-        holms = "main" if arm == "le" else f"{corrected[arm]:.4f}"
-        out = interval(_against(runs, arm, OUT).values())
-        print(f"| {arm} | {seeds} | {interval(each)} | {p_value(each):.4f} | {holms} | {out} |")
+    for of, than in AGAINST.items():
+        _differences(runs, of, than)
 
 
-def _row(paths: list[Path]) -> Iterator[str]:
-    for part in (IN, OUT):
-        for iteration in (0, 1):
-            yield interval(score(path, part, iteration) for path in paths)
-    groups = [losses(path) for path in paths]
-    name, change = min(((g, statistics.fmean(each[g] for each in groups)) for g in groups[0]), key=lambda item: item[1])
-    yield f"{name} {change:+.1f}"
-    yield f"{statistics.fmean(map(tokens, paths)):,.0f}"
-    yield " + ".join(f"{statistics.fmean(counts):,.0f}" for counts in zip(*map(examples, paths), strict=True))
+def _differences(runs: dict[str, dict[int, dict[str, str]]], of: tuple[str, ...], than: str) -> None:
+    """Arms less one, over the students that both have."""
+    several = {arm: each for arm in of if len(each := _against(runs, arm, than, "in_after")) > 1}
+    values = {arm: list(each.values()) for arm, each in several.items()}
+    corrected = holm({arm: p_value(each) for arm, each in values.items() if (arm, than) != MAIN})
+    print(f"\n| minus {than} | students | in-domain, each | mean (95%) | p | p (Holm) | out of domain |")
+    print("|---|---|---|---|---|---|---|")
+    for arm, each in values.items():
+        listed = ", ".join(f"{value:+.1f}" for value in each)
+        holms = f"{corrected[arm]:.4f}" if arm in corrected else "main"
+        out = interval(_against(runs, arm, than, "out_after").values())
+        print(f"| {arm} | {len(each)} | {listed} | {interval(each)} | {p_value(each):.4f} | {holms} | {out} |")
 
 
-def _against(runs: dict[str, dict[int, Path]], arm: str, part: str) -> dict[int, float]:
-    """By seed: the arm's score less the control's, in points."""
-    both = sorted(runs[arm].keys() & runs.get(CONTROL, {}).keys())
-    return {seed: score(runs[arm][seed], part) - score(runs[CONTROL][seed], part) for seed in both}
+def _row(rows: list[dict[str, str]]) -> Iterator[str]:
+    for column in ("in_before", "in_after", "out_before", "out_after"):
+        yield interval(float(row[column]) for row in rows)
+    groups = [name for name in rows[0] if name.endswith(" points")]
+    worst = [min((float(row[name]), name.removesuffix(" points")) for name in groups) for row in rows]
+    yield ", ".join(f"{name} {points:+.1f}" for points, name in worst)
+    yield f"{statistics.fmean(float(row['tokens']) for row in rows):,.0f}"
+    yield " + ".join(f"{statistics.fmean(float(row[name]) for row in rows):,.0f}" for name in ("samples", "replayed"))
+
+
+def _against(runs: dict[str, dict[int, dict[str, str]]], arm: str, than: str, column: str) -> dict[int, float]:
+    """By seed: the arm's score less the other's, in points."""
+    both = sorted(runs.get(arm, {}).keys() & runs.get(than, {}).keys())
+    return {seed: float(runs[arm][seed][column]) - float(runs[than][seed][column]) for seed in both}
 
 
 def plot(out: str) -> None:
-    """Each seed a dot, each arm's mean a line."""
+    """Each student a dot, each arm's mean a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -173,12 +209,12 @@ def plot(out: str) -> None:
 
     runs = finished()
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 0.5 + 0.45 * len(runs)), sharey=True)
-    for axis, part, title in zip(axes, (IN, OUT), ("in-domain", "out of domain"), strict=True):
-        for row, by_seed in enumerate(runs.values()):
-            before, after = ([score(path, part, i) for path in by_seed.values()] for i in (0, 1))
-            axis.plot(before, [row] * len(before), "o", color="0.7", markersize=4)
-            axis.plot(after, [row] * len(after), "o", color="C0", markersize=5)
-            axis.vlines(statistics.fmean(after), row - 0.3, row + 0.3, color="C0")
+    for axis, part, title in zip(axes, ("in", "out"), ("in-domain", "out of domain"), strict=True):
+        for at, by_seed in enumerate(runs.values()):
+            before, after = ([float(row[f"{part}_{when}"]) for row in by_seed.values()] for when in ("before", "after"))
+            axis.plot(before, [at] * len(before), "o", color="0.7", markersize=4)
+            axis.plot(after, [at] * len(after), "o", color="C0", markersize=5)
+            axis.vlines(statistics.fmean(after), at - 0.3, at + 0.3, color="C0")
         axis.set_title(f"{title}, % right")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(runs)), list(runs))
@@ -193,6 +229,8 @@ def main(arguments: list[str]) -> Any:
             return students()
         case ["chosen"]:
             return chosen()
+        case ["collect"]:
+            return collect()
         case ["tables"]:
             return tables()
         case ["plot", out]:

@@ -239,7 +239,7 @@ def sweep(
 
 @app.command()
 def evaluate(job: JobFile, overrides: Overrides = None) -> None:
-    """Run only the job's tests; target.model=… names any model. The job needs no more than [target] and report_on."""
+    """Run only the tests; target.model=… names any model. A job with a target and evaluate.report_on is enough."""
     from lai_ray.cli import run as cli_run
 
     outcome = cli_run.run_job(cli_run.only_tests(_config(job, [*(overrides or []), "iterations=0"])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -54,6 +55,8 @@ class RayExecutor:
         self._served: dict[str, str] = {}
         self._learned = {} if learned is None else learned  # What it refuses later is added.
         self._engines: Any = None
+        self._early: Any = None
+        self._here = False
 
     def generate(self, requests: Iterable[Request], target: Model) -> Iterator[Answer]:
         """See `lai_ray.distributed.generation.generate`."""
@@ -116,6 +119,14 @@ class RayExecutor:
         self._start()
         yield from _mapped(function, itertools.chain(first, rest), self._config.cluster.stall_seconds)
 
+    def expect_training(self) -> None:
+        """Start the workers of the next training now, on a Ray of this process without GPUs."""
+        self._start()
+        if self._here and not self._config.cluster.gpus_per_worker and self._early is None:
+            from lai_ray.distributed.fit.train import EarlyStart
+
+            self._early = EarlyStart(self._config.cluster)
+
     def train(self, job: TrainJob, progress: Callable[[int, int], None] | None = None) -> Trained:
         """See `lai_ray.distributed.fit.train`."""
         self._start()
@@ -123,7 +134,12 @@ class RayExecutor:
 
         if processes := self._processes():
             processes.rest.remote()
-        return train(job, self._config.cluster, self._logs, progress)
+        early, self._early = self._early, None
+        try:
+            return train(job, self._config.cluster, self._logs, progress, early)
+        finally:
+            if early:
+                early.end()
 
     def search(
         self,
@@ -143,9 +159,11 @@ class RayExecutor:
 
     def close(self) -> None:
         """Stop the servers that this executor started, and Ray if it started or joined it. May be called twice."""
+        if self._early:
+            self._early.end()
         self._running.close()
         self._served.clear()
-        self._started, self._engines = False, None
+        self._started, self._engines, self._early = False, None, None
 
     def _started_for(self, items: Iterable[Item]) -> Iterator[Item] | None:
         """The items, with Ray started; None when there are none."""
@@ -161,6 +179,7 @@ class RayExecutor:
         if start(self._config):
             import ray
 
+            self._here = not (self._config.cluster.address or os.environ.get("RAY_ADDRESS", "local") != "local")
             self._running.callback(ray.shutdown)
         if self._logs is not None and self._keep_in is not None:
             from lai_ray.distributed.cluster.nodes import keep_logs

@@ -100,7 +100,7 @@ def consolidated(engine: Any, zero_stage: int) -> dict[str, torch.Tensor]:
     return dict(engine.module.state_dict())
 
 
-def _deepspeed() -> Any:
+def imported() -> Any:
     """DeepSpeed, without its slow probing. Imported only when a device is needed: the import probes devices."""
     cpu = not torch.cuda.is_available()
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -114,7 +114,14 @@ def _deepspeed() -> Any:
     if cpu:
         # Otherwise g++ compiles a shared-memory all-reduce at first use, about 20 s; gloo is enough.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.comm.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
+    return deepspeed
+
+
+def _deepspeed() -> Any:
+    """The same, in the process group."""
+    deepspeed = imported()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.comm.init_distributed(dist_backend=backend, verbose=False)
     return deepspeed
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from lai_ray.config.settings import ClusterSettings, TrainSettings
 from lai_ray.contracts import Example, Model, TrainJob
-from lai_ray.distributed.fit.train import train
+from lai_ray.distributed.fit.train import EarlyStart, train
 from lai_ray.errors import DataError, StageError
 from lai_ray.training import checkpoints, export
 from lai_ray.training.recipe import epoch_folder
@@ -70,6 +70,18 @@ def test_workers_write_their_logs_and_nothing_else_is_left(undisturbed):
     assert sorted(p.name for p in folder.iterdir()) == ["base", "logs", "out", "tensorboard"]
     assert '"loss"' in (folder / "logs" / "train-0.log").read_text()
     assert (folder / "logs" / "train-1.log").exists()
+
+
+def test_workers_that_waited_for_their_training_leave_the_same_bits(undisturbed, tmp_path):
+    _, first, _, _ = undisturbed
+    early = EarlyStart(TWO_WORKERS)
+    wanted = replace(first, out=str(tmp_path / "out"))
+    train(wanted, TWO_WORKERS, None, early=early)
+    expected, found = weights(first.out), weights(wanted.out)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert early.take({}) is None, "they have ended"
+    early.end()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "tensorboard"]
 
 
 def test_an_existing_model_is_not_trained_again(undisturbed):

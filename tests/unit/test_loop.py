@@ -216,6 +216,14 @@ def test_until_stops_after_the_stage_and_the_same_command_continues(tmp_path):
     assert cli_run.run_job(job(tmp_path), executor=LocalExecutor()).stopped_at is None
 
 
+def test_a_training_is_announced_where_one_will_follow(tmp_path):
+    first, second, third = LocalExecutor(), LocalExecutor(), LocalExecutor()
+    cli_run.run_job(job(tmp_path), until="instruct", executor=first)
+    cli_run.run_job(job(tmp_path), executor=second)
+    cli_run.run_job(job(tmp_path), executor=third)
+    assert [each.asked["expect_training"] for each in (first, second, third)] == [0, 1, 0]
+
+
 def test_reaching_max_calls_stops_and_a_raised_limit_continues_without_asking_again(tmp_path):
     first, second = LocalExecutor(), LocalExecutor()
     with pytest.raises(StageError, match=r"max_calls = 3\b"):

@@ -89,11 +89,18 @@ def test_auggpt_asks_for_variants_of_the_question_and_untargeted_for_others_of_i
     ]
 
 
+def test_llm2llm_shows_the_right_answer_and_not_the_students():
+    messages = built_in.llm2llm(brief=BRIEF, question="How many?", reference="7", n=3)
+    assert headings(messages) == ["[QUESTION]", "[REFERENCE ANSWER]"]
+    assert messages[1]["content"].split("\n\n")[-1].startswith("Write 3 new problems that train the student")
+    assert "{" not in messages[0]["content"] + messages[1]["content"]
+
+
 def test_the_wording_of_runs_made_before_auggpt_and_explain_came_still_counts_as_the_same():
     assert built_in.content_hash() == built_in.content_hash(["le", "lec", "untargeted"])
     hashes = [built_in.content_hash(), built_in.content_hash(["auggpt"]), built_in.content_hash(explain=True)]
-    hashes.append(built_in.content_hash(show_answers=True))
-    assert len(set(hashes)) == 4
+    hashes += [built_in.content_hash(show_answers=True), built_in.content_hash(["llm2llm"])]
+    assert len(set(hashes)) == 5
 
 
 def test_the_reference_answer_is_shown_only_when_it_is_given():

@@ -88,7 +88,7 @@ def test_the_line_of_explain_goes_when_nothing_is_to_be_explained():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("lee", LE, r"'lee'. Did you mean 'le'\? .*le, lec, untargeted, auggpt\."),
+        ("lee", LE, r"'lee'. Did you mean 'le'\? .*le, lec, untargeted, auggpt, llm2llm\."),
         ("le.gsm8", LE, r"'gsm8'. Did you mean 'gsm8k'\?"),
         ("le.", LE, "dataset .*''"),
         ("le", " \n", "is empty"),

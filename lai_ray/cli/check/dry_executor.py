@@ -139,6 +139,9 @@ class DryExecutor:
             raise NotKnown("programs are graded by `lai run` alone, so what follows is not known")
         return map(function, items)
 
+    def expect_training(self) -> None:
+        """Nothing: nothing is trained."""
+
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         """The lineages of the models that it would make."""
         self.trained[self.run.progress.folder] = job.lineage

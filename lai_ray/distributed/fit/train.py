@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lai_ray.common import current_stage
 from lai_ray.distributed import causes
-from lai_ray.distributed.fit import object_store
+from lai_ray.distributed.fit import early_start, object_store
 from lai_ray.errors import LaiError, StageError
 from lai_ray.storage import model_folders
 from lai_ray.storage.store import is_url
@@ -52,20 +52,48 @@ RAY_TRAIN_ENV = {
 """Our defaults for Ray Train; variables that the user has set are kept."""
 
 
-def train(job: TrainJob, cluster: ClusterSettings, logs: str | None, progress: Progress | None = None) -> Trained:
+class EarlyStart:
+    """Workers that wait for the next training of these settings. Ray must be initialized."""
+
+    def __init__(self, cluster: ClusterSettings) -> None:
+        self._waiting = early_start.Waiting()
+        resources = {"CPU": early_start.CPUS}
+        config = {"waiting": str(self._waiting.folder)}
+        self._fitting = _Fitting(_trainer(config, cluster, resources, f"{self._waiting.folder}/ray", "waiting"))
+
+    def take(self, config: dict[str, Any]) -> _Fitting | None:
+        """Begin a training; None where the workers are gone."""
+        if not self._fitting.alive:
+            return None
+        self._waiting.begin(config)
+        return self._fitting
+
+    def end(self) -> None:
+        """End workers that still wait."""
+        self._waiting.remove()
+
+
+def train(
+    job: TrainJob,
+    cluster: ClusterSettings,
+    logs: str | None,
+    progress: Progress | None = None,
+    early: EarlyStart | None = None,
+) -> Trained:
     """Full-parameter fine-tuning on `cluster.train_workers` workers. Ray must be initialized; a Tune trial may call it.
 
     logs: folder for the workers' output (train-<rank>.log); None leaves it to Ray. progress: called with (steps done,
-    steps). A model that `job.out` already holds under this job's name is returned unchanged. When a worker dies, the
-    training restarts, or resumes from its last checkpoint (`cluster.train_state_every`), also from one that an earlier
-    driver left, with the same result. Raises StageError with the worker's own message; what was at `job.out` stays.
+    steps). early: workers that started before. A model that `job.out` already holds under this job's name is returned
+    unchanged. When a worker dies, the training restarts, or resumes from its last checkpoint
+    (`cluster.train_state_every`), also from one that an earlier driver left, with the same result. Raises StageError
+    with the worker's own message; what was at `job.out` stays.
     """
     from lai_ray.contracts import Trained
 
     done, timings = model_folders.lineage_of(job.out), {}
     if done is None or done.get("name") != job.name:
         with _scratch(job, cluster) as scratch:
-            timings = _trained(job, cluster, scratch, logs and os.path.abspath(logs), progress)
+            timings = _trained(job, cluster, scratch, logs and os.path.abspath(logs), progress, early)
         done = model_folders.lineage_of(job.out)
     if done is None or done.get("name") != job.name:
         raise StageError(f"{job.out}: the workers finished, but the model is not here. Do all nodes see this folder?")
@@ -96,13 +124,19 @@ def _scratch(job: TrainJob, cluster: ClusterSettings) -> Iterator[str]:
 
 
 def _trained(
-    job: TrainJob, cluster: ClusterSettings, scratch: str, logs: str | None, progress: Progress | None
+    job: TrainJob,
+    cluster: ClusterSettings,
+    scratch: str,
+    logs: str | None,
+    progress: Progress | None,
+    early: EarlyStart | None,
 ) -> dict[str, float]:
     """Retry until the training succeeds, or fails in a way that a retry cannot fix. Returns rank 0's metrics."""
     tries, last = 0, None
     for attempt in itertools.count(1):
-        trainer = _trainer(job, cluster, scratch, logs, attempt)
-        result = _fit(trainer, job, progress, scratch)
+        config = _config(cluster, scratch, logs)
+        fitting = early.take(config) if early and attempt == 1 else None
+        result = (fitting or _started(job, cluster, scratch, config, attempt)).wait(job, progress, scratch)
         model = model_folders.lineage_of(job.out)
         if not result.failures or (model and model.get("name") == job.name):  # A death after the model is harmless.
             return result.metrics
@@ -114,43 +148,56 @@ def _trained(
     raise AssertionError("unreachable")
 
 
-def _trainer(job: TrainJob, cluster: ClusterSettings, scratch: str, logs: str | None, attempt: int) -> Trainer:
-    for name, value in RAY_TRAIN_ENV.items():
-        os.environ.setdefault(name, value)
+def _config(cluster: ClusterSettings, scratch: str, logs: str | None) -> dict[str, Any]:
+    """What a worker is told."""
+    return {
+        "job": f"{scratch}/job.json", "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
+        "started": time.time(), "gpu": cluster.gpus_per_worker > 0,
+    }  # fmt: skip
+
+
+def _started(job: TrainJob, cluster: ClusterSettings, scratch: str, config: dict[str, Any], attempt: int) -> _Fitting:
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return _Fitting(_trainer(config, cluster, resources, f"{scratch}/ray", f"{job.name}-{attempt}"))
+
+
+def _trainer(
+    config: dict[str, Any], cluster: ClusterSettings, resources: dict[str, float], storage: str, name: str
+) -> Trainer:
+    for variable, value in RAY_TRAIN_ENV.items():
+        os.environ.setdefault(variable, value)
     # Ray Train tries that long to place its workers, `controller_failure_limit` times.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(min(60.0, cluster.stall_seconds))
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
     from lai_ray.distributed.fit.trainer import Trainer
 
-    resources = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
     # Deaths are counted here and not by Ray, which would also retry a training whose data is wrong.
     start_attempts = max(1, math.ceil(cluster.stall_seconds / 60))
     return Trainer(
         _work,
-        train_loop_config={
-            "job": f"{scratch}/job.json", "logs": logs, "threads": max(1, int(cluster.cpus_per_worker)),
-            "started": time.time(), "gpu": cluster.gpus_per_worker > 0,
-        },
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
             # A new name each time: Ray Train would resume what it finds under a used one.
-            name=f"{current_stage.now().replace('/', '.')}-{job.name}-{attempt}",
-            storage_path=f"{scratch}/ray",
+            name=f"{current_stage.now().replace('/', '.')}-{name}",
+            storage_path=storage,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=start_attempts),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _work(config: dict[str, Any]) -> dict[str, float]:
     """The function of every worker. Returns its metrics."""
     import ray.train
 
+    if "waiting" in config:
+        config = early_start.awaited(config["waiting"])
     if config["logs"]:
         _redirect(Path(config["logs"]) / f"train-{ray.train.get_context().get_world_rank()}.log")
     placing = time.time() - config["started"]
@@ -199,29 +246,38 @@ class _Result:
     """Of workers, or of Ray Train itself."""
 
 
-def _fit(trainer: Trainer, job: TrainJob, progress: Progress | None, scratch: str) -> _Result:
-    """Run the trainer to its end, in a thread: in the main one Ray Train's Ctrl-C handler would exit with code 0."""
-    result = _Result()
+class _Fitting:
+    """A trainer that runs, in a thread: in the main one Ray Train's Ctrl-C handler would exit with code 0."""
 
-    def fit() -> None:
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._result = trainer, _Result()
+        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
+    def wait(self, job: TrainJob, progress: Progress | None, scratch: str) -> _Result:
+        """What comes of it, at its end."""
+        seen = 0
+        while self.alive:
+            self._thread.join(POLL_SECONDS)
+            if progress:
+                seen = (
+                    object_store.report_progress(scratch, progress, seen)
+                    if is_url(scratch)
+                    else _report_progress(job, progress, seen)
+                )
+        return self._result
+
+    def _fit(self) -> None:
         try:
-            result.metrics = trainer.fit().return_value or {}
+            self._result.metrics = self._trainer.fit().return_value or {}
         except Exception as error:
             causes = getattr(error, "worker_failures", None) or {}
-            result.failures.extend(causes.values() or [getattr(error, "controller_failure", error)])
-
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    seen = 0
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        if progress:
-            seen = (
-                object_store.report_progress(scratch, progress, seen)
-                if is_url(scratch)
-                else _report_progress(job, progress, seen)
-            )
-    return result
+            self._result.failures.extend(causes.values() or [getattr(error, "controller_failure", error)])
 
 
 def _report_progress(job: TrainJob, progress: Progress, seen: int) -> int:

@@ -117,6 +117,17 @@ TEXTS: Mapping[str, Text] = {
             "words, and with other names, numbers and circumstances where it has them. None is a copy."
         ),
     ),
+    "llm2llm": Text(
+        goal=(
+            "Write new problems for a student who could not answer a question of the course: they need the same "
+            "knowledge and the same steps as its right answer."
+        ),
+        opening="The student could not answer the question below. Its right answer stands below it.",
+        request=(
+            "{problems} that {train} the student in what this answer needs, at about the same difficulty, {each} with "
+            "its full worked answer. Keep to the return format."
+        ),
+    ),
 }
 
 
@@ -155,6 +166,11 @@ def untargeted(*, brief: str, question: str, n: int, own: Own = NONE) -> list[Me
 def auggpt(*, brief: str, question: str, n: int, reference: str | None = None, own: Own = NONE) -> list[Message]:
     """The question itself, rewritten n times, answered rightly or not: the AugGPT baseline of the paper."""
     return _messages("auggpt", brief, n, _Shown(question, None, reference), own)
+
+
+def llm2llm(*, brief: str, question: str, reference: str, n: int, own: Own = NONE) -> list[Message]:
+    """A question that the student missed, and its right answer; not what the student wrote."""
+    return _messages("llm2llm", brief, n, _Shown(question, None, reference), own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +218,8 @@ def content_hash(kinds: Collection[str] = (), *, explain: bool = False, show_ans
     ]
     if "auggpt" in kinds:
         rendered += [auggpt(brief="b", question="q", n=n, reference=r) for n in (1, 2) for r in (None, "r")]
+    if "llm2llm" in kinds:
+        rendered += [llm2llm(brief="b", question="q", reference="r", n=n) for n in (1, 2)]
     if explain:
         rendered.append(le(brief="b", question="q", wrong_answer="w", n=1, explain=True))
     if show_answers:

@@ -27,6 +27,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "lec": (*_ALWAYS, "wrong_answer", "correct"),
     "untargeted": _ALWAYS,
     "auggpt": _ALWAYS,
+    "llm2llm": (*_ALWAYS, "reference"),
 }
 """By kind of prompt, the slots that it must have."""
 FURTHER: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ FURTHER: Mapping[str, tuple[str, ...]] = {
     "lec": ("reference", "explain"),
     "untargeted": (),
     "auggpt": ("reference",),
+    "llm2llm": (),
 }
 """Slots that a setting fills: reference (instructor.show_reference) and explain (instructor.explain)."""
 
