@@ -35,12 +35,14 @@ Place = tuple[str | int, ...]
 FREE_KEYS = {
     r"available_node_types\.(cpu|gpu)": "a node type's name is ours; the head's is named a second time, and checked",
     r"arms\.\w+": "an arm's name is a label in the table of a sweep",
+    r"strategy\.tripost(\.\w+)?": "a strategy's own settings: checked where it is loaded (test_calls.py)",
 }
 FREE_VALUES = {
     r"cluster_name|docker\.container_name|metadata\.(generateN|n)ame|name": "names of ours",
     r".*commands\.\d": "shell: its syntax, its Python, words to fill in and the options of `ray start` are checked",
     r"target\.model|instructor\.model|contrast\.encoder": "models: known when they are asked",
     r"target\.attempts\.\w+": "files of the user's",
+    r"strategy\.tripost\.\w+|train\.objective|report\.sections\.\d": "plug-ins and their settings: checked when loaded",
     r"(seed|seeds\.\d) = -1": "a seed is any whole number",
 }
 """Values that may hold a typo which nothing can see: a place, or a place with one value."""
