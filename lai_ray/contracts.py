@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from lai_ray.common.chat_template import Example, Tokens
+from lai_ray.common.self_correction import Feedback
 from lai_ray.records import (
     Answer,
     Ask,
@@ -141,6 +142,20 @@ class Benchmark(Protocol):
         """The subject, type or kind by which scores are broken down."""
 
 
+@runtime_checkable
+class Corrects(Protocol):
+    """What a benchmark may have beside the members above: a script that corrects attempts, instead of an instructor.
+
+    `lai_ray.benchmark_kinds.worked_steps` has it for worked solutions of one step a line.
+    """
+
+    def feedback(self, problem: Problem, attempt: str) -> Feedback | None:
+        """The first wrong step of an attempt; None where it cannot be read."""
+
+    def improve(self, problem: Problem, attempt: str, feedback: Feedback) -> str:
+        """The attempt with the steps before the wrong one unchanged, and that one put right."""
+
+
 class Strategy(Protocol):
     """A dialogue with the instructor, the target or a judge. Stateless: pure functions of the replies so far.
 
@@ -157,6 +172,10 @@ class Strategy(Protocol):
     asks: bool
     """Whether its dialogues have requests. Without, each case is taken once, and no instructor is needed.
     Default: True."""
+    same_questions: bool
+    """Whether its samples are answers to the training problems themselves: two are duplicates where prompt, turns
+    and kind (the last part of the id, up to a full stop) are equal, within an iteration; else where the question is, in
+    all iterations. Default: False."""
     Settings: type | None
     """The type of its own settings (the table [strategy.NAME]): a dataclass or pydantic model in which each setting has
     a default. Default: None."""

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from lai_ray.benchmark_kinds.math import MathBenchmark
+from lai_ray.benchmark_kinds.worked_steps import ARITHMETIC_LINE, WorkedSteps
 from lai_ray.contracts import DEFAULT_GRADING, Grading
 from lai_ray.errors import ConfigError
 from lai_ray.grading.numbers import final_grade, final_number
@@ -32,13 +33,14 @@ Answer: <one line for each step, as "a op b = c">
 #### <the final number>"""
 
 
-class WordProblems(MathBenchmark):
+class WordProblems(WorkedSteps, MathBenchmark):
     """See the module. word_problems_plus inherits prompt, grading and sample format."""
 
     name = "word_problems"
     splits: tuple[str, ...] = ("train", "dev", "test")
     domain = "in"
     source = None
+    step_form = ARITHMETIC_LINE
 
     def load(self, split: str) -> Iterator[dict[str, Any]]:
         """The rows of one split, identical on every platform. Raises ConfigError for a split it does not have."""

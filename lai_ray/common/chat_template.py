@@ -68,6 +68,7 @@ def render(
 ) -> list[int]:
     """The tokens of a conversation by the model's own chat template, ready for an engine, which adds no BOS.
 
+    An assistant's message at the end is the beginning of an answer, which the model continues.
     Raises DataError when the model has no chat template, or its template refuses the messages.
     """
     return render_all(tokenizer, [messages], add_generation_prompt)[0]
@@ -79,8 +80,30 @@ def render_all(
     """`render` of each, faster: one call of the tokenizer. Raises as `render` does."""
     if not conversations:
         return []
+    begun = {i for i, messages in enumerate(conversations) if add_generation_prompt and _is_begun(messages)}
+    if begun:
+        others = (messages for i, messages in enumerate(conversations) if i not in begun)
+        rendered = iter(render_all(tokenizer, list(others)))
+        return [_begun(tokenizer, m) if i in begun else next(rendered) for i, m in enumerate(conversations)]
     texts = [as_text(tokenizer, messages, add_generation_prompt) for messages in conversations]
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _is_begun(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the assistant's: the beginning of an answer, which the model continues."""
+    return len(messages) > 1 and messages[-1].get("role") == "assistant"
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The prompt and the beginning of the answer, stripped, in the tokens in which it would be trained."""
+    text = messages[-1]["content"].strip()
+    before = as_text(tokenizer, messages[:-1])
+    whole = as_text(tokenizer, messages, add_generation_prompt=False)
+    if not whole.startswith(before):
+        raise DataError("the model's chat template does not begin a whole conversation with its generation prompt")
+    end = len(before) + _start(whole[len(before) :], text) + len(text)
+    prompt = _encode(tokenizer, before).ids
+    return prompt + _after(tokenizer, prompt, before, whole[:end]).ids
 
 
 def render_example(

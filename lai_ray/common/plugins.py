@@ -85,7 +85,8 @@ SHOWN = 100
 DEFAULTS: dict[str, dict[str, Any]] = {
     "benchmarks": {"source": None, "structure": lambda benchmark: None},
     "strategies": {
-        "any_verdict": False, "asks": True, "Settings": None, "content": lambda strategy, benchmark, own: None,
+        "any_verdict": False, "asks": True, "same_questions": False, "Settings": None,
+        "content": lambda strategy, benchmark, own: None,
         "texts": lambda strategy, attempts, settings: [], "next": _next,
         "accepts": accepts, "choose": choose,
     },

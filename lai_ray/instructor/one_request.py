@@ -37,6 +37,7 @@ class OneRequest:
     uses_neighbours = False
     any_verdict = False
     asks = True
+    same_questions = False
     Settings: type | None = None
 
     def messages(self, case: Case, benchmark: Benchmark, settings: StrategySettings) -> list[Message]:

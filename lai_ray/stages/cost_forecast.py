@@ -33,6 +33,8 @@ LATER = (0.3, 1.2)
 """Mistakes of a later iteration, as shares of the last that are known."""
 IN_DOUBT = (0.2, 0.8)
 """Shares of the new problems of which curate.check_keys asks for a second solution."""
+TURNS = 5
+"""Turns of a dialogue with the target among which the first request to the instructor is looked for."""
 PROBLEMS = 200
 """Training problems whose length is measured."""
 LONGER = 1.8
@@ -179,10 +181,15 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
 
 
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
-    """The first request of a dialogue; empty where it has none."""
+    """The first request of a dialogue to the instructor, if the target says again what it said; empty without any."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
     strategy = job.strategy(iteration, dataset)
-    ask = strategy.next(case, [], job.asked(dataset), settings)
+    benchmark = job.asked(dataset)
+    ask, said = strategy.next(case, [], benchmark, settings), list[Reply]()
+    while ask and ask.to == "target" and len(said) < TURNS:
+        turn, completion = len(said), case.attempt.completion
+        said.append(Reply(f"{case.id}@{turn}.0", case.id, turn, 0, ask.messages, completion, ask.to))
+        ask = strategy.next(case, said, benchmark, settings)
     return plugins.messages(ask.messages, f"a request of strategy {strategy.name}") if ask else []
 
 

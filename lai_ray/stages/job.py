@@ -46,6 +46,7 @@ class Job:
     def of(cls, config: Config) -> Job:
         """Raises ConfigError for an unknown name, with the known ones."""
         strategies = {name: plugins.load("strategies", name) for name in config.strategies}
+        _refuse_checks_of_new_problems(config, strategies)
         return cls(
             config=config,
             benchmarks={name: benchmark_of(config, name) for name in _benchmark_names(config)},
@@ -153,6 +154,18 @@ class Job:
             explain=config.instructor.explain,
             own=self.strategy_settings[config.schedule.name(iteration, dataset)] if dataset else None,
         )
+
+
+def _refuse_checks_of_new_problems(config: Config, strategies: Mapping[str, Strategy]) -> None:
+    """Raises ConfigError for settings about new problems beside a strategy that has none."""
+    for setting in ("solve_again", "rehearse"):
+        if (value := getattr(config.curate, setting)) and (
+            name := next((name for name, strategy in strategies.items() if strategy.same_questions), None)
+        ):
+            raise ConfigError(
+                f"curate.{setting} = {value} is for new problems, and the samples of strategy {name} are answers to "
+                "the training problems themselves. Leave it out."
+            )
 
 
 def _benchmark_names(config: Config) -> Iterable[str]:

@@ -15,7 +15,8 @@ from tests.contracts.test_benchmarks import LEARNED, loaded, problems
 from tests.local import LocalExecutor
 
 STRATEGIES = plugins.available("strategies")
-ASKING = [name for name in STRATEGIES if plugins.load("strategies", name).asks]
+ASKING = [name for name in STRATEGIES if plugins.load("strategies", name).asks and name != "tripost"]
+"""Those whose first request is the instructor's."""
 PROMPT_OF = {"random_contrast": "lec"}
 """Strategies that have the prompt of another."""
 ANSWER_UNSEEN = {"llm2llm"}
@@ -91,6 +92,21 @@ def test_the_jobs_own_prompt_replaces_the_built_in_one(name, data):
     system, user = strategy.next(case_of(strategy, some), [], benchmark, settings).messages
     assert system["content"] == f"Mine. {benchmark.brief().strip()}"
     assert user["content"] == f"{benchmark.show(some[0])}\n4".lstrip("\n")
+
+
+def test_tripost_first_asks_the_target_as_the_test_does_and_a_wrong_answer_brings_the_instructor(data):
+    strategy, (benchmark, some) = plugins.load("strategies", "tripost"), data
+    case, settings = case_of(strategy, some), replace(SETTINGS, own=strategy.Settings(feedback="instructor"))
+    first = strategy.next(case, [], benchmark, settings)
+    assert (first.to, first.messages) == ("target", benchmark.prompt(some[0]))
+    said = Reply(f"{case.id}@0.0", case.id, 0, 0, first.messages, Completion(ANSWER, "stop"), "target")
+    second = strategy.next(case, [said], benchmark, settings)
+    assert second.to == "instructor" and ANSWER in second.messages[1]["content"]
+    assert benchmark.show(some[0]).strip("\n") in second.messages[1]["content"]
+    right = replace(said, completion=Completion(benchmark.reference(some[0]), "stop"))
+    if not benchmark.runs_code:
+        assert strategy.next(case, [right], benchmark, settings) is None
+        assert len(strategy.samples(case, [right], benchmark, settings)) == 2
 
 
 def test_fine_tuning_makes_no_request_and_its_sample_is_graded_right(data):

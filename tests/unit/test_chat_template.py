@@ -196,3 +196,20 @@ def test_a_saved_tokenizer_renders_the_same(tmp_path: Path):
     assert chat_template.render(chat_template.load_tokenizer(str(tmp_path)), QUESTION) == chat_template.render(
         tokenizer, QUESTION
     )
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_beginning_of_an_answer_is_continued_as_the_answer_is_learned(style):
+    tokenizer, begun = made(style), "3 + 4 = 8\nFeedback:"
+    asked = chat_template.render(tokenizer, [*QUESTION, {"role": "assistant", "content": begun}])
+    whole = chat_template.render_example(tokenizer, QUESTION, [(f"{begun} no\n7", 1.0)], 512).ids
+    rest = whole[len(asked) :]
+    assert whole[: len(asked)] == asked and tokenizer.decode(rest).startswith(" no")
+    assert END[style] not in tokenizer.decode(asked[len(chat_template.render(tokenizer, QUESTION)) :])
+
+
+def test_a_template_that_rewrites_the_beginning_of_an_answer_is_refused():
+    tokenizer = made("bare")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}"
+    with pytest.raises(DataError, match="rewrites the response"):
+        chat_template.render(tokenizer, [*QUESTION, {"role": "assistant", "content": "it is"}])

@@ -89,7 +89,8 @@ VALUES: dict[str, list[Any]] = {
     "evaluate.max_train_problems": [20, 31],
     "evaluate.max_test_problems": [5],
     "schedule.strategy": [
-        "le", "untargeted", "auggpt", "random_contrast", "fine_tuning", "llm2llm", ["le", "lec"], ["lec", "untargeted"],
+        "le", "untargeted", "auggpt", "random_contrast", "fine_tuning", "llm2llm", "tripost", ["le", "lec"],
+        ["lec", "untargeted"],
         {"few": "untargeted"},
     ],
     "contrast.neighbours": [1, 2, 4, 30],

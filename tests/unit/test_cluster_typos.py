@@ -35,6 +35,7 @@ Place = tuple[str | int, ...]
 FREE_KEYS = {
     r"available_node_types\.(cpu|gpu)": "a node type's name is ours; the head's is named a second time, and checked",
     r"arms\.\w+": "an arm's name is a label in the table of a sweep",
+    r"strategy\.tripost(\.\w+)?": "a strategy's own settings: checked where it is loaded (test_calls.py)",
 }
 FREE_VALUES = {
     r"cluster_name|docker\.container_name|metadata\.(generateN|n)ame|name": "names of ours",
@@ -42,6 +43,7 @@ FREE_VALUES = {
     r"target\.model|instructor\.model|contrast\.encoder": "models: known when they are asked",
     r"target\.attempts\.\w+": "files of the user's",
     r"strategy\.given\.(files|question|response)": "files and columns of the user's, looked for before a run starts",
+    r"train\.objective|report\.sections\.\d": "plug-ins: checked when they are loaded",
     r"(seed|seeds\.\d) = -1": "a seed is any whole number",
 }
 """Values that may hold a typo which nothing can see: a place, or a place with one value."""

@@ -19,6 +19,7 @@ from lai_ray.stages.curation.duplicates import Kept
 from lai_ray.stages.curation.evaluation_sets import evaluation_sets
 from lai_ray.stages.evaluate import grade_of
 from lai_ray.stages.job import Job
+from lai_ray.storage.keys import key_of
 from lai_ray.storage.run import Stage
 
 COPY = "copy of "
@@ -70,6 +71,8 @@ class SampleFilter:
     max_rouge_l: float | None = None
     kept: Kept = field(default_factory=Kept)
     """Samples of earlier iterations, and those kept of this one."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """For a strategy with `same_questions`: hash of kind, prompt and turns -> the sample's id."""
 
     @classmethod
     def of(cls, job: Job, dataset: str, strategy: Strategy, executor: Executor, verdicts: Verdicts) -> SampleFilter:
@@ -79,7 +82,7 @@ class SampleFilter:
 
     def start(self, kept: Kept) -> None:
         """Restart with these kept samples, to which it adds."""
-        self.kept = kept
+        self.kept, self.texts = kept, {}
 
     def judged(self, dialogues: Iterable[tuple[Case, list[Reply]]], settings: StrategySettings) -> Iterator[Sample]:
         """Every sample of these dialogues in order, kept or dropped with a reason."""
@@ -127,6 +130,11 @@ class SampleFilter:
         return None
 
     def _repeated(self, sample: Sample) -> Reason | None:
+        if self.strategy.same_questions:
+            kind = sample.id.rpartition("/")[2].partition(".")[0]
+            learned = key_of(kind, sample.problem.question, sample.messages, sample.turns)
+            first = self.texts.setdefault(learned, sample.id)
+            return None if first == sample.id else Reason("duplicate", first)
         twin = self.kept.twin(sample.problem)
         if twin is None:
             return None
