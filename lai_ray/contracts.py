@@ -144,10 +144,7 @@ class Benchmark(Protocol):
 
 @runtime_checkable
 class Corrects(Protocol):
-    """What a benchmark may have beside the members above: a script that corrects attempts, instead of an instructor.
-
-    `lai_ray.benchmark_kinds.worked_steps` has it for worked solutions of one step a line.
-    """
+    """A benchmark with a script that corrects attempts, instead of an instructor (`benchmark_kinds.worked_steps`)."""
 
     def feedback(self, problem: Problem, attempt: str) -> Feedback | None:
         """The first wrong step of an attempt; None where it cannot be read."""
@@ -173,9 +170,8 @@ class Strategy(Protocol):
     """Whether its dialogues have requests. Without, each case is taken once, and no instructor is needed.
     Default: True."""
     same_questions: bool
-    """Whether its samples are answers to the training problems themselves: two are duplicates where prompt, turns
-    and kind (the last part of the id, up to a full stop) are equal, within an iteration; else where the question is, in
-    all iterations. Default: False."""
+    """Whether its samples answer the training problems themselves: duplicates are equal in prompt, turns and kind (the
+    last part of the id, up to a full stop), within an iteration; else in the question. Default: False."""
     Settings: type | None
     """The type of its own settings (the table [strategy.NAME]): a dataclass or pydantic model in which each setting has
     a default. Default: None."""
