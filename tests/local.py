@@ -75,6 +75,8 @@ class LocalExecutor:
         epoch_skills: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.asked: Counter[str] = Counter()
+        self.expected = 0
+        """Trainings announced, which is no work yet."""
         self.requests: dict[str, list[Request]] = {"generate": [], "ask": []}
         self.die_after = dict(die_after or {})
         self.reply = reply or (lambda request: rules.reply(request.messages, request.seed))
@@ -121,7 +123,7 @@ class LocalExecutor:
         return map(function, items)
 
     def expect_training(self) -> None:
-        self.asked["expect_training"] += 1
+        self.expected += 1
 
     def train(self, job: TrainJob, progress: Any = None) -> Trained:
         self._count("train")

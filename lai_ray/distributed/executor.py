@@ -120,8 +120,7 @@ class RayExecutor:
         yield from _mapped(function, itertools.chain(first, rest), self._config.cluster.stall_seconds)
 
     def expect_training(self) -> None:
-        """Start the workers of the next training now, on a Ray of this process without GPUs."""
-        self._start()
+        """Start the workers of the next training now, on a Ray that this process has started, and without GPUs."""
         if self._here and not self._config.cluster.gpus_per_worker and self._early is None:
             from lai_ray.distributed.fit.train import EarlyStart
 
@@ -163,7 +162,7 @@ class RayExecutor:
             self._early.end()
         self._running.close()
         self._served.clear()
-        self._started, self._engines, self._early = False, None, None
+        self._started, self._here, self._engines, self._early = False, False, None, None
 
     def _started_for(self, items: Iterable[Item]) -> Iterator[Item] | None:
         """The items, with Ray started; None when there are none."""

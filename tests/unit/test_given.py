@@ -191,7 +191,7 @@ def test_a_number_given_apart_is_what_the_response_is_graded_against(tmp_path):
 
 
 def test_a_response_without_a_final_line_gets_one_only_where_the_job_says_so(tmp_path):
-    rows = [{"question": "Ann has 3 apples and buys 4. How many?", "response": "She has 3 + 4 = 7 apples."}]
+    rows = [{"question": "Ann has 3 apples and buys 4. How many?", "response": "3 of them and 4 make 7."}]
     (cut,) = read(GSM8K, rows, tmp_path)
     assert "####" in cut.dropped
     (added,) = read(GSM8K, rows, tmp_path, add_final_line=True)

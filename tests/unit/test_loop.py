@@ -221,7 +221,7 @@ def test_a_training_is_announced_where_one_will_follow(tmp_path):
     cli_run.run_job(job(tmp_path), until="instruct", executor=first)
     cli_run.run_job(job(tmp_path), executor=second)
     cli_run.run_job(job(tmp_path), executor=third)
-    assert [each.asked["expect_training"] for each in (first, second, third)] == [0, 1, 0]
+    assert [each.expected for each in (first, second, third)] == [0, 1, 0]
 
 
 def test_reaching_max_calls_stops_and_a_raised_limit_continues_without_asking_again(tmp_path):
