@@ -6,28 +6,19 @@ A row:
 
 A kind is the number of integers in each pair of brackets. Here are the kinds that are learned from;
 multistep_arithmetic_unseen tests longer and deeper ones. Integers are from -9 to 9. The solution works out the brackets
-from left to right, in each the products first. A question belongs to one split by its hash, so no two splits share one.
+from left to right, in each the products first.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from functools import cache
-from itertools import cycle
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from lai_ray.benchmark_kinds.generated import Generated
 from lai_ray.benchmark_kinds.math import MathBenchmark
 from lai_ray.benchmark_kinds.worked_steps import ARITHMETIC_LINE, WorkedSteps
-from lai_ray.errors import ConfigError
-from lai_ray.grading.numbers import MARKER, final_number
-from lai_ray.records import Message, Problem
+from lai_ray.grading.numbers import MARKER
 
-COUNTS = {"train": 2400, "dev": 240, "test": 480}
-"""Problems in each split as loaded; `records` yields any number."""
-SPLITS = {"train": range(7), "dev": range(7, 8), "test": range(8, 10)}
-"""By split, the tenths of all questions that belong to it."""
 INSTRUCTION = f"""\
 Work it out in numbered steps, one operation a line, as "(1) 2 * 3 = 6": the brackets from left to right, in each the \
 products first. End with a line of its own: {MARKER} and the result."""
@@ -42,12 +33,7 @@ Terms = list[int]
 WORK = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
 
-def tenth(text: str) -> int:
-    """0 to 9, by the text's hash."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()[0] % 10
-
-
-class MultistepArithmetic(WorkedSteps, MathBenchmark):
+class MultistepArithmetic(Generated, WorkedSteps, MathBenchmark):
     """See the module. multistep_arithmetic_unseen inherits all but the kinds and splits."""
 
     name = "multistep_arithmetic"
@@ -55,46 +41,17 @@ class MultistepArithmetic(WorkedSteps, MathBenchmark):
     domain = "in"
     source = None
     step_form = ARITHMETIC_LINE
-    shapes: ClassVar[dict[str, tuple[int, ...]]] = {"3": (3,), "4": (4,), "2,2": (2, 2)}
+    instruction = INSTRUCTION
+    kinds: ClassVar[dict[str, tuple[int, ...]]] = {"3": (3,), "4": (4,), "2,2": (2, 2)}
     """By kind, how many integers each pair of brackets holds; one pair is written without brackets."""
 
-    def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The rows of one split, identical on every platform. Raises ConfigError for a split it does not have."""
-        if split not in self.splits:
-            raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        return iter(_loaded(self, split))
-
-    def records(self, split: str, count: int) -> Iterator[dict[str, Any]]:
-        """The first `count` rows of a split, the kinds in turn."""
-        rng, seen = Random(f"{self.name}/{split}"), set[str]()
-        for kind in cycle(self.shapes):
-            question, solution = expression(self.shapes[kind], rng)
-            while question in seen or tenth(question) not in SPLITS[split]:
-                question, solution = expression(self.shapes[kind], rng)
-            if len(seen) == count:
-                return
-            seen.add(question)
-            yield {"question": question, "answer": solution, "kind": kind}
-
-    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; `answer` is the result, the worked solution is in `extra["solution"]`."""
-        solution = str(record["answer"])
-        final = final_number(solution)
-        extra = {"solution": solution, "kind": str(record.get("kind", "unknown"))}
-        answer, name = final.text if final else solution, f"{self.name}/{split}/{row:05d}"
-        return Problem(name, self.name, split, str(record["question"]), answer, extra)
-
-    def prompt(self, problem: Problem) -> list[Message]:
-        """The question, then the form of the steps."""
-        return [{"role": "user", "content": f"{problem.question}\n\n{INSTRUCTION}"}]
+    def make(self, size: tuple[int, ...], rng: Random) -> tuple[str, str]:
+        """An expression and its worked solution."""
+        return expression(size, rng)
 
     def brief(self) -> str:
         """The numbered list that `parse` reads."""
         return BRIEF
-
-    def group(self, problem: Problem) -> str:
-        """The kind."""
-        return str(problem.extra.get("kind", "unknown"))
 
 
 def expression(shape: tuple[int, ...], rng: Random) -> tuple[str, str]:
@@ -121,11 +78,6 @@ def _worked(terms: Terms, operators: list[str], lines: list[str]) -> int:
         left[at : at + 2] = [WORK[operator](a, b)]
         lines.append(f"({len(lines) + 1}) {a} {operator} {b} = {left[at]}")
     return left[0]
-
-
-@cache
-def _loaded(benchmark: MultistepArithmetic, split: str) -> tuple[dict[str, Any], ...]:
-    return tuple(benchmark.records(split, COUNTS[split]))
 
 
 BENCHMARK = MultistepArithmetic()

@@ -14,7 +14,7 @@ class MultistepArithmeticUnseen(MultistepArithmetic):
     splits: tuple[str, ...] = ("test",)
     domain = "out"
     source = None
-    shapes: ClassVar[dict[str, tuple[int, ...]]] = {"5": (5,), "6": (6,), "2,2,2": (2, 2, 2)}
+    kinds: ClassVar[dict[str, tuple[int, ...]]] = {"5": (5,), "6": (6,), "2,2,2": (2, 2, 2)}
 
 
 BENCHMARK = MultistepArithmeticUnseen()

@@ -5,27 +5,22 @@ A row:
      "answer": "(1) mirel\\n(2) bato mirel\\n#### bato mirel"}
 
 The words are made of syllables. The solution puts one word after another into its place: a line holds the sorted list
-so far. A kind is a range of lengths; word_sorting_unseen tests longer lists. A question belongs to one split by its
-hash.
+so far. A kind is a range of lengths; word_sorting_unseen tests longer lists.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache
-from itertools import cycle
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from lai_ray.benchmark_kinds.generated import Generated
 from lai_ray.benchmark_kinds.worked_steps import WorkedSteps
-from lai_ray.benchmarks.multistep_arithmetic import COUNTS, SPLITS, tenth
 from lai_ray.common.self_correction import steps
 from lai_ray.contracts import DEFAULT_GRADING, Grading
-from lai_ray.errors import ConfigError
 from lai_ray.grading.numbers import MARKER
-from lai_ray.records import Grade, Message, Piece, Problem
+from lai_ray.records import Grade, Piece, Problem
 
 ASKED = "Sort these words alphabetically: "
 INSTRUCTION = f"""\
@@ -40,7 +35,7 @@ Answer: (1) <the first word>
 _HEADER = re.compile(r"\(\d{1,3}\)\s?")
 
 
-class WordSorting(WorkedSteps):
+class WordSorting(Generated, WorkedSteps):
     """See the module. word_sorting_unseen inherits all but the kinds and splits."""
 
     name = "word_sorting"
@@ -49,37 +44,14 @@ class WordSorting(WorkedSteps):
     domain = "in"
     source = None
     step_form = re.compile(rf"(?:\(\d{{1,3}}\)|{MARKER})(?: [a-z]{{1,30}}){{1,60}}")
-    lengths: ClassVar[dict[str, tuple[int, int]]] = {"2-3": (2, 3), "4-7": (4, 7)}
+    instruction = INSTRUCTION
+    kinds: ClassVar[dict[str, tuple[int, ...]]] = {"2-3": (2, 3), "4-7": (4, 7)}
     """By kind, the least and the most words."""
 
-    def load(self, split: str) -> Iterator[dict[str, Any]]:
-        """The rows of one split, identical on every platform. Raises ConfigError for a split it does not have."""
-        if split not in self.splits:
-            raise ConfigError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
-        return iter(_loaded(self, split))
-
-    def records(self, split: str, count: int) -> Iterator[dict[str, Any]]:
-        """The first `count` rows of a split, the kinds in turn."""
-        rng, seen = Random(f"{self.name}/{split}"), set[str]()
-        for kind in cycle(self.lengths):
-            words = _words(rng, *self.lengths[kind])
-            while (question := f"{ASKED}{' '.join(words)}") in seen or tenth(question) not in SPLITS[split]:
-                words = _words(rng, *self.lengths[kind])
-            if len(seen) == count:
-                return
-            seen.add(question)
-            yield {"question": question, "answer": solution(words), "kind": kind}
-
-    def problem(self, record: Mapping[str, Any], split: str, row: int) -> Problem:
-        """One row; `answer` is the sorted words, the worked solution is in `extra["solution"]`."""
-        worked = str(record["answer"])
-        extra = {"solution": worked, "kind": str(record.get("kind", "unknown"))}
-        answer, name = worked.rpartition(MARKER)[2].strip(), f"{self.name}/{split}/{row:05d}"
-        return Problem(name, self.name, split, str(record["question"]), answer, extra)
-
-    def prompt(self, problem: Problem) -> list[Message]:
-        """The question, then the form of the steps."""
-        return [{"role": "user", "content": f"{problem.question}\n\n{INSTRUCTION}"}]
+    def make(self, size: tuple[int, ...], rng: Random) -> tuple[str, str]:
+        """A list of words and its sorting."""
+        words = _words(rng, *size)
+        return f"{ASKED}{' '.join(words)}", solution(words)
 
     def grade(self, problem: Problem, response: str, how: Grading = DEFAULT_GRADING) -> Grade:
         """1.0 when the words after the last marker, else those of the last line, are the sorted ones, in any case."""
@@ -117,10 +89,6 @@ class WordSorting(WorkedSteps):
                 pieces[-1] = _with_line(pieces[-1], line.removeprefix("Answer:").strip())
         return [piece if piece.response and piece.answer else _rejected(piece) for piece in pieces]
 
-    def group(self, problem: Problem) -> str:
-        """The kind."""
-        return str(problem.extra.get("kind", "unknown"))
-
 
 def solution(words: list[str]) -> str:
     """The sorted list after each word, and the whole."""
@@ -147,11 +115,6 @@ def _with_line(piece: Piece, line: str) -> Piece:
 
 def _rejected(piece: Piece) -> Piece:
     return Piece(piece.question, "", "", rejected="no answer" if piece.answer else "no question")
-
-
-@cache
-def _loaded(benchmark: WordSorting, split: str) -> tuple[dict[str, Any], ...]:
-    return tuple(benchmark.records(split, COUNTS[split]))
 
 
 BENCHMARK = WordSorting()

@@ -14,7 +14,7 @@ class WordSortingUnseen(WordSorting):
     splits: tuple[str, ...] = ("test",)
     domain = "out"
     source = None
-    lengths: ClassVar[dict[str, tuple[int, int]]] = {"8-10": (8, 10), "11-15": (11, 15), "16-20": (16, 20)}
+    kinds: ClassVar[dict[str, tuple[int, ...]]] = {"8-10": (8, 10), "11-15": (11, 15), "16-20": (16, 20)}
 
 
 BENCHMARK = WordSortingUnseen()

@@ -83,6 +83,18 @@ class AnyVerdict(OneRequest):
         return (Case(case_id(attempt, self.name), self.name, attempt) for attempt in attempts)
 
 
+class WithoutRequest(AnyVerdict):
+    """Samples that need no request: one case per training problem, or the strategy's own cases."""
+
+    asks = False
+
+    def next(
+        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
+    ) -> Ask | None:
+        """No request."""
+        return None
+
+
 CUT_OFF = "cut off by the reply's length"
 
 

@@ -53,13 +53,13 @@ COUNTED = ("n", "first", "last", "mended", "spoiled", "blind")
 
 
 def _counted(attempt: Attempt, benchmark: Benchmark, how: Grading) -> Counter[str]:
-    said = split(attempt.completion.text)
+    trajectory = split(attempt.completion.text)
     first = attempt.right
-    if said.feedbacks:
-        first = grade_of(benchmark, attempt.problem, said.attempts[0], how).score >= 1
-    blind = bool(said.feedbacks) and read_feedback(said.feedbacks[-1]) == RIGHT and not attempt.right
+    if trajectory.feedbacks:
+        first = grade_of(benchmark, attempt.problem, trajectory.attempts[0], how).score >= 1
+    blind = bool(trajectory.feedbacks) and read_feedback(trajectory.feedbacks[-1]) == RIGHT and not attempt.right
     return Counter(
-        n=1, corrects=bool(said.feedbacks), first=first, last=attempt.right, mended=attempt.right and not first,
+        n=1, corrects=bool(trajectory.feedbacks), first=first, last=attempt.right, mended=attempt.right and not first,
         spoiled=first and not attempt.right, blind=blind,
     )  # fmt: skip
 

@@ -181,15 +181,15 @@ def known(stage: Stage, iteration: int, job: Job) -> Iterator[tuple[str, Forecas
 
 
 def _first_prompt(case: Case, job: Job, iteration: int, dataset: str, samples_per_request: int) -> list[Message]:
-    """The first request of a dialogue to the instructor, if the target says again what it said; empty without any."""
+    """The first request of a dialogue to the instructor, if the target answers as before; empty without any."""
     settings = job.settings_for(iteration, dataset, samples_per_request=samples_per_request)
     strategy = job.strategy(iteration, dataset)
     benchmark = job.asked(dataset)
-    ask, said = strategy.next(case, [], benchmark, settings), list[Reply]()
-    while ask and ask.to == "target" and len(said) < TURNS:
-        turn, completion = len(said), case.attempt.completion
-        said.append(Reply(f"{case.id}@{turn}.0", case.id, turn, 0, ask.messages, completion, ask.to))
-        ask = strategy.next(case, said, benchmark, settings)
+    ask, replies = strategy.next(case, [], benchmark, settings), list[Reply]()
+    while ask and ask.to == "target" and len(replies) < TURNS:
+        turn, completion = len(replies), case.attempt.completion
+        replies.append(Reply(f"{case.id}@{turn}.0", case.id, turn, 0, ask.messages, completion, ask.to))
+        ask = strategy.next(case, replies, benchmark, settings)
     return plugins.messages(ask.messages, f"a request of strategy {strategy.name}") if ask else []
 
 

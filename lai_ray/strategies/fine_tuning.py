@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lai_ray.contracts import Benchmark, StrategySettings
-from lai_ray.instructor.one_request import AnyVerdict
-from lai_ray.records import GENERATED, Ask, Case, Reply, Sample, Turn
+from lai_ray.instructor.one_request import WithoutRequest
+from lai_ray.records import GENERATED, Case, Reply, Sample, Turn
 
 
-class FineTuning(AnyVerdict):
+class FineTuning(WithoutRequest):
     """One sample per training problem, whatever the target answered. It has nothing new for a second iteration."""
 
     name = "fine_tuning"
-    asks = False
-
-    def next(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
-    ) -> Ask | None:
-        """No request."""
-        return None
 
     def samples(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings

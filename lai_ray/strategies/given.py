@@ -14,19 +14,18 @@ from dataclasses import asdict, replace
 from lai_ray.benchmark_kinds.sample_rows import GivenSample, SampleColumns, as_reply, given_samples
 from lai_ray.contracts import Benchmark, Executor, StrategySettings
 from lai_ray.grading.numbers import MARKER, final_number
-from lai_ray.instructor.one_request import AnyVerdict, case_id, sample_of
-from lai_ray.records import Ask, Attempt, Case, Completion, Grade, Piece, Problem, Reply, Sample
+from lai_ray.instructor.one_request import WithoutRequest, case_id, sample_of
+from lai_ray.records import Attempt, Case, Completion, Grade, Piece, Problem, Reply, Sample
 from lai_ray.storage.keys import key_of_all
 
 SPLIT = "given"
 """The split in the ids of these samples: "gsm8k/given/00017"."""
 
 
-class Given(AnyVerdict):
+class Given(WithoutRequest):
     """One case per row, which holds the row; the samples that earlier iterations kept are duplicates."""
 
     name = "given"
-    asks = False
     Settings = SampleColumns
 
     def content(self, benchmark: Benchmark, own: SampleColumns) -> str:
@@ -43,12 +42,6 @@ class Given(AnyVerdict):
             problem = Problem(f"{dataset}/{SPLIT}/{row:05d}", dataset, SPLIT, sample.question, "", asdict(sample))
             attempt = Attempt(f"{problem.id}#0", problem, [], Completion("", "stop"), Grade(0, None, SPLIT, "graded"))
             yield Case(case_id(attempt, self.name), self.name, attempt)
-
-    def next(
-        self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings
-    ) -> Ask | None:
-        """No request."""
-        return None
 
     def samples(
         self, case: Case, replies: Sequence[Reply], benchmark: Benchmark, settings: StrategySettings

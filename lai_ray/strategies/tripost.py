@@ -215,45 +215,47 @@ class _Dialogue:
 
     def run(self) -> Dialogue:
         """The whole dialogue."""
-        said = yield from self._attempted()
-        attempts = [cleaned(attempt) for attempt in said.attempts]
+        trajectory = yield from self._attempted()
+        attempts = [cleaned(attempt) for attempt in trajectory.attempts]
         if not all(attempts):
             raise _Ended("an attempt is empty")
         if any(len(attempt.split()) > self.own.max_words for attempt in attempts):
             raise _Ended("an attempt is too long")
-        own = said.feedbacks[: len(attempts) - 1]
+        own = trajectory.feedbacks[: len(attempts) - 1]
         if self._right(attempts[-1]) and not any((read_feedback(text) or RIGHT).right for text in own):
             return Edited(attempts, [*own, ALL_RIGHT])
-        point, teacher = yield from self._edit_point(attempts, said.feedbacks)
-        return (yield from self._improved(attempts[: point + 1], said.feedbacks[:point], teacher))
+        point, teacher = yield from self._edit_point(attempts, trajectory.feedbacks)
+        return (yield from self._improved(attempts[: point + 1], trajectory.feedbacks[:point], teacher))
 
     def _attempted(self) -> Generator[Ask, Completion, Trajectory]:
         """The target's own trajectory: it is asked to go on from its latest attempt alone."""
         prompt = self.benchmark.prompt(self.problem)
         completion = yield Ask("target", prompt, self.own.temperature)
-        said = split(_text(completion))
+        trajectory = split(_text(completion))
         for _ in range(self.own.continuations):
-            if not said.goes_on:
+            if not trajectory.goes_on:
                 break
-            latest = {"role": "assistant", "content": f"{said.attempts[-1]}\n{FEEDBACK}"}
+            latest = {"role": "assistant", "content": f"{trajectory.attempts[-1]}\n{FEEDBACK}"}
             completion = yield Ask("target", [*prompt, latest], self.own.temperature)
             more = split(f"\n{FEEDBACK}{_text(completion)}")
-            said = Trajectory([*said.attempts, *more.attempts[1:]], [*said.feedbacks, *more.feedbacks])
-        return said
+            trajectory = Trajectory(
+                [*trajectory.attempts, *more.attempts[1:]], [*trajectory.feedbacks, *more.feedbacks]
+            )
+        return trajectory
 
     def _right(self, attempt: str) -> bool:
         return trajectories.is_right(self.benchmark, self.problem, attempt)
 
     def _edit_point(
-        self, attempts: list[str], said: list[str]
+        self, attempts: list[str], feedbacks: list[str]
     ) -> Generator[Ask, Completion, tuple[int, Feedback]]:  # fmt: skip
         """The first attempt whose own feedback is to be replaced, and the right one. Later attempts get none.
 
-        An attempt without own feedback counts as said to be right.
+        An attempt without own feedback counts as called right.
         """
         for point, attempt in enumerate(attempts):
             teacher = yield from self._feedback(attempt)
-            own = read_feedback(said[point]) if point < len(said) else RIGHT
+            own = read_feedback(feedbacks[point]) if point < len(feedbacks) else RIGHT
             if trajectories.disagree(own, teacher) or teacher.right or point == len(attempts) - 1:
                 return point, teacher
         raise AssertionError("a trajectory has an attempt")
@@ -272,7 +274,7 @@ class _Dialogue:
             raise _Ended("the feedback on a wrong attempt cannot be read")
         return feedback
 
-    def _improved(self, attempts: list[str], said: list[str], teacher: Feedback) -> Dialogue:
+    def _improved(self, attempts: list[str], feedbacks: list[str], teacher: Feedback) -> Dialogue:
         """The trajectory up to its edit point, then updates until one is right."""
         given = [teacher]
         while not given[-1].right:
@@ -283,8 +285,8 @@ class _Dialogue:
                 raise _Ended(why)
             attempts = [*attempts, updated]
             given.append((yield from self._feedback(updated)))
-        own = [read for text in said if (read := read_feedback(text))]
-        return Edited(attempts, [*said, *map(str, given)], trajectories.stalls([*own, *given]))
+        own = [read for text in feedbacks if (read := read_feedback(text))]
+        return Edited(attempts, [*feedbacks, *map(str, given)], trajectories.stalls([*own, *given]))
 
     def _update(self, attempt: str, feedback: Feedback) -> Generator[Ask, Completion, str]:
         if self.own.feedback == "auto" and isinstance(self.benchmark, Corrects):
@@ -295,7 +297,7 @@ class _Dialogue:
 
 
 def _text(completion: Completion) -> str:
-    """What was said, without thoughts. Raises _Ended where the call failed or was cut off."""
+    """The reply's text, without thoughts. Raises _Ended where the call failed or was cut off."""
     if completion.error is not None:
         raise _Ended("a call failed")
     if completion.finish_reason == "length":

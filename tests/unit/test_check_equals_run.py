@@ -238,23 +238,25 @@ def calls_for(datasets: Iterable[str], run: Run, folder: str, before: dict[str, 
     return sum(answer.id.partition("/")[0] in datasets for answer in paid)
 
 
-def assert_agrees(config: Config, said: Told, run: Run, executor: LocalExecutor, before: dict[str, set[str]]) -> None:
-    """Assert that a run did what check said. before: what the run itself had paid."""
+def assert_agrees(
+    config: Config, foreseen: Told, run: Run, executor: LocalExecutor, before: dict[str, set[str]]
+) -> None:
+    """Assert that a run did what check showed. before: what the run itself had paid."""
     paid = {
         START.sub("/start_1/", folder): found - before.get(folder, set())
         for folder, found in keys(run, inherited=False).items()
     }
-    replay = said.replay
+    replay = foreseen.replay
     if replay is not None and not before:
         copied = set().union(*keys(run, inherited=True, reached=replay.run.reached).values())
         if replay.executor.guessed:
-            assert said.used <= copied
+            assert foreseen.used <= copied
         else:
-            assert said.used == copied, (replay.end, len(said.used), len(copied))
+            assert foreseen.used == copied, (replay.end, len(foreseen.used), len(copied))
     for (stage, whom), missing in replay.executor.missing.items() if replay is not None else ():
         if stage.endswith("/evaluate") and whom == "target":
             assert missing.by_dataset.total() == len(paid[f"{stage}/answers"]), stage
-    for stage, pool in said.pools.items():
+    for stage, pool in foreseen.pools.items():
         made = calls_for(pool.to_ask, run, f"{stage}/answers", before)
         funnel = run.store.get_json(f"{stage.removesuffix('instruct')}curate/funnel.json") or {}
         dropped = any(set(counts) - {"samples", "kept", "over the cap"} for counts in funnel.values())
@@ -266,10 +268,10 @@ def assert_agrees(config: Config, said: Told, run: Run, executor: LocalExecutor,
         else:
             assert made == expected, (stage, made, expected)
     calls = executor.asked["ask"]
-    least, most = said.calls
-    assert least <= calls <= most, (calls, said.calls)
+    least, most = foreseen.calls
+    assert least <= calls <= most, (calls, foreseen.calls)
     may_apply = replay is not None and any(budget.reusable(replay, i) for i in range(config.iterations))
-    assert may_apply or most <= budget.WIDEST * least, said.calls
+    assert may_apply or most <= budget.WIDEST * least, foreseen.calls
 
 
 START = re.compile(r"/start_\d+/")
@@ -310,27 +312,27 @@ def test_what_check_says_of_another_run_is_what_run_then_does(folder, tmp_path, 
     asks = key.partition(".")[0] not in ("target", "train")  # Those do not change what a fresh run asks.
     for name, reuse in (("other", [source]), *[("fresh", [])] * asks):
         config, executor = small(tmp_path, name=name, **changes), Executor()
-        said = told(config, reuse)
+        foreseen = told(config, reuse)
         run = cli_run.run_job(config, executor=executor, reuse=[source.store.where for source in reuse]).run
-        assert_agrees(config, said, run, executor, {})
+        assert_agrees(config, foreseen, run, executor, {})
     assert_the_same_in_its_own_folder(tmp_path, source, changes)
 
 
 def assert_the_same_in_its_own_folder(folder: Path, source: Run, changes: dict[str, Any]) -> None:
-    """The same change in the run's own folder is refused by both, or goes on as said."""
+    """The same change in the run's own folder is refused by both, or goes on as check showed."""
     shutil.copytree(source.store.where, folder / "own")
     config = small(folder, name="own", **changes)
     run = Run.read(str(folder / "own"))
     refusal, executor = cli_reuse.refusal(run, config), Executor()
     before = keys(run, inherited=False)
-    said = told(config, [], run)
+    foreseen = told(config, [], run)
     if refusal is not None:
         with pytest.raises(ConfigError) as error:
             cli_run.run_job(config, executor=executor)
         assert str(refusal) == str(error.value)
         return
     cli_run.run_job(config, executor=executor)
-    assert_agrees(config, said, run, executor, before)
+    assert_agrees(config, foreseen, run, executor, before)
 
 
 def write_answers(path: Path, attempts: Iterable[bytes]) -> None:
@@ -373,6 +375,6 @@ def test_what_check_says_of_a_run_that_has_stopped_is_what_the_same_command_then
         cli_run.run_job(config, executor=executor, until=until)
     run, again = Run.read(config.run_folder), Executor()
     before = keys(run, inherited=False)
-    said = told(config, [], run)
+    foreseen = told(config, [], run)
     cli_run.run_job(config, executor=again)
-    assert_agrees(config, said, run, again, before)
+    assert_agrees(config, foreseen, run, again, before)

@@ -150,8 +150,8 @@ def _answer(item: Item) -> str:
     first = next(filter(str.strip, lines), "")
     behind = item.explained or (not _KEYED.match(SENTENCE.sub("", first)) and _key_first(lines))
     text = paragraph(_key_first(lines) if behind else lines, is_text=lambda line: bool(_KEY_A.match(line)))
-    said = SENTENCE.match(text)
-    text = text[said.end() :] if said and _LETTER.match(text[said.end() :]) else text
+    sentence = SENTENCE.match(text)
+    text = text[sentence.end() :] if sentence and _LETTER.match(text[sentence.end() :]) else text
     return _SMALL_LETTER.sub(lambda m: m[0].upper(), text)
 
 
