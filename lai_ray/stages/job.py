@@ -220,7 +220,8 @@ def _settings_of(strategy: Strategy, table: Mapping[str, Any]) -> Any:
         return TypeAdapter[Any](kind).validate_python(dict(table))
     except ValidationError as error:
         wrong = (
-            f"strategy.{strategy.name}.{'.'.join(map(str, each['loc']))}: {each['msg']}, not {each['input']!r}"
+            f"{'.'.join(map(str, ['strategy', strategy.name, *each['loc']]))}: "
+            f"{each['msg'].removeprefix('Value error, ')}, not {each['input']!r}"
             for each in error.errors()
         )
         raise ConfigError("\n".join(wrong)) from None
